@@ -1,0 +1,110 @@
+"""One request in neutral words.
+
+Every dialect is read into an `Ask`, and nothing below the translator knows which
+dialect it was. `None` means "not said": the model's own defaults then hold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A call that the model made in an earlier turn; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `tool_call_id` names the call that a tool turn answers."""
+
+    role: Role
+    text: str = ""
+    thought: str = ""
+    tool_calls: tuple[ToolUse, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Json] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`named` wants the tool called `name`; `required` wants any."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What form the answer must have: any JSON object, or one that a schema accepts."""
+
+    kind: Literal["json_object", "json_schema"]
+    schema: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Resolved by `over`, later ones filling gaps."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
+
+    def over(self, base: "Sampling") -> "Sampling":
+        """This, with `base` where nothing was said here."""
+        return Sampling(
+            **{
+                name: getattr(base, name) if getattr(self, name) is None else getattr(self, name)
+                for name in Sampling.__slots__
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A chat (`messages`) or a plain completion (`prompt`); exactly one of the two.
+
+    `prompt` is text or token ids. `stop` strings end the visible text.
+    `logprobs` asks for that many alternatives beside each token (0 = the token alone).
+    `template` holds allow-listed scalars for the chat template (`enable_thinking`).
+    """
+
+    model: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    shape: Shape | None = None
+    logprobs: int | None = None
+    stream: bool = False
+    include_usage: bool = False
+    echo: bool = False
+    template: Mapping[str, str | bool | int | float] = field(default_factory=dict)

@@ -1,0 +1,94 @@
+"""models.toml as values: which models there are, and under which names.
+
+A `ModelSpec` is one entry. A `Catalogue` is frozen and finds specs by id or alias;
+aliases are flat (one look-up, never a chain). It knows nothing of what is loaded.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cortex.ask import Sampling
+from cortex.errors import BadAsk, UnknownModel
+
+MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
+
+
+def valid_id(text: str) -> bool:
+    """Whether `text` may name a model: the catalogue's alphabet, no `..` segment."""
+    return bool(MODEL_ID.match(text)) and ".." not in text.split("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """USD per million tokens."""
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One entry of the catalogue; sizes in bytes, spans in seconds, None = not said."""
+
+    id: str
+    source: str | None = None
+    harness: str | None = None
+    quant: str | None = None
+    revision: str | None = None
+    context: int | None = None
+    cache: str | None = None
+    footprint: int | None = None
+    min_devices: int = 1
+    min_device_memory: int = 0
+    pinned_on: tuple[str, ...] = ()
+    residency_priority: int | None = None
+    idle_unload_s: float = 0.0
+    slots: int | None = None
+    aliases: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    cost: Cost | None = None
+    sampling: Sampling = Sampling()
+
+    @property
+    def priority(self) -> int:
+        """The residency class: 100, or 1000 for a pinned model, unless said otherwise."""
+        if self.residency_priority is not None:
+            return self.residency_priority
+        return 1000 if self.pinned_on else 100
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Specs by id, and aliases to ids. Alias clashes are found by `config.models`."""
+
+    specs: Mapping[str, ModelSpec] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[ModelSpec]:
+        return iter(self.specs.values())
+
+    def resolve(self, name: str) -> str:
+        """The id that `name` stands for; `name` itself when it is no alias."""
+        return name if name in self.specs else self.aliases.get(name, name)
+
+    def find(self, name: str) -> ModelSpec | None:
+        """The spec of an id or alias."""
+        return self.specs.get(self.resolve(name))
+
+    def names(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Every alias of `spec`, sorted."""
+        return tuple(sorted(alias for alias, model in self.aliases.items() if model == spec.id))
+
+
+def unknown(name: str, known: Iterator[str] | list[str]) -> UnknownModel | BadAsk:
+    """The error for a model name that nothing answers to, with near names."""
+    if not valid_id(name):
+        return BadAsk("'model' must be a model id: letters, digits and ._:/- only", param="model")
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(near)}?" if near else " GET /v1/models lists what there is."
+    return UnknownModel(f"The model '{name}' does not exist here.{hint}", param="model")

@@ -1,0 +1,1 @@
+"""Files to frozen structs: cortex.toml, neuron.toml, models.toml."""

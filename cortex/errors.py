@@ -1,0 +1,248 @@
+"""Everything that can go wrong and has a name.
+
+One small tree, by cause. A class says the HTTP status and the code of the OpenAI
+dialect, and whose fault it is; the message says what to do next. The bodies of
+the dialects are rendered elsewhere (`wire`), the statuses by `web.faults`.
+Anything that is not a `CortexError` is a bug and becomes a plain 500.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, TypeAlias
+
+Fact: TypeAlias = str | int | float | bool | list[str]
+
+
+class CortexError(Exception):
+    """Something we can name.
+
+    `param` names the request field or key at fault. `retry_after_s` becomes the
+    Retry-After header. `final` becomes `x-should-retry: false`: a client library
+    must not repeat the call by itself. `not_started` becomes
+    `x-cortex-not-started: 1`: nothing ran, another neuron may be tried.
+    `facts` are further fields of the error object (numbers a client acts on).
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    blame: ClassVar[Literal["caller", "cortex", "engine"]] = "cortex"
+    final: bool = False
+    not_started: bool = False
+    default_retry_after_s: ClassVar[float | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        facts: Mapping[str, Fact] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+        self.facts: dict[str, Fact] = dict(facts or {})
+
+
+class BadAsk(CortexError):
+    """The request cannot be read, or contradicts itself."""
+
+    status, code, blame = 400, "invalid_request", "caller"
+
+
+class Unsupported(BadAsk):
+    """The request asks for something that the engine or cortex cannot do."""
+
+    code = "unsupported_parameter"
+
+
+class PromptTooLong(BadAsk):
+    """The prompt does not fit the context; `facts` hold prompt_tokens and context_length."""
+
+    code = "context_length_exceeded"
+
+    @classmethod
+    def of(cls, prompt_tokens: int, context_length: int) -> "PromptTooLong":
+        """The error with both numbers, in the words that clients look for."""
+        return cls(
+            f"This model's maximum context length is {context_length} tokens. However, your "
+            f"messages resulted in {prompt_tokens} tokens. Please shorten the messages.",
+            param="messages",
+            facts={"prompt_tokens": prompt_tokens, "context_length": context_length},
+        )
+
+
+class BadFraming(BadAsk):
+    """The bytes are not strict HTTP/1.1; the connection is closed after the answer."""
+
+    code = "bad_request"
+
+
+class Unauthorised(CortexError):
+    status, code, blame, final = 401, "invalid_api_key", "caller", True
+
+
+class Denied(CortexError):
+    """Network, Host, Origin or scope does not allow it."""
+
+    status, code, blame, final = 403, "not_allowed", "caller", True
+
+
+class UnknownModel(CortexError):
+    """Not in the catalogue; the message names near matches."""
+
+    status, code, blame = 404, "model_not_found", "caller"
+
+
+class UnknownRoute(CortexError):
+    status, code, blame = 404, "not_found", "caller"
+
+
+class NotResident(CortexError):
+    """Unload or pin of a model that does not live here."""
+
+    status, code, blame = 404, "not_resident", "caller"
+
+
+class BadMethod(CortexError):
+    status, code, blame = 405, "method_not_allowed", "caller"
+
+
+class SlowBody(CortexError):
+    status, code, blame, final = 408, "request_timeout", "caller", True
+
+
+class Busy(CortexError):
+    """The residents named in `facts` block what was asked."""
+
+    status, code, blame = 409, "busy", "cortex"
+
+
+class NotHereNow(CortexError):
+    """A neuron refuses a stale route; the gateway tries the next."""
+
+    status, code, blame, not_started = 409, "not_here_now", "cortex", True
+
+
+class TooBig(CortexError):
+    status, code, blame, final = 413, "request_too_large", "caller", True
+
+
+class Unfit(CortexError):
+    """A load is refused by preflight, before any engine saw the file."""
+
+    status, code, blame = 422, "unfit_model", "engine"
+
+
+class NoUpgrade(CortexError):
+    """HTTP/2 and WebSocket upgrades are refused; the connection is closed."""
+
+    status, code, blame = 426, "upgrade_refused", "caller"
+
+
+class TooMuch(CortexError):
+    """The key's own limits."""
+
+    status, code, blame = 429, "rate_limit_exceeded", "caller"
+    default_retry_after_s = 1.0
+
+
+class HeadTooBig(CortexError):
+    status, code, blame = 431, "headers_too_large", "caller"
+
+
+class EngineFailed(CortexError):
+    """An error during a generation."""
+
+    status, code, blame = 502, "engine_failed", "engine"
+
+
+class LoadFailed(CortexError):
+    """Weights unreadable, or the engine refused them."""
+
+    status, code, blame = 502, "load_failed", "engine"
+
+
+class UpstreamFailed(CortexError):
+    """A neuron or upstream spoke nonsense or hung up."""
+
+    status, code, blame = 502, "upstream_failed", "engine"
+
+
+class Overloaded(CortexError):
+    """A shared queue is full, or a wait in it took too long."""
+
+    status, code, blame, not_started = 503, "overloaded", "cortex", True
+    default_retry_after_s = 2.0
+
+
+class Loading(CortexError):
+    """The wait limit of a cold load passed; the load goes on."""
+
+    status, code, blame = 503, "model_loading", "cortex"
+    default_retry_after_s = 10.0
+
+
+class Recovering(CortexError):
+    """The only replica cannot serve at the moment, or its neuron is away."""
+
+    status, code, blame = 503, "no_capacity", "cortex"
+    default_retry_after_s = 5.0
+
+
+class Stopping(CortexError):
+    status, code, blame, not_started = 503, "shutting_down", "cortex", True
+    default_retry_after_s = 5.0
+
+
+class NoRoom(CortexError):
+    """No place can hold the model at present."""
+
+    status, code, blame = 503, "no_capacity", "cortex"
+    default_retry_after_s: ClassVar[float | None] = 5.0
+
+
+class NeverFits(NoRoom):
+    """No place of this fleet could ever hold the model."""
+
+    final = True
+    default_retry_after_s = None
+
+
+class TooSlow(CortexError):
+    """A deadline of ours passed."""
+
+    status, code, blame = 504, "upstream_timeout", "engine"
+
+
+class DoesNotFit(CortexError):
+    """A load needs more bytes than its device can ever free; `facts` hold the figures."""
+
+    status, code, blame = 507, "does_not_fit", "engine"
+
+
+class ConfigError(CortexError):
+    """Configuration files are wrong: `faults` lists every one with its key and line."""
+
+    code, blame = "config", "caller"
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def named(code: str, status: int, message: str, *, retry_after_s: float | None = None) -> CortexError:
+    """The error that `code` and `status` in another process's answer stand for.
+
+    A known code with another status is not trusted: it becomes UpstreamFailed.
+    """
+    for kind in _kinds(CortexError):
+        if kind.code == code and kind.status == status and kind is not ConfigError:
+            return kind(message, retry_after_s=retry_after_s)
+    return UpstreamFailed(message)
+
+
+def _kinds(root: type[CortexError]) -> Iterator[type[CortexError]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from _kinds(kind)

@@ -1,0 +1,108 @@
+"""What a generation can say.
+
+An engine says `Started`, `Prefilled`, `Tokens`, then `Stopped` or `Failed`, once.
+The text pipeline turns `Tokens` into `Text`, `Thought` and `ToolCall`; dialects
+speak those as frames. `choice` numbers the answers of one request (`n`), from 0.
+After `Stopped` or `Failed` nothing more comes for that choice.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from cortex.errors import CortexError
+
+StopReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one choice. `cached` of the prompt were not computed again."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token, its natural-log probability, and the likeliest alternatives with theirs."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine has taken the job in."""
+
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prompt is read; the first token comes next."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """`count` more tokens. `data` is UTF-8 and may end inside a code point."""
+
+    data: bytes
+    count: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the visible answer: whole code points, never empty."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A piece of the reasoning that comes before or between visible text."""
+
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One whole call: `arguments` is the JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The choice is complete. `stop` is the stop string that ended it, if one did."""
+
+    reason: StopReason
+    usage: Usage = Usage()
+    stop: str | None = None
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The choice ends without being complete."""
+
+    error: CortexError
+    choice: int = 0
+
+
+EngineEvent: TypeAlias = Started | Prefilled | Tokens | Stopped | Failed
+Event: TypeAlias = Started | Prefilled | Text | Thought | ToolCall | Stopped | Failed

@@ -1,0 +1,1 @@
+"""The seam to engines, and the device threads behind it."""

@@ -1,0 +1,141 @@
+"""The seam to engines: plain data in, plain data out.
+
+An `Engine` is one loaded model. It is blocking, and only its device's thread
+touches it. Everything that crosses the seam is a frozen value of this file or of
+`events`, so that the same contract can be carried to another process.
+
+A kind of engine is a `Harness`: it says whether it can run here, refuses a file
+before any native code sees it, and loads. `tests/contract` holds both to this page.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from cortex.ask import Sampling, Shape
+from cortex.events import EngineEvent
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """What to load, where, and how. `context` is per sequence, in tokens."""
+
+    model: str
+    path: Path
+    device: str
+    context: int
+    slots: int
+    cache: str = "fp16"
+    options: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the file's own header promises, before anything is loaded.
+
+    `bytes` are weights + KV cache + overhead for the order's context and slots.
+    `template`, `bos`, `eos` come from the file; None when it has none.
+    `adds_bos` says that the engine itself puts `bos` before a text prompt.
+    `defaults` is the model's generation_config, if it ships one.
+    """
+
+    weights_bytes: int
+    cache_bytes: int
+    overhead_bytes: int
+    context: int
+    trained_context: int
+    architecture: str
+    template: str | None
+    bos: str | None = None
+    eos: str | None = None
+    adds_bos: bool = False
+    defaults: Sampling = Sampling()
+
+    @property
+    def bytes(self) -> int:
+        return self.weights_bytes + self.cache_bytes + self.overhead_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What is true of a loaded engine: measured bytes, context and slots granted."""
+
+    bytes: int
+    context: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation. `sampling` is resolved: temperature, top_p, top_k, min_p and the
+    penalties are numbers; `seed` and `logit_bias` may be None.
+
+    `prompt` is text or token ids; text is tokenised with the model's special tokens
+    understood. `max_tokens` None means up to the context's end. Stop strings are not the
+    engine's business: they are matched on text, above.
+    """
+
+    id: int
+    prompt: str | tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int | None = None
+    shape: Shape | None = None
+    logprobs: int | None = None
+    request_id: str = "-"
+
+
+Said: TypeAlias = tuple[int, EngineEvent]
+
+
+class Engine(Protocol):
+    """One loaded model, driven by one thread.
+
+    Every job ends with exactly one `Stopped` or `Failed`, also a cancelled one
+    (then the reason is `stop`), and only after the engine has let go of its slot.
+    """
+
+    @property
+    def facts(self) -> EngineFacts: ...
+
+    def submit(self, job: Job) -> None:
+        """Take `job` in. At most `facts.slots` are live; one more is a bug (RuntimeError)."""
+
+    def cancel(self, job_id: int) -> None:
+        """End the job at the next step. Unknown and finished ids are no error."""
+
+    def restless(self) -> bool:
+        """Whether a turn would do something. An engine that computes in its own
+        threads calls `ring` (see `Harness.load`) when this becomes true."""
+
+    def turn(self) -> Sequence[Said]:
+        """One pass over the live jobs: at most one step of compute; what they said, in order."""
+
+    def tokenise(self, text: str) -> tuple[int, ...]:
+        """Token ids of `text`, special tokens understood, none added."""
+
+    def unload(self) -> None:
+        """Free everything. Live jobs are ended first; the engine is unusable afterwards."""
+
+
+Progress: TypeAlias = Callable[[int, int], bool]
+
+
+class Harness(Protocol):
+    """A kind of engine. Stateless; one object serves every device."""
+
+    name: str
+
+    def unavailable(self) -> str | None:
+        """None when it can run here, else the reason and the remedy."""
+
+    def preflight(self, order: LoadOrder) -> Preflight:
+        """What the file promises. Raises Unfit, naming the fault, without native code."""
+
+    def load(self, order: LoadOrder, progress: Progress, ring: Callable[[], None]) -> Engine:
+        """The engine, ready for jobs. Runs on the device's thread and blocks it.
+
+        `progress(done_bytes, total_bytes)` is called now and then; when it answers
+        True the load is given up with LoadFailed. `ring` may be called from any
+        thread. Raises LoadFailed or DoesNotFit, with everything freed.
+        """

@@ -1,0 +1,1 @@
+"""The status role: what a fleet looks like from outside."""

@@ -1,0 +1,1 @@
+"""Dialects to neutral words and back: one file a dialect, pure, no IO."""

@@ -1,0 +1,63 @@
+"""Sizes and spans as people write them, to numbers and back.
+
+Sizes are bytes: "24GiB" is binary, "24GB" decimal, a bare number is bytes.
+Spans are seconds: "90s", "5m", "250ms", a bare number is seconds.
+"""
+
+import re
+from typing import Final
+
+_SIZES: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_SPANS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes meant by `text`; ValueError names the forms that are understood."""
+    return round(_parse(text, _SIZES, "a size such as 24GiB, 500MB or 1024"))
+
+
+def parse_span(text: str | float) -> float:
+    """Seconds meant by `text`; ValueError names the forms that are understood."""
+    return _parse(text, _SPANS, "a time span such as 90s, 5m or 250ms")
+
+
+def size(count: int) -> str:
+    """`count` bytes for people: at most one decimal, binary units."""
+    if count < 0:
+        return "-" + size(-count)
+    for unit, step in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= step:
+            value = f"{count / step:.1f}".removesuffix(".0")
+            return f"{value}{unit}"
+    return f"{count}B"
+
+
+def span(seconds: float) -> str:
+    """`seconds` for people: the two largest units that say something."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")) if n]
+    return "".join(parts[:2]) or "0s"
+
+
+def _parse(text: str | float, units: dict[str, int] | dict[str, float], wanted: str) -> float:
+    found = _QUANTITY.match(str(text))
+    factor = units.get(found[2].lower()) if found else None
+    if found is None or factor is None:
+        raise ValueError(f"{text!r} is not {wanted}")
+    return float(found[1]) * factor

@@ -1,0 +1,1 @@
+"""Shapes on the wire: parse and render, no decisions, no IO."""

@@ -1,0 +1,77 @@
+"""A `CortexError` as the dialects put it: body, and event within a stream.
+
+OpenAI: `{"error": {message, type, code, param}}`. Anthropic:
+`{"type": "error", "error": {type, message}, "request_id"}`, and always a *named*
+event, since its clients skip nameless ones. Statuses differ too: an overload is
+503 to one and 529 to the other. Source: the vendors' error pages and client libraries.
+"""
+
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from cortex.ask import Json
+from cortex.errors import CortexError, NeverFits, PromptTooLong
+from cortex.wire.sse import Frame
+
+Dialect: TypeAlias = Literal["openai", "anthropic", "responses"]
+
+_OPENAI_TYPES: Final = {403: "permission_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def status(error: CortexError, dialect: Dialect) -> int:
+    """The HTTP status of `error`: Anthropic says 529 for what passes by itself."""
+    if dialect == "anthropic" and error.status == 503 and not isinstance(error, NeverFits):
+        return 529
+    return error.status
+
+
+def body(error: CortexError, dialect: Dialect, request_id: str) -> bytes:
+    """The whole error body."""
+    if dialect == "anthropic":
+        return msgspec.json.encode({**_anthropic(error), "request_id": request_id})
+    return msgspec.json.encode({"error": {**_openai(error), "request_id": request_id}})
+
+
+def frames(error: CortexError, dialect: Dialect, request_id: str) -> list[Frame]:
+    """The last frames of a stream that failed after its head was sent; no end mark follows."""
+    if dialect == "anthropic":
+        return [Frame(body(error, dialect, request_id), "error", event="error")]
+    return [Frame(body(error, dialect, request_id), "error")]
+
+
+def _openai(error: CortexError) -> dict[str, Json]:
+    fallback = "invalid_request_error" if error.status < 500 else "server_error"
+    return {
+        "message": error.message,
+        "type": _OPENAI_TYPES.get(error.status, fallback),
+        "code": error.code,
+        "param": error.param,
+        **{name: _plain(value) for name, value in error.facts.items()},
+    }
+
+
+def _anthropic(error: CortexError) -> dict[str, Json]:
+    code = status(error, "anthropic")
+    fallback = "invalid_request_error" if code < 500 else "api_error"
+    message = error.message
+    if isinstance(error, PromptTooLong) and "prompt_tokens" in error.facts:
+        # Claude Code reads both numbers out of exactly this sentence.
+        message = (
+            f"prompt is too long: {error.facts['prompt_tokens']} tokens > "
+            f"{error.facts['context_length']} maximum"
+        )
+    return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(code, fallback), "message": message}}
+
+
+def _plain(value: str | float | bool | list[str]) -> Json:
+    return list(value) if isinstance(value, list) else value

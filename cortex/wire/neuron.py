@@ -1,0 +1,151 @@
+"""What a neuron tells: discovery, health, residents; and what it is told: loads.
+
+Every field has a default, so that builds of different age understand each other.
+Sizes are bytes, times seconds. The gateway and `cortex status` read these, the
+neuron writes them.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from cortex.ask import Json
+
+
+class Device(msgspec.Struct, kw_only=True, frozen=True):
+    index: int = 0
+    name: str = ""
+    kind: str = "cpu"
+    memory_total: int = 0
+    compute_capability: str | None = None
+
+
+class HarnessReport(msgspec.Struct, kw_only=True, frozen=True):
+    name: str
+    available: bool = False
+    version: str | None = None
+    why_not: str | None = None
+
+
+class Discovery(msgspec.Struct, kw_only=True, frozen=True):
+    """GET /discovery. `boot_id` changes with every start of the process."""
+
+    name: str = ""
+    hostname: str = ""
+    os: str = ""
+    kernel: str = ""
+    driver: str | None = None
+    cuda: str | None = None
+    devices: list[Device] = []
+    harnesses: list[HarnessReport] = []
+    dialects: list[str] = []
+    boot_id: str = ""
+
+
+class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
+    name: str
+    memory_total: int = 0
+    memory_used: int = 0
+    memory_free: int = 0
+    utilization: float | None = None
+    temperature: float | None = None
+    heartbeat_age_s: float | None = None
+    poisoned: bool = False
+
+
+class Activation(msgspec.Struct, kw_only=True, frozen=True):
+    """The default models at start: `failed` maps a model to its cause."""
+
+    state: Literal["activating", "ready", "stopping"] = "ready"
+    pending: list[str] = []
+    in_progress: str | None = None
+    completed: list[str] = []
+    failed: dict[str, str] = {}
+
+
+class ModelLoad(msgspec.Struct, kw_only=True, frozen=True):
+    """What one resident has to do at the moment."""
+
+    id: str
+    in_flight: int = 0
+    queue: int = 0
+    slots: int = 0
+    rejected: dict[str, int] = {}
+    tok_s_decode: float | None = None
+    tok_s_prefill: float | None = None
+
+
+class Health(msgspec.Struct, kw_only=True, frozen=True):
+    """GET /health of a neuron: a pure cache read."""
+
+    status: Literal["ok", "degraded", "impaired"] = "ok"
+    name: str = ""
+    boot_id: str = ""
+    uptime_s: float = 0.0
+    devices: list[DeviceHealth] = []
+    activation: Activation = Activation()
+    models: list[ModelLoad] = []
+    warnings: list[str] = []
+
+
+class Servable(msgspec.Struct, kw_only=True, frozen=True):
+    ok: bool = True
+    reason: str | None = None
+
+
+class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
+    """One model of GET /models. `bytes` are per device name."""
+
+    id: str
+    harness: str = ""
+    state: str = "loaded"
+    devices: list[str] = []
+    bytes: dict[str, int] = {}
+    context_length: int | None = None
+    slots: int | None = None
+    capabilities: list[str] = []
+    servable: Servable = Servable()
+    idle_s: float = 0.0
+    age_s: float = 0.0
+    load_s: float = 0.0
+    pinned: bool = False
+    priority: int = 100
+
+
+class Residents(msgspec.Struct, kw_only=True, frozen=True):
+    """GET /models. `known` are the models that the neuron's own catalogue can load."""
+
+    boot_id: str = ""
+    models: list[ResidentReport] = []
+    known: list[str] = []
+
+
+class LoadRequest(msgspec.Struct, kw_only=True, frozen=True):
+    """POST /models/load. `spec` is a models.toml entry; `victims` are proposals."""
+
+    spec: dict[str, Json]
+    evict: Literal["allow", "never"] = "allow"
+    victims: list[str] = []
+
+
+class LoadAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    resident: ResidentReport
+    evicted: list[str] = []
+    joined: bool = False
+
+
+class UnloadRequest(msgspec.Struct, kw_only=True, frozen=True):
+    """POST /models/unload. `force` cuts what is seated after the drain."""
+
+    id: str
+    force: bool = False
+
+
+# Headers between gateway and neuron; none of them reaches an engine or a client
+# except the ones that spec names for clients.
+ROUTE: Final = "x-cortex-route"
+NOT_STARTED: Final = "x-cortex-not-started"
+USAGE: Final = "x-cortex-usage"
+NEURON: Final = "x-cortex-neuron"
+MODEL: Final = "x-cortex-model"
+REQUEST_ID: Final = "x-request-id"
