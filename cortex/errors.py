@@ -169,6 +169,12 @@ class UpstreamFailed(CortexError):
     status, code, blame = 502, "upstream_failed", "engine"
 
 
+class Unreachable(UpstreamFailed):
+    """The connection failed before the last request byte was written: nothing ran."""
+
+    not_started = True
+
+
 class Overloaded(CortexError):
     """A shared queue is full, or a wait in it took too long."""
 
