@@ -1,0 +1,95 @@
+"""What a gateway tells about its fleet: the answer of GET /fleet.
+
+`cortex status` and `cortex models` read it, the gateway writes it. Every field has
+a default, so that builds of different age understand each other. Sizes are bytes,
+times seconds; None means that nobody measured it. Figures of a neuron are those of
+its last report, `report_age_s` old.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from cortex.wire.neuron import DeviceHealth
+
+FleetStatus: TypeAlias = Literal["ok", "degraded", "impaired"]
+
+
+class GatewayReport(msgspec.Struct, kw_only=True, frozen=True):
+    """The gateway that answers. `boot_id` changes with every start of the process."""
+
+    version: str = ""
+    boot_id: str = ""
+    uptime_s: float = 0.0
+
+
+class FleetModel(msgspec.Struct, kw_only=True, frozen=True):
+    """One resident of one neuron. `bytes` are per device name, `tok_s` is decoding speed."""
+
+    id: str
+    state: str = "loaded"
+    devices: list[str] = []
+    bytes: dict[str, int] = {}
+    in_flight: int = 0
+    queue: int = 0
+    slots: int | None = None
+    tok_s: float | None = None
+    pinned: bool = False
+    idle_s: float = 0.0
+
+
+class FleetNeuron(msgspec.Struct, kw_only=True, frozen=True):
+    """One neuron as the gateway sees it. `why` says what an away neuron last failed with;
+    `report_age_s` is None as long as it never reported."""
+
+    name: str
+    endpoint: str = ""
+    state: Literal["ok", "away", "new", "stopping"] = "new"
+    why: str = ""
+    report_age_s: float | None = None
+    devices: list[DeviceHealth] = []
+    models: list[FleetModel] = []
+    warnings: list[str] = []
+
+
+class Location(msgspec.Struct, kw_only=True, frozen=True):
+    """Where one model lives: the `locations` of /v1/models have the same form."""
+
+    neuron: str
+    devices: list[str] = []
+    state: str = "loaded"
+    bytes: int = 0
+
+
+class CatalogueModel(msgspec.Struct, kw_only=True, frozen=True):
+    """One model of the merged catalogue. `why` says what an unservable one lacks."""
+
+    id: str
+    state: Literal["loaded", "loading", "unloaded", "recovering", "unservable"] = "unloaded"
+    locations: list[Location] = []
+    feasible_on: list[str] = []
+    aliases: list[str] = []
+    why: str = ""
+
+
+class FleetLoad(msgspec.Struct, kw_only=True, frozen=True):
+    """A load under way. `waiting` requests wait for it; bytes are 0 while unknown."""
+
+    model: str
+    neuron: str
+    running_s: float = 0.0
+    waiting: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class FleetReport(msgspec.Struct, kw_only=True, frozen=True):
+    """GET /fleet. `waiting` counts requests that hold no seat yet."""
+
+    status: FleetStatus = "ok"
+    gateway: GatewayReport = GatewayReport()
+    neurons: list[FleetNeuron] = []
+    models: list[CatalogueModel] = []
+    waiting: int = 0
+    loads: list[FleetLoad] = []
+    warnings: list[str] = []
