@@ -1,0 +1,41 @@
+"""Push generators are driven by a list of events, and byte streams are cut in every way.
+
+`play` holds the manners of a dialect's machine: primed once, one `send` an event,
+finished after the end event. `splits` gives the ways a network or an engine may
+cut the same bytes; whatever reads them must say the same for all of them.
+"""
+
+from collections.abc import Generator, Iterable, Iterator
+from typing import TypeVar
+
+from cortex.events import Event, Failed, Stopped
+
+Frame = TypeVar("Frame")
+
+
+def play(machine: Generator[list[Frame], Event, None], events: Iterable[Event]) -> list[Frame]:
+    """All frames: those of priming, then those of each event.
+
+    A machine may end by returning at an end event, with nothing more to say. One
+    that is finished while events remain fails the test: it would lose them.
+    """
+    frames = list(next(machine))
+    ended: set[int] = set()
+    left = iter(events)
+    for event in left:
+        is_end = isinstance(event, Stopped | Failed) and event.choice not in ended
+        if is_end:
+            ended.add(event.choice)
+        try:
+            frames += machine.send(event)
+        except StopIteration:
+            lost = list(left) if is_end else [event, *left]
+            assert not lost, f"the machine is finished, and {lost} remain"
+    return frames
+
+
+def splits(data: bytes) -> Iterator[list[bytes]]:
+    """Every way to cut `data` in two, and the one that cuts it into single bytes."""
+    for at in range(len(data) + 1):
+        yield [data[:at], data[at:]]
+    yield [data[at : at + 1] for at in range(len(data))]
