@@ -14,21 +14,22 @@ Phase: TypeAlias = Literal["loading", "loaded", "leaving", "recovering"]
 
 @dataclass(slots=True)
 class Room:
-    """One device of a place, in bytes. `free_bytes` is true at the last look."""
+    """One device of a place. `other_bytes` are taken by what is not a resident."""
 
     name: str
     total_bytes: int
-    free_bytes: int
+    other_bytes: int = 0
 
 
 @dataclass(slots=True)
 class Resident:
     """One model at one place.
 
-    `seats` are held through this ledger; `elsewhere` is the load that the place
-    reported beyond them (other gateways, queued work). `slots` is how many seats
-    the resident has, None when somebody else counts them. Times are those of the
-    ledger's clock, in seconds.
+    `seats` are held through this ledger. `elsewhere` is what the place itself reported
+    as in flight or queued, `fresh` the part of `seats` taken since that report.
+    `slots` is how many seats there are, None when the place counts them itself.
+    Times are those of the ledger's clock, in seconds. `fault` says why it cannot
+    serve although it is loaded.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Resident:
     pinned: bool = False
     slots: int | None = None
     seats: int = 0
+    fresh: int = 0
     elsewhere: int = 0
     loaded_at: float = 0.0
     last_used: float = 0.0
@@ -52,7 +54,12 @@ class Resident:
     @property
     def busy(self) -> int:
         """How many requests it has, as far as this ledger knows."""
-        return self.seats + self.elsewhere
+        return self.elsewhere + self.fresh
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is known to sit here."""
+        return self.seats == 0 and self.elsewhere == 0
 
     @property
     def servable(self) -> bool:
@@ -73,7 +80,12 @@ class Place:
     def __iter__(self) -> Iterator[Resident]:
         return iter(self.residents.values())
 
+    def free(self, room: str) -> int:
+        """Bytes of `room` that nobody has; may be negative when a load outgrew its estimate."""
+        taken = sum(resident.room_bytes.get(room, 0) for resident in self)
+        return self.rooms[room].total_bytes - self.rooms[room].other_bytes - taken
+
     @property
     def free_bytes(self) -> int:
         """Over all rooms; for sorting and showing, never for fitting."""
-        return sum(room.free_bytes for room in self.rooms.values())
+        return sum(self.free(room) for room in self.rooms)

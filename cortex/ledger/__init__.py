@@ -1,0 +1,13 @@
+"""Who lives where, who sits where, and who waits: the one owner of residency, in both roles.
+
+Every method is synchronous, so under trio each is a critical section: between a look and
+the deed nothing can change. The ledger decides and records; `dispatch` obeys and does the
+waiting. Nothing here blocks, logs or reads a clock of its own.
+
+`residency` keeps places, residents and loads; `line` adds seats and those who wait.
+"""
+
+from cortex.ledger.line import Ledger
+from cortex.ledger.tickets import Decision, Load, Policy, Refuse, Serve, Ticket, Wait, Want
+
+__all__ = ["Decision", "Ledger", "Load", "Policy", "Refuse", "Serve", "Ticket", "Wait", "Want"]
