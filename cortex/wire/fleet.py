@@ -13,6 +13,7 @@ import msgspec
 from cortex.wire.neuron import DeviceHealth
 
 FleetStatus: TypeAlias = Literal["ok", "degraded", "impaired"]
+ModelState: TypeAlias = Literal["loaded", "loading", "unloaded", "recovering", "unservable"]
 
 
 class GatewayReport(msgspec.Struct, kw_only=True, frozen=True):
@@ -65,7 +66,7 @@ class CatalogueModel(msgspec.Struct, kw_only=True, frozen=True):
     """One model of the merged catalogue. `why` says what an unservable one lacks."""
 
     id: str
-    state: Literal["loaded", "loading", "unloaded", "recovering", "unservable"] = "unloaded"
+    state: ModelState = "unloaded"
     locations: list[Location] = []
     feasible_on: list[str] = []
     aliases: list[str] = []
