@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cortex.places import Place, Resident
+from cortex.places import Newcomer, Place, Resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,8 @@ class Rules:
     min_residency_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Newcomer:
-    """Who needs the room: bytes by room, its class, and whom its sender would rather lose."""
-
-    need: Mapping[str, int]
-    priority: int = 100
-    prefer: Collection[str] = ()
-
-
 def victims(
-    place: Place, newcomer: Newcomer, *, now: float, rules: Rules, patient: bool = False
+    place: Place, newcomer: Newcomer, patient: bool = False, *, now: float, rules: Rules
 ) -> tuple[str, ...] | None:
     """Models to send away so that `newcomer` fits, coldest first.
 

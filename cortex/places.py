@@ -5,7 +5,7 @@ In the gateway a place is a neuron, in a neuron a place is a device (its only
 does not, whatever the sum says. Only the ledger assigns to these objects.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -89,3 +89,12 @@ class Place:
     def free_bytes(self) -> int:
         """Over all rooms; for sorting and showing, never for fitting."""
         return sum(self.free(room) for room in self.rooms)
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """Who needs the room: bytes by room, its class, and whom its sender would rather lose."""
+
+    need: Mapping[str, int]
+    priority: int = 100
+    prefer: Collection[str] = ()

@@ -6,12 +6,15 @@ asked only when nobody does.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cortex.catalogue import ModelSpec
-from cortex.evictor import Newcomer, Rules, victims
-from cortex.places import Place, Resident
+from cortex.places import Newcomer, Place, Resident
+
+# Who leaves a place for a newcomer; with True, who would once the seated have stood up.
+Victims: TypeAlias = Callable[[Place, Newcomer, bool], tuple[str, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,7 @@ def placements(
     spec: ModelSpec,
     need_bytes: int,
     places: Iterable[Place],
-    *,
-    now: float,
-    rules: Rules,
+    victims: Victims,
     prefer: Sequence[str] = (),
 ) -> list[Placement]:
     """Every ready place that could take `spec`, best first.
@@ -71,16 +72,16 @@ def placements(
                 newcomer = Newcomer(
                     dict.fromkeys(rooms, -(-need_bytes // len(rooms))), spec.priority, tuple(prefer)
                 )
-                found.extend(_ways(place, newcomer, now, rules))
+                found.extend(_ways(place, newcomer, victims))
     return sorted(
         found,
         key=lambda p: (p.must_wait, bool(p.victims), p.cost, len(p.victims), -_free(p), p.place.name),
     )
 
 
-def _ways(place: Place, newcomer: Newcomer, now: float, rules: Rules) -> Iterator[Placement]:
+def _ways(place: Place, newcomer: Newcomer, victims: Victims) -> Iterator[Placement]:
     for must_wait in (False, True):
-        chosen = victims(place, newcomer, now=now, rules=rules, patient=must_wait)
+        chosen = victims(place, newcomer, must_wait)
         if chosen is not None:
             leaving = [place.residents[model] for model in chosen]
             cost = sum(resident.bytes * max(resident.load_s, 1.0) for resident in leaving)

@@ -7,8 +7,9 @@ is never evicted. A model is loaded once, however many wait for it.
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
-from cortex import router
+from cortex import evictor, router
 from cortex.errors import (
     BadAsk,
     Busy,
@@ -150,9 +151,7 @@ class Ledger(Residency):
             return Refuse(NotHereNow(f"Model '{want.model}' is not resident here"))
         rests = {place.name: self._shuns(want.model, place.name) for place in self}
         places = [place for place in self if place.name not in want.avoid and rests[place.name] is None]
-        found = router.placements(
-            want.spec, want.need_bytes, places, now=now, rules=self.policy.rules, prefer=want.prefer
-        )
+        found = router.placements(want.spec, want.need_bytes, places, self._victims(), want.prefer)
         if not want.evict:
             found = [placement for placement in found if not placement.victims]
         if not found:
@@ -205,17 +204,20 @@ class Ledger(Residency):
         Warm models overtake the line, but not for ever: after `max_overtake_s` the head of
         a blocked line closes its victims to newcomers, so that they empty.
         """
-        now, rules = self.clock(), self.policy.rules
+        now = self.clock()
         for line in self._line.values():
             head = line[0]
             if head is ticket or head.want.spec is None or head.want.model == resident.model:
                 continue
             if head.blocked_since is None or now - head.blocked_since < self.policy.max_overtake_s:
                 continue
-            ways = router.placements(head.want.spec, head.want.need_bytes, [place], now=now, rules=rules)
+            ways = router.placements(head.want.spec, head.want.need_bytes, [place], self._victims())
             if ways and resident.model in ways[0].victims:
                 return True
         return False
+
+    def _victims(self) -> router.Victims:
+        return partial(evictor.victims, now=self.clock(), rules=self.policy.rules)
 
     def _sit_down(self, ticket: Ticket, place: Place, resident: Resident) -> Serve:
         ticket.place, ticket.resident = place, resident

@@ -1,0 +1,14 @@
+"""Rules of the suite.
+
+1. A test is named by the fact it holds: `test_a_seat_is_given_back_when_the_client_hangs_up`.
+2. Real before fake, fake before mock; `unittest.mock` is not used. Faked are engines, weights,
+   memory sizes and time. Not faked: hypercorn, quart, httpx, threads, files, sockets.
+3. Loopback and port 0; addresses come from `nursery.start`.
+4. The autojump clock only where nothing outside trio is awaited; every other async test has a
+   `fail_after(30)`: a hang guard, never a measurement.
+5. After each cancellation test the ledger is as before.
+6. A test over a second is marked `slow` and runs by default; `gpu` ones skip, with the reason,
+   where there is no CUDA device.
+7. Warnings are errors; unknown marks are errors.
+8. No sleeps to let things happen: `wait_all_tasks_blocked`, or an event from the fake.
+"""
