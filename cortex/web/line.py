@@ -1,0 +1,117 @@
+"""One client's socket: a bounded read-ahead, and writes that cannot stall for ever.
+
+Owns the bytes that came early, and the knowledge whether the client is still there.
+Everything above writes through `send`, hypercorn included, so that a reader that has
+stopped cannot hold a drain. What the bytes mean is the business of others.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import trio
+
+BLOCK: Final = 65536
+# What a client may send ahead of its answer: enough for any pipelined request in use.
+AHEAD: Final = 65536
+LINGER_S: Final = 1.0
+
+
+class ByteStream(Protocol):
+    """The part of trio's streams that a line needs; sockets and memory streams have it."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
+
+    async def send_eof(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def _nobody() -> None:
+    """There is no one to tell."""
+
+
+class Line:
+    """`alive` until the client is gone; `torn` once a write was interrupted half-way.
+
+    `on_lost` is called when the client is found to be gone: whoever serves it sets it.
+    """
+
+    def __init__(self, stream: ByteStream, stall_s: float) -> None:
+        self._stream = stream
+        self._stall_s = stall_s
+        self.buffer = bytearray()
+        self.alive = True
+        self.torn = False
+        self.on_lost: Callable[[], None] = _nobody
+
+    async def more(self) -> bool:
+        """One more block is in `buffer`; False once the client has closed or reset.
+
+        A client that closes only its sending side counts as gone: no client library
+        does so while it waits for an answer. Nothing is lost on cancellation.
+        """
+        try:
+            block = await self._stream.receive_some(BLOCK)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            block = b""
+        if not block:
+            self._lose()
+            return False
+        self.buffer += block
+        return True
+
+    async def send(self, data: bytes) -> None:
+        """`data` is with the kernel. Raises BrokenResourceError when the client is gone, or
+        takes nothing for the stall limit; then `on_lost` has been called, and inside a scope
+        which that cancels, Cancelled comes instead. Cancelled in a blocked write, the line is torn.
+        """
+        if not self.alive or self.torn:
+            await self._refuse()
+        # A cancel that is pending already must not count as a torn write.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.torn = True
+        try:
+            for start in range(0, len(data), BLOCK):
+                with trio.fail_after(self._stall_s):
+                    await self._stream.send_all(data[start : start + BLOCK])
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            self._lose()
+            await self._refuse()
+        self.torn = False
+
+    async def watch(self) -> None:
+        """Return when the client hangs up, or sends more ahead than it may."""
+        while len(self.buffer) <= AHEAD:
+            if not await self.more():
+                return
+        self._lose()
+
+    async def linger(self) -> None:
+        """The last answer has a chance to be read: a close over unread bytes is a reset, which
+        can overtake it. Takes what still comes, and bounds that in time.
+        """
+        if not self.alive or self.torn:
+            return
+        with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._stream.send_eof()
+            while await self._stream.receive_some(BLOCK):
+                pass
+
+    async def cut(self) -> None:
+        """The socket is closed at once, whatever was under way; writers get an error."""
+        self.alive = False
+        # Not merely cancelled: closing is what wakes a writer that is shielded.
+        with trio.CancelScope() as now:
+            now.cancel()
+            await self._stream.aclose()
+
+    def _lose(self) -> None:
+        self.alive = False
+        self.on_lost()
+
+    async def _refuse(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError("the client is gone")

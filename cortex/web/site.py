@@ -1,0 +1,60 @@
+"""What a listener serves: the inference routes, the application behind, and who may call.
+
+Values that a role makes once. `inventory` names every route with what it demands, so
+that a test can hold that none of them lets a stranger in.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from cortex.web.connection import Reply, Request
+from cortex.web.guard import Policy, Scope
+from cortex.wire.faults import Dialect
+
+Handler: TypeAlias = Callable[[Request, Reply], Awaitable[None]]
+# ASGI's own shapes: dictionaries with keys by message type.
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An inference route: POST to exactly `path`; `dialect` shapes its errors."""
+
+    path: str
+    handler: Handler
+    dialect: Dialect = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """`routes` are by path. Every other request goes to `app`, an ASGI application.
+
+    `scope_of(method, path)` says what a request demands; its path is percent-decoded, as the
+    application sees it. It must demand most of what it does not know.
+    """
+
+    routes: Mapping[str, Route]
+    app: App
+    policy: Policy
+    scope_of: Callable[[str, str], Scope]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the inventory."""
+
+    method: str
+    path: str
+    scope: Scope
+
+
+def inventory(site: Site, control: Mapping[str, tuple[str, ...]]) -> list[Entry]:
+    """Every route of `site` and what it demands; `control` has the application's own, path to methods."""
+    listed = [Entry("POST", path, site.scope_of("POST", path)) for path in sorted(site.routes)]
+    for path, methods in sorted(control.items()):
+        listed += [Entry(method, path, site.scope_of(method, path)) for method in methods]
+    return listed

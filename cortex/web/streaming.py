@@ -1,0 +1,105 @@
+"""A stream that stays polite while it has nothing to say.
+
+The status stays open for a grace, so that a quick failure keeps its own. Then 200, the
+head and a first keep-alive go out, and one more every beat, until the first frame is
+sent or somebody else takes the reply over. Keep-alives are what each dialect's clients
+skip: a comment, or Anthropic's `ping`. How a failure ends the stream is the reply's matter.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Final
+
+import trio
+
+from cortex.web.connection import Pairs, Reply
+from cortex.wire import sse
+from cortex.wire.faults import Dialect
+from cortex.wire.sse import Frame
+
+PING: Final = sse.render(Frame(b'{"type": "ping"}', "ping", event="ping"))
+GRACE_S: Final = 1.0
+BEAT_S: Final = 10.0
+
+
+class Stream:
+    """`send` what the generation says, then `finish`. A block that is left without either
+    `finish` or `hand_over` leaves the reply unfinished, which the door tells the client as a failure.
+    """
+
+    def __init__(self, reply: Reply, beat: bytes, grace_s: float, beat_s: float) -> None:
+        self._reply = reply
+        self._beat = beat
+        self._grace_s = grace_s
+        self._beat_s = beat_s
+        self._headers: list[tuple[str, str]] = []
+        self._trailers: tuple[str, ...] = ()
+        self._taken = False
+        self._opened = False
+        self._writing = trio.Lock()
+
+    def announce(self, headers: Pairs = (), trailers: Sequence[str] = ()) -> bool:
+        """More for the head; False when the head is out already, and they cannot be said."""
+        if self._opened:
+            return False
+        self._headers += headers
+        self._trailers += tuple(trailers)
+        return True
+
+    async def hand_over(self) -> bool:
+        """Keep-alives have stopped and the reply is the caller's alone; True when its head is out."""
+        self._taken = True
+        async with self._writing:  # a keep-alive under way is let out whole
+            return self._opened
+
+    async def send(self, *pieces: Frame | bytes) -> None:
+        """`pieces` are out, in one write. The first one ends the keep-alives."""
+        if not self._taken:
+            await self.hand_over()
+        await self._open()
+        await self._reply.write(b"".join(sse.render(p) if isinstance(p, Frame) else p for p in pieces))
+
+    async def finish(self, *pieces: Frame | bytes, trailers: Sequence[tuple[str, str]] = ()) -> None:
+        """The stream is complete, `pieces` being its last."""
+        await self.send(*pieces)
+        await self._reply.end(trailers)
+
+    async def __aenter__(self) -> "Stream":
+        self._room: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
+        self._nursery = await self._room.__aenter__()
+        self._nursery.start_soon(self._keep_alive)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Left as if all were well, so that an exception passes as itself and not in a group.
+        self._taken = True
+        self._nursery.cancel_scope.cancel()
+        await self._room.__aexit__(None, None, None)
+
+    async def _keep_alive(self) -> None:
+        pause = self._grace_s
+        while not self._taken:
+            await trio.sleep(pause)
+            pause = self._beat_s
+            async with self._writing:
+                if not self._taken:
+                    await self._open()
+                    await self._reply.write(self._beat)
+
+    async def _open(self) -> None:
+        if not self._opened:
+            self._opened = True
+            await self._reply.start(headers=self._headers, trailers=self._trailers)
+
+
+def open_stream(
+    reply: Reply, dialect: Dialect, *, headers: Pairs = (), grace_s: float = GRACE_S, beat_s: float = BEAT_S
+) -> Stream:
+    """An event stream on `reply`, to be used with `async with`. Cancelled, it stops the keep-alives
+    and leaves the reply as it is."""
+    stream = Stream(reply, PING if dialect == "anthropic" else sse.COMMENT, grace_s, beat_s)
+    stream.announce(headers)
+    return stream
