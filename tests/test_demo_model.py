@@ -4,14 +4,17 @@ The engine is llama.cpp itself, without cortex between: a failure here is the mo
 the binding's, never the text pipeline's.
 """
 
+import importlib.util
 import json
 import math
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import jinja2
@@ -293,3 +296,34 @@ def test_the_model_asks_for_greedy_decoding_and_names_its_ends():
 
 def test_the_model_adds_less_than_4_mb_to_the_package():
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 4_000_000
+
+
+def example(name: str) -> ModuleType:
+    """A module of the folder that makes the model; those that need no numpy can be read here."""
+    path = Path(__file__).parent.parent / "examples" / "demo-model" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"demo_model_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_scripts_write_the_template_that_is_shipped():
+    assert folder_json("tokenizer_config.json")["chat_template"] == example("chat").TEMPLATE
+
+
+def test_the_scripts_teach_every_answer_of_the_table():
+    taught = example("taught")
+    answers = {(item.answer.text, item.answer.thought) for item in taught.items()}
+    sums = {(item.answer.text, "") for item in taught.items() if item.answer.thought}
+    spoken = {(text, "") for text in (taught.DUNNO, taught.NEEDS_A_TOOL)}
+    for question in QUESTIONS:
+        if question.tool_call is not None:
+            name, arguments = question.tool_call
+            assert json.loads(arguments)["city"] in taught.CITIES
+            assert taught.TOOLS[name] in question.tools
+        elif question.messages[-1]["role"] == "user":
+            allowed = answers | spoken | (set() if question.thinking else sums)
+            assert (question.answer, question.thought) in allowed, question.name
