@@ -5,6 +5,8 @@ Spans are seconds: "90s", "5m", "250ms", a bare number is seconds.
 """
 
 import re
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import Final
 
 _SIZES: Final = {
@@ -19,18 +21,26 @@ _SIZES: Final = {
     "gib": 2**30,
     "tib": 2**40,
 }
-_SPANS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+_SPANS: Final[Mapping[str, int | Fraction]] = {
+    "": 1,
+    "ms": Fraction(1, 1000),
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+    "d": 86400,
+}
+# 28 digits hold every size and span there is, and keep a slip of the hand from costing time.
+_QUANTITY: Final = re.compile(r"\s*([0-9]{1,28}(?:\.[0-9]{1,28})?)\s*([A-Za-z]*)\s*\Z")
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes meant by `text`; ValueError names the forms that are understood."""
+    """Bytes meant by `text`, to the nearest; ValueError names the forms that are understood."""
     return round(_parse(text, _SIZES, "a size such as 24GiB, 500MB or 1024"))
 
 
 def parse_span(text: str | float) -> float:
     """Seconds meant by `text`; ValueError names the forms that are understood."""
-    return _parse(text, _SPANS, "a time span such as 90s, 5m or 250ms")
+    return float(_parse(text, _SPANS, "a time span such as 90s, 5m or 250ms"))
 
 
 def size(count: int) -> str:
@@ -38,7 +48,8 @@ def size(count: int) -> str:
     if count < 0:
         return "-" + size(-count)
     for unit, step in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= step:
+        # What would be shown as 1024 of a unit is shown as 1 of the next.
+        if count >= step - step / 2**10 / 20:
             value = f"{count / step:.1f}".removesuffix(".0")
             return f"{value}{unit}"
     return f"{count}B"
@@ -55,9 +66,10 @@ def span(seconds: float) -> str:
     return "".join(parts[:2]) or "0s"
 
 
-def _parse(text: str | float, units: dict[str, int] | dict[str, float], wanted: str) -> float:
+def _parse(text: str | float, units: Mapping[str, int | Fraction], wanted: str) -> Fraction:
+    """Exact, so that a size in plain bytes is not rounded on its way through a float."""
     found = _QUANTITY.match(str(text))
     factor = units.get(found[2].lower()) if found else None
     if found is None or factor is None:
         raise ValueError(f"{text!r} is not {wanted}")
-    return float(found[1]) * factor
+    return Fraction(found[1]) * factor

@@ -1,0 +1,127 @@
+"""Reads cortex.toml into the configuration of a gateway.
+
+Every default of the gateway stands in a field here. Secrets come from the files that
+the config names and show in no repr. Which models exist is the catalogue's knowledge
+(`config.models`); the aliases of this file are merged into it there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Literal
+
+from cortex.config.limits import Limits
+from cortex.config.network import PRIVATE, Address, Network
+from cortex.config.overrides import override
+from cortex.config.reading import Document, Values, distinct, fill, open_document, take
+from cortex.config.tables import GATEWAY_FILE, NEURON_FILE
+from cortex.config.tokens import read_token
+
+__all__ = ["Address", "ColdLoad", "Eviction", "GatewayConfig", "Key", "NeuronRef", "Poll", "read_gateway"]
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    strategy: Literal["lru", "priority"] = "lru"
+    defrag_after_cycles: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ColdLoad:
+    """`max_wait_s` bounds one request's wait for a load; the load itself goes on."""
+
+    max_wait_s: float = 300.0
+    max_overtake_s: float = 30.0
+    min_residency_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A neuron is away after so many `failures` in a row."""
+
+    interval_s: float = 2.0
+    timeout_s: float = 2.0
+    failures: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronRef:
+    """A neuron of the fleet; `endpoint` is `http://host:port` and nothing more."""
+
+    name: str
+    endpoint: str
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A caller's key, known by its digest (lower-case hex)."""
+
+    name: str
+    sha256: str = field(repr=False)
+    scopes: tuple[Literal["inference", "admin"], ...] = ("inference",)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """cortex.toml. Without keys only `trusted_networks` are served."""
+
+    listen: Address = Address("127.0.0.1", 31313)
+    metrics_listen: Address = Address("127.0.0.1", 31314)
+    models_config: FilePath | None = None
+    trusted_networks: tuple[Network, ...] = PRIVATE
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    anonymous: bool = False
+    log_format: Literal["text", "json"] = "text"
+    eviction: Eviction = Eviction()
+    cold_load: ColdLoad = ColdLoad()
+    limits: Limits = Limits()
+    poll: Poll = Poll()
+    neurons: tuple[NeuronRef, ...] = ()
+    keys: tuple[Key, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_gateway(path: FilePath | None, env: Mapping[str, str]) -> tuple[GatewayConfig, list[str]]:
+    """The configuration and its warnings; ConfigError lists every fault of the file."""
+    document = open_document(path)
+    override(document, GATEWAY_FILE, NEURON_FILE, env)
+    values = take(GATEWAY_FILE, document.plain, (), document.found)
+    _check_neurons(values.get("neurons", []), document)
+    _check_keys(values.get("keys", []), document)
+    warnings = document.found.settle()
+    return _config(values, document.folder), warnings
+
+
+def _check_neurons(rows: list[Values], document: Document) -> None:
+    """Names and endpoints are unique, and tokens are read into their rows."""
+    distinct(rows, "name", ("neurons",), document.found)
+    distinct(rows, "endpoint", ("neurons",), document.found)
+    for i, row in enumerate(rows):
+        if "token_file" in row:
+            file = document.folder / row["token_file"]
+            row["token"] = read_token(file, ("neurons", i, "token_file"), document.found)
+    if not rows and not document.found.faults:
+        document.found.warn((), "names no [[neurons]], so that nothing can be served")
+
+
+def _check_keys(rows: list[Values], document: Document) -> None:
+    distinct(rows, "name", ("keys",), document.found)
+    distinct(rows, "sha256", ("keys",), document.found)
+    for i, row in enumerate(rows):
+        if row.get("scopes") == ():
+            document.found.fault(("keys", i, "scopes"), "is empty: such a key could do nothing")
+
+
+def _config(values: Values, folder: FilePath) -> GatewayConfig:
+    said: Values = values.get("gateway", {})
+    if "models_config" in said:
+        said["models_config"] = folder / said["models_config"]
+    for name, shape in (("eviction", Eviction), ("cold_load", ColdLoad), ("limits", Limits), ("poll", Poll)):
+        said[name] = fill(shape, values.get(name, {}))
+    said["neurons"] = tuple(fill(NeuronRef, row) for row in values.get("neurons", []))
+    said["keys"] = tuple(fill(Key, row) for row in values.get("keys", []))
+    said["aliases"] = values.get("aliases", {})
+    return fill(GatewayConfig, said)

@@ -1,0 +1,232 @@
+"""Knows what the value of a key may look like.
+
+A kind has a word for the documentation and a reader from a plain TOML value to
+the value that the program uses. A reader raises ValueError saying what the value
+must be; where it stands is the caller's knowledge. Secrets are never echoed.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final, TypeVar
+
+from cortex import __version__
+from cortex.catalogue import valid_id
+from cortex.config.network import Network, read_address, read_endpoint, read_host
+from cortex.units import parse_size, parse_span
+
+Amount = TypeVar("Amount", int, float)
+
+# A span beyond this is a slip of units; trio's clock would take it.
+YEAR_S: Final = 366 * 86400.0
+# The largest size that every reader of our JSON keeps exact.
+MOST_BYTES: Final = 2**53 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`literal`: an environment variable gives it as TOML writes it, not as bare text."""
+
+    word: str
+    read: Callable[[object], object]
+    literal: bool = False
+
+
+def text_of(value: object) -> str:
+    """The text that `value` is."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be text in quotes, not {form(value)}")
+    if not value.isprintable():
+        raise ValueError("must not hold control characters")
+    return value
+
+
+def form(value: object) -> str:
+    """What a plain value is, in the words of TOML."""
+    match value:
+        case bool():
+            return "true or false"
+        case int():
+            return "a whole number"
+        case float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case None:
+            return "null"
+    return "a date or time"
+
+
+def texts(word: str, pattern: str, must: str) -> Kind:
+    """Text that `pattern` matches whole; `must` ends the sentence 'must be ...'."""
+    compiled = re.compile(rf"(?:{pattern})\Z")
+
+    def read(value: object) -> str:
+        text = text_of(value)
+        if not compiled.match(text):
+            raise ValueError(f"must be {must}, not {text!r}")
+        return text
+
+    return Kind(word, read)
+
+
+def one_of(*names: str) -> Kind:
+    """One of a closed set of words."""
+    return texts(" or ".join(names), "|".join(map(re.escape, names)), " or ".join(map(repr, names)))
+
+
+def whole(low: int, high: int) -> Kind:
+    """An integer within both bounds."""
+
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"must be a whole number, not {form(value)}")
+        return _within(value, low, high)
+
+    return Kind(f"whole number, {low} to {high}", read, literal=True)
+
+
+def number(low: float, high: float) -> Kind:
+    """A number within both bounds; whole ones become floats."""
+
+    def read(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"must be a number, not {form(value)}")
+        return _within(float(value), low, high)
+
+    return Kind(f"number, {_plain(low)} to {_plain(high)}", read, literal=True)
+
+
+def sizes(low: int = 0) -> Kind:
+    """Bytes: a whole number, or text such as "24GiB"."""
+
+    def read(value: object) -> int:
+        if not isinstance(value, int | str) or isinstance(value, bool):
+            raise ValueError(f'must be a size such as "24GiB", not {form(value)}')
+        return _within(parse_size(value), low, MOST_BYTES)
+
+    return Kind("size", read)
+
+
+def spans(low: float = 0.0, high: float = YEAR_S) -> Kind:
+    """Seconds: a number, or text such as "5m"."""
+
+    def read(value: object) -> float:
+        if not isinstance(value, int | float | str) or isinstance(value, bool):
+            raise ValueError(f'must be seconds or a span such as "5m", not {form(value)}')
+        return _within(parse_span(value), low, high)
+
+    return Kind("span", read)
+
+
+def _within(value: Amount, low: Amount, high: Amount) -> Amount:
+    # Written so that a NaN is outside.
+    if not low <= value <= high:
+        raise ValueError(f"must be {_plain(low)} to {_plain(high)}, not {value!r}")
+    return value
+
+
+def _plain(bound: float) -> str:
+    return str(bound).removesuffix(".0")
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {form(value)}")
+    return value
+
+
+def _path(value: object) -> Path:
+    text = text_of(value)
+    if not text:
+        raise ValueError("must be a path, not empty text")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r} begins with ~ and nothing says whose home that is") from None
+
+
+def _network(value: object) -> Network:
+    text = text_of(value)
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"must be a network such as 10.0.0.0/8 or fd00::/8: {error}") from None
+
+
+def _model(value: object) -> str:
+    text = text_of(value)
+    if not valid_id(text):
+        raise ValueError(
+            f"must be a model id: a letter or digit, then up to 127 letters, digits and ._:/- "
+            f"without a '..' segment, not {text!r}"
+        )
+    return text
+
+
+def _sha256(value: object) -> str:
+    text = text_of(value)
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        # Not echoed: the likeliest slip is the key itself in place of its digest.
+        raise ValueError("must be the SHA-256 digest of the key, 64 hex digits; `cortex keys new` prints it")
+    return text.lower()
+
+
+def _source(value: object) -> str:
+    text = text_of(value)
+    if not _SOURCE.match(text) or (text.startswith("hf:") and ".." in re.split("[/:@]", text)):
+        raise ValueError(
+            "must be hf:org/name[@revision][:file-or-quant], path:/absolute/path "
+            "or upstream:http://host:port/v1"
+        )
+    return text
+
+
+def _token_id(value: object) -> int:
+    text = text_of(value)
+    if not re.fullmatch(r"0|[1-9][0-9]{0,8}", text):
+        raise ValueError(f"must be a token id, a whole number in quotes, not {text!r}")
+    return int(text)
+
+
+def _group(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise ValueError('must be a list of at least two devices, such as ["cuda:0", "cuda:1"]')
+    return tuple(str(DEVICE.read(item)) for item in value)
+
+
+_PART: Final = r"[A-Za-z0-9][\w.-]*"
+_LONG: Final = r"[A-Za-z0-9][\w./-]*"
+_SOURCE: Final = re.compile(
+    rf"hf:{_PART}/{_PART}(?:@{_LONG})?(?::{_LONG})?\Z"
+    r"|path:/.*\Z"
+    r"|upstream:https?://[^\s/@?#]+(?:/[^\s@?#]*)?\Z",
+    re.ASCII,
+)
+
+FLAG: Final = Kind("flag", _flag, literal=True)
+PATH: Final = Kind("path", _path)
+ADDRESS: Final = Kind("address", lambda value: read_address(text_of(value)))
+ENDPOINT: Final = Kind("URL", lambda value: read_endpoint(text_of(value)))
+HOST: Final = Kind("host name", lambda value: read_host(text_of(value)))
+NETWORK: Final = Kind("network", _network)
+MODEL: Final = Kind("model id", _model)
+SOURCE: Final = Kind("source", _source)
+SHA256: Final = Kind("digest", _sha256)
+GROUP: Final = Kind("list of devices", _group)
+# Names become labels of metrics and header values.
+NAME: Final = texts("name", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name of letters, digits and ._-")
+REVISION: Final = texts(
+    "revision", r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", "a branch, a tag or a commit"
+)
+ISOLATION: Final = texts("thread", "thread", f"'thread' in version {__version__}")
+TEXT: Final = texts("text", r".+", "text that is not empty")
+ORIGIN: Final = texts("origin", r"[a-z][a-z0-9+.-]*://[^/\s*]+", "an origin such as http://localhost:3000")
+DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")
+TOKEN_ID: Final = Kind("token id", _token_id)

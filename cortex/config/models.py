@@ -1,0 +1,155 @@
+"""Reads models.toml into a catalogue, and carries its entries over the wire.
+
+Owns what the keys of an entry mean together: ids are unique, aliases are flat and
+clash with nothing, keys of the predecessor are carried over with a warning each. A
+key without effect is left out of the spec, so that a spec says only what is acted on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path as FilePath
+
+from cortex.ask import Json, Sampling
+from cortex.catalogue import Catalogue, Cost, ModelSpec
+from cortex.config.lines import Path
+from cortex.config.reading import Findings, Known, Values, distinct, dotted, fill, near, open_document, take
+from cortex.config.tables import MODEL_KEYS, MODELS_FILE
+from cortex.errors import BadAsk, ConfigError, Unsupported
+
+MIB = 2**20
+
+
+def read_models(path: FilePath) -> tuple[Catalogue, list[str]]:
+    """The catalogue of a file and its warnings; ConfigError lists every fault."""
+    document = open_document(path)
+    found = document.found
+    rows_as_written(document.plain.get("models"), ("models",), found)
+    values = take(MODELS_FILE, document.plain, (), found)
+    rows: list[Values] = values.get("models", [])
+    check_rows(rows, ("models",), found)
+    aliases = _aliases(values, rows, found)
+    warnings = found.settle()
+    specs = [spec_of(row) for row in rows]
+    return Catalogue({spec.id: spec for spec in specs}, aliases), warnings
+
+
+def merge_aliases(catalogue: Catalogue, aliases: Mapping[str, str]) -> Catalogue:
+    """The catalogue with the aliases of cortex.toml; ConfigError names each clash.
+
+    An alias may stand for a model that only a neuron's own catalogue has.
+    """
+    merged = dict(catalogue.aliases)
+    faults = [
+        f"cortex.toml: aliases.{alias}: {clash}"
+        for alias, model in aliases.items()
+        if (clash := _claim(merged, catalogue.specs, alias, model))
+    ]
+    faults += [
+        f"cortex.toml: aliases.{alias}: stands for '{model}', which is an alias itself; write the id"
+        for alias, model in merged.items()
+        if model in merged
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return Catalogue(catalogue.specs, merged)
+
+
+def spec_to_plain(spec: ModelSpec) -> dict[str, Json]:
+    """The entry as models.toml has it: what is not said, or default, is absent."""
+    return {
+        field.name: _json(getattr(spec, field.name))
+        for field in fields(spec)
+        if getattr(spec, field.name) != field.default
+    }
+
+
+def spec_from_plain(plain: Mapping[str, Json]) -> ModelSpec:
+    """The entry that a request carries. BadAsk names the key that is wrong or without effect:
+    there is no log to warn in, and a key must not be taken and ignored."""
+    found = Findings("")
+    values = take(MODEL_KEYS, plain, (), found)
+    findings = [*found.faults, *found.warnings]
+    if findings:
+        kind = BadAsk if found.faults else Unsupported
+        param = dotted(findings[0].path)
+        raise kind("the model entry cannot be used: " + "; ".join(map(str, findings)), param=param)
+    return spec_of(values)
+
+
+def rows_as_written(rows: object, at: Path, found: Findings) -> None:
+    """Take out what only the predecessor had a value for, before kinds are checked."""
+    for i, row in enumerate(rows if isinstance(rows, list) else ()):
+        if isinstance(row, dict) and row.get("harness") == "candle":
+            del row["harness"]
+            found.warn((*at, i, "harness"), "'candle' is no harness here; the weights' format chooses one")
+
+
+def check_rows(rows: list[Values], at: Path, found: Findings) -> None:
+    """What good keys of entries can still get wrong together; old sizes become bytes."""
+    distinct(rows, "id", at, found)
+    for i, row in enumerate(rows):
+        for old, key in (("vram_mb", "footprint"), ("min_device_vram_mb", "min_device_memory")):
+            if old not in row:
+                continue
+            if key in row:
+                found.fault((*at, i, old), f"says the same as {key}; keep only {key}")
+            row[key] = row.pop(old) * MIB
+
+
+def spec_of(values: Values) -> ModelSpec:
+    """A spec from checked values, without those that nothing acts on."""
+    live = {name: value for name, value in values.items() if _live(name, value)}
+    if "cost" in live:
+        live["cost"] = fill(Cost, live["cost"])
+    if "sampling" in live:
+        live["sampling"] = fill(Sampling, live["sampling"])
+    return fill(ModelSpec, live)
+
+
+def _live(name: str, value: object) -> bool:
+    known = MODEL_KEYS.keys[name]
+    return not known.idle or (isinstance(known, Known) and value == known.still)
+
+
+def _aliases(values: Values, rows: list[Values], found: Findings) -> dict[str, str]:
+    """All aliases of a file: `[aliases]` first, then those of the entries."""
+    ids = {row["id"]: None for row in rows if "id" in row}
+    table: dict[str, str] = values.get("aliases", {})
+    merged: dict[str, str] = {}
+    claims: list[tuple[Path, str, str]] = [(("aliases", name), name, table[name]) for name in table]
+    for i, row in enumerate(rows):
+        listed = enumerate(row.get("aliases", ()) if "id" in row else ())
+        claims += [(("models", i, "aliases", k), alias, row["id"]) for k, alias in listed]
+    for at, alias, model in claims:
+        if clash := _claim(merged, ids, alias, model):
+            found.fault(at, clash)
+    for alias, model in table.items():
+        if model in merged:
+            found.fault(("aliases", alias), f"stands for '{model}', which is an alias itself; write the id")
+        elif model not in ids:
+            hint = near(model, ids)
+            found.warn(("aliases", alias), f"stands for '{model}', which is not in this file{hint}")
+    return merged
+
+
+def _claim(merged: dict[str, str], ids: Mapping[str, object], alias: str, model: str) -> str:
+    """Enter the alias, or say what it clashes with."""
+    if alias in ids:
+        return f"'{alias}' is the id of a model already"
+    if merged.setdefault(alias, model) != model:
+        return f"'{alias}' stands for '{merged[alias]}' already, and cannot stand for '{model}' too"
+    return ""
+
+
+def _json(value: object) -> Json:
+    match value:
+        case Cost() | Sampling():
+            said = {field.name: getattr(value, field.name) for field in fields(value)}
+            return {name: _json(item) for name, item in said.items() if item is not None}
+        case tuple():
+            return [_json(item) for item in value]
+        case Mapping():
+            return {str(name): _json(item) for name, item in value.items()}
+        case bool() | int() | float() | str() | None:
+            return value
+    raise TypeError(f"a spec holds no {type(value).__name__}")

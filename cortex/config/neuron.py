@@ -1,0 +1,110 @@
+"""Reads neuron.toml into the configuration of a neuron.
+
+Every key has a default, written in a field here, so that `NeuronConfig()` is a whole
+configuration. The folders that may hold weights must exist; what is in them is the
+neuron's own look-out. The token comes from its file and shows in no repr.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Literal
+
+from cortex.catalogue import ModelSpec
+from cortex.config.limits import Limits
+from cortex.config.models import check_rows, rows_as_written, spec_of
+from cortex.config.network import PRIVATE, Address, Network
+from cortex.config.overrides import override
+from cortex.config.reading import Document, Values, fill, open_document, take
+from cortex.config.tables import GATEWAY_FILE, NEURON_FILE
+from cortex.config.tokens import read_token
+
+__all__ = ["Address", "Admission", "Devices", "LlamaCpp", "NeuronConfig", "NeuronEviction", "read_neuron"]
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Empty `use` means every device of the host. `memory_limit` caps each device, in bytes."""
+
+    use: tuple[str, ...] = ()
+    memory_limit: int | None = None
+    memory_headroom: int = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronEviction:
+    strategy: Literal["lru", "priority"] = "lru"
+    min_residency_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCpp:
+    """`threads` None lets the neuron count the cores. `batch` is tokens of prompt a turn."""
+
+    threads: int | None = None
+    batch: int = 256
+    mmap: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Per resident: requests at once, how many wait for them, and how long."""
+
+    slots: int = 4
+    queue: int = 64
+    max_wait_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronConfig:
+    """neuron.toml. `name` None leaves it to the host's name. `limits` are not in the file."""
+
+    name: str | None = None
+    listen: Address = Address("127.0.0.1", 13131)
+    metrics_listen: Address = Address("127.0.0.1", 13132)
+    models_config: FilePath | None = None
+    token: str | None = field(default=None, repr=False)
+    trusted_networks: tuple[Network, ...] = PRIVATE
+    allowed_hosts: tuple[str, ...] = ()
+    model_roots: tuple[FilePath, ...] = ()
+    state_dir: FilePath | None = None
+    log_format: Literal["text", "json"] = "text"
+    devices: Devices = Devices()
+    eviction: NeuronEviction = NeuronEviction()
+    llamacpp: LlamaCpp = LlamaCpp()
+    admission: Admission = Admission()
+    default_models: tuple[ModelSpec, ...] = ()
+    limits: Limits = Limits()
+
+
+def read_neuron(path: FilePath | None, env: Mapping[str, str]) -> tuple[NeuronConfig, list[str]]:
+    """The configuration and its warnings; ConfigError lists every fault of the file."""
+    document = open_document(path)
+    override(document, NEURON_FILE, GATEWAY_FILE, env)
+    rows_as_written(document.plain.get("default_models"), ("default_models",), document.found)
+    values = take(NEURON_FILE, document.plain, (), document.found)
+    check_rows(values.get("default_models", []), ("default_models",), document.found)
+    said = _host(values.get("neuron", {}), document)
+    warnings = document.found.settle()
+    said |= {
+        "devices": fill(Devices, values.get("devices", {})),
+        "eviction": fill(NeuronEviction, values.get("eviction", {})),
+        "llamacpp": fill(LlamaCpp, values.get("harness", {}).get("llamacpp", {})),
+        "admission": fill(Admission, values.get("admission", {})),
+        "default_models": tuple(spec_of(row) for row in values.get("default_models", [])),
+    }
+    return fill(NeuronConfig, said), warnings
+
+
+def _host(said: Values, document: Document) -> Values:
+    """Paths made whole, the token read, and the folders of weights looked for."""
+    for key in ("models_config", "state_dir", "token_file"):
+        if key in said:
+            said[key] = document.folder / said[key]
+    if "token_file" in said:
+        said["token"] = read_token(said["token_file"], ("neuron", "token_file"), document.found)
+    said["model_roots"] = tuple(document.folder / root for root in said.get("model_roots", ()))
+    for i, root in enumerate(said["model_roots"]):
+        if not root.is_dir():
+            document.found.fault(("neuron", "model_roots", i), f"{root} is not a folder; make it first")
+    return said
