@@ -1,0 +1,229 @@
+"""POST /v1/chat/completions: body to `Ask`, events to chunks or to one whole answer.
+
+`read` obeys every field it knows, refuses by name what cortex cannot do, and skips
+unknown fields. Deliberately without effect, because the answer is right without them:
+user, metadata, service_tier, safety_identifier, prompt_cache_key and its retention,
+verbosity, prediction, store=false, name and schema name of a response_format. A message
+in a legacy form is answered in the modern one.
+`speak` and `whole` say the same, the first event by event, the second at the end.
+"""
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from msgspec import UNSET
+
+from cortex.ask import Ask
+from cortex.errors import BadAsk, EngineFailed, Unsupported
+from cortex.events import (
+    Event,
+    Failed,
+    Prefilled,
+    Started,
+    Stopped,
+    Text,
+    Thought,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from cortex.translator import openai_fields, openai_messages, openai_tools
+from cortex.wire import faults, reading
+from cortex.wire.openai import Reply
+from cortex.wire.openai_answers import (
+    AnswerMessage,
+    CallShape,
+    ChatChoice,
+    ChatCompletion,
+    FunctionShape,
+    LogprobBody,
+    Logprobs,
+    Mould,
+    UsageBody,
+    encode,
+)
+from cortex.wire.openai_bodies import CHAT, SCALARS, STRINGS, ChatBody
+from cortex.wire.sse import DONE, Frame
+
+_ROLE: Final = b'"delta":{"role":"assistant","content":""}'
+_EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# What a request may tell a template. Anything else could change whose voice is whose.
+_KWARGS: Final = {
+    "enable_thinking": bool,
+    "thinking": bool,
+    "preserve_thinking": bool,
+    "clear_thinking": bool,
+    "thinking_budget": int,
+    "reasoning_effort": str,
+}
+
+
+def read(body: bytes) -> Ask:
+    """The request in neutral words. BadAsk or Unsupported name what cannot be obeyed."""
+    wanted = reading.decode(body, CHAT)
+    reading.refuse_twins(body)
+    ask = openai_fields.begin(wanted)
+    _only_text(wanted)
+    tools, choice = openai_tools.tools(wanted)
+    return replace(
+        ask,
+        messages=openai_messages.turns(wanted.messages),
+        max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=wanted.parallel_tool_calls is not False,
+        logprobs=_logprobs(wanted),
+        template=_template(wanted),
+    )
+
+
+def _only_text(wanted: ChatBody) -> None:
+    if not reading.absent(wanted.audio):
+        raise Unsupported("'audio' is not supported: answers are text", param="audio")
+    for mode in reading.part(wanted.modalities, STRINGS, "modalities") or ():
+        if mode != "text":
+            raise Unsupported(f"'modalities': only text is supported, not {mode!r}", param="modalities")
+
+
+def _logprobs(wanted: ChatBody) -> int | None:
+    if wanted.logprobs:
+        return wanted.top_logprobs or 0
+    if wanted.top_logprobs:
+        raise BadAsk("'top_logprobs' needs 'logprobs': true", param="top_logprobs")
+    return None
+
+
+def _template(wanted: ChatBody) -> dict[str, str | bool | int | float]:
+    """What the template is told about thinking; the ways to say it must agree."""
+    said: dict[str, str | bool | int | float] = {}
+    for name, value in (
+        reading.part(wanted.chat_template_kwargs, SCALARS, "chat_template_kwargs") or {}
+    ).items():
+        param = f"chat_template_kwargs.{name}"
+        if name not in _KWARGS:
+            raise BadAsk(f"'{param}' is not accepted; allowed are {', '.join(_KWARGS)}", param=param)
+        if value is not None and type(value) is not _KWARGS[name]:
+            raise BadAsk(f"'{param}' must be of type {_KWARGS[name].__name__}", param=param)
+        if value is not None:
+            said[name] = value
+    effort = wanted.reasoning_effort
+    if effort is not None and effort not in _EFFORTS:
+        raise BadAsk(f"'reasoning_effort' must be one of {', '.join(_EFFORTS)}", param="reasoning_effort")
+    if effort == "none":
+        _agree(said, "enable_thinking", False, "reasoning_effort")
+    elif effort is not None:
+        _agree(said, "reasoning_effort", effort, "reasoning_effort")
+    if wanted.enable_thinking is not None:
+        _agree(said, "enable_thinking", wanted.enable_thinking, "enable_thinking")
+    return said
+
+
+def _agree(said: dict[str, str | bool | int | float], name: str, value: str | bool, param: str) -> None:
+    if said.setdefault(name, value) != value:
+        raise BadAsk(f"'{param}' contradicts another field about '{name}'", param=param)
+
+
+def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
+    """Events in, chunks out. Prime with next(): each choice's role comes first.
+
+    The machine is finished when every choice has stopped, or at the first failure,
+    which no end mark follows. A late event raises StopIteration: a bug of its sender.
+    """
+    mould = Mould(reply, "chat.completion.chunk")
+    called = [0] * reply.n
+    usages: dict[int, Usage] = {}
+    frames = [Frame(mould.chunk(choice, _ROLE), "role") for choice in range(reply.n)]
+    while True:
+        match (yield frames):
+            case Text(text, logprobs, choice):
+                inner = b'"delta":{"content":%b}%b' % (encode(text), _beside(logprobs, reply))
+                frames = [Frame(mould.chunk(choice, inner), "content")]
+            case Thought(text, choice):
+                inner = b'"delta":{"reasoning_content":%b}' % encode(text)
+                frames = [Frame(mould.chunk(choice, inner), "thought")]
+            case ToolCall() as call:
+                shape = encode(_shape(call, called[call.choice]))
+                called[call.choice] += 1
+                frames = [
+                    Frame(mould.chunk(call.choice, b'"delta":{"tool_calls":[%b]}' % shape), "tool_call")
+                ]
+            case Stopped(reason, usage, choice=choice):
+                usages[choice] = usage
+                frames = [Frame(mould.chunk(choice, b'"delta":{}', b'"%b"' % reason.encode()), "finish")]
+                if len(usages) == reply.n:
+                    break
+            case Failed(error):
+                yield faults.frames(error, "openai", reply.request_id)
+                return
+            case Started() | Prefilled():
+                frames = []
+    if reply.include_usage:
+        frames.append(Frame(mould.usage(UsageBody.over(usages.values())), "usage"))
+    yield [*frames, DONE]
+
+
+def _beside(logprobs: tuple[TokenLogprob, ...], reply: Reply) -> bytes:
+    if reply.logprobs is None or not logprobs:
+        return b""
+    return b',"logprobs":%b' % encode(Logprobs([LogprobBody.of(token, reply.logprobs) for token in logprobs]))
+
+
+def _shape(call: ToolCall, index: int | None = None) -> CallShape:
+    return CallShape(
+        index=UNSET if index is None else index,
+        id=call.id,
+        function=FunctionShape(call.name, call.arguments),
+    )
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What one choice has said so far."""
+
+    text: list[str] = field(default_factory=list)
+    thought: list[str] = field(default_factory=list)
+    calls: list[CallShape] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    stopped: Stopped | None = None
+
+
+def whole(reply: Reply, events: Iterable[Event]) -> bytes:
+    """The JSON answer that `events` add up to. A failure among them is raised."""
+    answers = [_Answer() for _ in range(reply.n)]
+    for event in events:
+        answer = answers[event.choice]
+        match event:
+            case Text(text, logprobs):
+                answer.text.append(text)
+                answer.logprobs += logprobs
+            case Thought(text):
+                answer.thought.append(text)
+            case ToolCall():
+                answer.calls.append(_shape(event))
+            case Stopped():
+                answer.stopped = event
+            case Failed(error):
+                raise error
+            case Started() | Prefilled():
+                pass
+    choices = [_choice(index, answer, reply) for index, answer in enumerate(answers)]
+    usage = UsageBody.over(answer.stopped.usage for answer in answers if answer.stopped)
+    return encode(
+        ChatCompletion(id=reply.id, created=reply.created, model=reply.model, choices=choices, usage=usage)
+    )
+
+
+def _choice(index: int, answer: _Answer, reply: Reply) -> ChatChoice:
+    if answer.stopped is None:
+        raise EngineFailed(f"the generation ended without a reason for choice {index}; send it again")
+    text = "".join(answer.text)
+    message = AnswerMessage(
+        content=text if text or not answer.calls else None,
+        reasoning_content="".join(answer.thought) or UNSET,
+        tool_calls=answer.calls or UNSET,
+    )
+    logprobs = None
+    if reply.logprobs is not None:
+        logprobs = Logprobs([LogprobBody.of(token, reply.logprobs) for token in answer.logprobs])
+    return ChatChoice(index, message, logprobs, answer.stopped.reason)

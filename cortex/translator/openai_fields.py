@@ -1,0 +1,95 @@
+"""The request fields that chat and text completions share, read by the same rules.
+
+`begin` makes an `Ask` of them, without what each dialect says in its own way. A field
+that cortex knows and cannot obey is refused by name; a field that only steers another
+engine is refused unless its value is the neutral one. Bounds of numbers are in the
+wire structs.
+"""
+
+from cortex.ask import Ask, Sampling, Shape
+from cortex.errors import BadAsk, Unsupported
+from cortex.wire import reading
+from cortex.wire.openai_bodies import (
+    BIAS,
+    FORMAT,
+    NEUTRAL,
+    STOP,
+    STREAM_OPTIONS,
+    Body,
+    Forbidden,
+)
+
+
+def begin(body: Body) -> Ask:
+    """The `Ask` with every field that both dialects have."""
+    _refuse(body)
+    if body.model is None:
+        raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
+    stream = bool(body.stream)
+    return Ask(
+        model=body.model,
+        sampling=_sampling(body),
+        max_tokens=body.max_tokens,
+        stop=_stop(body),
+        n=1 if body.n is None else body.n,
+        shape=_shape(body),
+        stream=stream,
+        include_usage=_include_usage(body) and stream,
+    )
+
+
+def _refuse(body: Body) -> None:
+    for name in Forbidden.__struct_fields__:
+        if not reading.absent(getattr(body, name)):
+            raise BadAsk(f"'{name}' is not accepted: it is the operator's to set", param=name)
+    for name, neutral in NEUTRAL.items():
+        if memoryview(getattr(body, name)).tobytes() not in neutral:
+            raise Unsupported(f"'{name}' is not supported; leave it out", param=name)
+
+
+def _sampling(body: Body) -> Sampling:
+    return Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=None if body.top_k is None else max(body.top_k, 0),  # -1 also means off
+        min_p=body.min_p,
+        seed=body.seed,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=reading.part(body.logit_bias, BIAS, "logit_bias") or None,
+    )
+
+
+def _stop(body: Body) -> tuple[str, ...]:
+    stop = reading.part(body.stop, STOP, "stop") or ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _include_usage(body: Body) -> bool:
+    options = reading.part(body.stream_options, STREAM_OPTIONS, "stream_options")
+    if options is None:
+        return False
+    if options.continuous_usage_stats:
+        name = "stream_options.continuous_usage_stats"
+        raise Unsupported(f"'{name}' is not supported; include_usage ends the stream with it", param=name)
+    return bool(options.include_usage)
+
+
+def _shape(body: Body) -> Shape | None:
+    wanted = reading.part(body.response_format, FORMAT, "response_format", 2 * reading.SMALL_BYTES)
+    match wanted.type if wanted else "text":
+        case "text":
+            return None
+        case "json_object":
+            return Shape("json_object")
+        case "json_schema":
+            name = "response_format.json_schema.schema"
+            if wanted is None or wanted.json_schema is None or reading.absent(wanted.json_schema.schema):
+                raise BadAsk(f"'{name}' is missing", param=name)
+            return Shape("json_schema", reading.tree(wanted.json_schema.schema, name))
+        case other:
+            raise Unsupported(
+                f"response_format '{other}' is not supported; say text, json_object or json_schema",
+                param="response_format.type",
+            )

@@ -1,0 +1,208 @@
+"""POST /v1/completions: one prompt as it stands, no template, legacy shapes.
+
+The prompt is a text, a list with one text, or token ids; a list of several prompts is
+refused, since an `Ask` carries one. max_tokens is 16 where nothing is said, as the
+vendor has it. echo needs a text prompt, and no logprobs: those of the prompt are not
+known. Deliberately without effect: user, metadata, service_tier.
+"""
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from msgspec import Raw
+
+from cortex.ask import Ask
+from cortex.errors import BadAsk, EngineFailed, Unsupported
+from cortex.events import (
+    Event,
+    Failed,
+    Prefilled,
+    Started,
+    Stopped,
+    Text,
+    Thought,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from cortex.translator import openai_fields
+from cortex.wire import faults, reading
+from cortex.wire.openai import Reply
+from cortex.wire.openai_answers import (
+    Mould,
+    TextChoice,
+    TextCompletion,
+    TextLogprobs,
+    UsageBody,
+    encode,
+    finite,
+)
+from cortex.wire.openai_bodies import PROMPT, TEXT, TextBody
+from cortex.wire.sse import DONE, Frame
+
+MAX_TOKENS: Final = 16
+# A million token ids: the longest contexts there are.
+_MOST_NODES: Final = 1_048_576
+
+
+def read(body: bytes) -> Ask:
+    """The request in neutral words. BadAsk or Unsupported name what cannot be obeyed."""
+    wanted = reading.decode(body, TEXT)
+    reading.refuse_twins(body)
+    ask = openai_fields.begin(wanted)
+    prompt = _prompt(wanted.prompt)
+    _refuse(wanted, prompt, ask.n)
+    return replace(
+        ask,
+        prompt=prompt,
+        max_tokens=wanted.max_tokens or MAX_TOKENS,
+        logprobs=wanted.logprobs,
+        echo=bool(wanted.echo),
+    )
+
+
+def _prompt(raw: Raw) -> str | tuple[int, ...]:
+    found = reading.long_part(raw, PROMPT, "prompt", _MOST_NODES)
+    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], str | list):
+        found = found[0]
+    match found:
+        case None | "" | []:
+            raise BadAsk("'prompt' is missing or empty", param="prompt")
+        case str():
+            return found
+        case _:
+            return _tokens(found)
+
+
+def _tokens(found: list[str | int | list[int]] | list[int]) -> tuple[int, ...]:
+    ids = tuple(entry for entry in found if isinstance(entry, int))
+    if len(ids) != len(found):
+        raise BadAsk("'prompt' holds several prompts: send one in each request", param="prompt")
+    if min(ids) < 0 or max(ids) >= 2**31:
+        raise BadAsk("'prompt' holds a number that is no token id", param="prompt")
+    return ids
+
+
+def _refuse(wanted: TextBody, prompt: str | tuple[int, ...], n: int) -> None:
+    if wanted.suffix:
+        raise Unsupported("'suffix' is not supported: there is no infilling", param="suffix")
+    if wanted.best_of is not None and wanted.best_of > n:
+        raise Unsupported("'best_of' above 'n' is not supported", param="best_of")
+    if wanted.best_of is not None and wanted.best_of < n:
+        raise BadAsk("'best_of' is smaller than 'n'", param="best_of")
+    if wanted.echo and not isinstance(prompt, str):
+        raise Unsupported("'echo' needs a text prompt", param="echo")
+    if wanted.echo and wanted.logprobs is not None:
+        raise Unsupported("'echo' with 'logprobs' is not supported", param="echo")
+
+
+def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
+    """Events in, chunks out. Prime with next(): what it repeats of the prompt comes first.
+
+    The machine is finished when every choice has stopped, or at the first failure,
+    which no end mark follows. A late event raises StopIteration: a bug of its sender.
+    """
+    mould = Mould(reply, "text_completion")
+    said = [0] * reply.n
+    usages: dict[int, Usage] = {}
+    frames: list[Frame] = []
+    if reply.echo:
+        echo = b'"text":%b' % encode(reply.echo)
+        frames = [Frame(mould.chunk(choice, echo), "echo") for choice in range(reply.n)]
+    while True:
+        match (yield frames):
+            case (Text(text, choice=choice) | Thought(text, choice=choice)) as piece:
+                inner = b'"text":%b%b' % (encode(text), _beside(piece, said[choice], reply))
+                frames = [Frame(mould.chunk(choice, inner), "content")]
+                said[choice] += len(text)
+            case Stopped(reason, usage, choice=choice):
+                usages[choice] = usage
+                frames = [Frame(mould.chunk(choice, b'"text":""', b'"%b"' % reason.encode()), "finish")]
+                if len(usages) == reply.n:
+                    break
+            case Failed(error):
+                yield faults.frames(error, "openai", reply.request_id)
+                return
+            case Started() | Prefilled():
+                frames = []
+            case ToolCall():
+                raise TypeError("a plain completion has no tool calls")
+    if reply.include_usage:
+        frames.append(Frame(mould.usage(UsageBody.over(usages.values())), "usage"))
+    yield [*frames, DONE]
+
+
+def _beside(piece: Text | Thought, offset: int, reply: Reply) -> bytes:
+    if reply.logprobs is None or isinstance(piece, Thought) or not piece.logprobs:
+        return b""
+    return b',"logprobs":%b' % encode(_legacy(piece.logprobs, offset, reply.logprobs))
+
+
+def _legacy(logprobs: tuple[TokenLogprob, ...], offset: int, top: int) -> TextLogprobs:
+    """Lists side by side; `offset` is how many characters were said before these tokens."""
+    offsets = []
+    for token in logprobs:
+        offsets.append(offset)
+        offset += len(token.text)
+    return TextLogprobs(
+        tokens=[token.text for token in logprobs],
+        token_logprobs=[finite(token.logprob) for token in logprobs],
+        top_logprobs=[{text: finite(value) for text, value in token.top[:top]} for token in logprobs]
+        if top
+        else None,
+        text_offset=offsets,
+    )
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What one choice has said so far."""
+
+    text: str = ""
+    logprobs: TextLogprobs = field(default_factory=lambda: TextLogprobs([], [], [], []))
+    stopped: Stopped | None = None
+
+
+def whole(reply: Reply, events: Iterable[Event]) -> bytes:
+    """The JSON answer that `events` add up to. A failure among them is raised."""
+    answers = [_Answer() for _ in range(reply.n)]
+    for event in events:
+        answer = answers[event.choice]
+        match event:
+            case Text(text, logprobs):
+                if reply.logprobs is not None:
+                    _extend(answer.logprobs, _legacy(logprobs, len(answer.text), reply.logprobs))
+                answer.text += text
+            case Thought(text):
+                answer.text += text
+            case Stopped():
+                answer.stopped = event
+            case Failed(error):
+                raise error
+            case Started() | Prefilled():
+                pass
+            case ToolCall():
+                raise TypeError("a plain completion has no tool calls")
+    choices = [_choice(index, answer, reply) for index, answer in enumerate(answers)]
+    usage = UsageBody.over(answer.stopped.usage for answer in answers if answer.stopped)
+    return encode(
+        TextCompletion(id=reply.id, created=reply.created, model=reply.model, choices=choices, usage=usage)
+    )
+
+
+def _extend(all_of_them: TextLogprobs, more: TextLogprobs) -> None:
+    all_of_them.tokens += more.tokens
+    all_of_them.token_logprobs += more.token_logprobs
+    all_of_them.text_offset += more.text_offset
+    if more.top_logprobs is None:
+        all_of_them.top_logprobs = None
+    elif all_of_them.top_logprobs is not None:
+        all_of_them.top_logprobs += more.top_logprobs
+
+
+def _choice(index: int, answer: _Answer, reply: Reply) -> TextChoice:
+    if answer.stopped is None:
+        raise EngineFailed(f"the generation ended without a reason for choice {index}; send it again")
+    logprobs = None if reply.logprobs is None else answer.logprobs
+    return TextChoice(reply.echo + answer.text, index, logprobs, answer.stopped.reason)

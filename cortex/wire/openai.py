@@ -1,0 +1,176 @@
+"""The OpenAI dialects on the wire, as far as routing and the frame of an answer go.
+
+`peek` decodes the few fields that routing needs and skips the rest; `rename` swaps the
+model's name and leaves every other byte alone. A `Reply` is the frame around one
+answer. The requests in full are in `openai_bodies`, the answers in `openai_answers`;
+which event becomes which chunk is decided by the translators.
+"""
+
+import re
+import zlib
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from cortex.ask import Ask
+from cortex.errors import BadAsk
+from cortex.wire import reading
+from cortex.wire.openai_bodies import ModelName, StreamOptions
+
+# As much of the prompt as tells conversations of different agents apart.
+OPENING_BYTES: Final = 1024
+# A body has one model; more candidates than this are no accident.
+MOST_CANDIDATES: Final = 64
+
+_MODEL: Final = re.compile(
+    rb'"model"[ \t\r\n]*+:[ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")',
+    re.DOTALL,
+)
+
+
+# What a request says, as far as routing goes.
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What a gateway needs to know of a request, in any of the dialects it passes on.
+
+    `max_tokens` is the tightest limit that was named. `session` is Anthropic's
+    metadata.user_id. `opening` is where the prompt begins, as sent.
+    """
+
+    model: str
+    stream: bool = False
+    include_usage: bool = False
+    max_tokens: int | None = None
+    n: int = 1
+    user: str | None = None
+    session: str | None = None
+    prompt_cache_key: str | None = None
+    opening: bytes = b""
+
+    @property
+    def affinity(self) -> str:
+        """Requests with the same value profit from the same neuron's prompt cache."""
+        said = self.session or self.prompt_cache_key or self.user
+        return said or f"{zlib.crc32(self.opening):08x}"
+
+
+class _Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+class _Glimpse(msgspec.Struct):
+    model: ModelName | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    user: str | None = None
+    metadata: _Metadata | None = None
+    prompt_cache_key: str | None = None
+    system: Raw = Raw()
+    instructions: Raw = Raw()
+    messages: Raw = Raw()
+    input: Raw = Raw()
+    prompt: Raw = Raw()
+
+
+class _Name(msgspec.Struct):
+    model: str | None = None
+
+
+_GLIMPSE: Final = msgspec.json.Decoder(_Glimpse)
+_NAME: Final = msgspec.json.Decoder(_Name)
+_STRING: Final = msgspec.json.Decoder(str)
+
+
+def peek(body: bytes) -> Peek:
+    """What `body` says that routing needs. BadAsk names the position or the field."""
+    seen = reading.decode(body, _GLIMPSE)
+    if seen.model is None:
+        raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
+    reading.refuse_twins(body)
+    limits = (seen.max_tokens, seen.max_completion_tokens, seen.max_output_tokens)
+    starts = (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt)
+    opening = next((raw for raw in starts if not reading.absent(raw)), Raw())
+    options = seen.stream_options
+    return Peek(
+        model=seen.model,
+        stream=bool(seen.stream),
+        include_usage=bool(options and options.include_usage),
+        max_tokens=min((limit for limit in limits if limit is not None), default=None),
+        n=1 if seen.n is None else seen.n,
+        user=seen.user,
+        session=seen.metadata.user_id if seen.metadata else None,
+        prompt_cache_key=seen.prompt_cache_key,
+        opening=memoryview(opening)[:OPENING_BYTES].tobytes(),
+    )
+
+
+def rename(body: bytes, old: str, new: str) -> bytes:
+    """`body` with the model `new` instead of `old`; every other byte is as it was.
+
+    Which of several "model" keys is the outermost is found out by giving each place
+    a mark and decoding once, so no bytes are interpreted here in a second way.
+    """
+    if old == new:
+        return body
+    found = list(islice(_MODEL.finditer(body), MOST_CANDIDATES + 1))
+    if len(found) > MOST_CANDIDATES:
+        raise BadAsk(f"'model' occurs more than {MOST_CANDIDATES} times in the body", param="model")
+    spots = [spot.span(1) for spot in found if reading.decode(spot[1], _STRING, "model") == old]
+    marks = [f"{old}#{index}" for index in range(len(spots))]
+    outermost = reading.decode(_spliced(body, spots, marks), _NAME).model
+    if outermost not in marks:
+        raise BadAsk(f"'model' must be a plain key with the value '{old}'", param="model")
+    spot = spots[marks.index(outermost)]
+    return _spliced(body, [spot], [new])
+
+
+def _spliced(body: bytes, spots: list[tuple[int, int]], names: list[str]) -> bytes:
+    pieces, at = [], 0
+    for (start, end), name in zip(spots, names, strict=True):
+        pieces += [body[at:start], msgspec.json.encode(name)]
+        at = end
+    return b"".join([*pieces, body[at:]])
+
+
+# What an answer says.
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The frame around one answer. `created` is in Unix seconds.
+
+    `logprobs` is how many alternatives beside each token were asked for, None when no
+    log probabilities were. `echo` is the prompt that a text completion repeats.
+    """
+
+    id: str
+    model: str
+    created: int
+    request_id: str = "-"
+    n: int = 1
+    include_usage: bool = False
+    logprobs: int | None = None
+    echo: str = ""
+
+    @classmethod
+    def to(cls, ask: Ask, *, id: str, created: int, request_id: str = "-") -> "Reply":
+        """The frame around the answer to `ask`."""
+        return cls(
+            id=id,
+            model=ask.model,
+            created=created,
+            request_id=request_id,
+            n=ask.n,
+            include_usage=ask.include_usage,
+            logprobs=ask.logprobs,
+            echo=ask.prompt if ask.echo and isinstance(ask.prompt, str) else "",
+        )

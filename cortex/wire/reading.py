@@ -1,0 +1,129 @@
+"""Bytes from a caller become typed values, or a `BadAsk` that names the place at fault.
+
+JSON costs per node, not per byte. So every decode here is typed, fields nobody asked
+for are skipped without being built, and lists and free-form schemas stay raw until
+their size is known to be bearable. Nothing but `BadAsk` leaves this file, whatever the
+bytes are. What the fields mean is the translators' business.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from cortex.ask import Json
+from cortex.errors import BadAsk
+
+T = TypeVar("T")
+
+# One small field (stop strings, a bias table, a tool choice) with room to spare.
+SMALL_BYTES: Final = 64 * 1024
+# About 40 ms of decoding: 2048 messages of some sixty nodes each.
+MOST_NODES: Final = 131_072
+MOST_DEPTH: Final = 64
+
+_PLACE: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[67]")
+_TREE: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str = "") -> T:
+    """The value of `body`. `name` is the field that it is the value of, "" for a whole body."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as fault:
+        text = str(fault)
+        place = _PLACE.search(text)
+        path = name + place[1][1:] if place else name
+        path = path.removeprefix(".")
+        detail = text[: place.start()] if place else text
+        raise BadAsk(f"'{path or 'body'}': {detail}", param=path or None) from fault
+    except RecursionError as fault:
+        raise BadAsk(f"'{name or 'body'}' is nested too deeply", param=name or None) from fault
+    except ValueError as fault:  # malformed JSON, or text that is not UTF-8
+        raise BadAsk(f"'{name or 'body'}' is not valid JSON: {fault}", param=name or None) from fault
+
+
+def absent(raw: msgspec.Raw) -> bool:
+    """Whether the field was left out or null, which is the same to every client library."""
+    return memoryview(raw)[:5].tobytes() in (b"", b"null")
+
+
+def part(
+    raw: msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str, most_bytes: int = SMALL_BYTES
+) -> T | None:
+    """The value of the field `name`, which must not be longer than `most_bytes`; None when absent."""
+    if absent(raw):
+        return None
+    if memoryview(raw).nbytes > most_bytes:
+        raise BadAsk(f"'{name}' is longer than {most_bytes} bytes", param=name)
+    return decode(raw, decoder, name)
+
+
+def long_part(
+    raw: msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str, most_nodes: int = MOST_NODES
+) -> T | None:
+    """The value of a field of any length that has at most `most_nodes` nodes; None when absent."""
+    if absent(raw):
+        return None
+    if not _bearable(bytes(raw), most_nodes):
+        raise BadAsk(f"'{name}' has more than {most_nodes} JSON values", param=name)
+    return decode(raw, decoder, name)
+
+
+def tree(raw: msgspec.Raw, name: str, most_bytes: int = SMALL_BYTES) -> dict[str, Json]:
+    """A free-form object, such as a JSON schema: bounded in bytes and depth; empty when absent."""
+    found = part(raw, _TREE, name, most_bytes) or {}
+    level: list[Json] = [found]
+    for _ in range(MOST_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return found
+    raise BadAsk(f"'{name}' is nested deeper than {MOST_DEPTH} levels", param=name)
+
+
+def refuse_twins(body: bytes) -> None:
+    """`model` and `stream` stand in the body at most once: readers differ on which one counts."""
+    spelled = body.count(b'"model"') > 1 or body.count(b'"stream"') > 1
+    if not spelled and not _ESCAPED_LETTER.search(body):
+        return
+    seen: list[type] = []
+
+    def note(kind: type, _: object) -> object:
+        seen.append(kind)
+        return kind()
+
+    decode(body, msgspec.json.Decoder(_Twins, dec_hook=note))
+    for kind, name in ((_Model, "model"), (_Stream, "stream")):
+        if seen.count(kind) > 1:
+            raise BadAsk(f"'{name}' is given more than once", param=name)
+
+
+class _Model:
+    """Stands for one value of the key `model`."""
+
+
+class _Stream:
+    """Stands for one value of the key `stream`."""
+
+
+class _Twins(msgspec.Struct):
+    model: _Model = _Model()
+    stream: _Stream = _Stream()
+
+
+def _bearable(raw: bytes, most_nodes: int) -> bool:
+    """Whether `raw` has at most `most_nodes` values; commas and braces within text are free."""
+    if raw.count(b",") + raw.count(b"{") + raw.count(b"[") <= most_nodes:
+        return True
+    bones, strings = _STRING.subn(b"", raw, count=most_nodes + 1)
+    return strings <= most_nodes and bones.count(b",") + bones.count(b"{") + bones.count(b"[") <= most_nodes
+
+
+def _children(node: Json) -> Iterator[Json]:
+    if isinstance(node, dict):
+        yield from node.values()
+    elif isinstance(node, list):
+        yield from node
