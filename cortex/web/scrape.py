@@ -1,0 +1,43 @@
+"""The metrics listener's only page, as a plain ASGI application.
+
+GET /metrics answers with what `Metrics.render` makes; everything else is 404. A big
+page takes tens of milliseconds to render, so a thread does it, one at a time however
+many scrape. Who may ask is the listener's business.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import TypeAlias
+
+import trio
+
+from cortex.metrics import CONTENT_TYPE, Metrics
+
+Message: TypeAlias = MutableMapping[str, object]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+_ABSENT = b"Only GET /metrics is here. The API listens on another port.\n"
+
+
+class Scrape:
+    """The application for one `Metrics`. A request that is cancelled leaves nothing behind."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._rendering = trio.Lock()
+
+    async def __call__(self, scope: Mapping[str, object], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(f"the metrics listener speaks http only, not {scope['type']}")
+        if scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}:
+            async with self._rendering:
+                page = await trio.to_thread.run_sync(self._metrics.render)
+            await _answer(send, 200, CONTENT_TYPE, page)
+        else:
+            await _answer(send, 404, "text/plain; charset=utf-8", _ABSENT)
+
+
+async def _answer(send: Send, status: int, kind: str, body: bytes) -> None:
+    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,235 @@
+"""Lines that nobody can forge, written by a thread that nobody waits for."""
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cortex import logs
+
+log = logging.getLogger("cortex.tested")
+
+
+@pytest.fixture(autouse=True)
+def root() -> Iterator[logging.Logger]:
+    """The root logger, as it was before once the test is over."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    for each in [each for each in root.handlers if isinstance(each, logs.Outlet)]:
+        each.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name in ("httpx", "httpcore", "hypercorn"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def record(message: str, *args: object, **more: object) -> logging.LogRecord:
+    made = logging.LogRecord("cortex.tested", logging.INFO, __file__, 1, message, args, None)
+    made.__dict__.update(more)
+    return made
+
+
+def written(form: logs.Format, say: object) -> str:
+    stream = io.StringIO()
+    outlet = logs.configure("debug", form, stream)
+    say()  # type: ignore[operator]
+    outlet.close()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("formatter", [logs.Text(journal=False), logs.Text(journal=True), logs.Json()])
+@given(text=st.text(), request=st.text())
+@example(text="\ud800\x7f\x9b\u202e", request="\x1b]0;\x07")
+def test_whatever_a_caller_sends_stays_within_one_printable_line(
+    formatter: logging.Formatter, text: str, request: str
+) -> None:
+    """faults.md row 59."""
+    line = formatter.format(record("ask.refused model=%s", text, request_id=request))
+    assert line.isprintable()
+
+
+def test_line_ends_and_escapes_show_as_what_they_are() -> None:
+    """faults.md row 59."""
+    assert logs.escape("a\r\nb\x1b[31mc\x9bd\u2028e") == r"a\r\nb\x1b[31mc\x9bd\u2028e"
+    assert logs.escape("Καλημέρα 🙂") == "Καλημέρα 🙂"
+
+
+def test_a_traceback_is_part_of_its_records_line() -> None:
+    def fail() -> None:
+        try:
+            raise ValueError("first\nforged line")
+        except ValueError:
+            log.exception("ask.failed")
+
+    text = written("text", fail)
+    assert text.count("\n") == 1
+    assert r"ValueError: first\nforged line" in text
+    loaded = json.loads(written("json", fail))
+    assert loaded["traceback"].endswith("ValueError: first\nforged line")
+
+
+def test_a_json_line_holds_time_level_logger_message_and_request() -> None:
+    def say() -> None:
+        with logs.bind_request("r-1"):
+            log.warning("neuron.lost name=%s", "a")
+
+    loaded = json.loads(written("json", say))
+    assert loaded.pop("time").endswith("Z")
+    assert loaded == {
+        "level": "warning",
+        "logger": "cortex.tested",
+        "message": "neuron.lost name=a",
+        "request_id": "r-1",
+    }
+
+
+def test_a_text_line_holds_the_time_in_utc_and_the_request_if_there_is_one() -> None:
+    shown = logs.Text(journal=False).format(record("load.done model=m", created=0.25, msecs=250.0))
+    assert shown == "1970-01-01T00:00:00.250Z INFO    cortex.tested load.done model=m"
+    with logs.bind_request("r-2"):
+        assert logs.Text(journal=False).format(record("x")).endswith(" x request=r-2")
+
+
+async def test_a_request_id_belongs_to_its_task_and_the_tasks_it_starts() -> None:
+    seen: dict[str, str] = {}
+
+    async def note(name: str) -> None:
+        await trio.lowlevel.checkpoint()
+        seen[name] = logs.request_id()
+
+    async def serve(name: str) -> None:
+        with logs.bind_request(name):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(note, name)
+        assert logs.request_id() == "-"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, "a")
+        nursery.start_soon(serve, "b")
+    assert seen == {"a": "a", "b": "b"}
+
+
+def test_a_device_thread_names_its_jobs_request_itself() -> None:
+    with logs.bind_request("of-the-thread"):
+        line = logs.Json().format(record("job.failed", request_id="of-the-job"))
+    assert json.loads(line)["request_id"] == "of-the-job"
+
+
+def test_the_journal_gets_the_level_as_a_mark_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = os.pipe()
+    with os.fdopen(near), os.fdopen(far, "w") as stream:
+        found = os.fstat(far)
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        outlet = logs.configure("info", "text", stream)
+        log.error("device.poisoned name=cuda:0")
+        outlet.close()
+        assert os.read(near, 1000) == b"<3>ERROR   cortex.tested device.poisoned name=cuda:0\n"
+
+
+def test_a_stream_that_is_not_the_journals_keeps_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = os.pipe()
+    with os.fdopen(near), os.fdopen(far, "w") as stream:
+        monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+        outlet = logs.configure("info", "text", stream)
+        log.error("x")
+        outlet.close()
+        assert os.read(near, 1000).startswith(b"20")
+
+
+def test_a_log_that_nobody_reads_costs_records_and_never_time() -> None:
+    """faults.md row 92."""
+    near, far = os.pipe()
+    with os.fdopen(near, "rb") as reader, os.fdopen(far, "w") as stream:
+        outlet = logs.configure("info", "text", stream)
+        began = time.monotonic()
+        for _ in range(logs.BOUND + 500):
+            log.info("x" * 100)
+        took_s = time.monotonic() - began
+        lost = outlet.dropped
+        # The pipe holds some hundred lines, the queue its bound; the rest is lost and counted.
+        assert 0 < lost <= 500
+        assert logs.dropped() == lost
+        assert took_s < 30
+        lines = [reader.readline() for _ in range(logs.BOUND + 500 - lost + 1)]
+        assert b"logs.dropped count=%d" % lost in b"".join(lines)
+        assert outlet.dropped == lost
+
+
+def test_a_process_whose_log_is_stuck_still_ends() -> None:
+    """faults.md row 92: the writing thread holds no lock that the interpreter wants at exit."""
+    script = (
+        "import logging, sys; from cortex import logs; logs.configure('info', 'text', sys.stderr)\n"
+        "for _ in range(3000): logging.getLogger('x').info('y' * 100)\n"
+        "print('through')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.wait(20) == 0
+            assert child.stdout is not None
+            assert child.stdout.read() == "through\n"
+        finally:
+            child.kill()
+
+
+def test_a_reader_that_went_away_is_counted_and_nothing_else() -> None:
+    """faults.md row 92."""
+    near, far = os.pipe()
+    os.close(near)
+    with os.fdopen(far, "w") as stream:
+        outlet = logs.configure("info", "text", stream)
+        log.info("lost")
+        log.info("lost too")
+        outlet.close()
+        assert outlet.dropped == 2
+
+
+def test_closing_writes_what_is_queued() -> None:
+    assert written("text", lambda: [log.info("n=%d", n) for n in range(500)]).count("\n") == 500
+
+
+def test_a_second_outlet_takes_the_place_of_the_first(root: logging.Logger) -> None:
+    first, second = io.StringIO(), io.StringIO()
+    logs.configure("info", "text", first)
+    log.info("to the first")
+    outlet = logs.configure("info", "text", second)
+    log.info("to the second")
+    outlet.close()
+    assert "to the first" in first.getvalue()
+    assert "to the second" in second.getvalue()
+    assert "to the second" not in first.getvalue()
+    assert sum(isinstance(each, logs.Outlet) for each in root.handlers) == 1
+
+
+def test_a_record_whose_arguments_do_not_fit_is_said_and_not_raised() -> None:
+    stream = io.StringIO()
+    outlet = logs.configure("info", "text", stream)
+    outlet.handle(record("n=%d", "no number"))
+    outlet.close()
+    assert stream.getvalue().startswith("INFO logs.unreadable logger=cortex.tested cause=TypeError")
+
+
+def test_libraries_that_log_each_request_are_quiet_at_info() -> None:
+    text = written("text", lambda: logging.getLogger("httpx").info("HTTP Request: GET"))
+    assert text == ""
+
+
+def test_records_below_the_level_are_not_made() -> None:
+    stream = io.StringIO()
+    outlet = logs.configure("warning", "text", stream)
+    log.info("quiet")
+    log.warning("loud")
+    outlet.close()
+    assert "quiet" not in stream.getvalue()
+    assert "loud" in stream.getvalue()
