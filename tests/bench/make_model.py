@@ -25,7 +25,7 @@ from shape import Shape, Weights, random_weights  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 NAME = "cortex-bench"
-SHAPE = Shape(vocab=32768, hidden=768, layers=16, heads=12, kv_heads=4, inner=2304, rope_theta=1e6, context=8192)
+SHAPE = Shape(vocab=32768, hidden=768, layers=16, heads=12, kv_heads=4, inner=2304, context=8192)
 
 
 def main() -> None:
