@@ -39,12 +39,12 @@ def begin(body: Body) -> Ask:
 
 
 def _refuse(body: Body) -> None:
-    for name in Forbidden.__struct_fields__:
-        if not reading.absent(getattr(body, name)):
-            raise BadAsk(f"'{name}' is not accepted: it is the operator's to set", param=name)
     for name, neutral in NEUTRAL.items():
-        if memoryview(getattr(body, name)).tobytes() not in neutral:
-            raise Unsupported(f"'{name}' is not supported; leave it out", param=name)
+        if memoryview(getattr(body, name)).tobytes() in neutral:
+            continue
+        if name in Forbidden.__struct_fields__:
+            raise BadAsk(f"'{name}' is not accepted: it is the operator's to set", param=name)
+        raise Unsupported(f"'{name}' is not supported; leave it out", param=name)
 
 
 def _sampling(body: Body) -> Sampling:

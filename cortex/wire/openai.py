@@ -93,9 +93,9 @@ _STRING: Final = msgspec.json.Decoder(str)
 def peek(body: bytes) -> Peek:
     """What `body` says that routing needs. BadAsk names the position or the field."""
     seen = reading.decode(body, _GLIMPSE)
+    reading.refuse_twins(body)
     if seen.model is None:
         raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
-    reading.refuse_twins(body)
     limits = (seen.max_tokens, seen.max_completion_tokens, seen.max_output_tokens)
     starts = (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt)
     opening = next((raw for raw in starts if not reading.absent(raw)), Raw())

@@ -34,8 +34,8 @@ class Forbidden(msgspec.Struct, kw_only=True):
     user_config: Raw = ABSENT
 
 
-class Foreign(msgspec.Struct, kw_only=True):
-    """Would change the answer, and cortex does not do it. Neutral values pass: see `NEUTRAL`."""
+class Foreign(Forbidden, kw_only=True):
+    """And what would change the answer but is not done here; `NEUTRAL` values pass."""
 
     web_search_options: Raw = ABSENT
     store: Raw = ABSENT
@@ -71,17 +71,19 @@ class Foreign(msgspec.Struct, kw_only=True):
 
 
 # What clients send when they mean "off". `web_search_options: {}` means "on".
+_NEVER: Final = frozenset({b"", b"null"})
 _OFF: Final = frozenset({b"", b"null", b"false", b"0", b"0.0", b'""', b"[]"})
 _ONE: Final = frozenset({b"", b"null", b"1", b"1.0"})
 _TRUE: Final = frozenset({b"", b"null", b"true"})
 NEUTRAL: Final = {
     **dict.fromkeys(Foreign.__struct_fields__, _OFF),
+    **dict.fromkeys(Forbidden.__struct_fields__, _NEVER),
     **dict.fromkeys(("length_penalty", "repeat_penalty", "typical_p", "tfs_z"), _ONE),
     **dict.fromkeys(("add_generation_prompt", "skip_special_tokens"), _TRUE),
 }
 
 
-class Body(Forbidden, Foreign, kw_only=True):
+class Body(Foreign, kw_only=True):
     """What chat and text completions share."""
 
     model: ModelName | None = None

@@ -31,6 +31,7 @@ _TREE: Final = msgspec.json.Decoder(dict[str, Any])
 
 def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str = "") -> T:
     """The value of `body`. `name` is the field that it is the value of, "" for a whole body."""
+    subject = f"'{name}'" if name else "The body"
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as fault:
@@ -39,11 +40,12 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: st
         path = name + place[1][1:] if place else name
         path = path.removeprefix(".")
         detail = text[: place.start()] if place else text
-        raise BadAsk(f"'{path or 'body'}': {detail}", param=path or None) from fault
+        raise BadAsk(f"'{path}': {detail}" if path else f"The body: {detail}", param=path or None) from fault
     except RecursionError as fault:
-        raise BadAsk(f"'{name or 'body'}' is nested too deeply", param=name or None) from fault
+        raise BadAsk(f"{subject} is nested too deeply", param=name or None) from fault
     except ValueError as fault:  # malformed JSON, or text that is not UTF-8
-        raise BadAsk(f"'{name or 'body'}' is not valid JSON: {fault}", param=name or None) from fault
+        detail = str(fault).removeprefix("JSON is malformed: ")
+        raise BadAsk(f"{subject} is not valid JSON: {detail}", param=name or None) from fault
 
 
 def absent(raw: msgspec.Raw) -> bool:
