@@ -1,0 +1,238 @@
+"""One neuron's answer, read as it comes: head, body chunks, trailers, and whether it is whole.
+
+Owns one TCP connection to a neuron (`Link`) and what llhttp says about its bytes
+(`Answer`). Promises bounded memory whatever the neuron sends, and that every body byte that
+came before a fault is handed over before the fault is raised. Which connection is used,
+and for how long it is kept, is the pool's; what the bytes mean is the relay's.
+"""
+
+from contextlib import ExitStack
+from typing import Final
+
+import httptools
+import trio
+
+from cortex.errors import Unreachable, UpstreamFailed
+from cortex.web.names import Address
+
+BLOCK: Final = 65536
+# Head, trailers and chunk extensions: what may come without a byte of body between.
+HEAD_LIMIT: Final = 65536
+# A neuron that takes nothing of a request for so long is as good as gone; the kernel gives up
+# on one that acknowledges nothing after the same time.
+WRITE_STALL_S: Final = 15.0
+# A neuron may compute for minutes without a byte; probes tell one that computes from one that vanished.
+PROBE_S: Final = 5
+
+_BROKEN: Final = (OSError, trio.ClosedResourceError)
+
+
+class Link:
+    """One TCP connection to a neuron. `used` once it has carried a whole exchange."""
+
+    __slots__ = ("_sock", "idle_since", "used")
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self._sock = sock
+        self.idle_since = 0.0
+        self.used = False
+
+    @classmethod
+    async def open(cls, address: Address) -> "Link":
+        """A connection to `address`; OSError if there is none. Cancelled, nothing is left open."""
+        sock = trio.socket.socket(address.family, trio.socket.SOCK_STREAM)
+        with ExitStack() as undo:
+            undo.callback(sock.close)
+            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+            _watch_for_silence(sock)
+            await sock.connect(address.sockaddr)
+            undo.pop_all()
+        return cls(sock)
+
+    @property
+    def stale(self) -> bool:
+        """Whether an idle connection has closed, or says something that nobody asked for."""
+        return self._sock.is_readable()
+
+    async def write(self, data: bytes) -> bool:
+        """Whether all of `data` is with the kernel; False when the connection broke before.
+
+        Raises Unreachable when the neuron takes nothing for `WRITE_STALL_S`.
+        """
+        rest = memoryview(data)
+        while rest:
+            with trio.move_on_after(WRITE_STALL_S) as patience:
+                try:
+                    rest = rest[await self._sock.send(rest) :]
+                except _BROKEN:
+                    return False
+            if patience.cancelled_caught:
+                raise Unreachable(
+                    f"The neuron took no byte of the request for {WRITE_STALL_S:.0f} s. Nothing ran."
+                )
+        return True
+
+    async def read(self) -> bytes:
+        """Some bytes; b"" once the neuron has closed."""
+        return await self._sock.recv(BLOCK)
+
+    def close(self) -> None:
+        """The connection is gone: to the neuron this is the sign that nobody waits any more."""
+        self._sock.close()
+
+
+class Answer:
+    """The answer to one request, written by the trio time `asked_at`, `delivered` whole or not.
+
+    `headers` and `trailers` have lower-case names and latin-1 text; a repeated name is
+    joined by commas. `trailers` are filled when `complete` is. `by_close` says that only the
+    closing of the connection told the end: such a body may have been cut.
+    """
+
+    def __init__(self, link: Link, *, asked_at: float, delivered: bool) -> None:
+        self.asked_at = asked_at
+        self.by_close = False
+        self._delivered = delivered
+        self._link = link
+        self._heard = _Heard()
+        self._parser = httptools.HttpResponseParser(self._heard)
+        self._heard.parser = self._parser
+        self._unframed = 0
+        self._fault: UpstreamFailed | None = None
+
+    @property
+    def status(self) -> int:
+        return self._heard.status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._heard.headers
+
+    @property
+    def trailers(self) -> dict[str, str]:
+        return self._heard.trailers
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body has come to its end, and all of it was received."""
+        return self._heard.ended and not self._heard.pieces
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection can carry another request."""
+        heard = self._heard
+        clean = self._delivered and self._fault is None and not heard.excess
+        return clean and heard.ended and heard.keep
+
+    async def head(self) -> None:
+        """`status` and `headers` are known. UpstreamFailed when the neuron breaks off before."""
+        while not self._heard.headed:
+            if self._fault is not None:
+                raise self._fault
+            await self._more()
+        coding = self.headers.get("transfer-encoding", "chunked")
+        if coding.strip().lower() != "chunked" or self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise UpstreamFailed("The neuron's answer is framed in a way that cortex does not read.")
+
+    async def receive(self) -> bytes:
+        """The next bytes of the body, all that have come; b"" at the end.
+
+        UpstreamFailed when the body breaks off or is malformed, after the bytes before the
+        break were handed over. Nothing is lost on cancellation.
+        """
+        heard = self._heard
+        while not heard.pieces and not heard.ended:
+            if self._fault is not None:
+                raise self._fault
+            await self._more()
+        data = heard.pieces[0] if len(heard.pieces) == 1 else b"".join(heard.pieces)
+        heard.pieces.clear()
+        return data
+
+    async def _more(self) -> None:
+        try:
+            data = await self._link.read()
+        except _BROKEN as broken:
+            raise UpstreamFailed(f"The connection to the neuron broke {self._where()}.") from broken
+        if not data:
+            self._closed()
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        heard, framed = self._heard, self._heard.framed
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fault = UpstreamFailed(f"The neuron does not speak HTTP {self._where()}: {error}.")
+            self._fault.__cause__ = error
+        self._unframed = self._unframed + len(data) if heard.framed == framed else 0
+        if heard.ended:
+            heard.parser = None  # parser and listener hold each other: free them without the collector
+        elif self._unframed > HEAD_LIMIT:
+            self._fault = UpstreamFailed(f"The neuron's answer has more than {HEAD_LIMIT} bytes of headers.")
+
+    def _closed(self) -> None:
+        heard = self._heard
+        if heard.headed and not heard.headers.keys() & {"content-length", "transfer-encoding"}:
+            heard.ended = self.by_close = True
+        else:
+            raise UpstreamFailed(f"The neuron closed the connection {self._where()}.")
+
+    def _where(self) -> str:
+        return "in the middle of its answer" if self._heard.headed else "before it answered"
+
+
+class _Heard:
+    """What the parser has said so far. Interim (1xx) heads leave no trace."""
+
+    def __init__(self) -> None:
+        self.parser: httptools.HttpResponseParser | None = None
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.trailers: dict[str, str] = {}
+        self.pieces: list[bytes] = []
+        self.headed = self.ended = self.keep = self.excess = False
+        # Grows with each whole head and each piece of body: bytes without growth are overhead.
+        self.framed = 0
+
+    def on_message_begin(self) -> None:
+        self.excess = self.ended
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        fields = self.trailers if self.headed else self.headers
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
+        fields[key] = f"{fields[key]}, {text}" if key in fields else text
+
+    def on_headers_complete(self) -> None:
+        if self.excess or self.parser is None:
+            return
+        self.status = self.parser.get_status_code()
+        if self.status < 200:
+            self.headers.clear()
+            return
+        self.headed = True
+        self.keep = self.parser.should_keep_alive()
+        self.framed += 1
+
+    def on_body(self, data: bytes) -> None:
+        if not self.ended:
+            self.pieces.append(data)
+            self.framed += 1
+
+    def on_message_complete(self) -> None:
+        self.ended = self.headed
+
+
+def _watch_for_silence(sock: trio.socket.SocketType) -> None:
+    """A peer that vanished without a word is found out, in requests and between answers."""
+    sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
+    options = (
+        ("TCP_KEEPIDLE", PROBE_S),
+        ("TCP_KEEPINTVL", PROBE_S),
+        ("TCP_USER_TIMEOUT", round(WRITE_STALL_S * 1000)),
+    )
+    for name, value in options:
+        option = getattr(trio.socket, name, None)  # Linux has them all, others some
+        if option is not None:
+            sock.setsockopt(trio.socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,154 @@
+"""Connections to one neuron, kept alive between requests.
+
+Owns the idle connections: the last one used is the first one taken again, after a look
+whether the neuron has closed it meanwhile. There is no upper bound and so no queue: limits
+live outside. Says which failures prove that nothing ran (`Unreachable`); everything after the
+last request byte is `UpstreamFailed` and is never repeated here. Leaving an exchange early
+closes its connection, which tells the neuron to stop.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Final
+
+import trio
+
+from cortex.errors import TooSlow, Unreachable, UpstreamFailed
+from cortex.web.answer import Answer, Link
+from cortex.web.names import Names, Resolve, resolve
+
+# Row 9 and row 23 of the fault matrix.
+CONNECT_S: Final = 1.0
+DNS_S: Final = 2.0
+# Below the time after which a neuron closes an idle connection by itself.
+IDLE_S: Final = 30.0
+
+
+class Pool:
+    """Keep-alive connections to the neuron at `host` and `port`.
+
+    Connections that idle for `idle_s` are closed when the pool is next used or swept.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        connect_s: float = CONNECT_S,
+        idle_s: float = IDLE_S,
+        dns_s: float = DNS_S,
+        lookup: Resolve = resolve,
+    ) -> None:
+        self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._connect_s = connect_s
+        self._idle_s = idle_s
+        self._names = Names(host, port, dns_s=dns_s, lookup=lookup)
+        self._idle: deque[Link] = deque()
+        self._active: set[Link] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.authority} idle={len(self._idle)} active={len(self._active)}>"
+
+    @asynccontextmanager
+    async def exchange(self, request: bytes, *, first_byte_s: float) -> AsyncIterator[Answer]:
+        """The answer to `request` (head and body), its head read within `first_byte_s`.
+
+        Left with the answer complete, the connection is kept; left in any other way,
+        cancellation included, it is closed. Raises Unreachable when nothing ran,
+        TooSlow when no head came in time, UpstreamFailed for the rest.
+        """
+        link, answer = await self._ask(request, first_byte_s)
+        try:
+            yield answer
+        finally:
+            self._leave(link, keep=answer.reusable)
+
+    def sweep(self) -> None:
+        """No connection idles longer than it may."""
+        oldest_kept = trio.current_time() - self._idle_s
+        while self._idle and self._idle[0].idle_since <= oldest_kept:
+            self._idle.popleft().close()
+
+    def close(self) -> None:
+        """Every connection is closed, those in use too; no further exchange begins."""
+        self._closed = True
+        for link in (*self._idle, *self._active):
+            link.close()
+        self._idle.clear()
+
+    async def _ask(self, request: bytes, first_byte_s: float) -> tuple[Link, Answer]:
+        while True:
+            link = self._take() or await self._connect()
+            with ExitStack() as undo:
+                undo.callback(self._leave, link, keep=False)
+                answer = await _ask_over(link, request, first_byte_s)
+                if answer is not None:
+                    undo.pop_all()
+                    return link, answer
+
+    def _take(self) -> Link | None:
+        self.sweep()
+        while self._idle:
+            link = self._idle.pop()
+            if not link.stale:
+                self._active.add(link)
+                return link
+            link.close()
+        return None
+
+    async def _connect(self) -> Link:
+        problem: OSError | None = None
+        for address in await self._names.addresses():
+            with trio.move_on_after(self._connect_s):
+                try:
+                    link = await Link.open(address)
+                except OSError as refused:
+                    problem = refused
+                    continue
+                self._names.prefer(address)
+                return self._admit(link)
+        self._names.doubt()
+        why = "refused the connection" if problem else f"did not take the connection in {self._connect_s:g} s"
+        raise Unreachable(f"The neuron {why}. Nothing ran; see `cortex status` for its state.") from problem
+
+    def _admit(self, link: Link) -> Link:
+        if self._closed:
+            link.close()
+            raise Unreachable("The neuron has left the fleet. Nothing ran; try again.")
+        self._active.add(link)
+        return link
+
+    def _leave(self, link: Link, *, keep: bool) -> None:
+        self._active.discard(link)
+        if not keep or self._closed:
+            link.close()
+            return
+        link.used = True
+        link.idle_since = trio.current_time()
+        self._idle.append(link)
+
+
+async def _ask_over(link: Link, request: bytes, first_byte_s: float) -> Answer | None:
+    """The answer, its head read; None when `link` had died while idle, so that nothing ran."""
+    delivered = await link.write(request)
+    answer = Answer(link, asked_at=trio.current_time(), delivered=delivered)
+    with trio.move_on_after(first_byte_s) as patience:
+        try:
+            # Undelivered too: a refusal may be there already, and says why.
+            await answer.head()
+        except UpstreamFailed as error:
+            if delivered:
+                raise
+            if link.used:
+                return None
+            raise Unreachable(
+                "The connection to the neuron broke before the request was sent. Nothing ran; try again."
+            ) from error
+    if patience.cancelled_caught:
+        raise TooSlow(
+            f"The neuron did not answer within {first_byte_s:g} s. See its load in `cortex status`."
+        )
+    return answer
