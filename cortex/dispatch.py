@@ -17,6 +17,7 @@ import trio
 
 from cortex.errors import CortexError, LoadFailed, Loading, Overloaded, Stopping
 from cortex.ledger import Decision, Ledger, Load, Refuse, Serve, Ticket, Wait, Want
+from cortex.metrics import Metrics
 from cortex.places import Resident
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,12 @@ class Dispatch:
         async with self.seat(want) as ticket:
             assert ticket.resident is not None  # noqa: S101 - a seated ticket has one
             return ticket.resident
+
+    async def emptied(self, resident: Resident) -> None:
+        """Nobody sits at `resident` any more."""
+        while resident.seats:
+            await self._rescheduled.wait()
+            await trio.lowlevel.checkpoint()
 
     def wake(self) -> None:
         """Look at the line again. Whoever changes the ledger from outside calls this."""
@@ -203,6 +210,26 @@ class Dispatch:
         self._witness.load_failed(load.want.model, error)
         for ticket in self.ledger.failed(load, error):
             self._tell(ticket, told)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBook:
+    """A witness that enters loads into the metrics. `evicts` says that the victims are ours
+    to count: a gateway only proposes them."""
+
+    metrics: Metrics
+    evicts: bool = True
+
+    def load_done(self, model: str, seconds: float, victims: Iterable[str]) -> None:
+        """Count the load and whom it sent away."""
+        self.metrics.cold_start(model)
+        self.metrics.loaded(model, seconds)
+        for _ in victims if self.evicts else ():
+            self.metrics.evicted("room")
+
+    def load_failed(self, model: str, error: CortexError) -> None:
+        """Count the cold start; the failure shows in the requests that waited."""
+        self.metrics.cold_start(model)
 
 
 class Silent:

@@ -1,1 +1,5 @@
-"""The gateway role."""
+"""The gateway role: one API in front of many neurons."""
+
+from cortex.gateway.service import run
+
+__all__ = ["run"]

@@ -98,6 +98,11 @@ class Residency:
             self.gone(name, model)
         return taken
 
+    def shut(self, name: str, reason: str) -> None:
+        """The place takes nobody new; who lives and sits there stays."""
+        place = self._places[name]
+        place.ready, place.why_not = False, reason
+
     def forget(self, name: str) -> None:
         """The place is no longer ours."""
         self.lost(name, "removed")

@@ -1,0 +1,135 @@
+"""The catalogue as clients and operators see it: what there is, where, in which state.
+
+Pure reads of the ledger and the last reports. Live facts beat the file; what nobody
+knows is absent, never 0.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cortex import router
+from cortex.ask import Json
+from cortex.catalogue import Catalogue, ModelSpec
+from cortex.gateway.fleet import Fleet
+from cortex.ledger import Ledger
+from cortex.wire.fleet import CatalogueModel, Location, ModelState
+from cortex.wire.neuron import ResidentReport
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The merged catalogue of one gateway."""
+
+    catalogue: Catalogue
+    ledger: Ledger
+    fleet: Fleet
+
+    def ids(self) -> list[str]:
+        """Every model that exists here: in the file, resident, or known to a neuron."""
+        found = set(self.catalogue.specs)
+        for neuron in self.fleet:
+            if neuron.up:
+                found.update(neuron.residents.known)
+                found.update(report.id for report in neuron.residents.models)
+        found.update(self.ledger.loads)
+        return sorted(found)
+
+    def names(self) -> Iterator[str]:
+        """Ids and aliases."""
+        yield from self.ids()
+        yield from self.catalogue.aliases
+
+    def spec(self, model: str) -> ModelSpec | None:
+        """The catalogue's entry, or one made up for a model that only neurons know."""
+        spec = self.catalogue.specs.get(model)
+        if spec is None and (knowers := self.fleet.knowers(model)):
+            return ModelSpec(model, pinned_on=tuple(sorted(knowers)), residency_priority=100)
+        return spec
+
+    def model(self, model: str) -> CatalogueModel:
+        """One entry."""
+        locations = [
+            Location(
+                neuron=place.name,
+                devices=sorted(resident.room_bytes),
+                state=resident.phase,
+                bytes=resident.bytes,
+            )
+            for place, resident in self.ledger.holders(model)
+        ]
+        spec = self.spec(model)
+        feasible = list(self._feasible(spec)) if spec is not None else []
+        state, why = self._state(model, locations, feasible)
+        aliases = list(self.catalogue.names(spec)) if spec is not None else []
+        return CatalogueModel(
+            id=model, state=state, locations=locations, feasible_on=feasible, aliases=aliases, why=why
+        )
+
+    def models(self) -> list[CatalogueModel]:
+        """All entries, by id."""
+        return [self.model(model) for model in self.ids()]
+
+    def entry(self, model: str) -> dict[str, Json]:
+        """One model as GET /v1/models lists it."""
+        row = self.model(model)
+        entry: dict[str, Json] = {
+            "id": model,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "cortex",
+            "state": row.state,
+            "locations": [
+                {"neuron": at.neuron, "devices": list(at.devices), "state": at.state, "bytes": at.bytes}
+                for at in row.locations
+            ],
+            "feasible_on": list(row.feasible_on),
+            "aliases": list(row.aliases),
+        }
+        entry.update(self._facts(model))
+        return entry
+
+    def _facts(self, model: str) -> dict[str, Json]:
+        facts: dict[str, Json] = {}
+        spec, reports = self.catalogue.specs.get(model), list(self._reports(model))
+        contexts = [report.context_length for report in reports if report.context_length]
+        context = min(contexts, default=spec.context if spec else None)
+        if context:
+            facts["context_length"] = facts["max_model_len"] = context
+        live = sorted({name for report in reports for name in report.capabilities})
+        capabilities = live or (list(spec.capabilities) if spec else [])
+        if capabilities:
+            facts["capabilities"] = list(capabilities)
+            facts["tool_call"], facts["reasoning"] = "tools" in capabilities, "reasoning" in capabilities
+            facts["vision"] = "vision" in capabilities
+        if spec is not None and spec.cost is not None:
+            cost: dict[str, Json] = {"input": spec.cost.input, "output": spec.cost.output}
+            if spec.cost.cache_read is not None:
+                cost["cache_read"] = spec.cost.cache_read
+            if spec.cost.cache_write is not None:
+                cost["cache_write"] = spec.cost.cache_write
+            facts["cost"] = cost
+        return facts
+
+    def _reports(self, model: str) -> Iterator[ResidentReport]:
+        for neuron in self.fleet:
+            if neuron.up:
+                yield from (report for report in neuron.residents.models if report.id == model)
+
+    def _feasible(self, spec: ModelSpec) -> Iterable[str]:
+        need = spec.footprint or 0
+        for place in self.ledger:
+            if router.never(spec, need, place) is None and self.fleet[place.name].up:
+                yield place.name
+
+    def _state(self, model: str, locations: list[Location], feasible: list[str]) -> tuple[ModelState, str]:
+        holders = self.ledger.holders(model)
+        if any(place.ready and resident.servable for place, resident in holders):
+            return "loaded", ""
+        if any(resident.phase == "loading" for _, resident in holders):
+            return "loading", ""
+        if any(resident.phase != "leaving" for _, resident in holders):
+            return "recovering", next((resident.fault or place.why_not for place, resident in holders), "")
+        if feasible:
+            return "unloaded", ""
+        return "unservable", "no neuron that is up can hold it"

@@ -1,0 +1,58 @@
+"""Loads as the gateway does them: one HTTP call to the neuron that was chosen.
+
+The neuron makes room by itself and its word binds; the victims sent along are what the
+gateway would choose. Implements `dispatch.Loader`.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from cortex.config.models import spec_to_plain
+from cortex.errors import CortexError, TooSlow
+from cortex.gateway.fleet import Neuron
+from cortex.ledger import Load
+from cortex.places import Resident
+from cortex.wire import neuron as wire
+
+# The largest model that one host holds, from a slow disk.
+LONGEST_LOAD_S = 1800.0
+
+
+class Neurons(Protocol):
+    """Where to find a neuron by name."""
+
+    def __getitem__(self, name: str) -> Neuron: ...
+    def suspect(self, name: str, error: CortexError) -> None: ...
+
+
+class RemoteLoader:
+    """`neurons` is asked at the time of a load, since fleet and dispatcher know each other."""
+
+    def __init__(self, neurons: Callable[[], Neurons], evicted: Callable[[], None]) -> None:
+        self._neurons, self._evicted = neurons, evicted
+
+    async def load(self, load: Load) -> Resident:
+        """The resident as its neuron measured it. Cancelled, the neuron may finish by itself."""
+        spec = load.want.spec
+        assert spec is not None  # noqa: S101 - the ledger places specs only
+        fleet = self._neurons()
+        neuron = fleet[load.place.name]
+        order = wire.LoadRequest(spec=spec_to_plain(spec), victims=list(load.victims))
+        try:
+            with trio.fail_after(LONGEST_LOAD_S):
+                answer = await neuron.remote.load(order)
+        except trio.TooSlowError as error:
+            raise TooSlow(
+                f"Loading '{spec.id}' on '{neuron.name}' took over {LONGEST_LOAD_S:.0f} s"
+            ) from error
+        except CortexError as error:
+            fleet.suspect(neuron.name, error)
+            raise
+        for _ in answer.evicted:
+            self._evicted()
+        report = answer.resident
+        return Resident(
+            report.id, "loaded", dict(report.bytes), priority=report.priority, pinned=report.pinned
+        )

@@ -1,0 +1,108 @@
+"""The whole state of a gateway, for `cortex status` and GET /health."""
+
+from dataclasses import dataclass
+
+import trio
+
+from cortex import __version__
+from cortex.ask import Json
+from cortex.gateway.fleet import Fleet, Neuron
+from cortex.gateway.listing import Listing
+from cortex.ledger import Ledger
+from cortex.wire.fleet import FleetLoad, FleetModel, FleetNeuron, FleetReport, FleetStatus, GatewayReport
+from cortex.wire.neuron import ModelLoad, ResidentReport
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Pure reads; `started_at` is trio time."""
+
+    boot_id: str
+    started_at: float
+    ledger: Ledger
+    fleet: Fleet
+    listing: Listing
+    warnings: tuple[str, ...] = ()
+
+    def status(self) -> FleetStatus:
+        """`impaired`: some model cannot be served. `degraded`: all can, but something is missing."""
+        if self.unservable():
+            return "impaired"
+        missing = any(not neuron.up for neuron in self.fleet)
+        hurt = any(device.poisoned for neuron in self.fleet if neuron.up for device in neuron.health.devices)
+        return "degraded" if missing or hurt else "ok"
+
+    def unservable(self) -> list[str]:
+        """Models of the catalogue that nobody could serve at present."""
+        rows = self.listing.models()
+        return [row.id for row in rows if row.state in ("unservable", "recovering")]
+
+    def ready(self) -> bool:
+        """Whether a request has a chance: some neuron reports."""
+        return any(neuron.up and not neuron.stopping for neuron in self.fleet)
+
+    def health(self) -> dict[str, Json]:
+        """GET /health."""
+        neurons = list(self.fleet)
+        return {
+            "status": self.status(),
+            "neurons": {"healthy": sum(neuron.up for neuron in neurons), "total": len(neurons)},
+            "unservable": list(self.unservable()),
+            "warnings": list(self.warnings),
+        }
+
+    def fleet_report(self) -> FleetReport:
+        """GET /fleet."""
+        now = trio.current_time()
+        return FleetReport(
+            status=self.status(),
+            gateway=GatewayReport(version=__version__, boot_id=self.boot_id, uptime_s=now - self.started_at),
+            neurons=[_neuron(neuron, now) for neuron in self.fleet],
+            models=self.listing.models(),
+            waiting=self.ledger.waiting,
+            loads=[
+                FleetLoad(
+                    model=model,
+                    neuron=load.place.name,
+                    running_s=now - load.resident.loaded_at,
+                    waiting=self.ledger.waiting_for(model),
+                    total_bytes=load.resident.bytes,
+                )
+                for model, load in self.ledger.loads.items()
+            ],
+            warnings=list(self.warnings),
+        )
+
+
+def _neuron(neuron: Neuron, now: float) -> FleetNeuron:
+    loads = {load.id: load for load in neuron.health.models}
+    seen = neuron.seen_at > float("-inf")
+    state = "away" if neuron.why and not neuron.up else "new" if not neuron.up else "ok"
+    return FleetNeuron(
+        name=neuron.name,
+        endpoint=neuron.ref.endpoint,
+        state="stopping" if neuron.up and neuron.stopping else state,  # type: ignore[arg-type]
+        why=neuron.why,
+        report_age_s=now - neuron.seen_at if seen else None,
+        devices=neuron.health.devices if neuron.up else [],
+        models=[_model(report, loads.get(report.id)) for report in neuron.residents.models]
+        if neuron.up
+        else [],
+        warnings=neuron.health.warnings if neuron.up else [],
+    )
+
+
+def _model(report: ResidentReport, load: ModelLoad | None) -> FleetModel:
+    load = load or ModelLoad(id=report.id)
+    return FleetModel(
+        id=report.id,
+        state=report.state if report.servable.ok else "recovering",
+        devices=report.devices,
+        bytes=report.bytes,
+        in_flight=load.in_flight,
+        queue=load.queue,
+        slots=report.slots,
+        tok_s=load.tok_s_decode,
+        pinned=report.pinned,
+        idle_s=report.idle_s,
+    )

@@ -1,0 +1,106 @@
+"""A gateway from its first socket to its last: wiring, and the order of start and stop."""
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+import httpx
+import trio
+
+from cortex.catalogue import Catalogue
+from cortex.config.gateway import GatewayConfig
+from cortex.config.models import merge_aliases
+from cortex.dispatch import Dispatch, LoadBook, Patience
+from cortex.evictor import Rules
+from cortex.gateway import remote
+from cortex.gateway.app import build_app, scope_of
+from cortex.gateway.fleet import Fleet
+from cortex.gateway.listing import Listing
+from cortex.gateway.loading import RemoteLoader
+from cortex.gateway.passage import Passage
+from cortex.gateway.report import Report
+from cortex.ledger import Ledger
+from cortex.ledger import Policy as LedgerPolicy
+from cortex.metrics import Metrics
+from cortex.web.door import Door, Site
+from cortex.web.guard import Credential, Policy
+from cortex.web.listeners import Ports, metrics_site, own_names
+
+log = logging.getLogger(__name__)
+
+
+async def run(
+    config: GatewayConfig,
+    catalogue: Catalogue,
+    *,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The gateway, until `stop` is set (then it drains) or it is cancelled (then it does not).
+
+    `started` hands over its addresses, once each neuron has reported or is marked away.
+    """
+    catalogue = merge_aliases(catalogue, config.aliases)
+    async with remote.open_client() as client, trio.open_nursery() as nursery:
+        gateway = await _assemble(config, catalogue, client, nursery)
+        api = await nursery.start(gateway.api.run, config.listen.host, config.listen.port)
+        page = await nursery.start(gateway.page.run, config.metrics_listen.host, config.metrics_listen.port)
+        log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
+        task_status.started(Ports(api, page))
+        await (stop or trio.Event()).wait()
+        await gateway.leave(config.limits.drain_s)
+        nursery.cancel_scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    api: Door
+    page: Door
+    passage: Passage
+
+    async def leave(self, drain_s: float) -> None:
+        """Nobody is served any more."""
+        log.info("gateway.draining in_flight=%d", self.api.in_flight)
+        self.passage.stopping = True
+        await self.api.drain(drain_s)
+        await self.page.drain(0.0)
+        log.info("gateway.stopped")
+
+
+async def _assemble(
+    config: GatewayConfig, catalogue: Catalogue, client: httpx.AsyncClient, nursery: trio.Nursery
+) -> _Gateway:
+    rules = Rules(config.eviction.strategy, config.cold_load.min_residency_s)
+    limits = LedgerPolicy(rules, config.limits.queue, config.cold_load.max_overtake_s, delegates=True)
+    ledger = Ledger(trio.current_time, limits)
+    metrics = Metrics(lambda model: model in catalogue.specs or bool(ledger.holders(model)))
+    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"))
+    patience = Patience(config.limits.queue_wait_s, config.cold_load.max_wait_s)
+    dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))
+    await nursery.start(dispatch.run)
+    fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics)
+    await nursery.start(fleet.run)
+    listing = Listing(catalogue, ledger, fleet)
+    boot_id = secrets.token_hex(8)
+    report = Report(boot_id, trio.current_time(), ledger, fleet, listing, _warnings(config))
+    passage = Passage(boot_id, listing, dispatch, config.limits, metrics)
+    site = Site(passage.routes(), build_app(report, listing, dispatch), _policy(config), scope_of)
+    page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
+    return _Gateway(Door(site, config.limits), page, passage)
+
+
+def _policy(config: GatewayConfig) -> Policy:
+    return Policy(
+        trusted_networks=config.trusted_networks,
+        allowed_hosts=own_names(config.allowed_hosts),
+        allowed_origins=frozenset(config.allowed_origins),
+        trusted_proxies=config.trusted_proxies,
+        credentials=tuple(Credential(key.name, key.sha256, frozenset(key.scopes)) for key in config.keys),
+        anonymous=config.anonymous,
+    )
+
+
+def _warnings(config: GatewayConfig) -> tuple[str, ...]:
+    if config.keys or config.listen.host in ("127.0.0.1", "::1", "localhost"):
+        return ()
+    return ("no [[keys]]: every peer of trusted_networks may infer here",)

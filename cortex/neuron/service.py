@@ -1,0 +1,141 @@
+"""A neuron from its first socket to its last: wiring, and the order of start and stop.
+
+The listener is bound first, then the default models come in. At the end: refuse, let
+finish, unload, stop the threads.
+"""
+
+import logging
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import trio
+
+from cortex.catalogue import Catalogue
+from cortex.config.neuron import NeuronConfig
+from cortex.dispatch import Dispatch, LoadBook, Patience
+from cortex.evictor import Rules
+from cortex.harness.base import Harness
+from cortex.harness.llamacpp import LlamaCppHarness
+from cortex.harness.worker import DeviceWorker
+from cortex.ledger import Ledger
+from cortex.ledger import Policy as LedgerPolicy
+from cortex.metrics import Metrics
+from cortex.neuron.app import build_app, scope_of
+from cortex.neuron.devices import Devices
+from cortex.neuron.orders import Orders
+from cortex.neuron.residents import Residents
+from cortex.neuron.sources import Found
+from cortex.neuron.speech import Speech
+from cortex.neuron.view import Activation, View
+from cortex.web.door import Door, Site
+from cortex.web.guard import Policy
+from cortex.web.listeners import Ports, fleet_credential, metrics_site, own_names
+
+log = logging.getLogger(__name__)
+
+# Each model gets this long to let go of its memory at the end.
+SWEEP_S = 20.0
+
+
+async def run(
+    config: NeuronConfig,
+    catalogue: Catalogue,
+    *,
+    stop: trio.Event | None = None,
+    harnesses: Mapping[str, Harness] | None = None,
+    task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The neuron, until `stop` is set (then it drains) or it is cancelled (then it does not).
+
+    `started` hands over its addresses. `harnesses` other than llama.cpp are for tests,
+    examples and benchmarks.
+    """
+    kinds = dict(harnesses) if harnesses is not None else {"llamacpp": LlamaCppHarness()}
+    config = replace(config, name=config.name or socket.gethostname().partition(".")[0])
+    async with trio.open_nursery() as nursery:
+        neuron = await _assemble(config, catalogue, kinds, nursery)
+        api = await nursery.start(neuron.api.run, config.listen.host, config.listen.port)
+        page = await nursery.start(neuron.page.run, config.metrics_listen.host, config.metrics_listen.port)
+        log.info("neuron.listening name=%s api=%s:%d metrics=%s:%d", config.name, *api, *page)
+        task_status.started(Ports(api, page))
+        nursery.start_soon(neuron.orders.activate, config.default_models, neuron.view.activation)
+        await (stop or trio.Event()).wait()
+        await neuron.leave(config.limits.drain_s)
+        nursery.cancel_scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Neuron:
+    """The parts that start and stop name."""
+
+    api: Door
+    page: Door
+    view: View
+    orders: Orders
+    speech: Speech
+    residents: Residents
+
+    async def leave(self, drain_s: float) -> None:
+        """Nobody is served any more and no model is loaded."""
+        log.info("neuron.draining in_flight=%d", self.api.in_flight)
+        self.view.activation.state = "stopping"
+        self.speech.stopping = True
+        await self.api.drain(drain_s)
+        await self.residents.sweep(SWEEP_S)
+        await self.page.drain(0.0)
+        log.info("neuron.stopped")
+
+
+async def _assemble(
+    config: NeuronConfig, catalogue: Catalogue, kinds: dict[str, Harness], nursery: trio.Nursery
+) -> _Neuron:
+    name = config.name or "neuron"
+    found = Found(catalogue, config.model_roots)
+    devices = Devices(config.devices)
+    await nursery.start(devices.run)
+    rules = Rules(config.eviction.strategy, config.eviction.min_residency_s)
+    ledger = Ledger(trio.current_time, LedgerPolicy(rules, config.admission.queue))
+    workers: dict[str, DeviceWorker] = {}
+    for room in devices.rooms():
+        ledger.open(room.name, [room])
+        workers[room.name] = DeviceWorker(f"{room.name}-dev-0")
+        await nursery.start(workers[room.name].run)
+    residents = Residents(config, found, workers, kinds, ledger)
+    metrics = Metrics(lambda model: found.spec(model) is not None or residents.living(model) is not None)
+    patience = Patience(queue_s=config.admission.max_wait_s)
+    dispatch = Dispatch(ledger, residents, patience, LoadBook(metrics))
+    await nursery.start(dispatch.run)
+    speech = Speech(name, residents, dispatch, metrics)
+    view = View(
+        name=name,
+        boot_id=secrets.token_hex(8),
+        started_at=trio.current_time(),
+        ledger=ledger,
+        devices=devices,
+        residents=residents,
+        speech=speech,
+        activation=Activation(),
+        warnings=_warnings(config),
+    )
+    orders = Orders(residents, dispatch, view)
+    site = Site(speech.routes(), build_app(view, orders), _policy(config), scope_of)
+    page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
+    return _Neuron(Door(site, config.limits), page, view, orders, speech, residents)
+
+
+def _policy(config: NeuronConfig) -> Policy:
+    return Policy(
+        trusted_networks=config.trusted_networks,
+        allowed_hosts=own_names(config.allowed_hosts),
+        credentials=(fleet_credential(config.token),) if config.token is not None else (),
+        # Gateways order loads from other hosts; without a token the network is the credential.
+        loopback_admin=False,
+    )
+
+
+def _warnings(config: NeuronConfig) -> tuple[str, ...]:
+    if config.token is not None or config.listen.host in ("127.0.0.1", "::1", "localhost"):
+        return ()
+    return ("no token_file: every peer of trusted_networks may infer and load models here",)

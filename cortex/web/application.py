@@ -1,0 +1,78 @@
+"""The quart-trio application behind the door, as both roles need it.
+
+Typed bodies in, JSON out, and every error rendered as the door itself would render it.
+Quart's own deadlines are off: the door has them, and quart's would cut an answer silently.
+"""
+
+from typing import Any, TypeVar, cast
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from cortex.ask import Json
+from cortex.errors import BadAsk, BadMethod, CortexError, UnknownRoute
+from cortex.web import faults
+from cortex.web.site import App, Receive, Send
+
+T = TypeVar("T")
+
+
+def new_application(name: str) -> QuartTrio:
+    """An application without routes."""
+    app = QuartTrio(name, static_folder=None)
+    app.config.update(RESPONSE_TIMEOUT=None, BODY_TIMEOUT=None, MAX_CONTENT_LENGTH=None)
+    app.register_error_handler(Exception, _told)
+    return app
+
+
+def as_site_app(app: QuartTrio) -> App:
+    """`app` as a site takes it: quart spells the same ASGI messages in types of its own."""
+
+    async def serve(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own
+        await app(scope, cast("Any", receive), cast("Any", send))
+
+    return serve
+
+
+def answer(body: msgspec.Struct | dict[str, Json], status: int = 200) -> Response:
+    """`body` as JSON."""
+    return Response(msgspec.json.encode(body), status, content_type="application/json")
+
+
+def bare(status: int) -> Response:
+    """A status and the word for it, for probes."""
+    return Response(
+        "ok\n" if status == 200 else "not ready\n", status, content_type="text/plain; charset=utf-8"
+    )
+
+
+async def body_as(kind: type[T]) -> T:
+    """The request's body, decoded as `kind`. BadAsk names what is wrong with it."""
+    data = await request.get_data(as_text=False)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadAsk(f"The body cannot be read: {error}") from error
+
+
+async def _told(error: Exception) -> Response:
+    request_id = request.headers.get("x-request-id", "-")
+    if isinstance(error, HTTPException):
+        error = _http(error)
+    fault = faults.cause(error, request_id)
+    rendered = faults.response(fault, _dialect(), request_id)
+    return Response(rendered.body, rendered.status, dict(rendered.headers), content_type="application/json")
+
+
+def _http(error: HTTPException) -> CortexError:
+    if error.code == 405:
+        return BadMethod(f"{request.method} is not allowed at {request.path}")
+    if error.code == 404:
+        return UnknownRoute(f"There is nothing at {request.path}; see the README for the routes")
+    return BadAsk(error.description or f"The request was refused with status {error.code}")
+
+
+def _dialect() -> faults.Dialect:
+    return "anthropic" if "anthropic-version" in request.headers else "openai"
