@@ -5,6 +5,7 @@ anything at all. Each request that arrives, over whichever connection, takes the
 without one left it takes `otherwise`. A script that does not close leaves the connection open.
 """
 
+import itertools
 import socket
 import struct
 from collections import deque
@@ -40,7 +41,7 @@ class Drip:
 
     def pieces(self) -> list[bytes]:
         cuts = [0, *(self.at or range(self.size, len(self.data), self.size)), len(self.data)]
-        return [self.data[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [self.data[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from tests.fake_upstream import (
     FakeUpstream,
     Hang,
     Reset,
+    Script,
     Send,
     Wait,
     chunks,
@@ -45,6 +46,17 @@ async def pool_of(upstream: FakeUpstream, **settings: float) -> AsyncIterator[Po
         yield pool
     finally:
         pool.close()
+
+
+@asynccontextmanager
+async def answered(plan: Script) -> AsyncIterator[Answer]:
+    """The answer to one request that meets `plan`."""
+    async with (
+        fake_upstream(plan) as upstream,
+        pool_of(upstream) as pool,
+        pool.exchange(REQUEST, first_byte_s=9) as answer,
+    ):
+        yield answer
 
 
 async def ask(pool: Pool, request: bytes = REQUEST, first_byte_s: float = 20) -> tuple[int, bytes]:
@@ -76,44 +88,40 @@ async def test_a_request_arrives_byte_for_byte_and_its_answer_comes_back() -> No
 async def test_headers_are_lower_case_and_repeated_ones_are_joined() -> None:
     with trio.fail_after(30):
         said = whole(200, b"{}", "X-Cortex-Model: m", "Via: a", "via:  b ")
-        async with fake_upstream(script(said)) as upstream, pool_of(upstream) as pool:
-            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-                assert answer.headers["x-cortex-model"] == "m"
-                assert answer.headers["via"] == "a, b"
+        async with answered(script(said)) as answer:
+            assert answer.headers["x-cortex-model"] == "m"
+            assert answer.headers["via"] == "a, b"
 
 
 async def test_trailers_are_there_when_the_answer_is_complete_and_not_before() -> None:
     with trio.fail_after(30):
         go = trio.Event()
         plan = script(STREAM_HEAD + chunks(b"data: 1\n\n"), Wait(go), last_chunk("X-Cortex-Usage: prompt=1"))
-        async with fake_upstream(plan) as upstream, pool_of(upstream) as pool:
-            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-                assert await answer.receive() == b"data: 1\n\n"
-                assert not answer.complete
-                assert answer.trailers == {}
-                go.set()
-                assert await answer.receive() == b""
-                assert answer.complete
-                assert answer.trailers == {"x-cortex-usage": "prompt=1"}
-                assert "x-cortex-usage" not in answer.headers
+        async with answered(plan) as answer:
+            assert await answer.receive() == b"data: 1\n\n"
+            assert not answer.complete
+            assert answer.trailers == {}
+            go.set()
+            assert await answer.receive() == b""
+            assert answer.complete
+            assert answer.trailers == {"x-cortex-usage": "prompt=1"}
+            assert "x-cortex-usage" not in answer.headers
 
 
 async def test_chunks_that_came_in_one_read_are_received_as_one() -> None:
     with trio.fail_after(30):
-        async with fake_upstream(script(events(b"a", b"b", b"c"))) as upstream, pool_of(upstream) as pool:
-            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-                assert await answer.receive() == b"abc"
-                assert answer.complete
+        async with answered(script(events(b"a", b"b", b"c"))) as answer:
+            assert await answer.receive() == b"abc"
+            assert answer.complete
 
 
 async def test_interim_answers_are_skipped_with_their_headers() -> None:
     with trio.fail_after(30):
         interim = head(100) + head(103, "link: </x>", "x-cortex-model: wrong")
-        async with fake_upstream(script(interim + OK)) as upstream, pool_of(upstream) as pool:
-            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-                assert answer.status == 200
-                assert "link" not in answer.headers
-                assert await read(answer) == b'{"ok":true}'
+        async with answered(script(interim + OK)) as answer:
+            assert answer.status == 200
+            assert "link" not in answer.headers
+            assert await read(answer) == b'{"ok":true}'
 
 
 @pytest.mark.parametrize("position", range(1, len(OK)))
@@ -441,11 +449,10 @@ async def test_what_came_before_broken_framing_is_handed_over_first() -> None:
 async def test_a_body_shorter_than_its_length_is_not_complete() -> None:
     with trio.fail_after(30):
         plan = script(head(200, "content-length: 10") + b"{}", Close())
-        async with fake_upstream(plan) as upstream, pool_of(upstream) as pool:
-            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-                assert await answer.receive() == b"{}"
-                with pytest.raises(UpstreamFailed):
-                    await answer.receive()
+        async with answered(plan) as answer:
+            assert await answer.receive() == b"{}"
+            with pytest.raises(UpstreamFailed):
+                await answer.receive()
 
 
 async def test_a_body_that_only_the_close_ends_says_so() -> None:
@@ -495,11 +502,10 @@ async def test_a_head_without_end_is_cut_at_its_limit() -> None:
 async def test_trailers_without_end_are_cut_at_their_limit() -> None:
     with trio.fail_after(30):
         endless = STREAM_HEAD + chunks(b"data: 1\n\n") + b"0\r\n" + b"x: aaaaaaaaaaaaaaaaaa\r\n" * HEAD_LIMIT
-        async with fake_upstream(script(endless, Hang())) as upstream, pool_of(upstream) as pool:
-            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-                assert await answer.receive() == b"data: 1\n\n"
-                with pytest.raises(UpstreamFailed, match="headers"):
-                    await answer.receive()
+        async with answered(script(endless, Hang())) as answer:
+            assert await answer.receive() == b"data: 1\n\n"
+            with pytest.raises(UpstreamFailed, match="headers"):
+                await answer.receive()
 
 
 async def test_a_body_of_any_size_is_no_head() -> None:
@@ -525,13 +531,12 @@ async def test_a_neuron_that_does_not_answer_in_time_is_too_slow(
 async def test_half_open_peers_are_found_by_the_kernel() -> None:
     """Row 7: unanswered bytes and unanswered probes both end the connection within 15 s or so."""
     with trio.fail_after(30):
-        async with fake_upstream(script(OK)) as upstream, pool_of(upstream) as pool:
-            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-                sock = answer._link._sock
-                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
-                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
+        async with answered(script(OK)) as answer:
+            sock = answer._link._sock
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
 
 
 # --- names ------------------------------------------------------------------------------
