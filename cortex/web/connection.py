@@ -32,6 +32,7 @@ JSON: Final = "application/json"
 _OURS: Final = frozenset(
     {"connection", "content-length", "content-type", "date", "transfer-encoding", "trailer", "x-request-id"}
 )
+_EMPTY: Final = frozenset({204, 304})
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
 
@@ -98,13 +99,15 @@ class Terms:
 class Reply:
     """Either `whole`, or `start`, `write`..., `end`. A second answer is a RuntimeError.
 
-    Cancelled in the middle of a blocked write, the answer is torn and the connection goes.
-    When the client is gone, the handler that writes is cancelled.
+    `last`: the connection closes after this answer. Cancelled in the middle of a blocked
+    write, the answer is torn and the connection goes. When the client is gone, the handler
+    that writes is cancelled.
     """
 
     def __init__(self, line: Line, terms: Terms) -> None:
         self._line = line
-        self._terms = terms
+        self.terms = terms
+        self.last = False
         self._state: State = "fresh"
         self._head = b""
         self._chunked = False
@@ -124,17 +127,24 @@ class Reply:
     @property
     def keep(self) -> bool:
         """Whether the connection can carry another request after this answer."""
-        return self.done and self._framed and self._terms.keep and self._line.alive and not self._line.torn
+        return self.done and self._stays() and self._line.alive and not self._line.torn
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is an event stream whose head is out."""
+        return self._events and self._state == "open"
 
     async def whole(self, status: int, body: bytes, headers: Pairs = (), content_type: str = JSON) -> None:
         """The complete answer is sent, in one write."""
         self._expect("fresh")
-        length = ("content-length", str(len(body)))
         self._framed = True
-        head = self._render(status, [("content-type", content_type), length, *_checked(headers)])
+        fields = _checked(headers)
+        if status not in _EMPTY:
+            fields += [("content-type", content_type), ("content-length", str(len(body)))]
+        head = self._render(status, fields)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._state = "open"
-        await self._line.send(head if self._terms.bodyless else head + body)
+        await self._line.send(head if self.terms.bodyless else head + body)
         self._state = "done"
 
     async def start(
@@ -148,7 +158,7 @@ class Reply:
         an exception still gets its own status. `trailers` announces names for `end`.
         """
         self._expect("fresh")
-        self._chunked = self._framed = self._terms.version != "1.0"
+        self._chunked = self._framed = self.terms.version != "1.0"
         self._events = content_type.startswith("text/event-stream")
         fields = [("content-type", content_type), *_checked(headers)]
         if self._events:
@@ -187,12 +197,24 @@ class Reply:
         """
         if self.started:
             if self._events and not self.done and self._line.alive and not self._line.torn:
-                await self.write(faults.last_frames(error, self._terms.dialect, self._terms.request_id))
+                await self.write(faults.last_frames(error, self.terms.dialect, self.terms.request_id))
                 await self.end()
             return
         self._state = "fresh"
-        answer = faults.response(error, self._terms.dialect, self._terms.request_id)
+        answer = faults.response(error, self.terms.dialect, self.terms.request_id)
         await self.whole(answer.status, answer.body, answer.headers)
+
+    def adopt(self, content_type: str, *, chunked: bool) -> None:
+        """The head goes out by other hands; what follows is framed as they said there."""
+        self._expect("fresh")
+        self._state = "open"
+        self._events = content_type.startswith("text/event-stream")
+        self._chunked, self._framed = chunked, self.terms.version != "1.0"
+
+    def adopted_end(self) -> None:
+        """Those other hands have ended the answer."""
+        self._expect("open")
+        self._state = "done"
 
     async def _out(self, data: bytes) -> None:
         # Cancelled before a byte is out, the answer must stay open to a status of its own.
@@ -202,18 +224,23 @@ class Reply:
         if head or data:
             await self._line.send(head + data)
 
+    def _stays(self) -> bool:
+        return self._framed and self.terms.keep and not self.last
+
     def _expect(self, *states: State) -> None:
         if self._state not in states:
             raise RuntimeError(f"the reply is {self._state!r}, and that call needs {' or '.join(states)}")
 
     def _render(self, status: int, fields: Iterable[tuple[str, str]]) -> bytes:
         lines = [_status_line(status), b"date: " + http_date(int(time.time()))]
-        lines += [b"%b: %b" % _wire(field) for field in (*fields, *self._terms.extra)]
-        lines.append(b"x-request-id: " + self._terms.request_id.encode("latin-1"))
-        if self._terms.dialect == "anthropic":
-            lines.append(b"request-id: " + self._terms.request_id.encode("latin-1"))
-        stays = self._terms.keep and self._framed
-        lines.append(b"connection: keep-alive" if stays else b"connection: close")
+        lines += [b"%b: %b" % _wire(field) for field in (*fields, *self.terms.extra)]
+        lines.append(b"x-request-id: " + self.terms.request_id.encode("latin-1"))
+        if self.terms.dialect == "anthropic":
+            lines.append(b"request-id: " + self.terms.request_id.encode("latin-1"))
+        if not self._stays():
+            lines.append(b"connection: close")
+        elif self.terms.version == "1.0":
+            lines.append(b"connection: keep-alive")
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 

@@ -5,48 +5,191 @@ outlives a shortage of descriptors, and the newest connection is refused when th
 too many. `drain` promises that every client gets an end, and that it returns in time.
 """
 
-from typing import TypeAlias
+import errno
+import logging
+import os
+import socket
+from contextlib import ExitStack
+from typing import Final, TypeAlias
 
 import trio
 
 from cortex.config.limits import Limits
+from cortex.errors import Overloaded
+from cortex.web.connection import Reply, Terms
+from cortex.web.control import Control
+from cortex.web.line import Line
 from cortex.web.site import Entry, Handler, Route, Site, inventory
+from cortex.web.visit import FAREWELL_S, Hall, Visit
 
 __all__ = ["Door", "Entry", "Handler", "Route", "Site", "inventory"]
 
+log = logging.getLogger(__name__)
 Bound: TypeAlias = trio.TaskStatus[tuple[str, int]]
+
+# Connections the kernel holds until they are accepted; it cuts this to its own ceiling.
+BACKLOG: Final = 1024
+# How long the accept loop rests when descriptors are short.
+BACK_OFF_S: Final = 0.1
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# The listener itself is gone; any other fault belongs to the one connection.
+_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
+# A client that vanished without a word is found out within 30 + 3 * 10 seconds.
+_KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class Door:
     """One listener. `run` it; `drain` it before the role goes."""
 
     def __init__(self, site: Site, limits: Limits) -> None:
-        self._site = site
         self._limits = limits
+        self._hall = Hall(site, limits, Control(site.app, limits))
+        self._visits: set[Visit] = set()
+        self._accepting = trio.CancelScope()
 
     @property
     def in_flight(self) -> int:
         """Inference requests that have a handler at work."""
-        return 0
+        return self._hall.in_flight
 
     @property
     def connections(self) -> int:
         """Open connections."""
-        return 0
+        return len(self._visits)
 
     @property
     def draining(self) -> bool:
         """Whether inference is refused because the role is going."""
-        return False
+        return self._hall.draining
 
-    async def run(
-        self,
-        host: str,
-        port: int,
-        *,
-        task_status: Bound = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Serve until cancelled or drained. `started` hands over the bound address. OSError when taken."""
+    async def run(self, host: str, port: int, *, task_status: Bound = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled or drained. `started` hands over the bound address. OSError when
+        it is taken. Cancelled, it leaves no connection open, and says no farewell: `drain` does.
+        """
+        listener = await _listen(host, port)
+        async with trio.open_nursery() as nursery:
+            with listener, self._accepting:
+                bound = listener.getsockname()
+                task_status.started((bound[0], bound[1]))
+                await self._accept(listener, nursery)
 
     async def drain(self, grace_s: float) -> None:
-        """All clients have their end, all sockets are closed, and `run` returns."""
+        """Every client has its end, every socket is closed, and `run` returns, after `grace_s`
+        and a second at the latest. Until then control routes answer, inference gets Stopping.
+        """
+        self._hall.draining = True
+        for visit in list(self._visits):
+            visit.rest()
+        with trio.move_on_after(grace_s):
+            while any(visit.holds for visit in self._visits):
+                await self._hall.change()
+        self._accepting.cancel()
+        for visit in list(self._visits):
+            visit.stop()
+        with trio.move_on_after(FAREWELL_S):
+            while self._visits:
+                await self._hall.change()
+        for visit in list(self._visits):
+            await visit.cut()
+
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        spare = _Spare()
+        try:
+            while True:
+                try:
+                    client, address = await listener.accept()
+                except OSError as error:
+                    if error.errno in _GONE:
+                        raise
+                    log.warning("accept.failed error=%s", error.strerror)
+                    if error.errno in _SHORT:
+                        await spare.shed(listener)
+                    continue
+                if len(self._visits) >= self._limits.connections:
+                    await _turn_away(client)
+                    continue
+                line = Line(trio.SocketStream(client), self._limits.stall_s)
+                visit = Visit(line, address[0], self._hall)
+                self._visits.add(visit)
+                nursery.start_soon(self._contain, visit)
+        finally:
+            spare.close()
+
+    async def _contain(self, visit: Visit) -> None:
+        """The visit is over, however it ended; its bugs are in the log and nowhere else."""
+        try:
+            with visit.whole:
+                await visit.run()
+        except Exception:
+            log.exception("connection.crashed")
+        except BaseExceptionGroup as group:
+            errors, rest = group.split(Exception)
+            if errors is not None:
+                log.error("connection.crashed", exc_info=errors)
+            if rest is not None:
+                raise rest from None
+        finally:
+            self._visits.discard(visit)
+            self._hall.tell()
+            await visit.cut()
+
+
+class _Spare:
+    """One descriptor kept back, so that at the limit a client can still be told to go."""
+
+    def __init__(self) -> None:
+        self._kept: int | None = None
+        self._take()
+
+    async def shed(self, listener: trio.socket.SocketType) -> None:
+        """One waiting client is refused, or a moment has passed."""
+        self.close()
+        with trio.move_on_after(BACK_OFF_S):
+            try:
+                client, _ = await listener.accept()
+            except OSError:
+                await trio.sleep_forever()  # somebody else took the spare one
+            else:
+                await _turn_away(client)
+        self._take()
+
+    def close(self) -> None:
+        if self._kept is not None:
+            os.close(self._kept)
+            self._kept = None
+
+    def _take(self) -> None:
+        try:
+            self._kept = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            self._kept = None
+
+
+async def _listen(host: str, port: int) -> trio.socket.SocketType:
+    """A listening socket on the first address of `host`; `::` takes IPv4 too."""
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    with ExitStack() as unless_bound:
+        listener = unless_bound.enter_context(trio.socket.socket(family, kind, protocol))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these
+        for option, value in _KEEP_ALIVE:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        await listener.bind(address)
+        listener.listen(BACKLOG)
+        unless_bound.pop_all()
+    return listener
+
+
+async def _turn_away(client: trio.socket.SocketType) -> None:
+    """`client` is told that there are too many, and closed. Nothing is waited for."""
+    line = Line(trio.SocketStream(client), BACK_OFF_S)
+    try:
+        reply = Reply(line, Terms("turned-away", keep=False))
+        await reply.fail(Overloaded("Too many connections are open here; try again in a few seconds."))
+    except trio.BrokenResourceError:
+        pass
+    finally:
+        await line.cut()

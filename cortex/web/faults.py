@@ -14,6 +14,8 @@ from cortex.errors import BadMethod, CortexError, NoUpgrade
 from cortex.wire import faults, neuron, sse
 from cortex.wire.faults import Dialect
 
+__all__ = ["Answer", "Dialect", "cause", "last_frames", "response"]
+
 log = logging.getLogger(__name__)
 
 Pairs = tuple[tuple[str, str], ...]

@@ -29,7 +29,7 @@ class ByteStream(Protocol):
     async def aclose(self) -> None: ...
 
 
-def _nobody() -> None:
+def nobody() -> None:
     """There is no one to tell."""
 
 
@@ -45,7 +45,7 @@ class Line:
         self.buffer = bytearray()
         self.alive = True
         self.torn = False
-        self.on_lost: Callable[[], None] = _nobody
+        self.on_lost: Callable[[], None] = nobody
 
     async def more(self) -> bool:
         """One more block is in `buffer`; False once the client has closed or reset.

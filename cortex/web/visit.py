@@ -1,0 +1,281 @@
+"""One client's connection: request after request, each in the corridor that it belongs to.
+
+Owns the order in which a request is judged: head, who may call, method, drain, body. Then
+the handler or the application works, watched: a client that hangs up, also behind bytes
+sent ahead, cancels it at once. A stop gives the client its end first. What is written, and
+how, belongs to the reply; the socket belongs to the line.
+"""
+
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote
+
+import trio
+
+from cortex.config.limits import Limits
+from cortex.errors import BadFraming, BadMethod, CortexError, HeadTooBig, NoUpgrade, SlowBody, Stopping
+from cortex.web import faults, guard, head
+from cortex.web.body import read_body
+from cortex.web.connection import Headers, Reply, Request, Terms
+from cortex.web.control import Control
+from cortex.web.head import Head
+from cortex.web.line import Line, nobody
+from cortex.web.site import Route, Site
+from cortex.wire import neuron
+from cortex.wire.faults import Dialect
+
+log = logging.getLogger(__name__)
+
+# How long a connection may rest between requests: above what proxies in front keep theirs (60 s).
+KEEP_ALIVE_S: Final = 75.0
+CONTROL_BODY: Final = 2**20
+# A stopped request's last event must be out within this.
+FAREWELL_S: Final = 1.0
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
+
+
+@dataclass
+class Hall:
+    """What all visits of one door share."""
+
+    site: Site
+    limits: Limits
+    control: Control
+    draining: bool = False
+    in_flight: int = 0
+    _boot: str = field(default_factory=lambda: secrets.token_hex(4))
+    _count: "itertools.count[int]" = field(default_factory=itertools.count)
+    _changed: trio.Event = field(default_factory=trio.Event)
+
+    def request_id(self, headers: Headers) -> str:
+        """The client's own id, if it is one; else a fresh one."""
+        given = headers.get(neuron.REQUEST_ID)
+        if given is not None and _REQUEST_ID.match(given):
+            return given
+        return f"{self._boot}-{next(self._count):x}"
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """One more inference request is in flight."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    def tell(self) -> None:
+        """Something ended: whoever waits in `change` looks again."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def change(self) -> None:
+        """Something has ended since the call."""
+        await self._changed.wait()
+
+
+class Visit:
+    """One connection. `run` it to its end; `rest`, `stop` and `cut` are the door's, at a drain."""
+
+    def __init__(self, line: Line, peer: str, hall: Hall) -> None:
+        self._line = line
+        self._peer = peer
+        self._hall = hall
+        self._first = True
+        self._stopping = False
+        self._waiting = trio.CancelScope()
+        self._scope = trio.CancelScope()
+        self._reply: Reply | None = None
+        self._controlled = False
+        self.whole = trio.CancelScope()
+
+    @property
+    def holds(self) -> bool:
+        """Whether a drain waits for this: a request is being answered, and will end by itself.
+        An event stream of a control route lasts as long as its client, so it does not count.
+        """
+        return self._reply is not None and not (self._controlled and self._reply.streaming)
+
+    async def run(self) -> None:
+        """Serve until the client, a fault or a stop ends it. The line is left for `cut`."""
+        try:
+            while await self._next():
+                self._first = False
+            await self._line.linger()
+        except trio.BrokenResourceError:
+            log.debug("connection.lost peer=%s", self._peer)
+
+    def rest(self) -> None:
+        """No request after this one; at once when the client is between two."""
+        if self._reply is not None:
+            self._reply.last = True
+        elif not self._first and not self._line.buffer:
+            self._waiting.cancel()
+
+    def stop(self) -> None:
+        """What is under way is cancelled, and its client gets an end."""
+        self._stopping = True
+        (self._waiting if self._reply is None else self._scope).cancel()
+
+    async def cut(self) -> None:
+        """The socket is closed, whatever is under way."""
+        self.whole.cancel()
+        await self._line.cut()
+
+    async def _next(self) -> bool:
+        """One request is answered; True when another may come."""
+        terms = Terms(self._hall.request_id(Headers()), keep=False)
+        try:
+            raw = await self._read_head()
+            if raw is None:
+                return False
+            parsed = head.parse(raw)
+        except CortexError as error:
+            log.log(
+                logging.WARNING if isinstance(error, BadFraming | NoUpgrade) else logging.DEBUG,
+                "request.refused peer=%s code=%s cause=%r",
+                self._peer,
+                error.code,
+                error.message,
+            )
+            await Reply(self._line, terms).fail(error)
+            return False
+        return await self._exchange(parsed)
+
+    async def _read_head(self) -> bytes | None:
+        """The bytes of one head; None when there is to be none."""
+        line, limits = self._line, self._hall.limits
+        deadline = trio.current_time() + (limits.header_s if self._first else KEEP_ALIVE_S)
+        begun = self._first
+        while True:
+            while line.buffer.startswith(b"\r\n"):  # an empty line too many after a body is common
+                del line.buffer[:2]
+            if line.buffer and line.buffer != b"\r":
+                if not begun:
+                    begun, deadline = True, trio.current_time() + limits.header_s
+                head.check_prefix(line.buffer)
+                end = line.buffer.find(head.END)
+                if max(end, len(line.buffer) if end < 0 else 0) + len(head.END) > limits.header:
+                    raise HeadTooBig(f"The request head is larger than {limits.header} bytes; send less.")
+                if end >= 0:
+                    raw = bytes(line.buffer[: end + len(head.END)])
+                    del line.buffer[: end + len(head.END)]
+                    return raw
+            if not await self._more_by(deadline):
+                return None
+
+    async def _more_by(self, deadline: float) -> bool:
+        with trio.CancelScope(deadline=deadline) as self._waiting:
+            return await self._line.more()
+        if not self._stopping and head.has_start_line(self._line.buffer):
+            raise SlowBody("The request head came too slowly; send it again over a better connection.")
+        return False
+
+    async def _exchange(self, parsed: Head) -> bool:
+        hall, route = self._hall, self._hall.site.routes.get(parsed.path)
+        terms = Terms(
+            request_id=hall.request_id(parsed.headers),
+            dialect=_dialect(parsed, route),
+            version=parsed.version,
+            keep=parsed.keep_alive,
+            bodyless=parsed.method == "HEAD",
+            extra=guard.cross_origin(hall.site.policy, parsed.headers),
+        )
+        self._reply = reply = Reply(self._line, terms)
+        self._controlled = route is None
+        # Until its body is read, a request that is refused ends the connection.
+        reply.last = hall.draining or parsed.has_body
+        try:
+            with trio.CancelScope() as self._scope:
+                self._line.on_lost = self._scope.cancel
+                await self._attempt(parsed, route, reply)
+            if self._stopping and self._line.alive:
+                with trio.move_on_after(FAREWELL_S):
+                    await reply.fail(_stopping())
+            return reply.keep and not self._stopping
+        finally:
+            self._line.on_lost = nobody
+            self._reply = None
+            hall.tell()
+
+    async def _attempt(self, parsed: Head, route: Route | None, reply: Reply) -> None:
+        """The reply is ended, or was cancelled: whatever went wrong, the client is told of it."""
+        try:
+            await self._answer(parsed, route, reply)
+            if not reply.done:
+                raise RuntimeError("the handler returned without ending its answer")
+        except Exception as error:
+            if isinstance(error, trio.BrokenResourceError) and not self._line.alive:
+                raise
+            await reply.fail(faults.cause(error, reply.terms.request_id))
+        except BaseExceptionGroup as group:
+            # A bug while being cancelled: it is logged, and the cancel goes its way.
+            errors, rest = group.split(Exception)
+            if errors is not None:
+                faults.cause(errors, reply.terms.request_id)
+            if rest is not None:
+                raise rest from None
+
+    async def _answer(self, parsed: Head, route: Route | None, reply: Reply) -> None:
+        hall, arrived = self._hall, trio.current_time()
+        policy, headers = hall.site.policy, parsed.headers
+        allowed = guard.preflight(policy, parsed.method, headers)
+        if allowed is not None:
+            await reply.whole(204, b"", allowed)
+            return
+        visitor = guard.visitor(policy, self._peer, headers)
+        scope = hall.site.scope_of(parsed.method, unquote(parsed.path))
+        caller = guard.admit(policy, headers=headers, visitor=visitor, scope=scope)
+        self._check_open(parsed, route)
+        limit = hall.limits.body if route is not None else min(CONTROL_BODY, hall.limits.body)
+        body = await read_body(self._line, parsed, limit, hall.limits.request_body_s)
+        reply.last = hall.draining
+        self._check_open(parsed, route)
+        request = Request(
+            method=parsed.method,
+            path=parsed.path,
+            query=parsed.query,
+            headers=headers,
+            body=body,
+            peer=str(visitor.address),
+            id=reply.terms.request_id,
+            caller=caller,
+            arrived=arrived,
+        )
+        await self._serve(route, parsed, request, reply)
+
+    async def _serve(self, route: Route | None, parsed: Head, request: Request, reply: Reply) -> None:
+        """The handler or the application answers, watched: a hang-up cancels it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._line.watch)
+            if route is None:
+                await self._hall.control.serve(parsed, request, reply, self._line)
+            else:
+                with self._hall.working():
+                    await route.handler(request, reply)
+            nursery.cancel_scope.cancel()
+
+    def _check_open(self, parsed: Head, route: Route | None) -> None:
+        """An inference route takes POST only, and nothing once the door drains."""
+        if route is None:
+            return
+        if parsed.method != "POST":
+            raise BadMethod(f"{route.path} takes POST, not {parsed.method}.", facts={"allow": "POST"})
+        if self._hall.draining:
+            raise _stopping()
+
+
+def _dialect(parsed: Head, route: Route | None) -> Dialect:
+    if route is not None:
+        return route.dialect
+    # The lists of models exist in both shapes, and this header is how they are told apart.
+    return "anthropic" if parsed.headers.get("anthropic-version") is not None else "openai"
+
+
+def _stopping() -> Stopping:
+    return Stopping("cortex is shutting down; try again in a few seconds, or at another gateway.")
