@@ -5,18 +5,17 @@ model (the marker is part of the prompt) and its form is held by a grammar, so t
 answer can only be a call.
 """
 
-import itertools
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cortex.ask import Ask, Json, Sampling, Shape, Tool
-from cortex.errors import BadAsk
 from cortex.events import Tokens
 from cortex.harness.base import Job, Preflight
 from cortex.text.projection import Projection
-from cortex.text.template import ChatTemplate, opens_thought
+from cortex.text.template import ChatTemplate, no_template
+from cortex.text.thinking import opens_thought
 
 # Used where neither the request, nor the catalogue, nor the model says anything.
 FALLBACK: Final = Sampling(
@@ -46,10 +45,7 @@ def render(ask: Ask, voice: Voice) -> str | tuple[int, ...]:
     if ask.prompt is not None:
         return ask.prompt
     if voice.template is None:
-        raise BadAsk(
-            f"Model '{ask.model}' ships no chat template; use /v1/completions, or a model that has one",
-            param="model",
-        )
+        raise no_template(ask.model)
     tools = () if ask.tool_choice.mode == "none" else ask.tools
     prompt = voice.template.render(ask.messages, tools, ask.template)
     if forced(ask):
@@ -59,15 +55,13 @@ def render(ask: Ask, voice: Voice) -> str | tuple[int, ...]:
     return prompt.removeprefix(bos) if bos and voice.preflight.adds_bos else prompt
 
 
-def jobs(
-    ask: Ask, prompt: str | tuple[int, ...], voice: Voice, ids: Iterator[int], request_id: str
-) -> list[Job]:
-    """One job a choice; with a seed, each choice has its own that follows from it."""
+def jobs(ask: Ask, prompt: str | tuple[int, ...], voice: Voice, request_id: str) -> list[Job]:
+    """One job a choice, numbered by it; with a seed, each has its own that follows from it."""
     sampling = ask.sampling.over(voice.defaults).over(FALLBACK)
     seed = sampling.seed
     return [
         Job(
-            id=next(ids),
+            id=choice,
             prompt=prompt,
             sampling=sampling if seed is None else replace(sampling, seed=(seed + choice) % 2**32),
             max_tokens=ask.max_tokens,
@@ -82,7 +76,9 @@ def jobs(
 def projections(ask: Ask, prompt: str | tuple[int, ...]) -> list[Projection]:
     """What reads each choice's tokens."""
     chat = ask.prompt is None
-    inside = chat and isinstance(prompt, str) and opens_thought(prompt)
+    last = ask.messages[-1] if chat else None
+    prefill = last.text if last is not None and last.role == "assistant" else ""
+    inside = chat and isinstance(prompt, str) and opens_thought(prompt, prefill)
     made = [
         Projection(
             choice=choice,
@@ -90,7 +86,7 @@ def projections(ask: Ask, prompt: str | tuple[int, ...]) -> list[Projection]:
             tools=bool(ask.tools) and ask.tool_choice.mode != "none",
             stops=ask.stop,
             parallel=ask.parallel_tool_calls,
-            new_id=lambda: f"call_{secrets.token_hex(12)}",
+            new_id=lambda: secrets.token_hex(12),
         )
         for choice in range(ask.n)
     ]
@@ -123,8 +119,3 @@ def call_shape(tools: Sequence[Tool], name: str | None) -> Shape:
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
     assert isinstance(schema, dict)  # noqa: S101 - calls are objects
     return Shape("json_schema", schema)
-
-
-def counter() -> Iterator[int]:
-    """Ids of jobs, unique within a process."""
-    return itertools.count(1)

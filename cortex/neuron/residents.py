@@ -5,7 +5,6 @@ of a loaded model beyond the ledger (its voice, its facts) and the memory of wha
 headers promised. Weights themselves belong to the device's thread.
 """
 
-import itertools
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -50,11 +49,10 @@ class Living:
     @property
     def capabilities(self) -> tuple[str, ...]:
         """What it can do, as far as its file tells."""
-        return (
-            ("completion",)
-            if self.voice.template is None
-            else ("completion", *self.voice.template.capabilities)
-        )
+        template = self.voice.template
+        reads = frozenset() if template is None else template.variables
+        told = (("chat", "messages"), ("tools", "tools"), ("reasoning", "enable_thinking"))
+        return ("completion", *(name for name, variable in told if variable in reads))
 
 
 class Residents:
@@ -72,7 +70,6 @@ class Residents:
         self._workers, self.harnesses, self._ledger = workers, harnesses, ledger
         self._living: dict[str, Living] = {}
         self._headers: dict[tuple[LoadOrder, int, int], Preflight] = {}
-        self._ids = itertools.count(1)
 
     def living(self, model: str) -> Living | None:
         """What is true of `model` while it is loaded."""
@@ -132,7 +129,7 @@ class Residents:
         are free when the block is left."""
         living = self._living[ask.model]
         prompt = await trio.to_thread.run_sync(prompts.render, ask, living.voice)
-        jobs = prompts.jobs(ask, prompt, living.voice, self._ids, request_id)
+        jobs = prompts.jobs(ask, prompt, living.voice, request_id)
         async with living.worker.generate(ask.model, jobs) as mailbox:
             yield Generation(mailbox, prompts.projections(ask, prompt), prompt)
         fault = living.worker.fault(ask.model)

@@ -52,7 +52,7 @@ async def run(
     `started` hands over its addresses. `harnesses` other than llama.cpp are for tests,
     examples and benchmarks.
     """
-    kinds = dict(harnesses) if harnesses is not None else {"llamacpp": LlamaCppHarness()}
+    kinds: dict[str, Harness] = dict(harnesses or {"llamacpp": LlamaCppHarness()})
     config = replace(config, name=config.name or socket.gethostname().partition(".")[0])
     async with trio.open_nursery() as nursery:
         neuron = await _assemble(config, catalogue, kinds, nursery)
