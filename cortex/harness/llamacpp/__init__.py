@@ -1,0 +1,10 @@
+"""llama.cpp on the CPU, embedded through its binding: GGUF files, continuous batching.
+
+`loading` says whether it can run here and brings models in, `engine` drives a loaded
+one, `asking` writes its requests and reads its answers, `listener` is the one door of its
+HTTP side that is used. Nothing outside this folder knows the binding.
+"""
+
+from cortex.harness.llamacpp.loading import LlamaCppHarness
+
+__all__ = ["LlamaCppHarness"]

@@ -1,0 +1,70 @@
+"""llama.cpp's HTTP side, which cannot be switched off, and which has the tokeniser.
+
+It listens on a unix socket in a folder of our own (mode 0700, removed by `close`) and
+wants a random key. One blocking exchange at a time, on the device's thread or a job's.
+"""
+
+import http.client
+import secrets
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cortex.errors import BadAsk, EngineFailed, LoadFailed
+
+_LONGEST_SOCKET: Final = 100  # the kernel's limit is 107 bytes
+_DEADLINE_S: Final = 60.0  # a megabyte of text takes about a second
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_DEADLINE_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Listener:
+    """Where one engine listens, and what it knows of tokens."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="cortex-llamacpp-"))
+        self.socket = str(self.folder / "e.sock")
+        self.key = secrets.token_urlsafe(32)
+        if len(self.socket.encode()) > _LONGEST_SOCKET:
+            self.close()
+            raise LoadFailed(f"{self.socket} is too long for a socket's name; set TMPDIR to a shorter path")
+
+    def tokenise(self, text: str, *, as_prompt: bool = False) -> tuple[int, ...]:
+        """Ids of `text`, special tokens understood; `as_prompt` with what the engine adds to one."""
+        try:
+            said = msgspec.json.encode({"content": text, "add_special": as_prompt, "parse_special": True})
+        except UnicodeEncodeError as error:
+            raise BadAsk("The text holds half of a surrogate pair, which is no character") from error
+        connection = _UnixConnection(self.socket)
+        try:
+            connection.request("POST", "/tokenize", said, {"Authorization": f"Bearer {self.key}"})
+            answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineFailed(f"llama.cpp's tokeniser does not answer: {error}") from error
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise EngineFailed(f"llama.cpp's tokeniser answered {answer.status}: {data[:200]!r}")
+        return tuple(msgspec.json.decode(data, type=_Tokens).tokens)
+
+    def close(self) -> None:
+        """The folder is gone. The engine must have closed its end before."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,217 @@
+"""Whether llama.cpp can run here, whether a file is for it, and bringing a model in.
+
+The constructor of the engine holds Python's lock from its first to its last byte. So the
+file is read through before, without the lock and with progress, and is in the page cache
+when the engine maps it. A load that fails leaves nothing: no folder, no thread, no memory.
+"""
+
+import importlib.util
+import os
+import platform
+import traceback
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from cortex.errors import LoadFailed, Unfit
+from cortex.harness.base import EngineFacts, LoadOrder, Preflight, Progress
+from cortex.harness.llamacpp.engine import LlamaCppEngine
+from cortex.harness.llamacpp.listener import Listener
+from cortex.weights import GgufHeader, footprint, read_gguf
+
+CONTEXT_STEP: Final = 256  # the engine rounds a sequence's context up to this
+READ_BYTES: Final = 8 * 2**20  # some milliseconds between two reports of progress
+PROMPT_CACHE_LIMIT: Final = 512 * 2**20  # the engine's own default is 8 GiB
+DEFAULT_BATCH: Final = 256  # a batch in flight cannot be cancelled: bigger is later, not faster
+_OPTIONS: Final = frozenset({"batch", "mmap", "threads"})
+_GGML_CACHE: Final = (("fp16", "F16"), ("q8", "Q8_0"), ("q4", "Q4_0"))
+_NEEDED_FLAGS: Final = frozenset({"avx2", "fma", "f16c"})
+
+
+class LlamaCppHarness:
+    """GGUF on the CPU."""
+
+    def __init__(self, cpu_flags: Callable[[], frozenset[str] | None] | None = None) -> None:
+        self.name = "llamacpp"
+        self._cpu_flags = cpu_flags or _cpu_flags
+
+    @property
+    def version(self) -> str | None:
+        """The binding's version; None when it is not installed."""
+        try:
+            return metadata.version("xllamacpp")
+        except metadata.PackageNotFoundError:
+            return None
+
+    def unavailable(self) -> str | None:
+        # The binding is compiled for these instructions: without them it dies at its first one.
+        flags = self._cpu_flags()
+        if flags is not None and (missing := _NEEDED_FLAGS - flags):
+            return f"the CPU lacks {', '.join(sorted(missing))}, which the llama.cpp binding is compiled for"
+        if importlib.util.find_spec("xllamacpp") is None:
+            return "the package xllamacpp is not installed: pip install xllamacpp"
+        try:
+            import xllamacpp  # noqa: F401, PLC0415
+        except ImportError as error:
+            remedy = ": install libgomp1 (Debian) or libgomp (Fedora)" if "libgomp" in str(error) else ""
+            return f"xllamacpp cannot be imported: {error}{remedy}"
+        return None
+
+    def preflight(self, order: LoadOrder) -> Preflight:
+        header = read_gguf(order.path)
+        _check(order, header)
+        context = _granted(order.context, header)
+        batch = int(order.options.get("batch", DEFAULT_BATCH))
+        weights, cache, overhead = footprint(header, context, order.slots, order.cache, batch)
+        return Preflight(
+            weights_bytes=weights,
+            cache_bytes=cache,
+            overhead_bytes=overhead + _prompt_cache_mib(cache) * 2**20,
+            context=context,
+            trained_context=header.context_length,
+            architecture=header.architecture,
+            template=header.chat_template,
+            bos=header.bos,
+            eos=header.eos,
+            adds_bos=header.adds_bos,
+        )
+
+    def load(self, order: LoadOrder, progress: Progress, ring: Callable[[], None]) -> LlamaCppEngine:
+        promised, header = self.preflight(order), read_gguf(order.path)
+        _read_through(order, header.file_bytes, progress)
+        listener = Listener()
+        try:
+            before = _resident_bytes()
+            server = _construct(order, promised, header, listener)
+            grown = _resident_bytes() - before
+            if progress(header.file_bytes, header.file_bytes):
+                raise LoadFailed(f"{order.model}: the load was given up")
+            # Resident memory is what is touched so far; the header's figures are what will be.
+            facts = EngineFacts(max(grown, promised.bytes), promised.context, order.slots)
+            return LlamaCppEngine(server.handle_completions, listener, header, facts, ring)
+        except BaseException as error:
+            # The error must not keep the engine's memory alive through its frames.
+            server = None
+            traceback.clear_frames(error.__traceback__)
+            listener.close()
+            raise
+
+
+def _check(order: LoadOrder, header: GgufHeader) -> None:
+    unknown = set(order.options) - _OPTIONS
+    if unknown:
+        raise Unfit(f"{order.model}: llamacpp knows no option {', '.join(sorted(unknown))}")
+    if order.context < 1 or order.slots < 1:
+        raise Unfit(f"{order.model}: context = {order.context} and slots = {order.slots} must be positive")
+    if order.cache not in dict(_GGML_CACHE):
+        raise Unfit(f"{order.model}: cache = '{order.cache}' is not for llama.cpp; choose fp16, q8 or q4")
+    if order.cache != "fp16" and (header.key_length % 32 or header.value_length % 32):
+        raise Unfit(
+            f"{order.model}: heads of {header.key_length} cannot be cached as {order.cache}; choose fp16"
+        )
+
+
+def _granted(context: int, header: GgufHeader) -> int:
+    """Rounded up as the engine does, and no more than the model was trained for."""
+    return min(-(-context // CONTEXT_STEP) * CONTEXT_STEP, header.context_length)
+
+
+def _prompt_cache_mib(cache_bytes: int) -> int:
+    """Memory for the prompts of idle slots: as much as the slots have, within a limit."""
+    return max(1, min(cache_bytes, PROMPT_CACHE_LIMIT) // 2**20)
+
+
+def _read_through(order: LoadOrder, total: int, progress: Progress) -> None:
+    buffer = bytearray(READ_BYTES)
+    try:
+        with order.path.open("rb", buffering=0) as file:
+            done = 0
+            while not progress(min(done, total), total):
+                count = file.readinto(buffer)
+                if not count:
+                    return
+                done += count
+    except OSError as error:
+        raise LoadFailed(f"{order.path}: cannot be read: {error}") from error
+    raise LoadFailed(f"{order.model}: the load was given up")
+
+
+def parameters(order: LoadOrder, promised: Preflight, listener: Listener) -> Any:  # noqa: ANN401 - the binding is untyped
+    """The binding's own parameters, every one that matters set."""
+    import xllamacpp  # noqa: PLC0415
+
+    threads = int(order.options.get("threads") or default_threads())
+    batch = int(order.options.get("batch", DEFAULT_BATCH))
+    cache_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{dict(_GGML_CACHE)[order.cache]}")
+    load_mode = "MMAP" if order.options.get("mmap", True) else "NONE"
+    wanted: dict[str, object] = {
+        "n_parallel": order.slots,
+        # A total: each slot has its fixed share, so that no job can take another's room.
+        "n_ctx": order.slots * -(-promised.context // CONTEXT_STEP) * CONTEXT_STEP,
+        "kv_unified": False,
+        "ctx_shift": False,
+        "n_batch": batch,
+        "n_ubatch": batch,
+        "cache_type_k": cache_type,
+        "cache_type_v": cache_type,
+        "cache_ram_mib": _prompt_cache_mib(promised.cache_bytes),
+        "load_mode": getattr(xllamacpp.llama_load_mode, f"LLAMA_LOAD_MODE_{load_mode}"),
+        "n_gpu_layers": 0,
+        "fit_params": False,
+        "warmup": False,
+        "verbosity": 0,
+        # A broken template in the file would fail the load, though it is never used here.
+        "chat_template": "{{ messages[0].content }}",
+        "hostnames": [listener.socket],
+        "api_keys": [listener.key],
+        "n_threads_http": 1,
+        "endpoint_slots": False,
+        "ui": False,
+    }
+    chosen = xllamacpp.CommonParams()
+    chosen.model.path = str(order.path)
+    chosen.cpuparams.n_threads = threads
+    chosen.cpuparams_batch.n_threads = threads
+    for name, value in wanted.items():
+        setattr(chosen, name, value)
+    return chosen
+
+
+def _construct(order: LoadOrder, promised: Preflight, header: GgufHeader, listener: Listener) -> Any:  # noqa: ANN401
+    import xllamacpp  # noqa: PLC0415
+
+    try:
+        return xllamacpp.Server(parameters(order, promised, listener))
+    except RuntimeError as error:
+        what = f"architecture {header.architecture}, {header.quant}, vocabulary {header.tokeniser}"
+        raise LoadFailed(
+            f"{order.model}: llama.cpp refuses {order.path} ({what}) and does not say why. "
+            f"The header is sound: architecture or vocabulary may need a newer llama.cpp than {metadata.version('xllamacpp')}"
+        ) from error
+
+
+def default_threads() -> int:
+    """All cores that we may use but one, which the loop and the call threads need."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _cpu_flags() -> frozenset[str] | None:
+    """What the CPU can do; None where that is not known (not Linux, not x86)."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    flags = next((line for line in lines if line.startswith("flags")), None)
+    return None if flags is None else frozenset(flags.split(":", 1)[1].split())
+
+
+def _resident_bytes() -> int:
+    """Physical memory of this process; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,115 @@
+"""What is said across the line between a worker and its device thread.
+
+Orders go to the thread, words come back; plain data both, so that the line can also be
+a socket to another process. A `ticket` numbers an order that wants an answer: it gets
+exactly one `Done` or `Undone`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cortex.errors import CortexError
+from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Said
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    ticket: int
+    harness: Harness
+    order: LoadOrder
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Nobody wants what the order with the ticket `load` brings, or has brought."""
+
+    ticket: int
+    load: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    ticket: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenise:
+    ticket: int
+    model: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    model: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    model: str
+    jobs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Look again: an engine has become restless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Unload everything and end."""
+
+
+Order: TypeAlias = Load | GiveUp | Unload | Tokenise | Submit | Cancel | Ring | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The order with this ticket was carried out."""
+
+    ticket: int
+    answer: EngineFacts | tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """The order with this ticket was not carried out, and nothing of it remains."""
+
+    ticket: int
+    error: CortexError
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    model: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the jobs of one engine said in one turn."""
+
+    model: str
+    said: Sequence[Said]
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted:
+    """The engine raised; it is driven no more until it is unloaded."""
+
+    model: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The engine is unloaded; nothing more is heard of its jobs."""
+
+    model: str
+
+
+Word: TypeAlias = Done | Undone | Progress | Heard | Faulted | Gone

@@ -1,0 +1,241 @@
+"""The device thread's half of a worker: engines take turns, one inbox between them.
+
+`DeviceLoop` owns the engines of one device and is touched by its thread only (`ring` and
+the inbox aside). It sleeps on the inbox only when no engine is restless. While a model
+loads, the engines that are already here go on: each report of progress gives them a
+turn. What an engine raises faults that engine alone; anything else is a bug and ends
+the loop.
+"""
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from cortex.errors import CortexError, EngineFailed, LoadFailed
+from cortex.harness.base import Engine, EngineFacts
+from cortex.harness.orders import (
+    Cancel,
+    Done,
+    Faulted,
+    GiveUp,
+    Gone,
+    Heard,
+    Load,
+    Order,
+    Progress,
+    Ring,
+    Stop,
+    Submit,
+    Tokenise,
+    Undone,
+    Unload,
+    Word,
+)
+
+log = logging.getLogger(__name__)
+
+_RING: Final = Ring()
+_T = TypeVar("_T")
+
+
+class DeviceLoop:
+    """The engines of one device, and whose turn it is."""
+
+    def __init__(self, tell: Callable[[Word], None]) -> None:
+        self.inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self.beat = time.monotonic()
+        self.idle = False
+        self._tell = tell
+        self._engines: dict[str, Engine] = {}
+        self._tickets: dict[str, int] = {}  # which load brought the model
+        self._faulted: set[str] = set()
+        self._line: deque[str] = deque()
+        self._later: deque[Order] = deque()  # what waits for the load in hand
+        self._given_up: set[int] = set()
+        self._rung = False
+        self._stopping = False
+
+    def ring(self) -> None:
+        """Wake the loop, from any thread. Rings that nobody has answered yet are one."""
+        if not self._rung:
+            self._rung = True
+            self.inbox.put(_RING)
+
+    def run(self) -> None:
+        """Obey and take turns until told to stop; every engine is unloaded then."""
+        try:
+            while not self._stopping:
+                self._obey_all(wait=not self._later and self._next() is None)
+                self._take_turn()
+        finally:
+            for model in tuple(self._engines):
+                self._drop(model)
+
+    def _obey_all(self, *, wait: bool) -> None:
+        while self._later and not self._stopping:
+            self._obey(self._later.popleft())
+        self.idle = wait
+        try:
+            order = self.inbox.get(block=wait)
+            self.beat, self.idle = time.monotonic(), False
+            while not self._stopping:
+                self._obey(order)
+                order = self.inbox.get_nowait()
+        except queue.Empty:
+            self.beat = time.monotonic()
+
+    def _obey(self, order: Order) -> None:
+        match order:
+            case Load():
+                self._load(order)
+            case Unload(ticket, model):
+                self._drop(model)
+                self._tell(Done(ticket))
+            case _:
+                self._obey_at_once(order)
+
+    def _obey_at_once(self, order: Order) -> None:
+        """Carry out what need not wait for a load in hand; put off what must."""
+        match order:
+            case Ring():
+                self._rung = False
+            case Submit(model, job):
+                self._drive(model, lambda engine: engine.submit(job))
+            case Cancel(model, jobs):
+                self._drive(model, lambda engine: _cancel(engine, jobs))
+            case Tokenise():
+                self._tokenise(order)
+            case GiveUp():
+                self._give_up(order)
+            case Stop():
+                self._stopping = True
+            case _:
+                self._later.append(order)
+
+    def _next(self) -> str | None:
+        """Who is restless, the one that waited longest first."""
+        for model in tuple(self._line):
+            if self._drive(model, lambda engine: engine.restless()):
+                return model
+        return None
+
+    def _take_turn(self) -> None:
+        model = self._next()
+        if model is None:
+            return
+        self._line.remove(model)
+        self._line.append(model)
+        said = self._drive(model, lambda engine: engine.turn())
+        if said:
+            self._tell(Heard(model, said))
+        self.beat = time.monotonic()
+
+    def _drive(self, model: str, deed: Callable[[Engine], _T]) -> _T | None:
+        """What `deed` answers; None when the engine is gone or faulted, or raises now."""
+        engine = self._engines.get(model)
+        if engine is None or model in self._faulted:
+            return None
+        try:
+            return deed(engine)
+        except Exception as error:
+            # Whatever an engine raises, its neighbours go on.
+            log.exception("engine.faulted model=%s", model)
+            self._faulted.add(model)
+            self._tell(Faulted(model, f"{type(error).__name__}: {error}"))
+            return None
+
+    def _load(self, load: Load) -> None:
+        try:
+            facts = self._bring(load)
+        except CortexError as error:
+            self._tell(Undone(load.ticket, error))
+        else:
+            self._tell(Done(load.ticket, facts))
+        self._given_up.discard(load.ticket)
+
+    def _bring(self, load: Load) -> EngineFacts:
+        """The model is here, unless the load failed or is not wanted any more."""
+        model = load.order.model
+        unwanted = LoadFailed(f"{model}: the load was given up")
+        if self._unwanted(load):
+            raise unwanted
+        try:
+            engine = load.harness.load(
+                load.order, lambda done, total: self._progress(load, done, total), self.ring
+            )
+        except CortexError:
+            raise
+        except Exception as error:
+            log.exception("load.failed model=%s", model)
+            what = f"{load.harness.name} raised {type(error).__name__}: {error}"
+            raise LoadFailed(f"{model}: {what}") from error
+        self._engines[model], self._tickets[model] = engine, load.ticket
+        self._line.append(model)
+        if self._unwanted(load):
+            self._drop(model)
+            raise unwanted
+        return engine.facts
+
+    def _progress(self, load: Load, done_bytes: int, total_bytes: int) -> bool:
+        """Whether to give up; and a turn for the engines that are already here."""
+        self._tell(Progress(load.order.model, done_bytes, total_bytes))
+        unwanted = self._unwanted(load)
+        self._take_turn()
+        return unwanted
+
+    def _unwanted(self, load: Load) -> bool:
+        self.beat = time.monotonic()
+        try:
+            while True:
+                self._obey_at_once(self.inbox.get_nowait())
+        except queue.Empty:
+            return self._stopping or load.ticket in self._given_up
+
+    def _give_up(self, order: GiveUp) -> None:
+        """Note it for a load that is in hand or still to come; take back one that is done."""
+        for model, ticket in tuple(self._tickets.items()):
+            if ticket == order.load:
+                self._drop(model)
+        self._given_up.add(order.load)
+        self._tell(Done(order.ticket))
+
+    def _tokenise(self, order: Tokenise) -> None:
+        answer = self._drive(order.model, lambda engine: _tokenise(engine, order.text))
+        match answer:
+            case None:
+                what = f"{order.model}: the engine has failed or is gone; unload the model, and load it again"
+                self._tell(Undone(order.ticket, EngineFailed(what)))
+            case CortexError():
+                self._tell(Undone(order.ticket, answer))
+            case _:
+                self._tell(Done(order.ticket, answer))
+
+    def _drop(self, model: str) -> None:
+        """The engine is unloaded, whatever it says to that; its jobs are heard no more."""
+        engine = self._engines.pop(model, None)
+        if engine is None:
+            return
+        self._line.remove(model)
+        self._faulted.discard(model)
+        del self._tickets[model]
+        try:
+            engine.unload()
+        except Exception:
+            log.exception("unload.failed model=%s", model)
+        self._tell(Gone(model))
+
+
+def _tokenise(engine: Engine, text: str) -> tuple[int, ...] | CortexError:
+    """A text that cannot be tokenised is no fault of the engine."""
+    try:
+        return engine.tokenise(text)
+    except CortexError as error:
+        return error
+
+
+def _cancel(engine: Engine, jobs: tuple[int, ...]) -> None:
+    for job in jobs:
+        engine.cancel(job)

@@ -1,0 +1,350 @@
+"""Weight files are judged by their own header, before any native code sees them.
+
+A bounded reader in pure Python: every count, length and offset is checked against the
+file's size before it is used, and what is not needed (token lists, merges) is stepped
+over, never built. It promises a header or `Unfit`, which names the file, the fault and
+the remedy; no byte of a file makes it do anything else. It blocks: callers run it in a
+thread. Whether an engine knows the architecture is for the engine to say.
+"""
+
+import math
+import os
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, TypeAlias
+
+from cortex.errors import Unfit
+from cortex.units import size
+from cortex.weights.numbers import BPE_WITH_BOS, LOOKS, MIXTURES, TENSOR_TYPES
+
+HEADER_LIMIT: Final = 32 * 2**20  # the largest vocabularies in use (262k tokens, with merges) need 15 MiB
+TENSOR_LIMIT: Final = 100_000  # the widest mixtures of experts have some thousands
+KEPT_ARRAY: Final = 4096  # per-layer numbers are kept; anything longer is a vocabulary
+
+Scalar: TypeAlias = int | float | bool | str
+
+_SCALARS: Final = dict(enumerate(["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"])) | {
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What a GGUF says of itself. `kv_heads` has one entry a layer; lengths are in elements."""
+
+    path: Path
+    file_bytes: int
+    weights_bytes: int
+    architecture: str
+    name: str | None
+    quant: str
+    file_type: int | None
+    context_length: int
+    embedding_length: int
+    feed_forward_length: int
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    sliding_window: int | None
+    vocabulary: int
+    tokeniser: str
+    chat_template: str | None
+    bos: str | None
+    eos: str | None
+    adds_bos: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """An array that was stepped over: its element type, length and first byte."""
+
+    kind: int
+    count: int
+    start: int
+
+
+class _Bytes:
+    """The first bytes of a file, read as far as somebody wants to look, up to the limit."""
+
+    def __init__(self, file: IO[bytes], path: Path, total: int) -> None:
+        self.path, self.total = path, total
+        self.at = 0
+        self._file = file
+        self._data = b""
+
+    def fault(self, what: str, remedy: str = "download it again, or choose another file") -> Unfit:
+        return Unfit(f"{self.path}: {what}; {remedy}")
+
+    def skip(self, count: int, what: str) -> int:
+        """Step over `count` bytes, which must be there; the place where they start."""
+        start, end = self.at, self.at + count
+        if end > self.total:
+            raise self.fault(f"truncated at {self.total} bytes, in {what}, which ends at byte {end} or later")
+        if end > HEADER_LIMIT:
+            raise self.fault(f"the header is longer than {size(HEADER_LIMIT)} ({what})")
+        while len(self._data) < end:
+            more = self._file.read(max(end - len(self._data), len(self._data), 2**16))
+            if not more:
+                raise self.fault(f"truncated while it was read, at {len(self._data)} of {self.total} bytes")
+            self._data += more
+        self.at = end
+        return start
+
+    def number(self, form: str, what: str) -> int | float | bool:
+        start = self.skip(struct.calcsize(form), what)
+        value: int | float | bool = struct.unpack_from(form, self._data, start)[0]
+        return value
+
+    def count(self, what: str) -> int:
+        return int(self.number("<Q", what))
+
+    def text(self, what: str, most: int = HEADER_LIMIT) -> str:
+        length = self.count(f"the length of {what}")
+        if length > most:
+            raise self.fault(f"{what} claims {length} bytes, more than {most}")
+        start = self.skip(length, what)
+        return self._data[start : self.at].decode("utf-8", "replace")
+
+    def head(self, count: int) -> bytes:
+        self.skip(min(count, self.total), "the magic number")
+        return self._data[:count]
+
+
+def read_gguf(path: Path) -> GgufHeader:
+    """The header of a GGUF whose tensors all lie inside the file. Raises Unfit."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+            raise Unfit(f"{path}: {what}; name the .gguf file itself")
+        with path.open("rb") as file:
+            return _read(_Bytes(file, path, os.fstat(file.fileno()).st_size))
+    except FileNotFoundError as error:
+        raise Unfit(f"{path}: there is no such file; check the model's source") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise Unfit(f"{path}: cannot be read: {error}") from error
+
+
+def _read(data: _Bytes) -> GgufHeader:
+    tensors, pairs = _preamble(data)
+    meta: dict[str, Scalar | _Array | tuple[int, ...]] = {}
+    for index in range(pairs):
+        key = data.text(f"key {index + 1} of {pairs}", most=65535)
+        if key in meta:
+            raise data.fault(f"key {key!r} comes twice")
+        meta[key] = _value(data, key)
+    facts = _Meta(data, meta)
+    _refuse_parts(data, facts)
+    weights, main_type = _tensors(data, tensors, facts.number("general.alignment", 32, most=2**16))
+    return _header(facts, weights, main_type)
+
+
+def _preamble(data: _Bytes) -> tuple[int, int]:
+    """How many tensors and key-value pairs follow."""
+    if data.total == 0:
+        raise data.fault("is empty")
+    magic = data.head(24)
+    if magic[:4] != b"GGUF":
+        raise data.fault(f"is not GGUF: it looks like {_looks_like(magic)}", "name a .gguf file")
+    data.at = 4
+    version = int(data.number("<I", "the version"))
+    if version & 0xFFFF == 0 and version:
+        raise data.fault("is a big-endian GGUF", "use the little-endian one")
+    if version not in (2, 3):
+        raise data.fault(f"has GGUF version {version}; 2 and 3 are understood", "convert it again")
+    tensors, pairs = data.count("the number of tensors"), data.count("the number of keys")
+    if tensors > TENSOR_LIMIT or pairs > TENSOR_LIMIT:
+        raise data.fault(f"claims {tensors} tensors and {pairs} keys; {TENSOR_LIMIT} is the limit")
+    if tensors == 0:
+        raise data.fault("holds no tensors: a vocabulary alone", "name a file with weights")
+    return tensors, pairs
+
+
+def _looks_like(magic: bytes) -> str:
+    if len(magic) > 8 and magic[8:9] == b"{" and int.from_bytes(magic[:8], "little") < 2**32:
+        return "safetensors"
+    for start, what in LOOKS:
+        if magic.startswith(start):
+            return what
+    return "nothing known (it starts with " + magic[:8].hex(" ") + ")"
+
+
+def _value(data: _Bytes, key: str) -> Scalar | _Array | tuple[int, ...]:
+    kind = int(data.number("<I", f"the type of {key}"))
+    if kind == _STRING:
+        return data.text(key)
+    if kind in _SCALARS:
+        return data.number(_SCALARS[kind], key)
+    if kind != _ARRAY:
+        raise data.fault(f"key {key!r} has the unknown type {kind}")
+    inner, count = int(data.number("<I", f"the type inside {key}")), data.count(f"the length of {key}")
+    start = data.at
+    if inner in _SCALARS:
+        form = _SCALARS[inner]
+        if count <= KEPT_ARRAY and form[1] in "BbHhIiQq?":
+            return tuple(int(data.number(form, key)) for _ in range(count))
+        data.skip(count * struct.calcsize(form), key)
+    elif inner == _STRING:
+        if count > data.total // 8:
+            raise data.fault(f"{key} claims {count} texts, more than the file has room for")
+        for _ in range(count):
+            data.skip(data.count(key), key)
+    else:
+        raise data.fault(f"array {key!r} has the unsupported element type {inner}")
+    return _Array(inner, count, start)
+
+
+def _tensors(data: _Bytes, count: int, alignment: int) -> tuple[int, str]:
+    """Bytes of all tensors, every one inside the file, and the type that most bytes have."""
+    if alignment < 1 or alignment & (alignment - 1):
+        raise data.fault(f"general.alignment is {alignment}, not a power of two")
+    names: set[str] = set()
+    by_type: dict[str, int] = {}
+    reach, last = 0, ""
+    for index in range(count):
+        name = data.text(f"the name of tensor {index + 1} of {count}", most=64)
+        if name in names:
+            raise data.fault(f"tensor {name!r} comes twice")
+        names.add(name)
+        type_name, length = _tensor_bytes(data, name)
+        offset = data.count(f"the offset of {name}")
+        if offset % alignment:
+            raise data.fault(f"tensor {name!r} is not aligned to {alignment} bytes")
+        by_type[type_name] = by_type.get(type_name, 0) + length
+        if offset + length > reach:
+            reach, last = offset + length, name
+    end = -(-data.at // alignment) * alignment + reach
+    if end > data.total:
+        raise data.fault(f"truncated: {data.total} of {end} bytes are there (tensor {last!r} is cut)")
+    return sum(by_type.values()), max(by_type, key=lambda name: by_type[name])
+
+
+def _tensor_bytes(data: _Bytes, name: str) -> tuple[str, int]:
+    dimensions = int(data.number("<I", f"the shape of {name}"))
+    if not 1 <= dimensions <= 4:
+        raise data.fault(f"tensor {name!r} has {dimensions} dimensions; 1 to 4 are possible")
+    shape = [data.count(f"the shape of {name}") for _ in range(dimensions)]
+    kind = int(data.number("<I", f"the type of {name}"))
+    if kind not in TENSOR_TYPES:
+        raise data.fault(f"tensor {name!r} has the unknown type {kind}", "it may need a newer cortex")
+    type_name, block, block_bytes = TENSOR_TYPES[kind]
+    # Python's integers do not overflow; the engine's do.
+    if math.prod(shape) >= 2**63 or min(shape) < 1 or shape[0] % block:
+        raise data.fault(f"tensor {name!r} has the impossible shape {shape} for {type_name}")
+    return type_name, math.prod(shape) // block * block_bytes
+
+
+class _Meta:
+    """The key-value pairs, asked for by type. A wrong type is Unfit."""
+
+    def __init__(self, data: _Bytes, pairs: Mapping[str, "Scalar | _Array | tuple[int, ...]"]) -> None:
+        self.data, self.pairs = data, pairs
+
+    def number(self, key: str, default: int | None = None, most: int = 2**31) -> int:
+        value = self.pairs.get(key, default)
+        if value is None:
+            raise self.data.fault(f"key {key!r} is missing")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise self.data.fault(f"key {key!r} is not a number from 0 to {most}")
+        return value
+
+    def optional(self, key: str) -> int | None:
+        return self.number(key) if key in self.pairs else None
+
+    def per_layer(self, key: str, layers: int, default: int) -> tuple[int, ...]:
+        """One number for each layer, from an array or from one number for all."""
+        value = self.pairs.get(key)
+        if not isinstance(value, tuple):
+            return (self.number(key, default, most=2**16),) * layers
+        if len(value) != layers or not all(0 <= number <= 2**16 for number in value):
+            raise self.data.fault(f"key {key!r} does not hold one number for each of {layers} layers")
+        return value
+
+    def text(self, key: str) -> str | None:
+        value = self.pairs.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self.data.fault(f"key {key!r} is not text")
+        return value
+
+    def token(self, key: str) -> str | None:
+        """The text of the token whose id `key` holds; None when there is none."""
+        index, tokens = self.optional(key), self.pairs.get("tokenizer.ggml.tokens")
+        if index is None or not isinstance(tokens, _Array) or tokens.kind != _STRING:
+            return None
+        if index >= tokens.count:
+            raise self.data.fault(f"key {key!r} is {index}, but there are {tokens.count} tokens")
+        self.data.at = tokens.start
+        for _ in range(index):
+            self.data.skip(self.data.count(key), key)
+        return self.data.text(key)
+
+
+def _refuse_parts(data: _Bytes, facts: _Meta) -> None:
+    """Files that are GGUF, but not a model in one piece."""
+    parts = facts.number("split.count", 1)
+    if parts > 1:
+        part = facts.number("split.no", 0) + 1
+        raise data.fault(
+            f"is part {part} of {parts} of a split GGUF", "join the parts with llama-gguf-split --merge"
+        )
+    kind = facts.text("general.type")
+    if kind not in (None, "model") or facts.text("general.architecture") == "clip":
+        raise data.fault(
+            f"holds a {kind or 'vision projector'}, not a language model", "name the model's file"
+        )
+
+
+def _header(facts: _Meta, weights_bytes: int, main_type: str) -> GgufHeader:
+    architecture = facts.text("general.architecture")
+    if not architecture:
+        raise facts.data.fault("key 'general.architecture' is missing")
+
+    def own(key: str, default: int | None = None) -> int:
+        return facts.number(f"{architecture}.{key}", default)
+
+    layers, embedding = facts.number(f"{architecture}.block_count", most=4096), own("embedding_length")
+    heads = facts.per_layer(f"{architecture}.attention.head_count", layers, 0)
+    head_length = embedding // max((*heads, 1))
+    file_type = facts.optional("general.file_type")
+    tokens = facts.pairs.get("tokenizer.ggml.tokens")
+    known = tokens.count if isinstance(tokens, _Array) else 0
+    window = facts.pairs.get(f"{architecture}.attention.sliding_window")
+    return GgufHeader(
+        path=facts.data.path,
+        file_bytes=facts.data.total,
+        weights_bytes=weights_bytes,
+        architecture=architecture,
+        name=facts.text("general.name"),
+        quant=MIXTURES.get(-1 if file_type is None else file_type, main_type),
+        file_type=file_type,
+        context_length=own("context_length"),
+        embedding_length=embedding,
+        feed_forward_length=max(facts.per_layer(f"{architecture}.feed_forward_length", layers, 0), default=0),
+        kv_heads=facts.per_layer(f"{architecture}.attention.head_count_kv", layers, max((*heads, 0))),
+        key_length=own("attention.key_length", head_length),
+        value_length=own("attention.value_length", head_length),
+        sliding_window=window if isinstance(window, int) and window else None,
+        vocabulary=own("vocab_size", known),
+        tokeniser=facts.text("tokenizer.ggml.model") or "none",
+        chat_template=facts.text("tokenizer.chat_template"),
+        bos=facts.token("tokenizer.ggml.bos_token_id"),
+        eos=facts.token("tokenizer.ggml.eos_token_id"),
+        adds_bos=_adds_bos(facts),
+    )
+
+
+def _adds_bos(facts: _Meta) -> bool:
+    """What the file says, else what llama.cpp does for that kind of vocabulary."""
+    said = facts.pairs.get("tokenizer.ggml.add_bos_token")
+    if isinstance(said, bool):
+        return said
+    model = facts.text("tokenizer.ggml.model")
+    return model in ("llama", "bert") or (
+        model == "gpt2" and facts.text("tokenizer.ggml.pre") in BPE_WITH_BOS
+    )
