@@ -10,6 +10,7 @@ from cortex.ask import Ask, Sampling, Shape
 from cortex.errors import BadAsk, Unsupported
 from cortex.wire import reading
 from cortex.wire.openai_bodies import (
+    ABSENT,
     BIAS,
     FORMAT,
     NEUTRAL,
@@ -40,7 +41,8 @@ def begin(body: Body) -> Ask:
 
 def _refuse(body: Body) -> None:
     for name, neutral in NEUTRAL.items():
-        if memoryview(getattr(body, name)).tobytes() in neutral:
+        value = getattr(body, name)
+        if value is ABSENT or memoryview(value).tobytes() in neutral:
             continue
         if name in Forbidden.__struct_fields__:
             raise BadAsk(f"'{name}' is not accepted: it is the operator's to set", param=name)

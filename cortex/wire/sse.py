@@ -8,6 +8,7 @@ a comment, which every client skips: the keep-alive of the OpenAI dialects.
 from dataclasses import dataclass
 from typing import Final
 
+_LINE_ENDS: Final = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\u0085\u2028\u2029")
 COMMENT: Final = b": keep-alive\n\n"
 
 
@@ -30,8 +31,16 @@ DONE: Final = Frame(b"[DONE]", "done")
 def render(*frames: Frame) -> bytes:
     """The bytes of `frames`, ready for the socket."""
     return b"".join(
-        (b"event: %b\ndata: %b\n\n" % (frame.event.encode(), frame.data))
+        (b"event: %b\ndata: %b\n\n" % (frame.event.encode(), _one_line(frame.data)))
         if frame.event
-        else (b"data: %b\n\n" % frame.data)
+        else (b"data: %b\n\n" % _one_line(frame.data))
         for frame in frames
     )
+
+
+def _one_line(data: bytes) -> bytes:
+    """`data` as JSON without the line ends of Unicode, at which some clients cut."""
+    if not data.isascii():
+        for plain, escaped in _LINE_ENDS:
+            data = data.replace(plain, escaped)
+    return data
