@@ -1,0 +1,28 @@
+"""Bytes of tokens become text, never half a code point.
+
+Engines may end a piece inside a code point; the rest comes with the next one.
+Bytes that are no UTF-8 become one replacement character for each broken sequence,
+and what follows them is read as ever: no answer ends because of a bad byte.
+"""
+
+import codecs
+
+
+class Detokeniser:
+    """One answer's bytes, in order."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        """The text that is certain by now."""
+        return self._decoder.decode(data)
+
+    def flush(self) -> str:
+        """What is left at the end: a broken code point, replaced, or nothing."""
+        return self._decoder.decode(b"", final=True)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a code point has begun and not ended."""
+        return bool(self._decoder.getstate()[0])

@@ -1,0 +1,201 @@
+"""One choice of a generation becomes text, thoughts and tool calls, and one end.
+
+Engine events go in, in order; what a dialect speaks comes out, stamped with the
+choice's number. The stages are detokenising, thoughts, tool calls, stop strings,
+each fed by the one before; streaming and whole answers take the same way.
+
+It ends with one Stopped or Failed and says nothing afterwards. A stop string, or
+the first tool call where only one is wanted, ends it at once: the driver then
+cancels the job, whose later events are not heard.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Literal, TypeAlias
+
+from cortex.events import (
+    EngineEvent,
+    Event,
+    Failed,
+    Prefilled,
+    Started,
+    Stopped,
+    StopReason,
+    Text,
+    Thought,
+    Tokens,
+    ToolCall,
+    Usage,
+)
+from cortex.text.detokenise import Detokeniser
+from cortex.text.riders import Riders
+from cortex.text.stops import Stops
+from cortex.text.thinking import Thinking
+from cortex.text.toolcalls import ToolCalls
+
+Piece: TypeAlias = Text | Thought | ToolCall
+
+
+class Projection:
+    """One choice. `finished` is True once its end was said.
+
+    `new_id` gives at least 24 characters that no other call has. `thinking` is "off"
+    for plain completions, "inside" when the prompt leaves a thought open.
+    """
+
+    def __init__(
+        self,
+        *,
+        choice: int,
+        thinking: Literal["off", "outside", "inside"],
+        tools: bool,
+        stops: Sequence[str],
+        parallel: bool,
+        new_id: Callable[[], str],
+    ) -> None:
+        self.finished = False
+        self._choice = choice
+        self._parallel = parallel
+        self._bytes = Detokeniser()
+        self._thinking = None if thinking == "off" else Thinking(inside=thinking == "inside")
+        self._calls = ToolCalls(new_id) if tools else None
+        self._stops = Stops(stops)
+        self._called = False
+        self._riders = Riders()
+        self._usage = Usage()
+
+    def feed(self, event: EngineEvent) -> list[Event]:
+        """What `event` makes certain; nothing once finished."""
+        if self.finished:
+            return []
+        match event:
+            case Started():
+                return [replace(event, choice=self._choice)]
+            case Prefilled():
+                self._usage = _larger(self._usage, Usage(event.prompt_tokens, event.cached_tokens))
+                return [replace(event, choice=self._choice)]
+            case Tokens():
+                said = self._read(event)
+                return [*said, self._stop("stop")] if self._over else said
+            case Stopped():
+                said = self._leave(self._rest())
+                self._usage = _larger(self._usage, event.usage)
+                return [*said, self._stop(event.reason)]
+            case Failed():
+                said = self._leave(self._rest())
+                self.finished = True
+                return [*said, replace(event, choice=self._choice)]
+
+    # -- the end
+
+    @property
+    def _over(self) -> bool:
+        """Whether the answer is complete, whatever else the engine says."""
+        return self._stops.matched is not None or (self._called and not self._parallel)
+
+    def _stop(self, reason: StopReason) -> Stopped:
+        """The end. A call is the reason before all others, as the caller must act on it;
+        then a stop string; then what the engine said."""
+        self.finished = True
+        stop = self._stops.matched
+        if self._called:
+            reason = "tool_calls"
+        elif stop is not None:
+            reason = "stop"
+        return Stopped(reason, self._usage, stop, self._choice)
+
+    # -- the stages
+
+    def _read(self, event: Tokens) -> list[Event]:
+        inside = self._inside
+        self._usage = replace(
+            self._usage,
+            completion=self._usage.completion + event.count,
+            reasoning=self._usage.reasoning + (event.count if inside else 0),
+        )
+        self._riders.add(event.logprobs)
+        return self._leave(self._split(self._bytes.feed(event.data)), was_inside=inside)
+
+    @property
+    def _inside(self) -> bool:
+        return self._thinking is not None and self._thinking.inside
+
+    def _split(self, text: str) -> Iterator[Piece]:
+        return self._part(self._thinking.feed(text) if self._thinking else [Text(text)])
+
+    def _rest(self) -> Iterator[Piece]:
+        """What the stages hold back, each handing its rest to the next."""
+        yield from self._split(self._bytes.flush())
+        yield from self._part(self._thinking.flush() if self._thinking else [])
+        yield from self._seam()
+
+    def _part(self, pieces: Iterable[Text | Thought]) -> Iterator[Piece]:
+        for piece in pieces:
+            if isinstance(piece, Text):
+                yield from self._visible(self._calls.feed(piece.text) if self._calls else [piece])
+                continue
+            yield from self._seam()
+            if not self._over:
+                yield piece
+
+    def _seam(self) -> Iterator[Piece]:
+        """The visible text ends here: no call and no stop string reaches across."""
+        yield from self._visible(self._calls.flush() if self._calls else [])
+        yield from _text(self._stops.flush())
+
+    def _visible(self, pieces: Iterable[Text | ToolCall]) -> Iterator[Piece]:
+        for piece in pieces:
+            if self._over:
+                return
+            if isinstance(piece, Text):
+                yield from _text(self._stops.feed(piece.text))
+            else:
+                yield from _text(self._stops.flush())
+                self._called = True
+                yield piece
+
+    # -- what leaves
+
+    def _leave(self, pieces: Iterable[Piece], *, was_inside: bool = False) -> list[Event]:
+        """The pieces as they go out: neighbours merged, numbered, with their logprobs."""
+        said = list(_merged(pieces))
+        undecided = not (said or was_inside or self._inside)
+        released = sum(len(piece.text) for piece in said if isinstance(piece, Text))
+        riders = () if undecided else self._riders.take(released, self._held(), cut=self._over)
+        events: list[Event] = []
+        for piece in said:
+            if isinstance(piece, Text):
+                events.append(Text(piece.text, riders, self._choice))
+                riders = ()
+            else:
+                events.append(replace(piece, choice=self._choice))
+        return events
+
+    def _held(self) -> int:
+        """How many characters are read and not decided."""
+        stages = (self._thinking, self._calls, self._stops)
+        return self._bytes.waiting + sum(stage.held() for stage in stages if stage)
+
+
+def _text(text: str) -> list[Piece]:
+    return [Text(text)] if text else []
+
+
+def _merged(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    for kind, run in groupby(pieces, type):
+        if kind is ToolCall:
+            yield from run
+            continue
+        whole = "".join(piece.text for piece in run if not isinstance(piece, ToolCall))
+        yield Text(whole) if kind is Text else Thought(whole)
+
+
+def _larger(one: Usage, other: Usage) -> Usage:
+    """The larger figure of each kind: an engine may know more than its events told."""
+    return Usage(
+        max(one.prompt, other.prompt),
+        max(one.cached, other.cached),
+        max(one.completion, other.completion),
+        max(one.reasoning, other.reasoning),
+    )

@@ -1,0 +1,189 @@
+"""A dialogue becomes the prompt that its model was trained on.
+
+The model's own chat template writes the prompt, by the Hugging Face conventions.
+A template that cannot be compiled, or that misbehaves on a first small dialogue, is
+`Unfit`: its model is not servable. What a template has against a dialogue is the
+caller's to mend (`BadAsk`), with the template's own words.
+
+Three rules keep every word of a dialogue in its prompt. A trailing assistant turn
+is a prefill: the prompt ends with its last character, and the model goes on there.
+Many templates know one leading system turn only; where one raises on a dialogue,
+or drops a system turn, all system turns are joined into a leading one. If it still
+raises, neighbours of one role are joined too, as templates like to see roles alternate.
+"""
+
+from collections.abc import Mapping, Sequence
+from secrets import token_hex
+from typing import Final, TypeAlias
+
+from jinja2 import meta
+from jinja2.exceptions import SecurityError, TemplateError
+
+from cortex.ask import Message, Tool
+from cortex.errors import BadAsk, Unfit, Unsupported
+from cortex.text.sandbox import Refused, Sandbox
+from cortex.text.turns import forms, function, turn
+
+Scalar: TypeAlias = str | bool | int | float
+
+MAX_SOURCE_BYTES: Final = 64 * 1024
+
+# What templates of known model families read, and its type. Anything else could stand
+# for a name of ours (messages, tools), or do nothing without saying so.
+_KWARGS: Final[Mapping[str, type]] = {
+    "clear_thinking": bool,
+    "date_string": str,
+    "enable_thinking": bool,
+    "preserve_thinking": bool,
+    "reasoning_effort": str,
+    "thinking": bool,
+    "thinking_budget": int,
+    "tools_in_user_message": bool,
+}
+
+_FAULTS: Final = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+
+
+def allowed_kwargs(given: Mapping[str, object]) -> dict[str, Scalar]:
+    """The template's arguments that a caller may set; null is as good as absent.
+
+    Raises BadAsk naming the field for any other name, and for a value of another type.
+    """
+    allowed: dict[str, Scalar] = {}
+    for name, value in given.items():
+        kind = _KWARGS.get(name)
+        if kind is None:
+            raise Unsupported(
+                f"The template argument {name!r} is not supported. Leave it out, or use one of: "
+                f"{', '.join(_KWARGS)}.",
+                param=f"chat_template_kwargs.{name}",
+            )
+        if value is None:
+            continue
+        if type(value) is not kind or not isinstance(value, Scalar):
+            raise BadAsk(
+                f"The template argument {name!r} must be of type {kind.__name__}.",
+                param=f"chat_template_kwargs.{name}",
+            )
+        allowed[name] = value
+    return allowed
+
+
+def no_template(model: str) -> Unfit:
+    """The error of a chat with a model that has no chat template."""
+    return Unfit(
+        f"{model} ships no chat template, so its prompt format is unknown. Send the prompt as text to "
+        "/v1/completions, or put a chat_template.jinja beside the weights and load the model again.",
+        param="messages",
+    )
+
+
+class ChatTemplate:
+    """A compiled template. `variables` are the names that it reads from outside, so that
+    a caller of `render` can tell whether an argument does anything."""
+
+    def __init__(self, source: str, *, bos: str | None, eos: str | None) -> None:
+        size = len(source.encode())
+        if size > MAX_SOURCE_BYTES:
+            raise Unfit(f"The chat template has {size} bytes; at most {MAX_SOURCE_BYTES} are accepted.")
+        if not source.strip():
+            raise Unfit("The chat template is empty: no prompt would reach the model.")
+        self._sandbox = Sandbox()
+        # An absent token must be undefined: templates print what they get, also None.
+        given = {"bos_token": bos, "eos_token": eos}
+        self._tokens = {name: token for name, token in given.items() if token is not None}
+        try:
+            self.variables = frozenset(meta.find_undeclared_variables(self._sandbox.parse(source)))
+            self._template = self._sandbox.compile_template(source)
+        except (*_FAULTS, SyntaxError, RecursionError, MemoryError) as error:
+            raise Unfit(f"The chat template cannot be compiled: {error}.") from error
+        self._try_out()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        template_kwargs: Mapping[str, object],
+        *,
+        continue_final: bool = False,
+    ) -> str:
+        """The prompt. `continue_final` says that the last turn must be a prefill.
+
+        Raises BadAsk when the template refuses the messages, Unfit when it misbehaves.
+        """
+        facts = {
+            **self._tokens,
+            **allowed_kwargs(template_kwargs),
+            "tools": [function(tool) for tool in tools] or None,
+        }
+        _check(messages, continue_final=continue_final)
+        refusal, lossy = None, None
+        for form in forms(messages):
+            try:
+                prompt = self._prompt(form, facts)
+            except Refused as error:
+                refusal = refusal or error
+                continue
+            if _has_systems(prompt, messages):
+                return prompt
+            lossy = lossy or prompt
+        # A template may rewrite a system turn on purpose: then no form has it verbatim.
+        if lossy is None:
+            raise BadAsk(f"The model's chat template refuses these messages: {refusal}", param="messages")
+        return lossy
+
+    def _prompt(self, messages: Sequence[Message], facts: Mapping[str, object]) -> str:
+        """One form of the dialogue; a prefill is cut off at the mark behind its text."""
+        turns = [turn(message) for message in messages]
+        prefilled = messages[-1].role == "assistant"
+        mark = f"\ue000{token_hex(8)}\ue000"
+        if prefilled:
+            turns[-1]["content"] = messages[-1].text + mark
+        prompt = self._fill({**facts, "messages": turns, "add_generation_prompt": not prefilled})
+        if not prefilled:
+            return prompt
+        text, found, _ = prompt.rpartition(mark)
+        if not found:
+            raise BadAsk(
+                "The model's chat template cannot continue an assistant turn. End the messages with a user "
+                "or tool turn.",
+                param="messages",
+            )
+        return text
+
+    def _fill(self, facts: Mapping[str, object]) -> str:
+        try:
+            return self._sandbox.fill(self._template, facts)
+        except Refused:
+            raise
+        except (SecurityError, RecursionError, OverflowError, MemoryError) as error:
+            raise Unfit(f"The model's chat template is not safe to run: {error}.") from error
+        except _FAULTS as error:
+            raise BadAsk(
+                f"The model's chat template fails on these messages: {error}", param="messages"
+            ) from error
+
+    def _try_out(self) -> None:
+        """Raise Unfit for a template that misbehaves whatever it is given."""
+        try:
+            self.render([Message("user", "Hello")], [], {})
+        except BadAsk:
+            return  # it wants something else, and says so when it is asked
+
+
+def _check(messages: Sequence[Message], *, continue_final: bool) -> None:
+    if not messages:
+        raise BadAsk("There are no messages; send at least one.", param="messages")
+    last = messages[-1]
+    if continue_final and last.role != "assistant":
+        raise BadAsk(
+            "There is no assistant turn to continue: the last message must be one.", param="messages"
+        )
+    if last.role == "assistant" and last.tool_calls:
+        raise BadAsk(
+            "The messages end with tool calls. Add a tool turn with the result of each.", param="messages"
+        )
+
+
+def _has_systems(prompt: str, messages: Sequence[Message]) -> bool:
+    return all(message.text.strip() in prompt for message in messages if message.role == "system")

@@ -1,0 +1,93 @@
+"""Turns of a dialogue take the form that chat templates are written for.
+
+Plain data only: messages and tools become the dicts of the Hugging Face
+conventions, with a key only where there is something to say, since templates ask
+`'tool_calls' in message`. `forms` gives a dialogue as it is, and then in the two
+stricter shapes that many templates insist on, in which no word is missing.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from cortex.ask import Json, Message, Tool, ToolUse
+
+
+def turn(message: Message) -> dict[str, Json]:
+    """One message as templates read it."""
+    said: dict[str, Json] = {"role": message.role, "content": message.text}
+    if message.thought:
+        said["reasoning_content"] = message.thought
+    if message.tool_calls:
+        said["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        said["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        said["name"] = message.name
+    return said
+
+
+def function(tool: Tool) -> dict[str, Json]:
+    """One tool as templates read it."""
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": dict(tool.parameters),
+        },
+    }
+
+
+def forms(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
+    """The dialogue as it is; then with all system turns as one in front; then with
+    neighbours of one role joined as well. Texts are joined by a blank line."""
+    given = tuple(messages)
+    led = _led(given)
+    paired = _paired(led)
+    yield given
+    if led != given:
+        yield led
+    if paired != led:
+        yield paired
+
+
+def _call(call: ToolUse) -> Json:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+    }
+
+
+def _arguments(text: str) -> Json:
+    """The object that templates expect, or the text where it is none."""
+    try:
+        value: Json = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _led(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    systems = [message for message in messages if message.role == "system"]
+    if len(systems) < 2 and messages[:1] == tuple(systems[:1]):
+        return messages
+    others = (message for message in messages if message.role != "system")
+    return (_joined(systems), *others) if systems else messages
+
+
+def _paired(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    turns: list[Message] = []
+    for (role, _), run in groupby(messages, lambda message: (message.role, bool(message.tool_calls))):
+        same = list(run)
+        turns += [_joined(same)] if role != "tool" and not same[0].tool_calls else same
+    return tuple(turns)
+
+
+def _joined(messages: Sequence[Message]) -> Message:
+    """One turn that says what all of them say."""
+    text = "\n\n".join(message.text for message in messages if message.text)
+    thought = "\n\n".join(message.thought for message in messages if message.thought)
+    return replace(messages[0], text=text, thought=thought)
