@@ -186,8 +186,8 @@ def _construct(order: LoadOrder, promised: Preflight, header: GgufHeader, listen
     except RuntimeError as error:
         what = f"architecture {header.architecture}, {header.quant}, vocabulary {header.tokeniser}"
         raise LoadFailed(
-            f"{order.model}: llama.cpp refuses {order.path} ({what}) and does not say why. "
-            f"The header is sound: architecture or vocabulary may need a newer llama.cpp than {metadata.version('xllamacpp')}"
+            f"{order.model}: llama.cpp refuses {order.path} ({what}) and does not say why. Its header is "
+            f"sound, so compare its checksum; or a newer llama.cpp than {metadata.version('xllamacpp')} is needed"
         ) from error
 
 
