@@ -1,0 +1,57 @@
+"""`cortex models`: what can be asked for, and orders to load and unload.
+
+Works through a gateway, which knows all neurons, or at a neuron, which knows itself.
+"""
+
+# ruff: noqa: PLC0415 - libraries are imported by the command that needs them, so that --help is quick
+
+from typing import Annotated
+
+import typer
+
+from cortex.cli.options import ENDPOINT, AsJson, Endpoint, TokenFile
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The catalogue of a running cortex.")
+
+Model = Annotated[str, typer.Argument(help="A model's id or alias.")]
+
+
+@app.command("list")
+def listing(endpoint: Endpoint = ENDPOINT, token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """List the models that can be asked for."""
+    from cortex.cli import asking
+
+    asking.show_models(endpoint, token_file, as_json=as_json)
+
+
+@app.command()
+def show(
+    model: Model, endpoint: Endpoint = ENDPOINT, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Show one model: its state, where it lives, and where it may live."""
+    from cortex.cli import asking
+
+    asking.show_model(model, endpoint, token_file, as_json=as_json)
+
+
+@app.command()
+def load(model: Model, endpoint: Endpoint = ENDPOINT, token_file: TokenFile = None) -> None:
+    """Load a model, and wait until it is resident."""
+    from cortex.cli import asking
+
+    asking.order(f"loading {model}", endpoint, token_file, lambda at: at.load(model))
+    typer.echo(f"{model} is loaded")
+
+
+@app.command()
+def unload(
+    model: Model,
+    endpoint: Endpoint = ENDPOINT,
+    token_file: TokenFile = None,
+    force: Annotated[bool, typer.Option("--force", help="End the requests that use it.")] = False,
+) -> None:
+    """Unload a model wherever it is resident."""
+    from cortex.cli import asking
+
+    asking.order(f"unloading {model}", endpoint, token_file, lambda at: at.unload(model, force=force))
+    typer.echo(f"{model} is unloaded")

@@ -1,0 +1,134 @@
+"""The files of a role are found and read, and the role is started with what they say.
+
+Every fault of all its files is told at once, before anything listens. The file of a
+role is the one given, else the first of the usual places; a neuron does without one.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+import typer
+
+from cortex.catalogue import Catalogue
+from cortex.cli.ports import ensure_free
+from cortex.cli.running import Service, hold
+from cortex.config.files import Role as FileKind
+from cortex.config.files import candidates
+from cortex.config.files import check as check_file
+from cortex.config.gateway import GatewayConfig, read_gateway
+from cortex.config.models import merge_aliases, read_models
+from cortex.config.network import Address
+from cortex.config.neuron import NeuronConfig, read_neuron
+from cortex.errors import ConfigError
+from cortex.logs import Format, escape
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A role whose files are good."""
+
+    name: FileKind
+    run: Service
+    listeners: tuple[Address, Address]
+    log_format: Format
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
+    """The gateway of the file. ConfigError without one, since nothing says where its neurons are."""
+    path = _find("gateway", given, env)
+    if path is None:
+        places = " or ".join(map(str, candidates("gateway", env)))
+        raise ConfigError([f"no cortex.toml: write {places}, name one with --config, or try 'cortex up'"])
+    config, warnings = read_gateway(path, env)
+    catalogue, models, more = _catalogue(config, env)
+    merge_aliases(catalogue, config.aliases)  # the role does it too; its faults belong to the files
+
+    async def run(stop: trio.Event) -> None:
+        from cortex import gateway as role  # noqa: PLC0415 - --check does without the role
+
+        await role.run(config, catalogue, stop=stop)
+
+    return _prepared("gateway", config, run, (path, models), (*warnings, *more))
+
+
+def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:
+    """The neuron of the file, or of no file: then it serves what it finds."""
+    path = _find("neuron", given, env)
+    config, warnings = read_neuron(path, env)
+    catalogue, models, more = _catalogue(config, env)
+
+    async def run(stop: trio.Event) -> None:
+        from cortex import neuron as role  # noqa: PLC0415 - as above
+
+        await role.run(config, catalogue, stop=stop)
+
+    return _prepared("neuron", config, run, (path, models), (*warnings, *more))
+
+
+def start(role: Prepared, only_check: bool, level: str, form: Format | None) -> None:
+    """Run the role until a signal ends it; or tell that its files are good."""
+    if only_check:
+        for warning in role.warnings:
+            typer.echo(f"warning: {escape(warning)}", err=True)
+        typer.echo(f"ok: {', '.join(map(str, role.files)) or 'no file, all is default'}")
+        return
+    ensure_free(role.listeners, f"stop it, or set listen and metrics_listen of [{role.name}] to other ports")
+    hold(partial(_serve, role), level, form or role.log_format)
+
+
+def check(paths: list[Path]) -> int:
+    """The exit code, after the faults and warnings of each file have been told."""
+    faulty = False
+    for path in paths:
+        report = check_file(path)
+        for warning in report.warnings:
+            typer.echo(f"warning: {escape(warning)}", err=True)
+        for fault in report.faults:
+            typer.echo(escape(fault), err=True)
+        if not report.faults:
+            typer.echo(f"ok: {path} ({report.kind})")
+        faulty = faulty or bool(report.faults)
+    return 2 if faulty else 0
+
+
+async def _serve(role: Prepared, stop: trio.Event) -> None:
+    for warning in role.warnings:
+        log.warning("config.warning %s", warning)
+    log.info("config.read files=%s", ",".join(map(str, role.files)) or "none")
+    await role.run(stop)
+
+
+def _prepared(
+    name: FileKind,
+    config: GatewayConfig | NeuronConfig,
+    run: Service,
+    files: tuple[Path | None, ...],
+    warnings: tuple[str, ...],
+) -> Prepared:
+    found = tuple(path for path in files if path is not None)
+    return Prepared(name, run, (config.listen, config.metrics_listen), config.log_format, found, warnings)
+
+
+def _find(kind: FileKind, given: Path | None, env: Mapping[str, str]) -> Path | None:
+    """The given file, else the first that exists of the usual ones."""
+    if given is not None:
+        return given
+    return next((path for path in candidates(kind, env) if path.exists()), None)
+
+
+def _catalogue(
+    config: GatewayConfig | NeuronConfig, env: Mapping[str, str]
+) -> tuple[Catalogue, Path | None, list[str]]:
+    path = _find("models", config.models_config, env)
+    if path is None:
+        return Catalogue(), None, []
+    catalogue, warnings = read_models(path)
+    return catalogue, path, warnings

@@ -1,0 +1,61 @@
+"""A role runs until a signal ends it: the first drains, the second leaves at once.
+
+SIGTERM and SIGINT mean the same. SIGHUP changes nothing, since this version reads
+its files at start only; it says so rather than kill the process. A role that ends by
+itself ends the command, with its error if it had one.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeAlias
+
+import trio
+from rich.console import Console
+
+from cortex import logs
+
+log = logging.getLogger(__name__)
+
+Service: TypeAlias = Callable[[trio.Event], Awaitable[None]]
+
+
+def hold(service: Service, level: str, form: logs.Format) -> None:
+    """Run `service` to its end; the event that it gets is set by the first signal."""
+    outlet = logs.configure(level, form, sys.stderr)
+    try:
+        trio.run(_hold, service)
+    finally:
+        outlet.close()
+
+
+async def _hold(service: Service) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_obey, stop)
+        await service(stop)
+        nursery.cancel_scope.cancel()
+
+
+async def _obey(stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                log.warning("reload.unsupported signal=SIGHUP remedy='restart to read the files again'")
+            elif stop.is_set():
+                _leave(number)
+            else:
+                log.info("stop.begun signal=%s", signal.Signals(number).name)
+                stop.set()
+
+
+def _leave(number: int) -> NoReturn:
+    """The process is gone, whatever still runs in it; the terminal is as it was."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.show_cursor()
+    logging.shutdown()
+    os._exit(128 + number)

@@ -1,0 +1,261 @@
+"""`cortex up`: a gateway and a neuron in one process, and one model between them.
+
+The neuron listens on a free loopback port, with a token that only this process knows;
+the gateway reaches it over HTTP like any other. What a person must know is printed on
+stdout once the model is loaded: nothing else is. The gateway drains first, so that
+the neuron has nothing left to finish. Roles are wired here because they do not know
+each other.
+"""
+
+import re
+import secrets
+import shlex
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from cortex import demo
+from cortex.catalogue import Catalogue, ModelSpec
+from cortex.cli.ports import ensure_free as ensure_free_ports
+from cortex.cli.trouble import Usage
+from cortex.config.gateway import GatewayConfig, NeuronRef, Poll
+from cortex.config.limits import Limits
+from cortex.config.network import Address
+from cortex.config.neuron import NeuronConfig
+from cortex.errors import CortexError, LoadFailed
+from cortex.logs import escape
+from cortex.status.fetch import Asker, asker
+from cortex.units import size
+from cortex.weights import read_gguf
+from cortex.wire.neuron import Activation
+
+NAME: Final = "here"
+# Ctrl-C shall end it within two seconds, whatever still streams.
+LIMITS: Final = Limits(drain_s=1.0)
+# The neuron is in this process: asking often costs nothing and shows the model at once.
+POLL: Final = Poll(interval_s=0.5)
+LOOK_S: Final = 0.1
+ANY: Final = Address("127.0.0.1", 0)
+# org/name, perhaps with a quant; what ends in .gguf was meant as a file.
+_HUB_ID: Final = re.compile(r"(?!.*\.gguf\Z)[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The model to serve: its id, its file, and what fits its size of context."""
+
+    spec: ModelSpec
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for on the command line. Port 0 means free ones."""
+
+    choice: Choice
+    listen: Address
+
+    @property
+    def metrics_listen(self) -> Address:
+        port = self.listen.port
+        return Address(self.listen.host, port + 1 if port else 0)
+
+
+class Addresses(Protocol):
+    """What a role hands over when it is started."""
+
+    @property
+    def api(self) -> tuple[str, int]: ...
+
+
+def choose(model: str | None) -> Choice:
+    """The model that `model` means. Usage when this version cannot serve such a one, Unfit
+    when the file is no good."""
+    if model is None:
+        path, name, context = demo.GGUF, demo.MODEL_ID, demo.CONTEXT
+    else:
+        path, name, context = _file(model), _id(Path(model).stem), None
+    path = path.resolve()
+    header = read_gguf(path)
+    spec = ModelSpec(name, source=f"path:{path}", harness="llamacpp", context=context)
+    return Choice(spec, path, header.file_bytes)
+
+
+def ensure_free(order: Order) -> None:
+    """Both listeners can be had; the error says who is in the way."""
+    ensure_free_ports(
+        (order.listen, order.metrics_listen), "choose others with --port N, or any free ones with --port 0"
+    )
+
+
+async def run(order: Order, stop: trio.Event) -> None:
+    """Serve until `stop`. Raises LoadFailed with the cause when the model does not come in."""
+    token = secrets.token_urlsafe(32)
+    neuron, gateway = _Held("neuron"), _Held("gateway")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_in_order, stop, (gateway, neuron), nursery.cancel_scope)
+        inner = await neuron.start(nursery, *_neuron(order.choice, token))
+        endpoint = f"http://{Address(*inner.api)}"
+        outer = await gateway.start(nursery, *_gateway(order, endpoint, token))
+        async with asker(endpoint, token) as at:
+            with _progress(order.choice):
+                await _loaded(at, order.choice.spec.id)
+        typer.echo(welcome(_reachable(outer.api), order.choice.spec.id))
+
+
+def welcome(base: str, model: str) -> str:
+    """What a newcomer needs to know."""
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    return f"""\
+cortex is ready at {base}/v1 and serves {model}
+
+Try it:
+  curl {base}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}
+
+With the OpenAI SDK:
+  from openai import OpenAI
+  client = OpenAI(base_url="{base}/v1", api_key="none")
+  client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])
+
+Ctrl-C stops."""
+
+
+class _Held:
+    """A role in this process: it can be started, told to stop, and waited for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._stop, self._ended = trio.Event(), trio.Event()
+
+    async def start(
+        self,
+        nursery: trio.Nursery,
+        role: Callable[..., Awaitable[None]],
+        config: object,
+        catalogue: Catalogue,
+    ) -> Addresses:
+        """The role is usable."""
+        addresses: Addresses = await nursery.start(partial(self._run, role, config, catalogue))
+        return addresses
+
+    async def end(self) -> None:
+        """The role has drained and is gone."""
+        self._stop.set()
+        await self._ended.wait()
+
+    async def _run(
+        self,
+        role: Callable[..., Awaitable[None]],
+        config: object,
+        catalogue: Catalogue,
+        *,
+        task_status: trio.TaskStatus[Addresses],
+    ) -> None:
+        await role(config, catalogue, stop=self._stop, task_status=task_status)
+        self._ended.set()
+        if not self._stop.is_set():
+            raise CortexError(f"the {self._name} ended by itself; its log says why")
+
+
+async def _end_in_order(stop: trio.Event, roles: tuple[_Held, ...], scope: trio.CancelScope) -> None:
+    await stop.wait()
+    # A role that is not yet started, or hangs, does not keep a person waiting.
+    with trio.move_on_after(LIMITS.drain_s + 0.5):
+        for role in roles:
+            await role.end()
+    scope.cancel()
+
+
+async def _loaded(at: Asker, model: str) -> None:
+    """The neuron's default model is in."""
+    while True:
+        activation: Activation = (await at.health()).activation
+        if model in activation.failed:
+            raise LoadFailed(activation.failed[model])
+        if model in activation.completed:
+            return
+        await trio.sleep(LOOK_S)
+
+
+def _neuron(choice: Choice, token: str) -> tuple[Callable[..., Awaitable[None]], NeuronConfig, Catalogue]:
+    from cortex import neuron  # noqa: PLC0415 - engines are looked for once the file is known to be good
+
+    config = NeuronConfig(
+        name=NAME,
+        listen=ANY,
+        metrics_listen=ANY,
+        token=token,
+        # The one file, rather than its folder: nothing that lies beside it is offered.
+        model_roots=(choice.path,),
+        default_models=(choice.spec,),
+        limits=LIMITS,
+    )
+    return neuron.run, config, Catalogue({choice.spec.id: choice.spec})
+
+
+def _gateway(
+    order: Order, endpoint: str, token: str
+) -> tuple[Callable[..., Awaitable[None]], GatewayConfig, Catalogue]:
+    from cortex import gateway  # noqa: PLC0415 - as above
+
+    config = GatewayConfig(
+        listen=order.listen,
+        metrics_listen=order.metrics_listen,
+        neurons=(NeuronRef(NAME, endpoint, token),),
+        limits=LIMITS,
+        poll=POLL,
+    )
+    return gateway.run, config, Catalogue()
+
+
+def _file(model: str) -> Path:
+    path = Path(model).expanduser()
+    if model.startswith("hf:") or (_HUB_ID.fullmatch(model) and not path.exists()):
+        raise Usage(
+            f"{model} is a hub id, and this version downloads nothing: "
+            "get a .gguf file of the model, and give its path"
+        )
+    if path.is_dir():
+        raise Usage(
+            f"{model} is a folder, and this version serves GGUF files only: give the path of a .gguf file"
+        )
+    return path
+
+
+def _id(stem: str) -> str:
+    """A model id made of a file's name."""
+    text = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:128]
+    return text or "model"
+
+
+def _reachable(api: tuple[str, int]) -> str:
+    """A URL that works on this computer: an address that means all of them is none to call."""
+    host, port = api[0], api[1]
+    address = ip_address(host)
+    if address.is_unspecified:
+        host = "127.0.0.1" if address.version == 4 else "::1"
+    return f"http://{Address(host, port)}"
+
+
+def _progress(choice: Choice) -> Progress:
+    console = Console(stderr=True)
+    text = f"loading {escape(choice.spec.id)} ({size(choice.bytes)})"
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    progress.add_task(text, total=None)
+    return progress

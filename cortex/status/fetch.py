@@ -1,0 +1,210 @@
+"""A running cortex is asked and told over HTTP: reports for `status`, orders for `models`.
+
+A gateway answers for its fleet; a neuron alone is asked for its parts, and they are
+put together in the same form, with a gateway that has no boot id. Nothing is decided
+and nothing printed here. Deadlines are the caller's; cancelling leaves nothing behind,
+save that a load once ordered goes on at the other side.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import httpx
+import msgspec
+
+from cortex.ask import Json
+from cortex.catalogue import unknown
+from cortex.errors import BadAsk, CortexError, Unreachable, UpstreamFailed, named
+from cortex.wire import fleet, neuron
+
+# Of a body that is no cortex's, enough to recognise whose it is.
+_EXCERPT: Final = 120
+
+T = TypeVar("T")
+
+
+class Asker:
+    """Speaks to the gateway or neuron at one address."""
+
+    def __init__(self, http: httpx.AsyncClient, endpoint: str) -> None:
+        self._http, self.endpoint = http, endpoint
+
+    async def report(self) -> fleet.FleetReport:
+        """The fleet, or the one neuron as a fleet of one."""
+        answer = await self._send("GET", "/fleet")
+        if answer.status_code != 404:
+            return self._read(answer, fleet.FleetReport)
+        health = await self.health()
+        residents = self._read(await self._send("GET", "/models"), neuron.Residents)
+        return _alone(self.endpoint, health, residents)
+
+    async def health(self) -> neuron.Health:
+        """The health of a neuron."""
+        return self._read(await self._send("GET", "/health"), neuron.Health)
+
+    async def load(self, model: str) -> None:
+        """The model is resident somewhere."""
+        if await self._is_gateway():
+            await self._order("/fleet/models/load", {"model": model})
+        else:
+            await self._order("/models/load", {"spec": {"id": model}})
+
+    async def unload(self, model: str, *, force: bool) -> None:
+        """The model is resident nowhere."""
+        if await self._is_gateway():
+            await self._order("/fleet/models/unload", {"model": model, "force": force})
+        else:
+            await self._order("/models/unload", {"id": model, "force": force})
+
+    async def _is_gateway(self) -> bool:
+        answer = await self._send("GET", "/fleet")
+        if answer.status_code not in {200, 404}:
+            raise _refusal(answer, self.endpoint)
+        return answer.status_code == 200
+
+    async def _order(self, path: str, body: dict[str, Json]) -> None:
+        answer = await self._send("POST", path, msgspec.json.encode(body))
+        if answer.status_code >= 300:
+            raise _refusal(answer, self.endpoint)
+
+    async def _send(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+        headers = {} if body is None else {"content-type": "application/json"}
+        try:
+            return await self._http.request(method, path, content=body, headers=headers)
+        except httpx.TransportError as error:
+            raise Unreachable(
+                f"no cortex answers at {self.endpoint} ({_cause(error)}); start one with 'cortex up', "
+                "or name another address with --endpoint"
+            ) from error
+
+    def _read(self, answer: httpx.Response, kind: type[T]) -> T:
+        if answer.status_code != 200:
+            raise _refusal(answer, self.endpoint)
+        try:
+            return msgspec.json.decode(answer.content, type=kind)
+        except msgspec.MsgspecError as error:
+            raise UpstreamFailed(
+                f"{answer.url} answers, but not as a cortex does ({error}); check --endpoint"
+            ) from error
+
+
+@asynccontextmanager
+async def asker(endpoint: str, token: str | None) -> AsyncIterator[Asker]:
+    """An `Asker` with its connections. Its environment's proxies are not used: they must
+    not see the token, and do not lead to loopback."""
+    try:
+        base = httpx.URL(endpoint)
+    except httpx.InvalidURL as error:
+        raise BadAsk(f"--endpoint {endpoint!r} is no URL: {error}", param="endpoint") from error
+    if base.scheme not in {"http", "https"} or not base.host:
+        raise BadAsk(
+            f"--endpoint {endpoint!r} is no URL; it looks like http://127.0.0.1:31313", param="endpoint"
+        )
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=None, trust_env=False) as http:  # noqa: S113
+        yield Asker(http, endpoint.rstrip("/"))
+
+
+def named_in(report: fleet.FleetReport, name: str) -> fleet.CatalogueModel:
+    """The model with this id or alias. UnknownModel names near ones."""
+    for model in report.models:
+        if name == model.id or name in model.aliases:
+            return model
+    raise unknown(name, [each for model in report.models for each in (model.id, *model.aliases)])
+
+
+class _Fault(msgspec.Struct):
+    message: str = ""
+    code: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Fault
+
+
+def _refusal(answer: httpx.Response, endpoint: str) -> CortexError:
+    """The error that the other side named; or what it said instead."""
+    try:
+        fault = msgspec.json.decode(answer.content, type=_Refusal).error
+    except msgspec.MsgspecError:
+        said = answer.text[:_EXCERPT].strip() or "nothing"
+        return UpstreamFailed(f"{endpoint} answers {answer.status_code} and says {said!r}; is it a cortex?")
+    return named(fault.code or "", answer.status_code, fault.message)
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said at the bottom of it, such as "Connection refused"."""
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    if isinstance(error, BaseExceptionGroup):
+        return _cause(error.exceptions[0])
+    below = error.__cause__ or error.__context__
+    return _cause(below) if below is not None else str(error) or type(error).__name__
+
+
+def _alone(endpoint: str, health: neuron.Health, residents: neuron.Residents) -> fleet.FleetReport:
+    busy = {each.id: each for each in health.models}
+    name = health.name or "neuron"
+    activation = health.activation
+    failed = [f"default model {model} is not loaded: {cause}" for model, cause in activation.failed.items()]
+    here = fleet.FleetNeuron(
+        name=name,
+        endpoint=endpoint,
+        state="stopping" if activation.state == "stopping" else "ok",
+        report_age_s=0.0,
+        devices=health.devices,
+        models=[_model(each, busy.get(each.id, neuron.ModelLoad(id=each.id))) for each in residents.models],
+        warnings=[*health.warnings, *failed],
+    )
+    return fleet.FleetReport(
+        status=health.status,
+        neurons=[here],
+        models=_catalogue(name, residents),
+        waiting=sum(each.queue for each in health.models),
+        loads=[fleet.FleetLoad(model=activation.in_progress, neuron=name)] if activation.in_progress else [],
+    )
+
+
+def _model(resident: neuron.ResidentReport, load: neuron.ModelLoad) -> fleet.FleetModel:
+    return fleet.FleetModel(
+        id=resident.id,
+        state=resident.state if resident.servable.ok else "recovering",
+        devices=resident.devices,
+        bytes=resident.bytes,
+        in_flight=load.in_flight,
+        queue=load.queue,
+        slots=load.slots or resident.slots,
+        tok_s=load.tok_s_decode,
+        pinned=resident.pinned,
+        idle_s=resident.idle_s,
+    )
+
+
+def _catalogue(name: str, residents: neuron.Residents) -> list[fleet.CatalogueModel]:
+    here = {each.id: each for each in residents.models}
+    return [
+        fleet.CatalogueModel(
+            id=model,
+            state=_state(here[model]) if model in here else "unloaded",
+            locations=[_location(name, here[model])] if model in here else [],
+            feasible_on=[name],
+        )
+        for model in sorted({*here, *residents.known})
+    ]
+
+
+def _location(name: str, resident: neuron.ResidentReport) -> fleet.Location:
+    return fleet.Location(
+        neuron=name, devices=resident.devices, state=resident.state, bytes=sum(resident.bytes.values())
+    )
+
+
+def _state(resident: neuron.ResidentReport) -> fleet.ModelState:
+    if not resident.servable.ok or resident.state == "recovering":
+        return "recovering"
+    return "loading" if resident.state == "loading" else "loaded"

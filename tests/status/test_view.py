@@ -1,0 +1,226 @@
+"""What a person sees of a fleet, at the widths that terminals have."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console, RenderableType
+
+from cortex.status import view
+from cortex.wire.fleet import (
+    CatalogueModel,
+    FleetLoad,
+    FleetModel,
+    FleetNeuron,
+    FleetReport,
+    GatewayReport,
+    Location,
+)
+from cortex.wire.neuron import DeviceHealth
+
+GIB = 2**30
+LONG = "Qwen/Qwen3-Coder-30B-A3B-Instruct-GGUF"
+
+REPORT = FleetReport(
+    status="degraded",
+    gateway=GatewayReport(version="0.1.0", boot_id="b", uptime_s=11000),
+    neurons=[
+        FleetNeuron(
+            name="beast",
+            endpoint="http://10.0.0.2:13131",
+            state="ok",
+            report_age_s=0.4,
+            devices=[
+                DeviceHealth(
+                    name="cuda:0",
+                    memory_total=32 * GIB,
+                    memory_used=24 * GIB,
+                    utilization=0.87,
+                    temperature=71,
+                ),
+                DeviceHealth(name="cpu", memory_total=128 * GIB, memory_used=20 * GIB, poisoned=True),
+            ],
+            models=[
+                FleetModel(
+                    id=LONG,
+                    devices=["cuda:0"],
+                    bytes={"cuda:0": 21 * GIB},
+                    in_flight=3,
+                    queue=2,
+                    slots=4,
+                    tok_s=43.21,
+                    pinned=True,
+                ),
+                FleetModel(id="small", devices=["cpu"], bytes={"cpu": GIB}, slots=2, idle_s=333),
+            ],
+            warnings=["no token"],
+        ),
+        FleetNeuron(
+            name="benjy", endpoint="http://10.0.0.3:13131", state="away", why="refused", report_age_s=44
+        ),
+    ],
+    models=[
+        CatalogueModel(id="small", state="loaded"),
+        CatalogueModel(id="other", feasible_on=["beast", "benjy"], aliases=["o", "x"]),
+        CatalogueModel(id="huge", state="unservable", why="needs 80GiB"),
+    ],
+    waiting=3,
+    loads=[
+        FleetLoad(
+            model="other", neuron="beast", running_s=12, waiting=2, done_bytes=3 * GIB, total_bytes=9 * GIB
+        )
+    ],
+    warnings=["no keys"],
+)
+
+
+def shown(picture: RenderableType, width: int = 120, *, colour: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, force_terminal=colour, color_system="standard" if colour else None
+    )
+    console.print(picture)
+    return stream.getvalue()
+
+
+def line_of(text: str, word: str) -> list[str]:
+    return next(line for line in text.splitlines() if line.startswith(word)).split()
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("degraded", 1), ("impaired", 1)])
+def test_the_exit_code_says_whether_all_is_well(status: str, code: int) -> None:
+    assert view.exit_code(FleetReport(status=status)) == code  # type: ignore[arg-type]
+
+
+def test_json_is_the_report_as_it_came() -> None:
+    loaded = json.loads(view.as_json(REPORT))
+    assert loaded["neurons"][0]["devices"][0]["memory_used"] == 24 * GIB
+    assert view.as_json(REPORT).count("\n") > 20
+    assert "\n" not in view.as_json(REPORT, lines=False)
+    assert json.loads(view.as_json(REPORT, lines=False)) == loaded
+
+
+def test_the_headline_says_who_where_and_how_it_is() -> None:
+    first = shown(view.picture(REPORT, "http://127.0.0.1:31313")).splitlines()[0]
+    assert first == "cortex gateway 0.1.0 at http://127.0.0.1:31313  degraded  up 3h3m  3 waiting"
+    alone = FleetReport(neurons=[FleetNeuron(name="n", state="ok")])
+    first = shown(view.picture(alone, "http://127.0.0.1:13131")).splitlines()[0]
+    assert first == "cortex neuron at http://127.0.0.1:13131  ok"
+
+
+def test_every_device_has_its_memory_and_its_neuron_is_named_once() -> None:
+    text = shown(view.picture(REPORT, "http://e"))
+    assert line_of(text, "beast")[:3] == ["beast", "ok", "cuda:0"]
+    assert line_of(text, "beast")[-4:] == ["24GiB", "32GiB", "87%", "71°C"]
+    assert "cpu     poisoned" in text
+    assert line_of(text, "benjy") == ["benjy", "away", "-"]
+
+
+def test_a_fuller_device_has_a_longer_bar() -> None:
+    def bar(used: int) -> int:
+        neuron = FleetNeuron(name="n", devices=[DeviceHealth(name="d", memory_total=100, memory_used=used)])
+        return shown(view.picture(FleetReport(neurons=[neuron]), "http://e")).count("━")
+
+    assert bar(0) == 0
+    assert 0 < bar(30) < bar(60) < bar(100) == 12
+    assert bar(900) == 12
+
+
+def test_a_resident_shows_what_it_does() -> None:
+    text = shown(view.picture(REPORT, "http://e"))
+    assert line_of(text, LONG)[1:] == ["loaded", "pinned", "beast", "cuda:0", "21GiB", "3/4", "2", "43.2"]
+    assert line_of(text, "small") == ["small", "loaded", "beast", "cpu", "1GiB", "0/2", "5m33s"]
+
+
+def test_models_that_live_nowhere_are_listed_with_the_reason_or_the_hope() -> None:
+    text = shown(view.picture(REPORT, "http://e"))
+    assert "may live on beast, benjy" in text
+    assert line_of(text, "huge") == ["huge", "unservable", "needs", "80GiB"]
+    assert sum(line.startswith("small") for line in text.splitlines()) == 1
+
+
+def test_loads_and_warnings_stand_below() -> None:
+    lines = shown(view.picture(REPORT, "http://e")).splitlines()
+    assert "loading other on beast  3GiB of 9GiB (33%)  for 12s  2 waiting" in lines
+    assert "! no keys" in lines
+    assert "! beast: no token" in lines
+    assert "! benjy at http://10.0.0.3:13131: refused (last report 44s ago)" in lines
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_nothing_is_cut_and_no_line_is_too_long(width: int) -> None:
+    text = shown(view.picture(REPORT, "http://127.0.0.1:31313"), width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    squeezed = "".join(text.split())
+    for figure in ("24GiB", "32GiB", "87%", "71°C", "21GiB", "3/4", "43.2", "5m33s"):
+        assert figure in squeezed, figure
+
+
+def test_the_terminal_obeys_nothing_that_came_over_the_wire() -> None:
+    evil = "m\x1b]0;owned\x07\n[red]x"
+    report = FleetReport(
+        neurons=[
+            FleetNeuron(
+                name=evil,
+                why=evil,
+                devices=[DeviceHealth(name=evil)],
+                models=[FleetModel(id=evil, state=evil)],
+            )
+        ],
+        models=[CatalogueModel(id=evil + "2", aliases=[evil], why=evil, locations=[Location(neuron=evil)])],
+        loads=[FleetLoad(model=evil, neuron=evil)],
+        warnings=[evil],
+    )
+    for picture in (
+        view.picture(report, "http://e"),
+        view.catalogue(report.models),
+        view.one(report.models[0]),
+    ):
+        text = shown(picture, 300)
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert "[red]" in text
+
+
+def test_colour_only_repeats_what_a_word_says() -> None:
+    plain = shown(view.picture(REPORT, "http://e"))
+    coloured = shown(view.picture(REPORT, "http://e"), colour=True)
+    assert "\x1b[" not in plain
+    assert "\x1b[33mdegraded" in coloured
+    assert "degraded" in plain
+
+
+def test_a_gateway_without_neurons_says_so() -> None:
+    assert "No neuron is configured" in shown(view.picture(FleetReport(), "http://e"))
+
+
+def test_the_catalogue_has_a_line_for_each_model() -> None:
+    models = [
+        CatalogueModel(
+            id="a",
+            state="loaded",
+            locations=[Location(neuron="n", devices=["cpu"], bytes=GIB)],
+            aliases=["x"],
+        ),
+        CatalogueModel(id="b", feasible_on=["n"]),
+    ]
+    lines = [line.split() for line in shown(view.catalogue(models)).splitlines()]
+    assert lines == [
+        ["MODEL", "STATE", "WHERE", "ALIASES", "SIZE"],
+        ["a", "loaded", "n", "cpu", "x", "1GiB"],
+        ["b", "unloaded", "may", "live", "on", "n"],
+    ]
+
+
+def test_one_model_tells_everything() -> None:
+    model = CatalogueModel(
+        id="a",
+        state="recovering",
+        locations=[Location(neuron="n", devices=["cpu"], bytes=GIB)],
+        aliases=["x"],
+        why="engine failed",
+    )
+    text = shown(view.one(model))
+    for said in ("a", "recovering", "n cpu loaded 1GiB", "no neuron", "x", "engine failed"):
+        assert said in text
