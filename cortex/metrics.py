@@ -113,9 +113,12 @@ class Metrics:
 
     # -- requests
 
-    def request_began(self, model: str) -> None:
-        """Each call is followed by one `request_done` for the same model."""
-        self._of(model).in_flight.inc()
+    def request_began(self, model: str) -> str:
+        """Each call is followed by one `request_done` with the label that it answers: what is
+        known may change while the request runs."""
+        label = self._label(model)
+        self._of(label).in_flight.inc()
+        return label
 
     def request_done(self, done: Done) -> None:
         """Count `done`; what never came (first token, seat) is left out of its histogram."""
@@ -212,7 +215,7 @@ class Metrics:
         return self._page
 
     def _label(self, model: str) -> str:
-        return model if model in self._models or self._known(model) else OTHER
+        return model if model in self._models or model == OTHER or self._known(model) else OTHER
 
     def _of(self, model: str) -> "_ModelSeries":
         label = self._label(model)

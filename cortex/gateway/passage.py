@@ -44,6 +44,7 @@ class Journey:
     body: bytes
     affinity: str
     meter: Meter
+    label: str
     stream: Stream | None = None
     neuron: str = "none"
     seated: float | None = None
@@ -56,7 +57,7 @@ class Journey:
         """The entry in the books."""
         first = self.meter.first_content_at
         return Done(
-            model=self.model,
+            model=self.label,
             dialect=dialect,
             outcome=outcome,
             duration_s=trio.current_time() - self.request.arrived,
@@ -100,8 +101,8 @@ class Passage:
         seen = peek(request.body)
         model = self._listing.catalogue.resolve(seen.model)
         body = rename(request.body, seen.model, model)
-        journey = Journey(request, reply, model, body, seen.affinity, Meter("openai"))
-        self._metrics.request_began(model)
+        label = self._metrics.request_began(model)
+        journey = Journey(request, reply, model, body, seen.affinity, Meter("openai"), label)
         outcome: Outcome = "hung_up"
         try:
             if seen.stream:

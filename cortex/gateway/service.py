@@ -47,7 +47,7 @@ async def run(
         page = await nursery.start(gateway.page.run, config.metrics_listen.host, config.metrics_listen.port)
         log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
         task_status.started(Ports(api, page))
-        await (stop or trio.Event()).wait()
+        await (trio.Event() if stop is None else stop).wait()
         await gateway.leave(config.limits.drain_s)
         nursery.cancel_scope.cancel()
 
@@ -73,7 +73,9 @@ async def _assemble(
     rules = Rules(config.eviction.strategy, config.cold_load.min_residency_s)
     limits = LedgerPolicy(rules, config.limits.queue, config.cold_load.max_overtake_s, delegates=True)
     ledger = Ledger(trio.current_time, limits)
-    metrics = Metrics(lambda model: model in catalogue.specs or bool(ledger.holders(model)))
+    metrics = Metrics(
+        lambda model: model in catalogue.specs or bool(ledger.holders(model) or fleet.knowers(model))
+    )
     loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"))
     patience = Patience(config.limits.queue_wait_s, config.cold_load.max_wait_s)
     dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))

@@ -110,7 +110,7 @@ class Devices:
         return name in self._late
 
     def rooms(self) -> list[Room]:
-        """Each device with the bytes that models may have: of the whole, and at present."""
+        """Each device with the bytes that models may have, and those of them that others hold."""
         return [self._room(name, reading) for name, reading in self._readings.items()]
 
     def list(self) -> "list[wire.Device]":
@@ -130,23 +130,32 @@ class Devices:
         total = max(0, reading.total_bytes - self._config.memory_headroom)
         if self._config.memory_limit is not None:
             total = min(total, self._config.memory_limit)
-        free = reading.available_bytes - self._config.memory_headroom
-        return Room(name, total, max(0, min(total, free)))
+        free = max(0, min(total, reading.available_bytes - self._config.memory_headroom))
+        return Room(name, total, other_bytes=total - free)
 
     async def _watch(self, probe: Probe) -> None:
         # Its own thread: a driver that hangs must not take one of those that all share.
         limiter = trio.CapacityLimiter(1)
         while True:
             await trio.sleep(LOOK_S)
-            with trio.move_on_after(LOOK_DEADLINE_S) as deadline:
-                self._readings[probe.name] = await trio.to_thread.run_sync(
-                    probe.look, abandon_on_cancel=True, limiter=limiter
-                )
-            if deadline.cancelled_caught and probe.name not in self._late:
-                log.warning("device.late device=%s after_s=%.0f", probe.name, LOOK_DEADLINE_S)
+            fault = f"no answer in {LOOK_DEADLINE_S:.0f} s"
+            with trio.move_on_after(LOOK_DEADLINE_S):
+                fault = await self._look(probe, limiter)
+            if fault and probe.name not in self._late:
+                log.warning("device.late device=%s fault=%s", probe.name, fault)
                 self._late.add(probe.name)
-            elif not deadline.cancelled_caught:
+            elif not fault:
                 self._late.discard(probe.name)
+
+    async def _look(self, probe: Probe, limiter: trio.CapacityLimiter) -> str:
+        """A fresh reading is kept; else what was wrong. Cancelled, the thread is left to end."""
+        try:
+            self._readings[probe.name] = await trio.to_thread.run_sync(
+                probe.look, abandon_on_cancel=True, limiter=limiter
+            )
+        except (OSError, psutil.Error) as error:
+            return str(error) or type(error).__name__
+        return ""
 
 
 def _host() -> Host:

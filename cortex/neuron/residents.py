@@ -69,7 +69,7 @@ class Residents:
         self._config, self.found = config, found
         self._workers, self.harnesses, self._ledger = workers, harnesses, ledger
         self._living: dict[str, Living] = {}
-        self._headers: dict[tuple[LoadOrder, int, int], Preflight] = {}
+        self._headers: dict[tuple[Path, int, int, str, int, int], Preflight] = {}
 
     def living(self, model: str) -> Living | None:
         """What is true of `model` while it is loaded."""
@@ -152,7 +152,7 @@ class Residents:
             stat = await trio.Path(path).stat()
         except OSError as error:
             raise Unfit(f"Model '{spec.id}': {path}: {error.strerror}") from error
-        key = (order, stat.st_mtime_ns, stat.st_size)
+        key = (path, order.context, order.slots, order.cache, stat.st_mtime_ns, stat.st_size)
         promised = self._headers.get(key)
         if promised is None:
             promised = await trio.to_thread.run_sync(self._harness(spec).preflight, order)

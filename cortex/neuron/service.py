@@ -61,7 +61,7 @@ async def run(
         log.info("neuron.listening name=%s api=%s:%d metrics=%s:%d", config.name, *api, *page)
         task_status.started(Ports(api, page))
         nursery.start_soon(neuron.orders.activate, config.default_models, neuron.view.activation)
-        await (stop or trio.Event()).wait()
+        await (trio.Event() if stop is None else stop).wait()
         await neuron.leave(config.limits.drain_s)
         nursery.cancel_scope.cancel()
 

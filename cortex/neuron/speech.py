@@ -49,7 +49,7 @@ class Account:
     """What one request has used so far, for metrics and the usage trailer."""
 
     arrived: float
-    model: str
+    label: str
     neuron: str
     seated: float | None = None
     first: float | None = None
@@ -83,7 +83,7 @@ class Account:
     def done(self, dialect: DialectName, outcome: Outcome) -> Done:
         """The entry in the books."""
         return Done(
-            model=self.model,
+            model=self.label,
             dialect=dialect,
             outcome=outcome,
             duration_s=trio.current_time() - self.arrived,
@@ -143,9 +143,8 @@ class Speech:
     async def _answer(self, request: Request, reply: Reply, dialect: Dialect) -> None:
         ask = dialect.read(request.body)
         ask = replace(ask, model=self._residents.found.resolve(ask.model))
-        account = Account(request.arrived, ask.model, self._name)
+        account = Account(request.arrived, self._metrics.request_began(ask.model), self._name)
         exchange = Exchange(ask, dialect, request, reply, account)
-        self._metrics.request_began(ask.model)
         outcome: Outcome = "hung_up"
         try:
             await (self._stream(exchange) if ask.stream else self._whole(exchange))

@@ -6,6 +6,7 @@ event, since its clients skip nameless ones. Statuses differ too: an overload is
 503 to one and 529 to the other. Source: the vendors' error pages and client libraries.
 """
 
+import math
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -56,6 +57,7 @@ def _openai(error: CortexError) -> dict[str, Json]:
         "type": _OPENAI_TYPES.get(error.status, fallback),
         "code": error.code,
         "param": error.param,
+        **({} if error.retry_after_s is None else {"retry_after": math.ceil(error.retry_after_s)}),
         **{name: _plain(value) for name, value in error.facts.items()},
     }
 
@@ -70,7 +72,10 @@ def _anthropic(error: CortexError) -> dict[str, Json]:
             f"prompt is too long: {error.facts['prompt_tokens']} tokens > "
             f"{error.facts['context_length']} maximum"
         )
-    return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(code, fallback), "message": message}}
+    told: dict[str, Json] = {"type": _ANTHROPIC_TYPES.get(code, fallback), "message": message}
+    if error.retry_after_s is not None:
+        told["retry_after"] = math.ceil(error.retry_after_s)
+    return {"type": "error", "error": told}
 
 
 def _plain(value: str | float | bool | list[str]) -> Json:

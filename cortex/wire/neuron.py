@@ -5,11 +5,11 @@ Sizes are bytes, times seconds. The gateway and `cortex status` read these, the
 neuron writes them.
 """
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-from cortex.ask import Json
+from cortex.events import Usage
 
 
 class Device(msgspec.Struct, kw_only=True, frozen=True):
@@ -121,9 +121,11 @@ class Residents(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LoadRequest(msgspec.Struct, kw_only=True, frozen=True):
-    """POST /models/load. `spec` is a models.toml entry; `victims` are proposals."""
+    """POST /models/load. `spec` is a models.toml entry, read and checked by `config.models`;
+    `victims` are proposals."""
 
-    spec: dict[str, Json]
+    # Json in truth; msgspec cannot build a decoder for a type that names itself.
+    spec: dict[str, Any]
     evict: Literal["allow", "never"] = "allow"
     victims: list[str] = []
 
@@ -149,3 +151,28 @@ USAGE: Final = "x-cortex-usage"
 NEURON: Final = "x-cortex-neuron"
 MODEL: Final = "x-cortex-model"
 REQUEST_ID: Final = "x-request-id"
+KEY_NAME: Final = "x-cortex-key-name"
+
+# No count of tokens is longer; int() of a longer text only burns time.
+_DIGITS: Final = 15
+
+
+def render_usage(usage: Usage) -> str:
+    """The value of the `USAGE` trailer, which ends each inference stream of a neuron."""
+    return f"prompt={usage.prompt},cached={usage.cached},completion={usage.completion}"
+
+
+def parse_usage(value: str) -> Usage | None:
+    """What a `USAGE` trailer says; None when it is not one.
+
+    Names that this build does not know are skipped: a newer neuron may say more.
+    """
+    counts: dict[str, int] = {}
+    for field in value.split(","):
+        name, _, digits = field.strip().partition("=")
+        if name in counts or not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS):
+            return None
+        counts[name] = int(digits)
+    if "prompt" not in counts or "completion" not in counts:
+        return None
+    return Usage(counts["prompt"], counts.get("cached", 0), counts["completion"])
