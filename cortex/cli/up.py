@@ -233,8 +233,7 @@ def _file(model: str) -> Path:
 
 def _id(stem: str) -> str:
     """A model id made of a file's name."""
-    text = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:128]
-    return text or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:128] or "model"
 
 
 def _reachable(api: tuple[str, int]) -> str:

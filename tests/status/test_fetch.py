@@ -10,51 +10,13 @@ import trio
 from cortex.errors import BadAsk, Busy, Unauthorised, UnknownModel, Unreachable, UpstreamFailed
 from cortex.status.fetch import Asker, asker, named_in
 from cortex.wire import faults, fleet, neuron
-
-Answer = tuple[int, bytes]
-
-
-class Played:
-    """One gateway or neuron: `answers` by "METHOD path"; what is not there is 404."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.heard: list[tuple[str, bytes, dict[str, str]]] = []
-
-    def says(self, what: str, body: object, status: int = 200) -> "Played":
-        self.answers[what] = (status, body if isinstance(body, bytes) else msgspec.json.encode(body))
-        return self
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        async with stream:
-            data = b""
-            while b"\r\n\r\n" not in data:
-                if not (more := await stream.receive_some()):
-                    return
-                data += more
-            head, _, body = data.partition(b"\r\n\r\n")
-            first, *lines = head.decode().split("\r\n")
-            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
-            while len(body) < int(headers.get("content-length", "0")):
-                body += await stream.receive_some()
-            what = first.rpartition(" ")[0]
-            self.heard.append((what, body, headers))
-            status, answer = self.answers.get(what, (404, b"{}"))
-            await stream.send_all(
-                b"HTTP/1.1 %d X\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-                % (status, len(answer), answer)
-            )
+from tests.fake_reports import Played, played_at
 
 
 @asynccontextmanager
 async def at(played: Played, token: str | None = None) -> AsyncIterator[Asker]:
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(trio.serve_tcp, played.serve, 0)
-            port = listeners[0].socket.getsockname()[1]
-            async with asker(f"http://127.0.0.1:{port}", token) as asked:
-                yield asked
-            nursery.cancel_scope.cancel()
+    async with played_at(played) as url, asker(url, token) as asked:
+        yield asked
 
 
 def a_neuron() -> Played:

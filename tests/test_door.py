@@ -1,0 +1,451 @@
+"""What a person types, and what comes back: text, exit codes, signals."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from cortex import __version__, demo
+from cortex.cli import main
+from cortex.cli.trouble import tell
+from cortex.cli.up import choose
+from cortex.errors import ConfigError, LoadFailed, Unfit, Unreachable
+from cortex.wire.fleet import CatalogueModel, FleetReport
+from tests.fake_reports import Played, played_at
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = [
+    [],
+    ["up"],
+    ["gateway"],
+    ["serve"],
+    ["neuron"],
+    ["status"],
+    ["models"],
+    ["models", "list"],
+    ["models", "show"],
+    ["models", "load"],
+    ["models", "unload"],
+    ["config"],
+    ["config", "check"],
+]
+
+
+def cortex(*words: str) -> int:
+    """The exit code of a command that runs in this process."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    code = left.value.code
+    assert isinstance(code, int)
+    return code
+
+
+async def told(*words: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """A command as its own process."""
+    return await trio.run_process(
+        [sys.executable, "-m", "cortex", *words],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **env},
+    )
+
+
+@asynccontextmanager
+async def running(*words: str) -> AsyncIterator[trio.Process]:
+    """A Python process, which is gone after the block."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with process.stdout, process.stderr:
+        try:
+            with trio.fail_after(30):
+                yield process
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def lines_until(stream: trio.abc.ReceiveStream | None, word: bytes) -> bytes:
+    assert stream is not None
+    data = b""
+    while word not in data:
+        more = await stream.receive_some()
+        assert more, f"the process ended with {data!r}"
+        data += more
+    return data
+
+
+# -- the way in
+
+
+def test_from_a_checkout_cortex_is_the_package_and_not_the_script() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import cortex; print(cortex.__file__)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(said.stdout.strip()) == ROOT / "cortex" / "__init__.py"
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "cortex"], [str(ROOT / "cortex.py")]], ids=["python -m cortex", "python cortex.py"]
+)
+def test_every_way_in_runs_the_same_program(words: list[str], tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, *words, "--version"],
+        cwd=ROOT if words[0] == "-m" else tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == f"cortex {__version__}\n"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "cortex")
+def test_every_command_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cortex(*words, "--help") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"Usage: {' '.join(['cortex', *words])}")
+    assert "\x1b" not in shown
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    cortex("--help")
+    shown = capsys.readouterr().out
+    listed = [line.split()[0] for line in shown.partition("Commands:\n")[2].splitlines()]
+    assert listed == ["up", "gateway", "serve", "neuron", "status", "models", "config"]
+
+
+def test_help_waits_for_no_library_that_only_a_role_needs() -> None:
+    script = (
+        "import sys\nfrom cortex.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'trio', 'httpx', 'quart', 'hypercorn', 'msgspec', 'prometheus_client', 'psutil', "
+        "'xllamacpp', 'jinja2', 'tomlkit'} & set(sys.modules)))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+# -- trouble
+
+
+def test_a_word_that_is_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cortex("frobnicate") == 2
+    assert "No such command" in capsys.readouterr().err
+
+
+def test_a_named_error_is_one_line_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tell(LoadFailed("engine said\n\x1b[31mno")) == 1
+    assert capsys.readouterr().err == "cortex: engine said\\n\\x1b[31mno\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError(["a", "b"]), 2),
+        (Unreachable("x"), 2),
+        (Unfit("x"), 1),
+        (FileNotFoundError(2, "No such file", "/x"), 1),
+        (OSError(98, "in use"), 1),
+        (ExceptionGroup("", [ExceptionGroup("", [LoadFailed("x")]), ConfigError(["y"])]), 2),
+        (KeyboardInterrupt(), 130),
+        (BaseExceptionGroup("", [KeyboardInterrupt()]), 130),
+    ],
+)
+def test_the_exit_code_is_the_errors(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tell(error) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [ValueError("x"), OSError(9, "bad descriptor"), ExceptionGroup("", [LoadFailed("x"), KeyError("y")])],
+)
+def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
+    with pytest.raises(type(bug)) as seen:
+        tell(bug)
+    assert seen.value is bug
+
+
+def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "cortex.toml"
+    bad.write_text('[gateway]\nlisten = "nowhere"\n[eviction]\nstrategy = "random"\n')
+    for words in (["gateway", "--config", str(bad)], ["gateway", "--check", "--config", str(bad)]):
+        assert cortex(*words) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2
+        assert f"{bad}:2" in lines[0]
+        assert f"{bad}:4" in lines[1]
+
+
+def test_a_gateway_without_a_file_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert cortex("gateway") == 2
+    assert str(tmp_path / "cortex" / "cortex.toml") in capsys.readouterr().err
+
+
+def test_a_neuron_needs_no_file_and_finds_one_in_the_usual_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert cortex("neuron", "--check") == 0
+    assert capsys.readouterr().out == "ok: no file, all is default\n"
+    (tmp_path / "cortex").mkdir()
+    found = tmp_path / "cortex" / "neuron.toml"
+    found.write_text('[neuron]\nname = "n"\n')
+    assert cortex("neuron", "--check") == 0
+    assert capsys.readouterr().out == f"ok: {found}\n"
+
+
+def test_config_check_tells_good_from_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "neuron.toml", tmp_path / "models.toml"
+    good.write_text('[neuron]\nname = "n"\n')
+    bad.write_text('[[models]]\nid = "a"\nid_ = 3\n')
+    assert cortex("config", "check", str(good)) == 0
+    assert capsys.readouterr().out == f"ok: {good} (neuron)\n"
+    assert cortex("config", "check", str(good), str(bad)) == 2
+    shown = capsys.readouterr()
+    assert "ok:" in shown.out
+    assert f"{bad}:3" in shown.err
+
+
+# -- a taken port
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+async def test_a_taken_port_is_told_within_a_second_with_its_owner(taken: int) -> None:
+    """faults.md row 86."""
+    with trio.fail_after(30):
+        began = time.monotonic()
+        said = await told("up", "--port", str(taken))
+        took_s = time.monotonic() - began
+    assert said.returncode == 1
+    assert said.stdout == b""
+    line = said.stderr.decode()
+    assert line.count("\n") == 1
+    assert f"127.0.0.1:{taken}" in line
+    assert f"pid {os.getpid()}" in line
+    assert "--port 0" in line
+    assert took_s < 10  # a hang guard; the figure itself is the benchmark's
+
+
+def test_a_gateways_taken_port_names_the_keys_to_change(
+    taken: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """faults.md row 86."""
+    file = tmp_path / "cortex.toml"
+    file.write_text(f'[gateway]\nlisten = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:{taken}"\n')
+    assert cortex("gateway", "--config", str(file)) == 1
+    said = capsys.readouterr().err
+    assert f"pid {os.getpid()}" in said
+    assert "metrics_listen of [gateway]" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"), [("192.0.2.1", "no such address"), ("no.such.host.invalid", "not known")]
+)
+def test_an_address_that_is_not_ours_is_told_too(
+    host: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cortex("up", "--host", host) == 1
+    assert reason in capsys.readouterr().err
+
+
+# -- up
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "said"),
+    [
+        ("hf:org/name", 2, "hub id"),
+        ("org/name", 2, "hub id"),
+        (str(ROOT), 2, "is a folder"),
+        ("/nowhere/x.gguf", 1, "/nowhere/x.gguf"),
+        ("here/x.gguf", 1, "x.gguf"),
+        (str(ROOT / "README.md"), 1, "not GGUF"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_starts(
+    model: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cortex("up", model, "--port", "0") == code
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("tiny-q8_0.gguf", "tiny-q8_0"),
+        ("My Model (v2).gguf", "My-Model-v2"),
+        ("..strange.gguf", "strange"),
+        ("日本.gguf", "model"),
+        ("x" * 200 + ".gguf", "x" * 128),
+    ],
+)
+def test_a_file_becomes_a_model_with_a_valid_name(name: str, model: str, tmp_path: Path) -> None:
+    shutil.copyfile(demo.GGUF, tmp_path / name)
+    choice = choose(str(tmp_path / name))
+    assert choice.spec.id == model
+    assert choice.spec.source == f"path:{tmp_path / name}"
+
+
+def test_without_a_model_the_demo_is_served() -> None:
+    choice = choose(None)
+    assert choice.spec.id == demo.MODEL_ID
+    assert choice.bytes == demo.GGUF.stat().st_size
+
+
+# -- asking
+
+
+async def test_status_prints_a_table_and_leaves_with_the_fleets_state() -> None:
+    played = Played().says("GET /fleet", FleetReport(status="degraded", warnings=["w"]))
+    async with played_at(played) as url:
+        said = await told("status", "--endpoint", url)
+        assert said.returncode == 1
+        assert b"degraded" in said.stdout
+        assert b"\x1b" not in said.stdout
+        coloured = await told("status", "--endpoint", url, FORCE_COLOR="1", TERM="xterm")
+        assert b"\x1b[33mdegraded" in coloured.stdout
+        plain = await told("status", "--endpoint", url, FORCE_COLOR="1", TERM="xterm", NO_COLOR="1")
+        assert b"\x1b[33m" not in plain.stdout
+        played.says("GET /fleet", FleetReport())
+        assert (await told("status", "--endpoint", url, "--json")).returncode == 0
+
+
+async def test_status_of_nobody_is_exit_code_2() -> None:
+    with trio.fail_after(30):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        said = await told("status", "--endpoint", f"http://127.0.0.1:{port}")
+    assert said.returncode == 2
+    assert said.stdout == b""
+    assert said.stderr.count(b"\n") == 1
+
+
+async def test_watching_a_pipe_prints_a_report_a_line_until_it_is_interrupted() -> None:
+    played = Played().says("GET /fleet", FleetReport(status="impaired"))
+    async with (
+        played_at(played) as url,
+        running("-m", "cortex", "status", "--watch", "--json", "--endpoint", url) as watcher,
+    ):
+        data = await lines_until(watcher.stdout, b"\n")
+        played.says("GET /fleet", b"{", 500)
+        await lines_until(watcher.stderr, b"\n")
+        played.says("GET /fleet", FleetReport(status="degraded"))
+        await lines_until(watcher.stdout, b"degraded")
+        watcher.send_signal(signal.SIGINT)
+        assert await watcher.wait() == 1
+    assert data.startswith(b'{"status":"impaired"')
+
+
+async def test_models_are_listed_shown_and_ordered() -> None:
+    played = Played().says("GET /fleet", FleetReport(models=[CatalogueModel(id="qwen", aliases=["q"])]))
+    played.says("POST /fleet/models/load", {}).says("POST /fleet/models/unload", {})
+    async with played_at(played) as url:
+        at = ["--endpoint", url]
+        assert b"qwen" in (await told("models", "list", *at)).stdout
+        assert b'"id": "qwen"' in (await told("models", "list", "--json", *at)).stdout
+        assert b"qwen" in (await told("models", "show", "q", *at)).stdout
+        loaded = await told("models", "load", "qwen", *at)
+        assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, b"qwen is loaded\n", b"")
+        unloaded = await told("models", "unload", "qwen", "--force", *at)
+        assert unloaded.stdout == b"qwen is unloaded\n"
+        unknown = await told("models", "show", "qwem", *at)
+        assert unknown.returncode == 1
+        assert b"Did you mean qwen" in unknown.stderr
+    assert [body for what, body, _ in played.heard if what.startswith("POST")] == [
+        b'{"model":"qwen"}',
+        b'{"model":"qwen","force":true}',
+    ]
+
+
+async def test_the_token_comes_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    played = Played().says("GET /fleet", FleetReport())
+    async with played_at(played) as url:
+        assert (await told("status", "--endpoint", url, "--token-file", str(file))).returncode == 0
+        missing = await told("status", "--endpoint", url, "--token-file", str(tmp_path / "none"))
+    assert played.heard[0][2]["authorization"] == "Bearer s3cret"
+    assert (missing.returncode, missing.stderr.count(b"\n")) == (1, 1)
+
+
+# -- signals
+
+HOLD = """
+import trio
+from cortex.cli.running import hold
+
+async def service(stop):
+    print("up", flush=True)
+    await stop.wait()
+    print("stopping", flush=True)
+    {then}
+
+hold(service, "info", "text")
+"""
+
+
+def held(then: str) -> AbstractAsyncContextManager[trio.Process]:
+    return running("-c", HOLD.format(then=then))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_first_signal_lets_a_role_finish(number: signal.Signals) -> None:
+    """faults.md row 87."""
+    async with held("print('finished', flush=True)") as child:
+        await lines_until(child.stdout, b"up\n")
+        child.send_signal(number)
+        await lines_until(child.stdout, b"finished\n")
+        assert await child.wait() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_the_second_signal_leaves_at_once(number: signal.Signals, code: int) -> None:
+    """faults.md row 87."""
+    async with held("await trio.sleep_forever()") as child:
+        await lines_until(child.stdout, b"up\n")
+        child.send_signal(number)
+        await lines_until(child.stdout, b"stopping\n")
+        child.send_signal(number)
+        assert await child.wait() == code
+
+
+async def test_a_hang_up_signal_says_that_nothing_is_read_again() -> None:
+    async with held("pass") as child:
+        await lines_until(child.stdout, b"up\n")
+        child.send_signal(signal.SIGHUP)
+        await lines_until(child.stderr, b"reload.unsupported")
+        child.send_signal(signal.SIGTERM)
+        assert await child.wait() == 0
