@@ -27,7 +27,7 @@ class Resident:
 
     `seats` are held through this ledger. `elsewhere` is what the place itself reported
     as in flight or queued, `fresh` the part of `seats` taken since that report.
-    `slots` is how many seats there are, None when the place counts them itself.
+    `slots` is how many seats there are, None when nobody said.
     Times are those of the ledger's clock, in seconds. `fault` says why it cannot
     serve although it is loaded.
     """

@@ -5,7 +5,7 @@ says what it answers and how many bytes it takes. Leaving a block stops the role
 unless the test set `stop` itself.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +43,13 @@ def specs(folder: Path, *models: str, **known: object) -> Catalogue:
     return Catalogue(
         {model: ModelSpec(model, source=f"path:{folder / model}.gguf", **known) for model in models}
     )
+
+
+async def eventually(holds: Callable[[], Awaitable[object]]) -> None:
+    """`holds` has become true. For what another role learns by asking: there is no event to
+    wait for on this side of the wire."""
+    while not await holds():
+        await trio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -196,9 +196,16 @@ def _resident(report: wire.ResidentReport, load: wire.ModelLoad | None, now: flo
         dict(report.bytes),
         priority=report.priority,
         pinned=report.pinned,
+        slots=seats(report),
         elsewhere=0 if load is None else load.in_flight + load.queue,
         loaded_at=now - report.age_s,
         last_used=now - report.idle_s,
         load_s=report.load_s,
         fault=None if report.servable.ok else report.servable.reason or "it says so",
     )
+
+
+def seats(report: wire.ResidentReport) -> int | None:
+    """How many requests the neuron takes for a resident: what it computes at once and what it
+    lets wait. Beyond that they wait here, rather than be refused there."""
+    return None if report.slots is None else report.slots + report.queue

@@ -11,7 +11,7 @@ import trio
 
 from cortex.config.models import spec_to_plain
 from cortex.errors import CortexError, TooSlow
-from cortex.gateway.fleet import Neuron
+from cortex.gateway.fleet import Neuron, seats
 from cortex.ledger import Load
 from cortex.places import Resident
 from cortex.wire import neuron as wire
@@ -54,5 +54,10 @@ class RemoteLoader:
             self._evicted()
         report = answer.resident
         return Resident(
-            report.id, "loaded", dict(report.bytes), priority=report.priority, pinned=report.pinned
+            report.id,
+            "loaded",
+            dict(report.bytes),
+            priority=report.priority,
+            pinned=report.pinned,
+            slots=seats(report),
         )

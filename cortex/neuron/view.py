@@ -104,6 +104,7 @@ class View:
             bytes=dict(resident.room_bytes),
             context_length=None if living is None else living.facts.context,
             slots=resident.slots,
+            queue=self.ledger.policy.queue,
             capabilities=[] if living is None else list(living.capabilities),
             servable=wire.Servable(ok=resident.servable, reason=resident.fault),
             idle_s=0.0 if resident.seats else now - resident.last_used,

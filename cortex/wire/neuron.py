@@ -94,7 +94,8 @@ class Servable(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
-    """One model of GET /models. `bytes` are per device name."""
+    """One model of GET /models. `bytes` are per device name; `queue` is how many requests
+    may wait beyond the `slots`."""
 
     id: str
     harness: str = ""
@@ -103,6 +104,7 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     bytes: dict[str, int] = {}
     context_length: int | None = None
     slots: int | None = None
+    queue: int = 0
     capabilities: list[str] = []
     servable: Servable = Servable()
     idle_s: float = 0.0
