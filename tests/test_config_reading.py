@@ -58,6 +58,7 @@ def test_good_values_come_as_the_program_uses_them():
         ("asleep.flag = 1", "f.toml:2: asleep.flag: must be true or false, not a whole number"),
         ('size = "12 parsecs"', "f.toml:2: size: '12 parsecs' is not a size such as 24GiB, 500MB or 1024"),
         ("size = 0", "f.toml:2: size: must be 1 to 9007199254740991, not 0"),
+        ("inner.count = true", "f.toml:2: inner.count: must be a whole number, not true or false"),
         ("size = 1.5", 'f.toml:2: size: must be a size such as "24GiB", not a number'),
         ("size = true", 'f.toml:2: size: must be a size such as "24GiB", not true or false'),
         ("wait_s = inf", "f.toml:2: wait_s: inf is not a time span such as 90s, 5m or 250ms"),

@@ -89,10 +89,21 @@ def read_gateway(path: FilePath | None, env: Mapping[str, str]) -> tuple[Gateway
     document = open_document(path)
     override(document, GATEWAY_FILE, NEURON_FILE, env)
     values = take(GATEWAY_FILE, document.plain, (), document.found)
+    _old_place(values, document)
     _check_neurons(values.get("neurons", []), document)
     _check_keys(values.get("keys", []), document)
     warnings = document.found.settle()
     return _config(values, document.folder), warnings
+
+
+def _old_place(values: Values, document: Document) -> None:
+    """The predecessor has `models_config` before all tables."""
+    if "models_config" not in values:
+        return
+    table: Values = values.setdefault("gateway", {})
+    if "models_config" in table:
+        document.found.fault(("models_config",), "says the same as gateway.models_config; keep only that")
+    table["models_config"] = values["models_config"]
 
 
 def _check_neurons(rows: list[Values], document: Document) -> None:
@@ -103,7 +114,7 @@ def _check_neurons(rows: list[Values], document: Document) -> None:
         if "token_file" in row:
             file = document.folder / row["token_file"]
             row["token"] = read_token(file, ("neurons", i, "token_file"), document.found)
-    if not rows and not document.found.faults:
+    if not document.plain.get("neurons"):
         document.found.warn((), "names no [[neurons]], so that nothing can be served")
 
 

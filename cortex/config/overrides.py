@@ -23,7 +23,7 @@ def overridable(table: Table, at: Path = ()) -> Iterator[tuple[str, Path, Known]
         path = (*at, name)
         if isinstance(node, Table) and not node.many:
             yield from overridable(node, path)
-        elif isinstance(node, Known) and node.form != "map" and at:
+        elif isinstance(node, Known) and at:
             yield PREFIX + "__".join(str(part).upper() for part in path), path, node
 
 

@@ -109,6 +109,7 @@ MODELS_FILE: Final = Table({"models": Table(MODEL_KEYS.keys, many=True), "aliase
 
 GATEWAY_FILE: Final = Table(
     {
+        "models_config": Known(PATH, old="is read as gateway.models_config; write it there"),
         "gateway": Table(
             {
                 "listen": Known(ADDRESS),

@@ -1,0 +1,309 @@
+"""models.toml, whole: every key, aliases, the predecessor's keys, and the way over the wire."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex.ask import Sampling
+from cortex.catalogue import Catalogue, Cost, ModelSpec
+from cortex.config.models import merge_aliases, read_models, spec_from_plain, spec_to_plain
+from cortex.errors import BadAsk, ConfigError, Unsupported
+
+GOLDEN = Path(__file__).parent / "golden" / "config"
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read a text as models.toml; warnings without the folder."""
+
+    def read(text):
+        (tmp_path / "models.toml").write_text(text)
+        catalogue, warnings = read_models(tmp_path / "models.toml")
+        return catalogue, [warning.removeprefix(f"{tmp_path}/models.toml:") for warning in warnings]
+
+    return read
+
+
+@pytest.fixture
+def faults(read, tmp_path):
+    def faults(text):
+        with pytest.raises(ConfigError) as caught:
+            read(text)
+        return [fault.removeprefix(f"{tmp_path}/models.toml:") for fault in caught.value.faults]
+
+    return faults
+
+
+def test_every_key_that_is_acted_on_reaches_the_spec(read):
+    catalogue, warnings = read(
+        """
+        [[models]]
+        id = "org/name"
+        source = "path:/srv/name.gguf"
+        harness = "llamacpp"
+        quant = "Q4_K_M"
+        revision = "main"
+        context = 4096
+        cache = "fp16"
+        footprint = "19GiB"
+        min_devices = 2
+        min_device_memory = "24GiB"
+        pinned_on = ["beast"]
+        residency_priority = 7
+        idle_unload_s = 0
+        slots = 3
+        aliases = ["name"]
+        capabilities = ["vision"]
+        [models.cost]
+        input = 1
+        output = 2.5
+        cache_read = 0
+        cache_write = 0.5
+        [models.sampling]
+        temperature = 0.5
+        top_p = 0.9
+        top_k = 40
+        min_p = 0.1
+        seed = 1
+        presence_penalty = 0.2
+        frequency_penalty = -0.2
+        repetition_penalty = 1.1
+        logit_bias = { "15043" = -100 }
+        """
+    )
+    assert warnings == []
+    assert list(catalogue) == [
+        ModelSpec(
+            "org/name",
+            source="path:/srv/name.gguf",
+            harness="llamacpp",
+            quant="Q4_K_M",
+            revision="main",
+            context=4096,
+            cache="fp16",
+            footprint=19 * 2**30,
+            min_devices=2,
+            min_device_memory=24 * 2**30,
+            pinned_on=("beast",),
+            residency_priority=7,
+            slots=3,
+            aliases=("name",),
+            capabilities=("vision",),
+            cost=Cost(1.0, 2.5, 0.0, 0.5),
+            sampling=Sampling(0.5, 0.9, 40, 0.1, 1, 0.2, -0.2, 1.1, {15043: -100.0}),
+        )
+    ]
+    assert catalogue.find("name") is catalogue.specs["org/name"]
+
+
+def test_an_entry_that_says_nothing_is_all_default(read):
+    assert read('[[models]]\nid = "m"')[0] == Catalogue({"m": ModelSpec("m")})
+    assert read("")[0] == Catalogue()
+
+
+def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
+    catalogue, warnings = read_models(GOLDEN / "predecessor-models.toml")
+    assert list(catalogue) == [
+        ModelSpec(
+            "Qwen/Qwen3-30B",
+            quant="Q4_K_M",
+            footprint=19000 * 2**20,
+            min_device_memory=24000 * 2**20,
+            pinned_on=("beast",),
+            cost=Cost(0.1, 0.4),
+            capabilities=("text",),
+        )
+    ]
+    assert catalogue.resolve("qwen") == "Qwen/Qwen3-30B"
+    assert [warning.split(": ")[1] for warning in warnings] == [
+        "models[0].harness",
+        "models[0].vram_mb",
+        "models[0].min_device_vram_mb",
+        "models[0].limit",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('cache = "q8"', "cache"),
+        ("idle_unload_s = 60", "idle_unload_s"),
+        ('draft = "small"', "draft"),
+        ('speculation = "ngram"', "speculation"),
+        ('lora = ["adapters/x"]', "lora"),
+    ],
+)
+def test_a_key_without_effect_is_a_warning_and_leaves_no_trace_in_the_spec(read, line, key):
+    catalogue, warnings = read(f'[[models]]\nid = "m"\n{line}\n')
+    assert warnings == [f"3: models[0].{key}: has no effect in this version"]
+    assert list(catalogue) == [ModelSpec("m")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[[models]]\nid = "a"\n[[models]]\nid = "a"', "4: models[1].id: is the same as that of models[0]"),
+        ("[[models]]", "1: models[0].id: is missing"),
+        ('[[models]]\nid = "a"\nharness = "candel"', "3: models[0].harness: must be 'exllamav2' or"),
+        ('[[models]]\nid = "a"\ncache = "q5"', "3: models[0].cache: must be 'fp16' or 'q8' or 'q6' or 'q4'"),
+        (
+            '[[models]]\nid = "a"\nfootprint = 1\nvram_mb = 1',
+            "4: models[0].vram_mb: says the same as footprint",
+        ),
+        ('[[models]]\nid = "a"\n[models.cost]\ninput = 1', "3: models[0].cost.output: is missing"),
+        (
+            '[[models]]\nid = "a"\n[models.sampling]\ntop_p = 1.5',
+            "4: models[0].sampling.top_p: must be 0 to 1",
+        ),
+        (
+            '[[models]]\nid = "a"\n[models.sampling]\nlogit_bias = { x = 1 }',
+            "4: models[0].sampling.logit_bias.x: must",
+        ),
+        ('[[models]]\nid = "a"\nsource = "path:rel"', "3: models[0].source: must be hf:"),
+        ('[[model]]\nid = "a"', "1: model: unknown key; did you mean 'models'?"),
+    ],
+)
+def test_a_wrong_entry_is_a_fault_at_its_line(faults, text, expected):
+    (fault,) = faults(text)
+    assert fault.startswith(expected)
+
+
+A_AND_B = '[[models]]\nid = "a"\naliases = ["x"]\n[[models]]\nid = "b"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('aliases = ["a"]', "6: models[1].aliases[0]: 'a' is the id of a model already"),
+        (
+            'aliases = ["x"]',
+            "6: models[1].aliases[0]: 'x' stands for 'a' already, and cannot stand for 'b' too",
+        ),
+        ('[aliases]\nb = "a"', "7: aliases.b: 'b' is the id of a model already"),
+        # [aliases] goes first, so the entry's own list is what clashes.
+        (
+            '[aliases]\nx = "b"',
+            "3: models[0].aliases[0]: 'x' stands for 'b' already, and cannot stand for 'a' too",
+        ),
+        ('[aliases]\ny = "x"', "7: aliases.y: stands for 'x', which is an alias itself; write the id"),
+    ],
+)
+def test_an_alias_clash_is_a_fault(faults, text, fault):
+    assert faults(A_AND_B + text) == [fault]
+
+
+def test_an_alias_said_twice_for_one_model_is_no_clash(read):
+    assert read(A_AND_B + '[aliases]\nx = "a"')[0].aliases == {"x": "a"}
+
+
+def test_an_alias_for_a_model_of_no_entry_is_a_warning_with_near_names(read):
+    catalogue, warnings = read('[[models]]\nid = "qwen3-4b"\n[aliases]\nq = "qwen3-4B"')
+    assert warnings == [
+        "4: aliases.q: stands for 'qwen3-4B', which is not in this file; did you mean 'qwen3-4b'?"
+    ]
+    assert catalogue.resolve("q") == "qwen3-4B"
+
+
+CATALOGUE = Catalogue({"a": ModelSpec("a"), "b": ModelSpec("b")}, {"x": "a"})
+
+
+def test_the_gateways_aliases_join_the_catalogues():
+    merged = merge_aliases(CATALOGUE, {"y": "b", "x": "a", "far": "only-on-a-neuron"})
+    assert merged == Catalogue(CATALOGUE.specs, {"x": "a", "y": "b", "far": "only-on-a-neuron"})
+    assert CATALOGUE.aliases == {"x": "a"}
+
+
+def test_every_clash_of_the_gateways_aliases_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        merge_aliases(CATALOGUE, {"x": "b", "a": "b", "y": "x", "z": "b"})
+    assert caught.value.faults == [
+        "cortex.toml: aliases.x: 'x' stands for 'a' already, and cannot stand for 'b' too",
+        "cortex.toml: aliases.a: 'a' is the id of a model already",
+        "cortex.toml: aliases.y: stands for 'x', which is an alias itself; write the id",
+    ]
+
+
+ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9:_-]{0,20}(/[a-z0-9._-]*[a-z])?", fullmatch=True)
+labels = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
+maybe = st.none()
+usd = st.floats(0, 10**6)
+samplings = st.builds(
+    Sampling,
+    temperature=maybe | st.floats(0, 100),
+    top_p=maybe | st.floats(0, 1),
+    top_k=maybe | st.integers(0, 10**6),
+    min_p=maybe | st.floats(0, 1),
+    seed=maybe | st.integers(-(2**63), 2**63 - 1),
+    presence_penalty=maybe | st.floats(-2, 2),
+    frequency_penalty=maybe | st.floats(-2, 2),
+    repetition_penalty=maybe | st.floats(0.01, 10),
+    logit_bias=maybe | st.dictionaries(st.integers(0, 10**9 - 1), st.floats(-100, 100), max_size=3),
+)
+FIELDS = dict(
+    id=ids,
+    source=maybe | st.sampled_from(["hf:org/name@main:q4", "path:/srv/m.gguf", "upstream:http://h:1/v1"]),
+    harness=maybe | st.sampled_from(["exllamav2", "llamacpp", "upstream"]),
+    quant=maybe | labels,
+    revision=maybe | st.sampled_from(["main", "refs/pr/1", "0123abcd"]),
+    context=maybe | st.integers(1, 2**31),
+    cache=maybe | st.just("fp16"),
+    footprint=maybe | st.integers(1, 2**53 - 1),
+    min_devices=st.integers(1, 64),
+    min_device_memory=st.integers(0, 2**53 - 1),
+    pinned_on=st.lists(labels, max_size=3, unique=True).map(tuple),
+    residency_priority=maybe | st.integers(0, 2**31),
+    idle_unload_s=st.just(0.0),
+    slots=maybe | st.integers(1, 1024),
+    aliases=st.lists(ids, max_size=3, unique=True).map(tuple),
+    capabilities=st.lists(labels, max_size=3, unique=True).map(tuple),
+    cost=maybe | st.builds(Cost, input=usd, output=usd, cache_read=maybe | usd, cache_write=maybe | usd),
+    sampling=samplings,
+)
+specs = st.builds(ModelSpec, **FIELDS)
+
+
+@given(specs)
+def test_a_spec_comes_back_whole_from_json(spec):
+    assert spec_from_plain(json.loads(json.dumps(spec_to_plain(spec)))) == spec
+
+
+def test_what_is_default_is_not_sent():
+    assert spec_to_plain(ModelSpec("m")) == {"id": "m"}
+    assert spec_to_plain(ModelSpec("m", cost=Cost(0, 1))) == {"id": "m", "cost": {"input": 0, "output": 1}}
+
+
+def test_no_field_of_a_spec_is_left_out_of_the_round_trip():
+    assert set(FIELDS) == {field.name for field in fields(ModelSpec)}
+
+
+@pytest.mark.parametrize(
+    ("plain", "param", "kind"),
+    [
+        ({}, "id", BadAsk),
+        ({"id": "../x"}, "id", BadAsk),
+        ({"id": "m", "contxt": 1}, "contxt", BadAsk),
+        ({"id": "m", "context": "big"}, "context", BadAsk),
+        ({"id": "m", "quant": None}, "quant", BadAsk),
+        ({"id": "m", "sampling": {"top_p": 2}}, "sampling.top_p", BadAsk),
+        ({"id": "m", "pinned_on": ["a", "b c"]}, "pinned_on[1]", BadAsk),
+        ({"id": "m", "harness": "candle"}, "harness", BadAsk),
+        ({"id": "m", "cache": "q4"}, "cache", Unsupported),
+        ({"id": "m", "draft": "d"}, "draft", Unsupported),
+        ({"id": "m", "vram_mb": 5}, "vram_mb", Unsupported),
+    ],
+)
+def test_a_sent_entry_that_would_not_be_obeyed_is_refused_by_key(plain, param, kind):
+    with pytest.raises(BadAsk) as caught:
+        spec_from_plain(plain)
+    assert type(caught.value) is kind
+    assert caught.value.param == param
+    assert f"{param}: " in caught.value.message
+
+
+def test_a_refusal_names_every_wrong_key():
+    with pytest.raises(BadAsk, match=r"context: .*; slots: .*; draft: "):
+        spec_from_plain({"id": "m", "context": 0, "slots": 0, "draft": "d"})

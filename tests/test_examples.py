@@ -1,0 +1,73 @@
+"""Every example loads without a warning, and shows every key that does something."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cortex.config.files import check
+from cortex.config.gateway import read_gateway
+from cortex.config.models import merge_aliases, read_models
+from cortex.config.neuron import read_neuron
+from cortex.config.reading import Known, Table
+from cortex.config.tables import GATEWAY_FILE, MODELS_FILE, NEURON_FILE
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CPU = EXAMPLES / "cpu-only"
+TABLES = {"gateway": GATEWAY_FILE, "neuron": NEURON_FILE, "models": MODELS_FILE}
+
+
+def files():
+    return sorted(EXAMPLES.glob("*/*.toml"))
+
+
+def test_there_are_examples():
+    assert {file.name for file in CPU.glob("*.toml")} == {"cortex.toml", "models.toml", "neuron.toml"}
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_an_example_loads_without_a_warning(file):
+    report = check(file)
+    assert report.kind and file.name.startswith({"gateway": "cortex"}.get(report.kind, report.kind))
+    assert (report.faults, report.warnings) == ((), ())
+
+
+def live(table):
+    """Names of keys that this version acts on."""
+    for name, node in table.keys.items():
+        if isinstance(node, Table) and not node.idle and name != "default_models":
+            yield from live(node)
+        elif isinstance(node, Known) and not (node.idle or node.refused or node.old) and name != "isolation":
+            yield name
+
+
+@pytest.mark.parametrize("file", sorted(CPU.glob("*.toml")), ids=lambda file: file.name)
+def test_an_example_shows_every_key_that_has_an_effect(file):
+    shown = set(re.findall(r"^(?:# )?\[?\[?([a-z0-9_]+)(?: =|\])", file.read_text(), flags=re.M))
+    assert set(live(TABLES[check(file).kind])) - shown == set()
+
+
+def test_the_three_files_fit_together():
+    gateway, _ = read_gateway(CPU / "cortex.toml", {})
+    neuron, _ = read_neuron(CPU / "neuron.toml", {})
+    assert gateway.models_config == neuron.models_config == CPU / "models.toml"
+    assert [(ref.name, ref.endpoint) for ref in gateway.neurons] == [(neuron.name, f"http://{neuron.listen}")]
+    catalogue = merge_aliases(read_models(gateway.models_config)[0], gateway.aliases)
+    for name in gateway.aliases:
+        assert catalogue.find(name), f"the alias {name} stands for nothing"
+    for spec in catalogue:
+        assert spec.source, f"{spec.id} has no weights"
+        path = Path(spec.source.removeprefix("path:"))
+        assert any(path.is_relative_to(root) for root in neuron.model_roots)
+
+
+def test_what_an_example_shows_in_comments_is_valid_too(tmp_path):
+    """Each commented key of cortex.toml and neuron.toml, put in force, is read without a fault."""
+    (tmp_path / "neuron.token").write_text("x" * 32)
+    (tmp_path / "neuron.token").chmod(0o600)
+    for name in ("cortex.toml", "neuron.toml", "models.toml"):
+        text = (CPU / name).read_text().replace("64 hex digits", "0" * 64)
+        uncommented = re.sub(r"^# (?=[a-z0-9_]+ = |\[\[)", "", text, flags=re.M)
+        assert uncommented != text
+        (tmp_path / name).write_text(uncommented)
+        assert check(tmp_path / name).faults == ()
