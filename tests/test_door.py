@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,8 @@ from cortex.cli.up import choose
 from cortex.errors import ConfigError, LoadFailed, Unfit, Unreachable
 from cortex.wire.fleet import CatalogueModel, FleetReport
 from tests.fake_reports import Played, played_at
+from tests.fake_terminal import ROOT, lines_until, running, told
 
-ROOT = Path(__file__).parent.parent
 COMMANDS = [
     [],
     ["up"],
@@ -47,46 +47,6 @@ def cortex(*words: str) -> int:
     code = left.value.code
     assert isinstance(code, int)
     return code
-
-
-async def told(*words: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """A command as its own process."""
-    return await trio.run_process(
-        [sys.executable, "-m", "cortex", *words],
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, **env},
-    )
-
-
-@asynccontextmanager
-async def running(*words: str) -> AsyncIterator[trio.Process]:
-    """A Python process, which is gone after the block."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    async with process.stdout, process.stderr:
-        try:
-            with trio.fail_after(30):
-                yield process
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
-
-
-async def lines_until(stream: trio.abc.ReceiveStream | None, word: bytes) -> bytes:
-    assert stream is not None
-    data = b""
-    while word not in data:
-        more = await stream.receive_some()
-        assert more, f"the process ended with {data!r}"
-        data += more
-    return data
 
 
 # -- the way in

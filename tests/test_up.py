@@ -1,0 +1,119 @@
+"""A newcomer's first minute: `cortex up`, its instructions followed to the letter, and Ctrl-C."""
+
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from cortex import demo
+from tests.fake_terminal import ROOT, lines_until, running, told
+
+pytestmark = pytest.mark.slow
+
+HELLO = "Hello! How can I help you?"
+
+
+@asynccontextmanager
+async def up(*words: str) -> AsyncIterator[tuple[trio.Process, str]]:
+    """`cortex up` on free ports, ready, and what it printed."""
+    async with running("-m", "cortex", "up", "--port", "0", *words) as process:
+        yield process, (await lines_until(process.stdout, b"Ctrl-C stops.\n")).decode()
+
+
+def url_in(printed: str) -> str:
+    found = re.search(r"http://\S+/v1", printed)
+    assert found is not None
+    return found[0]
+
+
+def block_after(printed: str, heading: str) -> str:
+    """The indented lines below a heading."""
+    lines = printed.partition(f"{heading}\n")[2].split("\n\n")[0].splitlines()
+    return "\n".join(line.removeprefix("  ") for line in lines)
+
+
+async def test_what_it_prints_works_as_printed() -> None:
+    async with up() as (process, printed):
+        assert printed.startswith("cortex is ready at http://127.0.0.1:")
+        assert f"serves {demo.MODEL_ID}\n" in printed
+        line = block_after(printed, "Try it:")
+        assert "\n" not in line
+        said = await trio.run_process(["bash", "-c", f"{line} -s"], capture_stdout=True)
+        assert json.loads(said.stdout)["choices"][0]["message"]["content"] == HELLO
+
+        program = block_after(printed, "With the OpenAI SDK:")
+        first, second, third = program.splitlines()
+        script = f"{first}\n{second}\nprint({third}.choices[0].message.content)"
+        async with running("-c", script) as client:
+            assert HELLO.encode() in await lines_until(client.stdout, b"\n")
+
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+        assert time.monotonic() - began < 2
+        assert process.stdout is not None
+        assert await process.stdout.receive_some() == b""
+        assert process.stderr is not None
+        assert await process.stderr.receive_some() == b""
+
+
+async def test_the_example_client_chats() -> None:
+    async with up() as (_, printed):
+        said = await trio.run_process(
+            [sys.executable, "examples/client.py", url_in(printed)],
+            stdin=b"Hello\n\nWhat is the capital of Norway?\n",
+            capture_stdout=True,
+            cwd=ROOT,
+        )
+    first, *answers = said.stdout.decode().split("\n")
+    assert first.startswith(f"{demo.MODEL_ID} at http://127.0.0.1:")
+    assert answers[:2] == [HELLO, "The capital of Norway is Oslo."]
+
+
+async def test_status_and_metrics_see_the_same_fleet() -> None:
+    async with up() as (_, printed):
+        endpoint = url_in(printed).removesuffix("/v1")
+        said = await told("status", "--json", "--endpoint", endpoint)
+    report = json.loads(said.stdout)
+    assert said.returncode == 0, report
+    assert [neuron["state"] for neuron in report["neurons"]] == ["ok"]
+    assert [(model["id"], model["state"]) for model in report["models"]] == [(demo.MODEL_ID, "loaded")]
+
+
+async def test_nothing_beside_the_given_file_is_offered(tmp_path: Path) -> None:
+    data = demo.GGUF.read_bytes()
+    for name in ("mine.gguf", "private.gguf"):
+        (tmp_path / name).write_bytes(data)
+    async with up(str(tmp_path / "mine.gguf")) as (_, printed):
+        said = await trio.run_process(["curl", "-s", f"{url_in(printed)}/models"], capture_stdout=True)
+    assert [model["id"] for model in json.loads(said.stdout)["data"]] == ["mine"]
+
+
+async def test_a_hanging_client_does_not_keep_it() -> None:
+    """faults.md row 87."""
+    async with up() as (process, printed):
+        port = int(url_in(printed).removesuffix("/v1").rpartition(":")[2])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-le")
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            assert time.monotonic() - began < 2
+
+
+async def test_a_model_that_no_engine_takes_ends_it_with_the_cause(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.gguf"
+    odd.write_bytes(demo.GGUF.read_bytes().replace(b"qwen3", b"qwenz"))
+    with trio.fail_after(30):
+        said = await told("up", str(odd), "--port", "0")
+    assert said.returncode == 1
+    assert said.stdout == b""
+    assert said.stderr.decode().splitlines()[-1].startswith("cortex: odd: llama.cpp")
+    assert b"Traceback" not in said.stderr
