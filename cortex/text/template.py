@@ -2,8 +2,9 @@
 
 The model's own chat template writes the prompt, by the Hugging Face conventions.
 A template that cannot be compiled, or that misbehaves on a first small dialogue, is
-`Unfit`: its model is not servable. What a template has against a dialogue is the
-caller's to mend (`BadAsk`), with the template's own words.
+`Unfit`: its model is not servable. The same dialogue tells which style it takes.
+What a template has against a dialogue is the caller's to mend (`BadAsk`), with the
+template's own words.
 
 Three rules keep every word of a dialogue in its prompt. A trailing assistant turn
 is a prefill: the prompt ends with its last character, and the model goes on there.
@@ -13,16 +14,17 @@ raises, neighbours of one role are joined too, as templates like to see roles al
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from secrets import token_hex
 from typing import Final, TypeAlias
 
 from jinja2 import meta
 from jinja2.exceptions import SecurityError, TemplateError
 
-from cortex.ask import Message, Tool
+from cortex.ask import Message, Tool, ToolUse
 from cortex.errors import BadAsk, Unfit, Unsupported
 from cortex.text.sandbox import Refused, Sandbox
-from cortex.text.turns import forms, function, turn
+from cortex.text.turns import Style, forms, function, turn
 
 Scalar: TypeAlias = str | bool | int | float
 
@@ -97,7 +99,8 @@ class ChatTemplate:
             self._template = self._sandbox.compile_template(source)
         except (*_FAULTS, SyntaxError, RecursionError, MemoryError) as error:
             raise Unfit(f"The chat template cannot be compiled: {error}.") from error
-        self._try_out()
+        self._style = Style()
+        self._style = self._tried_out()
 
     def render(
         self,
@@ -111,6 +114,8 @@ class ChatTemplate:
 
         Raises BadAsk when the template refuses the messages, Unfit when it misbehaves.
         """
+        if tools and "tools" not in self.variables:
+            raise Unsupported("The model's chat template has no place for tools.", param="tools")
         facts = {
             **self._tokens,
             **allowed_kwargs(template_kwargs),
@@ -133,15 +138,13 @@ class ChatTemplate:
         return lossy
 
     def _prompt(self, messages: Sequence[Message], facts: Mapping[str, object]) -> str:
-        """One form of the dialogue; a prefill is cut off at the mark behind its text."""
-        turns = [turn(message) for message in messages]
-        prefilled = messages[-1].role == "assistant"
-        mark = f"\ue000{token_hex(8)}\ue000"
-        if prefilled:
-            turns[-1]["content"] = messages[-1].text + mark
-        prompt = self._fill({**facts, "messages": turns, "add_generation_prompt": not prefilled})
-        if not prefilled:
-            return prompt
+        """One form of the dialogue; a prefill ends at the mark behind its text."""
+        last = messages[-1]
+        if last.role != "assistant":
+            return self._fill(messages, {**facts, "add_generation_prompt": True}, self._style)
+        mark = _mark()
+        marked = [*messages[:-1], replace(last, text=last.text + mark)]
+        prompt = self._fill(marked, {**facts, "add_generation_prompt": False}, self._style)
         text, found, _ = prompt.rpartition(mark)
         if not found:
             raise BadAsk(
@@ -151,9 +154,10 @@ class ChatTemplate:
             )
         return text
 
-    def _fill(self, facts: Mapping[str, object]) -> str:
+    def _fill(self, messages: Sequence[Message], facts: Mapping[str, object], style: Style) -> str:
+        turns = [turn(message, style) for message in messages]
         try:
-            return self._sandbox.fill(self._template, facts)
+            return self._sandbox.fill(self._template, {**facts, "messages": turns})
         except Refused:
             raise
         except (SecurityError, RecursionError, OverflowError, MemoryError) as error:
@@ -163,12 +167,48 @@ class ChatTemplate:
                 f"The model's chat template fails on these messages: {error}", param="messages"
             ) from error
 
-    def _try_out(self) -> None:
-        """Raise Unfit for a template that misbehaves whatever it is given."""
+    # -- trying out
+
+    def _tried_out(self) -> Style:
+        """The style in which the template says all that it is given.
+
+        Raises Unfit for one that misbehaves, or leaves out what the user says.
+        """
+        mark = _mark()
+        user = Message("user", mark)
+        style = Style()
+        plain = self._probe([user], style)
+        if plain is None or mark not in plain:
+            parts = self._probe([user], Style(parts=True))
+            style = Style(parts=parts is not None and mark in parts)
+            if plain is not None and not style.parts:
+                raise Unfit("The chat template leaves out what the user says.")
+        return self._tried_with_call(user, style)
+
+    def _tried_with_call(self, user: Message, style: Style) -> Style:
+        """`style`, with arguments as text if objects fail or come out in Python's spelling."""
+        mark = _mark()
+        call = ToolUse("abcdefghi", "probe", f'{{"{mark}": "{mark}"}}')
+        turns = [user, Message("assistant", tool_calls=(call,)), Message("tool", "1", tool_call_id=call.id)]
+        written = self._probe(turns, style)
+        textual = replace(style, text_arguments=True)
+        if written is None or f"'{mark}'" in written:
+            return textual if self._probe(turns, textual) is not None else style
+        return style
+
+    def _probe(self, messages: Sequence[Message], style: Style) -> str | None:
+        """The prompt, or None when the template wants something else."""
+        tools = [function(Tool("probe"))] if len(messages) > 1 else None
+        facts = {**self._tokens, "tools": tools, "add_generation_prompt": True}
         try:
-            self.render([Message("user", "Hello")], [], {})
-        except BadAsk:
-            return  # it wants something else, and says so when it is asked
+            return self._fill(messages, facts, style)
+        except (Refused, BadAsk):
+            return None
+
+
+def _mark() -> str:
+    """A text that is nowhere else, of characters that no template has a use for."""
+    return f"\ue000{token_hex(8)}\ue000"
 
 
 def _check(messages: Sequence[Message], *, continue_final: bool) -> None:

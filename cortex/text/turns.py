@@ -2,25 +2,38 @@
 
 Plain data only: messages and tools become the dicts of the Hugging Face
 conventions, with a key only where there is something to say, since templates ask
-`'tool_calls' in message`. `forms` gives a dialogue as it is, and then in the two
-stricter shapes that many templates insist on, in which no word is missing.
+`'tool_calls' in message`. `Style` covers what the conventions leave open. `forms`
+gives a dialogue as it is, and then in the two stricter shapes that many templates
+insist on, in which no word is missing.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from cortex.ask import Json, Message, Tool, ToolUse
 
 
-def turn(message: Message) -> dict[str, Json]:
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What a template takes: content as a list of parts (models that see images), the
+    arguments of a call as JSON text instead of an object."""
+
+    parts: bool = False
+    text_arguments: bool = False
+
+
+def turn(message: Message, style: Style = Style()) -> dict[str, Json]:
     """One message as templates read it."""
-    said: dict[str, Json] = {"role": message.role, "content": message.text}
+    text = message.text
+    said: dict[str, Json] = {"role": message.role, "content": text}
+    if style.parts:
+        said["content"] = [{"type": "text", "text": text}]
     if message.thought:
         said["reasoning_content"] = message.thought
     if message.tool_calls:
-        said["tool_calls"] = [_call(call) for call in message.tool_calls]
+        said["tool_calls"] = [_call(call, style) for call in message.tool_calls]
     if message.tool_call_id is not None:
         said["tool_call_id"] = message.tool_call_id
     if message.name is not None:
@@ -53,16 +66,13 @@ def forms(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
         yield paired
 
 
-def _call(call: ToolUse) -> Json:
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": _arguments(call.arguments)},
-    }
+def _call(call: ToolUse, style: Style) -> Json:
+    arguments = call.arguments if style.text_arguments else _object(call.arguments)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _arguments(text: str) -> Json:
-    """The object that templates expect, or the text where it is none."""
+def _object(text: str) -> Json:
+    """The object that most templates expect, or the text where it holds none."""
     try:
         value: Json = json.loads(text)
     except (ValueError, RecursionError):
