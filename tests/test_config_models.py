@@ -208,6 +208,13 @@ def test_an_alias_for_a_model_of_no_entry_is_a_warning_with_near_names(read):
     assert catalogue.resolve("q") == "qwen3-4B"
 
 
+def test_an_alias_far_from_all_of_many_models_lists_none_of_them(read):
+    entries = "".join(f'[[models]]\nid = "model-{i}"\n' for i in range(31))
+    assert read(entries + '[aliases]\nq = "zz"')[1] == [
+        "64: aliases.q: stands for 'zz', which is not in this file"
+    ]
+
+
 CATALOGUE = Catalogue({"a": ModelSpec("a"), "b": ModelSpec("b")}, {"x": "a"})
 
 

@@ -194,6 +194,8 @@ def near(name: str, known: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
+    if len(known) > 30:  # a wall of names helps nobody
+        return ""
     return f"; known here: {', '.join(known)}" if known else "; nothing is known here"
 
 
