@@ -77,14 +77,17 @@ async def test_the_example_client_chats() -> None:
     assert answers[:2] == [HELLO, "The capital of Norway is Oslo."]
 
 
-async def test_status_and_metrics_see_the_same_fleet() -> None:
+async def test_status_sees_the_model_as_soon_as_the_gateway_has_asked_its_neuron() -> None:
     async with up() as (_, printed):
         endpoint = url_in(printed).removesuffix("/v1")
-        said = await told("status", "--json", "--endpoint", endpoint)
-    report = json.loads(said.stdout)
-    assert said.returncode == 0, report
+        while True:
+            said = await told("status", "--json", "--endpoint", endpoint)
+            report = json.loads(said.stdout)
+            if [model["state"] for model in report["models"]] == ["loaded"]:
+                break
+    assert said.returncode == 0
     assert [neuron["state"] for neuron in report["neurons"]] == ["ok"]
-    assert [(model["id"], model["state"]) for model in report["models"]] == [(demo.MODEL_ID, "loaded")]
+    assert [model["id"] for model in report["neurons"][0]["models"]] == [demo.MODEL_ID]
 
 
 async def test_nothing_beside_the_given_file_is_offered(tmp_path: Path) -> None:
