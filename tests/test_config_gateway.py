@@ -93,6 +93,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         strategy = "priority"
         [cold_load]
         max_wait_s = "10m"
+        max_overtake_s = 7
         min_residency_s = 5
         [limits]
         body = "1MiB"
@@ -137,7 +138,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         anonymous=True,
         log_format="json",
         eviction=Eviction("priority", 0),
-        cold_load=ColdLoad(600.0, 30.0, 5.0),
+        cold_load=ColdLoad(600.0, 7.0, 5.0),
         limits=Limits(2**20, 2**13, 1, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
         poll=Poll(0.5, 1.0, 1),
         neurons=(NeuronRef("n", "http://n:1", "sixteen-or-more-characters"),),
@@ -207,7 +208,6 @@ def test_other_peers_are_not(text):
     [
         ("[gateway]\nworkers = 2", "gateway.workers"),
         ("[eviction]\ndefrag_after_cycles = 1", "eviction.defrag_after_cycles"),
-        ("[cold_load]\nmax_overtake_s = 30", "cold_load.max_overtake_s"),
         ('[discovery]\ndns = "_cortex._tcp.example"', "discovery"),
         ('[[neurons]]\nname = "m"\nendpoint = "http://m:1"\ndialects = ["openai"]', "neurons[1].dialects"),
     ],

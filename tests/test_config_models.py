@@ -45,10 +45,8 @@ def test_every_key_that_is_acted_on_reaches_the_spec(read):
         id = "org/name"
         source = "path:/srv/name.gguf"
         harness = "llamacpp"
-        quant = "Q4_K_M"
-        revision = "main"
         context = 4096
-        cache = "fp16"
+        cache = "q8"
         footprint = "19GiB"
         min_devices = 2
         min_device_memory = "24GiB"
@@ -81,10 +79,8 @@ def test_every_key_that_is_acted_on_reaches_the_spec(read):
             "org/name",
             source="path:/srv/name.gguf",
             harness="llamacpp",
-            quant="Q4_K_M",
-            revision="main",
             context=4096,
-            cache="fp16",
+            cache="q8",
             footprint=19 * 2**30,
             min_devices=2,
             min_device_memory=24 * 2**30,
@@ -110,7 +106,6 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
     assert list(catalogue) == [
         ModelSpec(
             "Qwen/Qwen3-30B",
-            quant="Q4_K_M",
             footprint=19000 * 2**20,
             min_device_memory=24000 * 2**20,
             pinned_on=("beast",),
@@ -121,6 +116,7 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
     assert catalogue.resolve("qwen") == "Qwen/Qwen3-30B"
     assert [warning.split(": ")[1] for warning in warnings] == [
         "models[0].harness",
+        "models[0].quant",
         "models[0].vram_mb",
         "models[0].min_device_vram_mb",
         "models[0].limit",
@@ -130,7 +126,8 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        ('cache = "q8"', "cache"),
+        ('quant = "Q4_K_M"', "quant"),
+        ('revision = "main"', "revision"),
         ("idle_unload_s = 60", "idle_unload_s"),
         ('draft = "small"', "draft"),
         ('speculation = "ngram"', "speculation"),
@@ -254,16 +251,17 @@ FIELDS = dict(
     id=ids,
     source=maybe | st.sampled_from(["hf:org/name@main:q4", "path:/srv/m.gguf", "upstream:http://h:1/v1"]),
     harness=maybe | st.sampled_from(["exllamav2", "llamacpp", "upstream"]),
-    quant=maybe | labels,
-    revision=maybe | st.sampled_from(["main", "refs/pr/1", "0123abcd"]),
+    # Nothing acts on these three, so a spec that was read never holds them.
+    quant=maybe,
+    revision=maybe,
+    idle_unload_s=st.just(0.0),
     context=maybe | st.integers(1, 2**31),
-    cache=maybe | st.just("fp16"),
+    cache=maybe | st.sampled_from(["fp16", "q8", "q6", "q4"]),
     footprint=maybe | st.integers(1, 2**53 - 1),
     min_devices=st.integers(1, 64),
     min_device_memory=st.integers(0, 2**53 - 1),
     pinned_on=st.lists(labels, max_size=3, unique=True).map(tuple),
     residency_priority=maybe | st.integers(0, 2**31),
-    idle_unload_s=st.just(0.0),
     slots=maybe | st.integers(1, 1024),
     aliases=st.lists(ids, max_size=3, unique=True).map(tuple),
     capabilities=st.lists(labels, max_size=3, unique=True).map(tuple),
@@ -298,7 +296,8 @@ def test_no_field_of_a_spec_is_left_out_of_the_round_trip():
         ({"id": "m", "sampling": {"top_p": 2}}, "sampling.top_p", BadAsk),
         ({"id": "m", "pinned_on": ["a", "b c"]}, "pinned_on[1]", BadAsk),
         ({"id": "m", "harness": "candle"}, "harness", BadAsk),
-        ({"id": "m", "cache": "q4"}, "cache", Unsupported),
+        ({"id": "m", "cache": "q5"}, "cache", BadAsk),
+        ({"id": "m", "quant": "q4"}, "quant", Unsupported),
         ({"id": "m", "draft": "d"}, "draft", Unsupported),
         ({"id": "m", "vram_mb": 5}, "vram_mb", Unsupported),
     ],

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from cortex import __version__
 from cortex.catalogue import valid_id
-from cortex.config.network import Network, read_address, read_endpoint, read_host
+from cortex.config.network import Network, read_address, read_endpoint, read_host, read_origin
 from cortex.units import parse_size, parse_span
 
 Amount = TypeVar("Amount", int, float)
@@ -227,6 +227,6 @@ REVISION: Final = texts(
 )
 ISOLATION: Final = texts("thread", "thread", f"'thread' in version {__version__}")
 TEXT: Final = texts("text", r".+", "text that is not empty")
-ORIGIN: Final = texts("origin", r"[a-z][a-z0-9+.-]*://[^/\s*]+", "an origin such as http://localhost:3000")
+ORIGIN: Final = Kind("origin", lambda value: read_origin(text_of(value)))
 DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")
 TOKEN_ID: Final = Kind("token id", _token_id)

@@ -71,3 +71,12 @@ def read_endpoint(text: str) -> str:
     if address.port == 0:
         raise ValueError("needs the port on which the neuron listens, not 0")
     return f"http://{address}"
+
+
+def read_origin(text: str) -> str:
+    """`scheme://host[:port]` as browsers send it: lower case, without the scheme's own port."""
+    found = re.match(r"([a-z][a-z0-9+.-]*)://([^/\s*@?#]+?)(:[0-9]{1,5})?\Z", text.lower())
+    if found is None:
+        raise ValueError(f"must be an origin such as http://localhost:3000, not {text!r}")
+    scheme, host, port = found[1], found[2], found[3] or ""
+    return f"{scheme}://{host}{'' if (scheme, port) in (('http', ':80'), ('https', ':443')) else port}"

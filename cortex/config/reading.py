@@ -9,20 +9,22 @@ warnings are kept apart. What the values mean together is the files' own busines
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 from cortex.config.kinds import Kind, form
 from cortex.config.lines import Path, line_index
 from cortex.errors import ConfigError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    Shape = TypeVar("Shape", bound=DataclassInstance)
-
 Values: TypeAlias = dict[str, Any]
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Shape = TypeVar("Shape", bound=_Dataclass)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def take(table: Table, plain: Mapping[str, object], at: Path, found: Findings) -
     return values
 
 
-def fill(shape: "type[Shape]", values: Values) -> "Shape":
+def fill(shape: type[Shape], values: Values) -> Shape:
     """A dataclass from those values that it has fields for; defaults are its own."""
     names = {field.name for field in fields(shape)}
     return shape(**{name: value for name, value in values.items() if name in names})

@@ -75,10 +75,10 @@ MODEL_KEYS: Final = Table(
         "id": Known(MODEL, required=True),
         "source": Known(SOURCE),
         "harness": Known(one_of("exllamav2", "llamacpp", "upstream")),
-        "quant": Known(NAME),
-        "revision": Known(REVISION),
+        "quant": Known(NAME, idle=True),
+        "revision": Known(REVISION, idle=True),
         "context": Known(whole(1, 2**31)),
-        "cache": Known(one_of("fp16", "q8", "q6", "q4"), idle=True, still="fp16"),
+        "cache": Known(one_of("fp16", "q8", "q6", "q4")),
         "footprint": Known(sizes(1)),
         "min_devices": Known(whole(1, 64)),
         "min_device_memory": Known(sizes()),
@@ -128,7 +128,7 @@ GATEWAY_FILE: Final = Table(
         "cold_load": Table(
             {
                 "max_wait_s": Known(spans()),
-                "max_overtake_s": Known(spans(), idle=True),
+                "max_overtake_s": Known(spans()),
                 "min_residency_s": Known(spans()),
             }
         ),
