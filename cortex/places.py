@@ -69,13 +69,18 @@ class Resident:
 
 @dataclass(slots=True)
 class Place:
-    """A neuron or a device, with its residents by model id."""
+    """A neuron or a device, with its residents by model id.
+
+    Not `ready`, it takes nobody new. In `doubt`, the next look will tell whether it is there
+    at all: until then those who would go there wait, since the answer is a moment away.
+    """
 
     name: str
     rooms: dict[str, Room]
     residents: dict[str, Resident] = field(default_factory=dict)
     ready: bool = True
     why_not: str = ""
+    doubt: bool = False
 
     def __iter__(self) -> Iterator[Resident]:
         return iter(self.residents.values())

@@ -48,7 +48,7 @@ def specs(folder: Path, *models: str, **known: object) -> Catalogue:
 async def eventually(holds: Callable[[], Awaitable[object]]) -> None:
     """`holds` has become true. For what another role learns by asking: there is no event to
     wait for on this side of the wire."""
-    while not await holds():
+    while not await holds():  # noqa: ASYNC110
         await trio.sleep(0.005)
 
 

@@ -16,7 +16,7 @@ import trio
 
 from cortex.config.gateway import NeuronRef, Poll
 from cortex.dispatch import Dispatch
-from cortex.errors import CortexError, Unreachable
+from cortex.errors import CortexError, Unreachable, UpstreamFailed
 from cortex.gateway.remote import Remote
 from cortex.metrics import Metrics
 from cortex.places import Phase, Resident, Room
@@ -96,10 +96,12 @@ class Fleet:
                 neuron.pool.close()
 
     def suspect(self, name: str, error: CortexError) -> None:
-        """A request failed on a neuron that may be gone: what the next look finds counts."""
+        """A request failed on a neuron that may be gone with all it had. Nobody is sent there
+        until the next look, which follows at once, has told."""
         neuron = self._neurons[name]
-        if isinstance(error, Unreachable) and neuron.up:
-            self._away(neuron, error.message)
+        if not neuron.up or not isinstance(error, UpstreamFailed):
+            return
+        self._dispatch.ledger.doubt(name, error.message)
         neuron.look_now.set()
 
     async def _watch(self, neuron: Neuron) -> None:
@@ -129,7 +131,9 @@ class Fleet:
     def _missed(self, neuron: Neuron, why: str, *, at_once: bool) -> None:
         neuron.failures += 1
         neuron.why = why
-        if neuron.up and (at_once or neuron.failures >= self._poll.failures):
+        place = self._dispatch.ledger.place(neuron.name)
+        doubted = place is not None and place.doubt
+        if neuron.up and (at_once or doubted or neuron.failures >= self._poll.failures):
             self._away(neuron, why)
         elif not neuron.up and neuron.failures == 1:
             log.warning("neuron.away neuron=%s why=%s", neuron.name, why)

@@ -13,7 +13,7 @@ import trio
 
 from cortex.config.limits import Limits
 from cortex.dispatch import Dispatch
-from cortex.errors import CortexError, NoRoom, NotHereNow, Recovering, Stopping
+from cortex.errors import CortexError, NoRoom, NotHereNow, Recovering, Stopping, Unreachable
 from cortex.events import Usage
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.listing import Listing
@@ -113,6 +113,8 @@ class Passage:
             outcome = "engine" if journey.meter.failed else "ok"
         except CortexError as error:
             outcome = error.blame
+            if journey.neuron != "none":
+                self._fleet.suspect(journey.neuron, error)
             if journey.seated is None:
                 self._metrics.rejected(error)
             raise
@@ -147,7 +149,9 @@ class Passage:
             again = journey.stale < MOST_STALE
         else:
             self._fleet.suspect(journey.neuron, error)
-            journey.refused = error
+            # Backpressure reaches the client intact when no other place exists. Of a neuron that
+            # is gone the ledger knows more to say.
+            journey.refused = None if isinstance(error, Unreachable) else error
             journey.avoid |= {journey.neuron}
             again, journey.retried = not journey.retried, True
         journey.neuron = "none"

@@ -134,7 +134,7 @@ class Ledger(Residency):
             return Wait("load")
         # 3
         for place, resident in holders:
-            if resident.phase == "leaving":
+            if resident.phase == "leaving" or place.doubt:
                 return Wait("room")
             why = resident.fault or place.why_not or f"it is {resident.phase}"
             return Refuse(Recovering(f"Model '{want.model}' cannot serve at the moment: {why}"))

@@ -71,7 +71,7 @@ class Residency:
         """
         place = self._places.get(name) or self.open(name, ())
         place.rooms = {room.name: room for room in rooms}
-        place.ready, place.why_not = True, ""
+        place.ready, place.why_not, place.doubt = True, "", False
         self._epochs[name] = self._epochs.get(name, 0) + 1
         told = {resident.model: resident for resident in residents}
         ours = [load for load in self._loads.values() if load.place is place]
@@ -92,7 +92,7 @@ class Residency:
         place = self._places.get(name)
         if place is None:
             return []
-        place.ready, place.why_not = False, reason
+        place.ready, place.why_not, place.doubt = False, reason, False
         taken = [load for load in self._loads.values() if load.place is place]
         for model in set(place.residents) - {load.want.model for load in taken}:
             self.gone(name, model)
@@ -102,6 +102,11 @@ class Residency:
         """The place takes nobody new; who lives and sits there stays."""
         place = self._places[name]
         place.ready, place.why_not = False, reason
+
+    def doubt(self, name: str, reason: str) -> None:
+        """The place takes nobody until `report` or `lost` tells what became of it."""
+        self.shut(name, reason)
+        self._places[name].doubt = True
 
     def forget(self, name: str) -> None:
         """The place is no longer ours."""
