@@ -187,12 +187,12 @@ class ChatTemplate:
 
     def _tried_with_call(self, user: Message, style: Style) -> Style:
         """`style`, with arguments as text if objects fail or come out in Python's spelling."""
-        mark = _mark()
-        call = ToolUse("abcdefghi", "probe", f'{{"{mark}": "{mark}"}}')
+        word = token_hex(8)
+        call = ToolUse("abcdefghi", "probe", f'{{"{word}": "{word}"}}')
         turns = [user, Message("assistant", tool_calls=(call,)), Message("tool", "1", tool_call_id=call.id)]
         written = self._probe(turns, style)
         textual = replace(style, text_arguments=True)
-        if written is None or f"'{mark}'" in written:
+        if written is None or f"'{word}'" in written:
             return textual if self._probe(turns, textual) is not None else style
         return style
 

@@ -1,0 +1,170 @@
+"""A hostile template is stopped before it reaches anything or costs much."""
+
+import resource
+
+import pytest
+
+from cortex.ask import Message
+from cortex.errors import Unfit
+from cortex.text.template import ChatTemplate
+
+SAYS = "{{ messages[-1].content }}"
+NS = "{% set ns = namespace(s='a', l=['a'], n=3) %}"
+LONG = "{% set s = 'a' * 1000000 %}"
+MANY = "{% set r = range(100000) %}"
+
+
+def peak_mib() -> float:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def sixty(deed: str) -> str:
+    return NS + "{% for i in range(60) %}" + deed + "{% endfor %}"
+
+
+ESCAPES = {
+    "subclasses": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals of a function": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "globals of ours": "{{ raise_exception.__globals__['json'] }}",
+    "by item": "{{ ''['__class__']['__mro__'] }}",
+    "by filter": "{{ (''|attr('__class__')).mro() }}",
+    "by map": "{{ (['']|map(attribute='__class__.__mro__')|list)[0][0] }}",
+    "the code of a macro": "{% macro m() %}{% endmacro %}{{ m._func.__code__ }}",
+    "format": "{{ '{0.__class__}'.format(1) }}",
+    "format by filter": "{{ ('{0.__class__}'|attr('format'))(1) }}",
+    "format_map": "{{ '{a.__class__}'.format_map({'a': 1}) }}",
+    "the environment": "{{ self._TemplateReference__context.environment.loader }}",
+    "append": "{{ messages.append(1) }}",
+    "update": "{{ messages[0].update({'role': 'x'}) }}",
+    "clear by filter": "{{ (messages|attr('clear'))() }}",
+    "pop": "{{ messages.pop() }}",
+}
+
+BOMBS = {
+    "two long loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "a loop over long text": "{% for i in range(100000) %}" + "x" * 50_000 + "{% endfor %}",
+    "a huge range": "{% for i in range(10000000000) %}{% endfor %}",
+    "macros without end": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "macros that branch": (
+        "{% macro f(n) %}{{ 'x' * 900 }}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ f(60) }}"
+    ),
+    "callers": (
+        "{% macro m() %}{{ caller() }}{% endmacro %}{% for i in range(100000) %}{% call m() %}"
+        + "y" * 50_000
+        + "{% endcall %}{% endfor %}"
+    ),
+    "a product": "{{ 'a' * 10000000000 }}",
+    "a product of lists": "{{ ([0] * 10000000000)|length }}",
+    "a power": "{{ 9 ** 9 ** 9 }}",
+    "numbers squared": sixty("{% set ns.n = ns.n * ns.n %}"),
+    "doubled by +": sixty("{% set ns.s = ns.s + ns.s %}"),
+    "doubled by ~": sixty("{% set ns.s = ns.s ~ ns.s %}"),
+    "doubled by a block": sixty("{% set x %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = x %}"),
+    "a list that holds itself twice": sixty("{% set ns.l = [ns.l, ns.l] %}") + "{{ ns.l }}",
+    "a namespace as text": sixty("{% set ns.l = [ns.l, ns.l] %}") + "{{ ns }}",
+    "a dict that holds itself twice": sixty("{% set ns.l = {'a': ns.l, 'b': ns.l} %}") + "{{ ns.l|tojson }}",
+    "by a mapped filter": sixty("{% set ns.l = [ns.l, ns.l] %}") + "{{ [ns.l]|map('trim')|list }}",
+    "join": LONG + "{{ range(100000)|join(s) }}",
+    "str.join": LONG + "{{ s.join(range(100000)|map('string')) }}",
+    "str.join of one text many times": LONG + "{{ ''.join([s] * 100000) }}",
+    "replace": LONG + "{{ s|replace('a', s) }}",
+    "str.replace": LONG + "{{ s.replace('', s) }}",
+    "indent": "{% set s = '\n' * 1000000 %}{{ s|indent(s) }}",
+    "indent by a number": "{{ 'a\nb'|indent(10000000000) }}",
+    "JSON by a number": "{{ [1]|tojson(indent=10000000000) }}",
+    "center": "{{ 'a'|center(10000000000) }}",
+    "str.center": "{{ 'a'.center(10000000000) }}",
+    "str.ljust": "{{ 'a'.ljust(10000000000) }}",
+    "str.zfill by filter": "{{ ('a'|attr('zfill'))(10000000000) }}",
+    "str.expandtabs": "{{ '\t'.expandtabs(10000000000) }}",
+    "a format's width": "{{ '%10000000000d' % 1 }}",
+    "a filter's format": "{{ '%*d'|format(10000000000, 1) }}",
+    "slice": "{{ [1]|slice(10000000000)|list }}",
+    "batch": "{{ [1]|batch(10000000000, 'x')|list }}",
+    "long lists listed": MANY + "{% for i in range(100000) %}{% set x = r|list %}{% endfor %}",
+    "lists summed": "{% set l = range(100000)|list %}{{ ([l] * 1000)|sum(start=[])|length }}",
+}
+
+OTHERS = {
+    "a recursive loop": "{% for m in messages recursive %}{{ loop([m]) }}{% endfor %}",
+    "include": "{% include 'x' %}",
+    "import": "{% import 'x' as x %}",
+    "from": "{% from 'x' import y %}",
+    "extends": "{% extends 'x' %}",
+}
+
+
+@pytest.mark.parametrize("hostile", ESCAPES.values(), ids=ESCAPES.keys())
+def test_a_template_reaches_and_changes_nothing(hostile: str):
+    """Fault row 82: a hostile template (escape) makes its model not servable."""
+    with pytest.raises(Unfit, match=r"not safe to run: access to attribute .* is unsafe"):
+        ChatTemplate(SAYS + hostile, bos=None, eos=None)
+
+
+@pytest.mark.parametrize("hostile", BOMBS.values(), ids=BOMBS.keys())
+def test_a_bomb_is_refused_before_it_fills_the_memory(hostile: str):
+    """Fault row 82: a hostile template (loop bomb, memory bomb) makes its model not servable."""
+    before = peak_mib()
+    with pytest.raises(Unfit, match="not safe to run"):
+        ChatTemplate(SAYS + hostile, bos=None, eos=None)
+    assert peak_mib() - before < 256
+
+
+@pytest.mark.parametrize("hostile", OTHERS.values(), ids=OTHERS.keys())
+def test_what_cannot_be_metered_is_refused_at_compile_time(hostile: str):
+    with pytest.raises(Unfit, match=r"cannot be compiled: it (has a recursive loop|loads another template)"):
+        ChatTemplate(SAYS + hostile, bos=None, eos=None)
+
+
+def test_a_bomb_that_waits_for_its_word_is_refused_when_it_comes():
+    template = ChatTemplate(
+        SAYS + "{% if 'go' in messages[0].content %}" + BOMBS["two long loops"] + "{% endif %}",
+        bos=None,
+        eos=None,
+    )
+    assert template.render([Message("user", "hello")], [], {}) == "hello"
+    with pytest.raises(Unfit, match="far more work than its messages can need"):
+        template.render([Message("user", "go")], [], {})
+
+
+def test_a_long_dialogue_is_no_bomb():
+    """The budget grows with the dialogue: an honest template never meets it."""
+    template = ChatTemplate(
+        "{% for m in messages %}{{ '[' + m.role + ']' + m.content|trim ~ '|' }}"
+        "{% for n in messages[:3] %}{{ n.role }}{% endfor %}"
+        "{{ messages|map(attribute='role')|list|length }}{% endfor %}"
+        "{{ messages|tojson }}",
+        bos=None,
+        eos=None,
+    )
+    turns = [Message("user", "word " * 100), Message("assistant", "answer " * 100)] * 500
+    prompt = template.render([*turns, Message("user", "x" * 1_000_000)], [], {})
+    assert len(prompt) > 3_000_000
+
+
+def test_ordinary_operations_pass():
+    template = ChatTemplate(
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 2 * 3 %}{{ m.content * 2 }}"
+        "{{ '%s!' % m.role }}{{ '%s?'|format(m.role) }}{{ ['a', 'b']|join('-') }}{{ ', '.join(['c', 'd']) }}"
+        "{{ 'a\nb'|indent(2) }}{{ 'xyx'|replace('x', 'z') }}{{ 'xyx'.replace('x', 'w') }}{{ ns.n % 4 }}"
+        "{{ m|items|list|length }}{{ [3, 1]|sort|string }}"
+        "{% for a, b in {'k': 1}|dictsort %}{{ a }}{{ b }}{% endfor %}"
+        "{{ {'b': 1, 'a': 'ä<'}|tojson }}{{ {'b': 1, 'a': 2}|tojson(sort_keys=true, separators=(',', ':')) }}"
+        "{% endfor %}",
+        bos=None,
+        eos=None,
+    )
+    assert template.render([Message("user", "hi")], [], {}) == (
+        'hihiuser!user?a-bc, da\n  bzyzwyw22[1, 3]k1{"b": 1, "a": "ä<"}{"a":2,"b":1}'
+    )
+
+
+def test_jinja_s_whitespace_rules_are_those_of_the_conventions():
+    template = ChatTemplate(
+        "{% for m in messages %}\n    {% if true %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}\n",
+        bos=None,
+        eos=None,
+    )
+    assert template.render([Message("user", "a"), Message("user", "b")], [], {}) == "a\nb\n"
