@@ -121,8 +121,7 @@ class Answer:
     def reusable(self) -> bool:
         """Whether the connection can carry another request."""
         heard = self._heard
-        clean = self._delivered and self._fault is None and not heard.excess
-        return clean and heard.ended and heard.keep
+        return self._delivered and heard.ended and heard.keep and not heard.excess
 
     async def head(self) -> None:
         """`status` and `headers` are known. UpstreamFailed when the neuron breaks off before."""
@@ -200,6 +199,8 @@ class _Heard:
         self.excess = self.ended
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.excess:
+            return
         fields = self.trailers if self.headed else self.headers
         key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
         fields[key] = f"{fields[key]}, {text}" if key in fields else text

@@ -205,16 +205,19 @@ async def test_an_idle_connection_that_says_something_unasked_is_not_used() -> N
     "said",
     [
         OK + b"HTTP/1.1 200 Smuggled\r\n",
+        OK + whole(500, b"smuggled"),
         OK + b"x",
         whole(200, b"{}", "connection: close"),
         b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
     ],
-    ids=["second head", "stray byte", "close announced", "old protocol"],
+    ids=["second head", "second answer", "stray byte", "close announced", "old protocol"],
 )
 async def test_an_answer_after_which_the_connection_is_unclear_is_whole_but_not_reused(said: bytes) -> None:
     with trio.fail_after(30):
         async with fake_upstream(script(said), otherwise=script(OK)) as upstream, pool_of(upstream) as pool:
-            assert (await ask(pool))[0] == 200
+            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
+                await read(answer)
+                assert (answer.status, answer.trailers) == (200, {})
             assert counts(pool) == "=0 active=0"
             assert await ask(pool) == (200, b'{"ok":true}')
 
@@ -304,6 +307,16 @@ async def test_a_closed_pool_ends_what_is_under_way_and_begins_nothing() -> None
             assert counts(pool) == "=0 active=0"
 
 
+async def test_a_pool_that_was_closed_in_an_exchange_keeps_nothing() -> None:
+    with trio.fail_after(30):
+        async with fake_upstream(script(OK)) as upstream, pool_of(upstream) as pool:
+            async with pool.exchange(REQUEST, first_byte_s=9) as answer:
+                await read(answer)
+                pool.close()
+            assert counts(pool) == "=0 active=0"
+            await upstream.until(open=0)
+
+
 @pytest.mark.slow
 async def test_cancel_churn_leaves_no_connection_behind_and_the_next_request_passes() -> None:
     """Annex B 4: the pool of a common client library is stuck for ever after this."""
@@ -382,14 +395,17 @@ async def test_a_neuron_that_takes_no_more_of_a_request_is_left_and_nothing_ran(
     """Row 4: stopped, or swapping; the request has not arrived whole, so it cannot run."""
     never = trio.Event()
     async with fake_upstream(script(Wait(never), read="head")) as upstream, pool_of(upstream) as pool:
+        began = trio.current_time()
         with pytest.raises(Unreachable, match="took no byte"):
             await ask(pool, BIG)
+        assert trio.current_time() - began == pytest.approx(15)
         assert counts(pool) == "=0 active=0"
 
 
 async def test_a_refusal_that_comes_before_the_whole_request_was_sent_is_heard() -> None:
+    """Its connection still waits for the rest of the body, whatever the refusal says of it."""
     with trio.fail_after(30):
-        plan = script(whole(413, b'{"error":{}}', "connection: close"), Close(), read="head")
+        plan = script(whole(413, b'{"error":{}}'), Close(), read="head")
         async with fake_upstream(plan) as upstream, pool_of(upstream) as pool:
             assert await ask(pool, BIG) == (413, b'{"error":{}}')
             assert counts(pool) == "=0 active=0"
@@ -554,7 +570,7 @@ class Resolver:
     def __call__(self, host: str, port: int) -> list[Address]:
         self.asked += 1
         if self.mood == "hangs":
-            self.release.wait(20)
+            self.release.wait(60)
         if self.mood != "answers":
             raise OSError("no such host")
         return self.found
@@ -594,7 +610,25 @@ async def test_a_dead_resolver_is_asked_once_for_all_who_wait() -> None:
             async with trio.open_nursery() as nursery:
                 for _ in range(10):
                     nursery.start_soon(refused)
+                await trio.testing.wait_all_tasks_blocked()
+                # Threads that hang are not taken from those who read files.
+                assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
             assert resolver.asked == 1
+
+
+async def test_a_name_that_was_not_found_is_asked_for_again_after_a_second(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with fake_upstream(otherwise=script(OK)) as upstream, named_pool(upstream) as (pool, resolver):
+        resolver.mood = "fails"
+        with pytest.raises(Unreachable):
+            await ask(pool)
+        resolver.mood = "answers"
+        mock_clock.jump(0.9)
+        with pytest.raises(Unreachable):
+            await ask(pool)
+        mock_clock.jump(0.2)
+        assert await ask(pool) == (200, b'{"ok":true}')
 
 
 async def test_a_known_address_is_used_while_lookups_fail(mock_clock: trio.testing.MockClock) -> None:

@@ -1,0 +1,122 @@
+"""What a stream tells about itself while it passes: first content, events, tokens.
+
+Stands beside the bytes and never changes them. Counts content events with `bytes.count` on
+whole events: deltas of text, reasoning or tool arguments; not comments, pings, or the
+chunks that only open or close an answer. The markers are quoted JSON, which text inside a
+JSON string cannot hold unescaped. Tokens come from the neuron's trailer, or from the
+`usage` of a whole body; without either they are estimated as one for each content event.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from cortex.errors import UpstreamFailed
+from cortex.events import Usage
+from cortex.wire.faults import Dialect
+from cortex.wire.neuron import USAGE, parse_usage
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class _Counts(msgspec.Struct):
+    """`usage` of any dialect: each field belongs to one or two of them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class _Body(msgspec.Struct):
+    # Raw, so that the whole body is proven to be JSON before its usage is understood.
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_BODY: Final = msgspec.json.Decoder(_Body)
+_COUNTS: Final = msgspec.json.Decoder(_Counts | None)
+
+
+class Meter:
+    """One answer's figures. Times are trio's; `bytes` counts what was passed on."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect: Dialect = dialect
+        self.first_content_at: float | None = None
+        self.last_content_at: float | None = None
+        self.events = 0
+        self.bytes = 0
+        self.complete = False
+        self.failed = False  # complete, but what completed it was the neuron's error
+        self._told: Usage | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the answer; `estimated` says whether only counted from events."""
+        return self._told or Usage(completion=self.events)
+
+    @property
+    def estimated(self) -> bool:
+        return self._told is None
+
+    def passed(self, events: bytes, now: float) -> None:
+        """Whole `events` have been passed on."""
+        count = _content_events(self.dialect, events)
+        if count:
+            self.events += count
+            self.last_content_at = now
+            if self.first_content_at is None:
+                self.first_content_at = now
+
+    def ended(self, trailers: Mapping[str, str], *, failed: bool) -> None:
+        """The stream is complete."""
+        self.complete, self.failed = True, failed
+        self._told = parse_usage(trailers.get(USAGE, ""))
+
+    def read_whole(self, status: int, body: bytes) -> None:
+        """The counts of a whole body are known. UpstreamFailed when it is no JSON object."""
+        if status >= 400:
+            self.failed, self._told = True, Usage()
+            return
+        try:
+            said = _BODY.decode(body).usage
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UpstreamFailed("The neuron's answer is not the JSON that was asked for.") from error
+        with suppress(msgspec.ValidationError):  # usage in a form that is not known here: estimated
+            counts = _COUNTS.decode(said)
+            self._told = _usage(counts) if counts else None
+
+
+def _content_events(dialect: Dialect, events: bytes) -> int:
+    if dialect == "anthropic":
+        return events.count(b'"content_block_delta"')
+    if dialect == "responses":
+        return events.count(b'.delta"')
+    lines = b"\n" + events
+    framing = lines.count(b'"role":') + lines.count(b'"finish_reason":"') + lines.count(b'"choices":[]')
+    outside = lines.count(b"\ndata: [DONE]") + lines.count(b'\ndata: {"error"')
+    return max(0, lines.count(b"\ndata:") - framing - outside)
+
+
+def _usage(counts: _Counts) -> Usage:
+    details = counts.prompt_tokens_details or counts.input_tokens_details or _Details()
+    written = counts.completion_tokens_details or counts.output_tokens_details or _Details()
+    # Anthropic counts what came from its cache, and what went into it, beside `input_tokens`.
+    beside = (counts.cache_read_input_tokens or 0) + (counts.cache_creation_input_tokens or 0)
+    return Usage(
+        prompt=counts.prompt_tokens + counts.input_tokens + beside,
+        cached=details.cached_tokens + (counts.cache_read_input_tokens or 0),
+        completion=counts.completion_tokens + counts.output_tokens,
+        reasoning=written.reasoning_tokens,
+    )

@@ -1,0 +1,124 @@
+"""A neuron's refusal, read back into the `CortexError` that it stands for.
+
+Owns what a status and an error body of a neuron mean to a gateway: whose fault it is,
+whether anything ran, when to come again. A body that is no error of cortex is not quoted.
+"""
+
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+import trio
+
+from cortex import errors
+from cortex.config.limits import Limits
+from cortex.errors import BadFraming, CortexError, TooSlow, UpstreamFailed
+from cortex.web.answer import Answer
+from cortex.wire.neuron import NOT_STARTED
+
+# No error body of a cortex is longer.
+REFUSAL_LIMIT: Final = 65536
+# The gateway's own words were refused (its token, route, framing), or the neuron has a bug.
+# The client did nothing wrong and can mend nothing.
+_MISFIT: Final = frozenset({401, 403, 404, 405, 408, 426, 431})
+OWN_FAULT: Final = _MISFIT | {409, 500}
+# The Anthropic dialect has types, but no codes: the status says which error it was.
+_BY_STATUS: Final[dict[int, type[CortexError]]] = {
+    400: errors.BadAsk,
+    409: errors.NotHereNow,
+    413: errors.TooBig,
+    429: errors.TooMuch,
+    503: errors.NeverFits,
+    504: errors.TooSlow,
+    529: errors.Overloaded,
+}
+
+
+class _Fault(msgspec.Struct):
+    message: str
+    code: str | None = None
+    param: str | None = None
+    prompt_tokens: int | None = None
+    context_length: int | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Fault
+
+
+_REFUSAL: Final = msgspec.json.Decoder(_Refusal)
+
+
+async def refusal(answer: Answer, limits: Limits) -> CortexError:
+    """The error that `answer`, of status 400 or more, stands for. Its body has been read.
+
+    `not_started` and `final` are what the neuron's headers say, whatever the class says.
+    """
+    body = await read_whole(answer, REFUSAL_LIMIT, limits.upstream_stall_s)
+    error = _named(answer, body)
+    error.not_started = answer.headers.get(NOT_STARTED) == "1"
+    error.final = answer.headers.get("x-should-retry") == "false"
+    return error
+
+
+async def read_whole(answer: Answer, most: int, stall_s: float) -> bytes:
+    """The body of `answer`, proven whole and at most `most` bytes."""
+    pieces, size = [], 0
+    while True:
+        with trio.move_on_after(stall_s) as patience:
+            piece = await answer.receive()
+        if patience.cancelled_caught:
+            raise TooSlow("The neuron stopped in the middle of its answer. Try again.")
+        if not piece:
+            break
+        size += len(piece)
+        if size > most:
+            raise UpstreamFailed(f"The neuron's answer is longer than {most} bytes.")
+        pieces.append(piece)
+    if answer.by_close:
+        raise UpstreamFailed("The neuron's answer has no length: it may have been cut.")
+    return b"".join(pieces)
+
+
+def is_json(answer: Answer) -> bool:
+    """Whether `answer` says that its body is JSON."""
+    kind = answer.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "application/json"
+
+
+def _named(answer: Answer, body: bytes) -> CortexError:
+    status, fault = answer.status, _decode(body) if is_json(answer) else None
+    if fault is None or status in _MISFIT:
+        return _misfit(status, fault)
+    retry_after_s = _seconds(answer.headers.get("retry-after", ""))
+    if fault.code is None:
+        kind = _BY_STATUS.get(status, UpstreamFailed)
+        error = kind(fault.message, retry_after_s=retry_after_s)
+    else:
+        error = errors.named(fault.code, status, fault.message, retry_after_s=retry_after_s)
+    if isinstance(error, BadFraming):
+        return _misfit(status, fault)
+    if error.code == errors.NeverFits.code and answer.headers.get("x-should-retry") == "false":
+        error = errors.NeverFits(fault.message)
+    error.param = fault.param
+    if fault.prompt_tokens is not None and fault.context_length is not None:
+        error.facts.update(prompt_tokens=fault.prompt_tokens, context_length=fault.context_length)
+    return error
+
+
+def _misfit(status: int, fault: _Fault | None) -> UpstreamFailed:
+    code = (fault.code if fault else None) or "no error that cortex knows"
+    return UpstreamFailed(
+        f"The neuron answered {status} ({code}) to the gateway itself: its version, fleet token or "
+        "trusted networks may not fit. Compare `cortex status` and `cortex doctor` on both hosts."
+    )
+
+
+def _decode(body: bytes) -> _Fault | None:
+    with suppress(msgspec.DecodeError, RecursionError):
+        return _REFUSAL.decode(body).error
+    return None
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -1,0 +1,176 @@
+"""Bytes from a neuron to a client, untouched.
+
+Owns which headers go on in either direction, and the rule that an event stream is complete
+only with its dialect's end mark and a proper close. What is missing is raised, after every
+byte that came has been passed on, so that the reply can end with an error event. Connections
+are the pool's, framing towards the client is the reply's, trying another neuron is the gateway's.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+import trio
+
+from cortex.config.limits import Limits
+from cortex.errors import TooSlow, UpstreamFailed
+from cortex.web.answer import Answer
+from cortex.web.meter import Meter
+from cortex.web.refusal import OWN_FAULT, is_json, read_whole, refusal
+from cortex.web.tail import EventTail
+from cortex.wire import neuron
+
+__all__ = ["Destination", "Meter", "Reply", "forward", "refusal", "request_bytes"]
+
+Pairs: TypeAlias = Iterable[tuple[str, str]]
+
+_FORWARDED: Final = frozenset(
+    {"content-type", "accept", "anthropic-version", "anthropic-beta", "x-request-id"}
+)
+_RETURNED: Final = frozenset({"cache-control", "retry-after", "x-should-retry"})
+_OURS: Final = "x-cortex-"
+# Between gateway and neuron alone: never from a client, never to one.
+_INTERNAL: Final = frozenset({neuron.ROUTE, neuron.NOT_STARTED, neuron.KEY_NAME, neuron.USAGE})
+
+
+class Reply(Protocol):
+    """The client's side, as `web.connection` has it."""
+
+    @property
+    def started(self) -> bool: ...
+
+    async def start(self, status: int = ..., headers: Pairs = ..., content_type: str = ...) -> None: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def end(self) -> None: ...
+
+    async def whole(
+        self, status: int, body: bytes, headers: Pairs = ..., content_type: str = ...
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A neuron as a request names it: `host` as in Host, `token` of the fleet."""
+
+    host: str
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Destination({self.host!r})"  # a token is never shown
+
+
+def request_bytes(
+    method: str, target: str, headers: Pairs, body: bytes, *, to: Destination, own: Mapping[str, str]
+) -> bytes:
+    """The request as the neuron gets it: `body` verbatim, and of the client's `headers` only
+    those that concern the engine. `own` are the gateway's, and stand against a client's of
+    the same name. Credentials of the client never go on; the fleet's token does.
+    """
+    fields = {"host": to.host, "accept-encoding": "identity", "content-length": str(len(body))}
+    if to.token is not None:
+        fields["authorization"] = f"Bearer {to.token}"
+    for name, value in headers:
+        key = name.lower()
+        if key in _FORWARDED or (key.startswith(_OURS) and key not in _INTERNAL):
+            fields[key] = f"{fields[key]}, {value}" if key in fields else value
+    fields.update((name.lower(), value) for name, value in own.items())
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    if any(ord(char) < 32 and char != "\t" for line in lines for char in line):
+        raise ValueError("a header of the request to the neuron holds a control character")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+async def forward(
+    answer: Answer, reply: Reply, *, meter: Meter, limits: Limits, extra_headers: Pairs = ()
+) -> None:
+    """The client has the neuron's whole answer, byte for byte, and `meter` its figures.
+
+    Raises UpstreamFailed or TooSlow when there is no whole answer; what came of it has been
+    passed on then, up to a line's start for the event that tells so. A refusal is raised
+    too when the reply has begun, or when it is the gateway's own fault. Cancelled, the
+    answer is left where it stands.
+    """
+    if 300 <= answer.status < 400:
+        raise UpstreamFailed("The neuron redirected the request; cortex follows no redirects.")
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UpstreamFailed("The neuron encoded its answer although it was asked not to.")
+    headers = _returned(answer.headers, extra_headers)
+    if answer.status == 200 and _content_type(answer).startswith("text/event-stream"):
+        if not reply.started:
+            # An event stream's cache-control is written by the reply itself.
+            kept = [(name, value) for name, value in headers if name != "cache-control"]
+            await reply.start(200, kept, _content_type(answer))
+        await _pass_events(answer, reply, meter, limits)
+    else:
+        await _pass_whole(answer, reply, meter, limits, headers)
+
+
+async def _pass_events(answer: Answer, reply: Reply, meter: Meter, limits: Limits) -> None:
+    tail = EventTail(meter.dialect)
+    try:
+        await _pump(answer, reply, meter, limits, tail)
+    except (UpstreamFailed, TooSlow):
+        if tail.mid_event:
+            await reply.write(b"\n\n")
+        raise
+    meter.ended(answer.trailers, failed=tail.failed)
+    await reply.end()
+
+
+async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail: EventTail) -> None:
+    """Every byte is passed on, or an error says why not."""
+    late_at = answer.asked_at + limits.first_token_s
+    while data := await _next(answer, late_at):
+        came_at = trio.current_time()
+        good = tail.feed(data)
+        if good:
+            await reply.write(data[:good])
+        meter.bytes += good
+        meter.passed(tail.whole, came_at)
+        if tail.fault is not None:
+            raise UpstreamFailed(tail.fault)
+        passed_at = trio.current_time()
+        if tail.whole and meter.first_content_at is not None:
+            # Whole events count as life, keep-alives among them; single bytes do not.
+            late_at = passed_at + limits.upstream_stall_s
+        else:
+            late_at += passed_at - came_at  # a slow client is not the neuron's delay
+    if not tail.ended:
+        raise UpstreamFailed("The neuron's stream ended without its end mark: the answer is not complete.")
+
+
+async def _next(answer: Answer, late_at: float) -> bytes:
+    with trio.move_on_at(late_at):
+        return await answer.receive()
+    raise TooSlow("The neuron has stopped talking. The answer is not complete; try again.")
+
+
+async def _pass_whole(
+    answer: Answer, reply: Reply, meter: Meter, limits: Limits, headers: list[tuple[str, str]]
+) -> None:
+    status = answer.status
+    if status >= 400 and (reply.started or status in OWN_FAULT or not is_json(answer)):
+        raise await refusal(answer, limits)
+    if reply.started or not is_json(answer):
+        raise UpstreamFailed("The neuron's answer has a form that does not fit the request.")
+    body = await read_whole(answer, limits.body, limits.upstream_stall_s)
+    meter.read_whole(status, body)
+    await reply.whole(status, body, headers, _content_type(answer))
+    meter.bytes, meter.complete = len(body), True
+
+
+def _returned(headers: Mapping[str, str], extra: Pairs) -> list[tuple[str, str]]:
+    """What of a neuron's `headers` goes on to the client, and `extra`, which wins."""
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if name in _RETURNED or (name.startswith(_OURS) and name not in _INTERNAL)
+    }
+    kept.update((name.lower(), value) for name, value in extra)
+    return list(kept.items())
+
+
+def _content_type(answer: Answer) -> str:
+    return answer.headers.get("content-type", "")

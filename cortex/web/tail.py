@@ -1,0 +1,125 @@
+"""Where the events of a stream end, and whether the stream has its end mark.
+
+Looks at bytes that pass by and changes none. Holds at most one unfinished event; a stream
+whose event outgrows `EVENT_LIMIT`, or that is no event stream at all, has a `fault`. Pure: no
+IO, no clock. What follows from a fault or from a missing mark is the relay's to decide.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from cortex.wire.faults import Dialect
+
+# One event of a sane neuron is some hundred bytes; the last of a Responses stream repeats the whole answer.
+EVENT_LIMIT: Final = 2**20
+NO_EVENTS: Final = "The neuron sent what is no event stream."
+TOO_BIG: Final = "The neuron sent an event that is too big to pass on."
+
+# Whole lines of an event stream. Possessive: no hostile line makes it look twice.
+_LINES: Final = re.compile(rb"(?:(?:data|event|id|retry)?:[^\r\n]*+(?:\r\n|\n|\r)|[\r\n])*+")
+_START: Final = re.compile(rb"(?:data|event|id|retry)?:|[\r\n]")
+# As many bytes tell whether a line is one of these: the length of "event:" and "retry:".
+_KNOWN_BY: Final = 6
+_BLANK: Final = (b"\n\n", b"\n\r\n", b"\r\r")
+_MARKS: Final[dict[Dialect, frozenset[bytes]]] = {
+    "openai": frozenset(),
+    "anthropic": frozenset({b"message_stop"}),
+    "responses": frozenset({b"response.completed", b"response.incomplete", b"response.failed"}),
+}
+_FAILURES: Final = frozenset({b"error", b"response.failed"})
+
+
+class EventTail:
+    """Follows one stream. After each `feed`, `whole` holds the events that it completed."""
+
+    def __init__(self, dialect: Dialect, limit: int = EVENT_LIMIT) -> None:
+        self._dialect: Dialect = dialect
+        self._limit = limit
+        self._open = bytearray()
+        self.last = b""  # the last event that was completed; comments are none
+        self.whole = b""
+        self.fault: str | None = None
+
+    @property
+    def mid_event(self) -> bool:
+        """Whether the bytes that passed end within an event."""
+        return bool(self._open.strip(b"\r\n"))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream may end here: its last event is the end mark, or an error event."""
+        if self.fault is not None or self.mid_event:
+            return False
+        name, data = _fields(self.last)
+        done = self._dialect == "openai" and data == b"[DONE]"
+        return done or name in _MARKS[self._dialect] or self.failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last event tells an error of the neuron's own."""
+        name, data = _fields(self.last)
+        return name in _FAILURES or (self._dialect == "openai" and data.startswith(b'{"error"'))
+
+    def feed(self, data: bytes) -> int:
+        """How many bytes of `data` may pass: all, or those before the `fault` that there is from now on."""
+        before = len(self._open)
+        self._open += data
+        end = _last_end(self._open, before)
+        good, self.fault = self._judge(before, end)
+        if self.fault is not None:
+            del self._open[good:]
+            end = _last_end(self._open, 0)
+        self.whole = bytes(self._open[:end])
+        del self._open[:end]
+        self.last = next(_backwards(self.whole), self.last)
+        return good - before
+
+    def _judge(self, before: int, end: int) -> tuple[int, str | None]:
+        """Up to where the open bytes are good, and what is wrong there. `before` have passed already."""
+        total = len(self._open)
+        lines = _LINES.match(self._open, 0, end)
+        good = lines.end() if lines else 0
+        if good < end:
+            return max(good, before), NO_EVENTS
+        if total > self._limit and _first_end(self._open, before, end) > self._limit:
+            return before, TOO_BIG
+        if total - end > self._limit:
+            return max(end, before), TOO_BIG
+        if total - end >= _KNOWN_BY and not _START.match(self._open, end):
+            return max(end, before), NO_EVENTS
+        return total, None
+
+
+def _last_end(text: bytes | bytearray, before: int) -> int:
+    """Where the last event in `text` ends, 0 if none does; the first `before` bytes hold no end."""
+    start = max(0, before - 2)
+    found = [at + len(blank) for blank in _BLANK if (at := text.rfind(blank, start)) >= 0]
+    return max(found, default=0)
+
+
+def _first_end(text: bytearray, before: int, end: int) -> int:
+    start = max(0, before - 2)
+    found = [at for blank in _BLANK if (at := text.find(blank, start, end)) >= 0]
+    return min(found, default=0)
+
+
+def _backwards(block: bytes) -> Iterator[bytes]:
+    """The events of `block`, last first, without comments."""
+    while block := block.rstrip(b"\r\n"):
+        start = _last_end(block, 0)
+        event, block = block[start:], block[:start]
+        if any(not line.startswith(b":") for line in event.splitlines()):
+            yield event
+
+
+def _fields(event: bytes) -> tuple[bytes, bytes]:
+    """Name and data of `event`."""
+    name, data = b"", []
+    for line in event.splitlines():
+        field, _, value = line.partition(b":")
+        if field == b"event":
+            name = value.strip()
+        elif field == b"data":
+            data.append(value.removeprefix(b" "))
+    return name, b"\n".join(data)
