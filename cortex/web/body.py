@@ -14,7 +14,7 @@ from cortex.units import size
 from cortex.web.head import Chunks, Head
 from cortex.web.line import Line
 
-FAIR_RATE: Final = 64 * 2**10  # bytes a second: 64 MiB may take 17 minutes beyond the limit
+FAIR_RATE: Final = 16 * 2**10  # bytes a second: the uplink of a poor line, 128 kbit/s
 SLOWEST_RATE: Final = 2**10  # bytes a second, after the grace
 GRACE_S: Final = 5.0
 # A chunked body may be twice its content, and this: a flood of empty framing is cut.

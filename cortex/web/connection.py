@@ -161,7 +161,7 @@ class Reply:
         self._chunked = self._framed = self.terms.version != "1.0"
         self._events = content_type.startswith("text/event-stream")
         fields = [("content-type", content_type), *_checked(headers)]
-        if self._events:
+        if self._events and not any(name.lower() == "cache-control" for name, _ in fields):
             fields.append(("cache-control", "no-cache"))
         if self._chunked:
             fields.append(("transfer-encoding", "chunked"))
@@ -197,8 +197,11 @@ class Reply:
         """
         if self.started:
             if self._events and not self.done and self._line.alive and not self._line.torn:
+                # Ended in order, so the connection keeps what its head promised.
                 await self.write(faults.last_frames(error, self.terms.dialect, self.terms.request_id))
                 await self.end()
+            else:
+                self.last = True
             return
         self._state = "fresh"
         answer = faults.response(error, self.terms.dialect, self.terms.request_id)

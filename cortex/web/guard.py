@@ -106,7 +106,7 @@ def cross_origin(policy: Policy, headers: Headers) -> tuple[tuple[str, str], ...
 
 
 def preflight(policy: Policy, method: str, headers: Headers) -> tuple[tuple[str, str], ...] | None:
-    """What a browser's preflight is told, or None when the request is not one.
+    """What a browser's preflight is told beside `cross_origin`, or None when the request is not one.
 
     It carries no key and does nothing; a page of any other origin is refused.
     """
@@ -116,7 +116,6 @@ def preflight(policy: Policy, method: str, headers: Headers) -> tuple[tuple[str,
     _check_origin(policy, headers)
     asked = headers.get("access-control-request-headers") or "authorization, content-type"
     return (
-        *cross_origin(policy, headers),
         ("access-control-allow-methods", wanted),
         ("access-control-allow-headers", asked),
         ("access-control-max-age", "600"),

@@ -92,6 +92,7 @@ class Visit:
         self._scope = trio.CancelScope()
         self._reply: Reply | None = None
         self._controlled = False
+        self._unread = False
         self.whole = trio.CancelScope()
 
     @property
@@ -106,7 +107,8 @@ class Visit:
         try:
             while await self._next():
                 self._first = False
-            await self._line.linger()
+            if self._unread:
+                await self._line.linger()
         except trio.BrokenResourceError:
             log.debug("connection.lost peer=%s", self._peer)
 
@@ -129,6 +131,7 @@ class Visit:
 
     async def _next(self) -> bool:
         """One request is answered; True when another may come."""
+        self._unread = True
         terms = Terms(self._hall.request_id(Headers()), keep=False)
         try:
             raw = await self._read_head()
@@ -196,7 +199,7 @@ class Visit:
                 await self._attempt(parsed, route, reply)
             if self._stopping and self._line.alive:
                 with trio.move_on_after(FAREWELL_S):
-                    await reply.fail(_stopping())
+                    await reply.fail(_stopping(not_started=False))
             return reply.keep and not self._stopping
         finally:
             self._line.on_lost = nobody
@@ -234,7 +237,7 @@ class Visit:
         self._check_open(parsed, route)
         limit = hall.limits.body if route is not None else min(CONTROL_BODY, hall.limits.body)
         body = await read_body(self._line, parsed, limit, hall.limits.request_body_s)
-        reply.last = hall.draining
+        reply.last, self._unread = hall.draining, False
         self._check_open(parsed, route)
         request = Request(
             method=parsed.method,
@@ -277,5 +280,8 @@ def _dialect(parsed: Head, route: Route | None) -> Dialect:
     return "anthropic" if parsed.headers.get("anthropic-version") is not None else "openai"
 
 
-def _stopping() -> Stopping:
-    return Stopping("cortex is shutting down; try again in a few seconds, or at another gateway.")
+def _stopping(*, not_started: bool = True) -> Stopping:
+    error = Stopping("cortex is shutting down; try again in a few seconds, or at another gateway.")
+    # A request that was at work may have run: nobody may repeat it unasked.
+    error.not_started = not_started
+    return error

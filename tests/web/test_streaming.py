@@ -1,0 +1,147 @@
+"""A stream has a polite beginning: quick failures keep their status, slow ones keep the line warm."""
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair
+
+from cortex.errors import Loading
+from cortex.web.connection import Reply, Terms
+from cortex.web.line import Line
+from cortex.web.streaming import PING, Stream, open_stream
+from cortex.wire import sse
+from cortex.wire.sse import DONE, Frame
+from tests.fake_web import Client
+
+BEATS = {"openai": sse.COMMENT, "responses": sse.COMMENT, "anthropic": PING}
+
+
+def pair(dialect="openai") -> tuple[Client, Reply]:
+    ours, theirs = memory_stream_pair()
+    return Client(ours), Reply(Line(theirs, 60.0), Terms("id", dialect))
+
+
+async def said(client: Client) -> bytes:
+    """What has been sent by now."""
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.move_on_after(0.001):
+        await client.until(b"never")
+    taken, client.data = client.data, b""
+    return taken
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def test_the_ping_is_the_event_that_anthropic_clients_know():
+    assert PING == b'event: ping\ndata: {"type": "ping"}\n\n'
+
+
+async def test_a_failure_within_the_grace_keeps_its_status(autojump_clock):
+    client, reply = pair()
+    with pytest.raises(Loading) as caught:  # as itself, not in a group
+        async with open_stream(reply, "openai"):
+            await trio.sleep(0.9)
+            raise Loading("Later.")
+    assert await said(client) == b"" and not reply.started
+    await reply.fail(caught.value)
+    assert (await said(client)).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("dialect", BEATS)
+async def test_after_the_grace_the_line_is_kept_warm_until_the_first_frame(dialect, autojump_clock):
+    client, reply = pair(dialect)
+    beat = chunk(BEATS[dialect])
+    async with open_stream(reply, dialect, headers=[("x-cortex-model", "m")]) as stream:
+        await trio.sleep(1.1)
+        first = await said(client)
+        assert first.startswith(b"HTTP/1.1 200 ") and b"x-cortex-model: m" in first and first.endswith(beat)
+        await trio.sleep(9.8)
+        assert await said(client) == b""
+        await trio.sleep(10.2)
+        assert await said(client) == beat * 2
+        await stream.send(Frame(b"{}", "content"))
+        await trio.sleep(100)
+        assert await said(client) == chunk(b"data: {}\n\n")
+        await stream.finish(DONE)
+    assert (await said(client)).endswith(b"[DONE]\n\n\r\n0\r\n\r\n") and reply.done
+
+
+async def test_a_failure_after_the_grace_is_the_error_event(autojump_clock):
+    client, reply = pair("anthropic")
+    with pytest.raises(Loading) as caught:
+        async with open_stream(reply, "anthropic"):
+            await trio.sleep(300)
+            raise Loading("The wait limit passed.", retry_after_s=7)
+    await reply.fail(caught.value)
+    words = await said(client)
+    assert words.count(PING) == 30 and b"event: error" in words and words.endswith(b"0\r\n\r\n")
+
+
+async def test_a_stream_that_is_quick_has_no_keep_alive(autojump_clock):
+    client, reply = pair()
+    async with open_stream(reply, "openai", headers=[("x-a", "b")]) as stream:
+        assert stream.announce([("x-c", "d")], trailers=["x-cortex-usage"])
+        await stream.send(b"data: 1\n\n", Frame(b"2", "content"))
+        assert not stream.announce([("x-e", "f")])
+        await stream.finish(trailers=[("x-cortex-usage", "1")])
+    words = await said(client)
+    head, body = words.split(b"\r\n\r\n", 1)
+    assert b"x-a: b\r\nx-c: d" in head and b"trailer: x-cortex-usage" in head and b"x-e" not in head
+    assert body == chunk(b"data: 1\n\ndata: 2\n\n") + b"0\r\nx-cortex-usage: 1\r\n\r\n"
+
+
+@pytest.mark.parametrize("waited", [0.5, 5.0])
+async def test_whoever_takes_the_reply_over_has_it_alone(waited: float, autojump_clock):
+    """A relay writes the neuron's own head, or only its bytes when a head is out already."""
+    client, reply = pair()
+    async with open_stream(reply, "openai") as stream:
+        await trio.sleep(waited)
+        opened = await stream.hand_over()
+        assert opened is (waited > 1)
+        if not opened:
+            await reply.start(202)
+        await trio.sleep(60)
+        await reply.write(b"data: 1\n\n")
+        await reply.end()
+    words = await said(client)
+    assert words.startswith(b"HTTP/1.1 200 " if opened else b"HTTP/1.1 202 ")
+    assert words.count(sse.COMMENT) == int(opened)
+
+
+async def test_a_keep_alive_under_way_is_let_out_whole_before_the_first_frame(autojump_clock):
+    """Two writers at once would mix their chunks."""
+    client, reply = pair()
+    slow = reply._line._stream.send_stream
+
+    passed_on = slow.send_all_hook
+
+    async def slowly() -> None:
+        await trio.sleep(5)
+        await passed_on()
+
+    slow.send_all_hook = slowly
+    async with open_stream(reply, "openai") as stream:
+        await trio.sleep(2)  # in the middle of the first keep-alive
+        await stream.finish(DONE)
+    assert (await said(client)).endswith(chunk(sse.COMMENT) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+
+async def test_a_block_left_early_leaves_the_reply_unfinished(autojump_clock):
+    client, reply = pair()
+    async with open_stream(reply, "openai", grace_s=0.1, beat_s=1.0):
+        await trio.sleep(2)
+    assert reply.started and not reply.done
+    await trio.sleep(60)
+    assert (await said(client)).count(sse.COMMENT) == 2
+
+
+async def test_a_cancelled_stream_stops_its_keep_alives(autojump_clock):
+    client, reply = pair()
+    with trio.move_on_after(5) as scope:
+        async with open_stream(reply, "openai") as stream:
+            assert isinstance(stream, Stream)
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    await trio.sleep(60)
+    assert (await said(client)).count(sse.COMMENT) == 1
