@@ -49,7 +49,8 @@ _COUNTS: Final = msgspec.json.Decoder(_Counts | None)
 
 
 class Meter:
-    """One answer's figures. Times are trio's; `bytes` counts what was passed on."""
+    """One answer's figures. Times are trio's; `bytes` counts what was passed on, `status` is
+    the neuron's. `failed`: complete, but what completed it tells an error."""
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect: Dialect = dialect
@@ -58,7 +59,8 @@ class Meter:
         self.events = 0
         self.bytes = 0
         self.complete = False
-        self.failed = False  # complete, but what completed it was the neuron's error
+        self.failed = False
+        self.status = 200
         self._told: Usage | None = None
 
     @property
@@ -86,6 +88,7 @@ class Meter:
 
     def read_whole(self, status: int, body: bytes) -> None:
         """The counts of a whole body are known. UpstreamFailed when it is no JSON object."""
+        self.status = status
         if status >= 400:
             self.failed, self._told = True, Usage()
             return

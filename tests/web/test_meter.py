@@ -132,6 +132,7 @@ def test_a_refusal_used_nothing() -> None:
     meter = Meter("openai")
     meter.read_whole(503, b"whatever")
     assert (meter.usage, meter.estimated, meter.failed) == (Usage(), False, True)
+    assert meter.status == 503
 
 
 def test_usage_comes_back_from_its_trailer() -> None:
