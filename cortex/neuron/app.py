@@ -9,7 +9,6 @@ from typing import Final
 from quart import Response
 from quart_trio import QuartTrio
 
-from cortex import __version__
 from cortex.ask import Json
 from cortex.catalogue import unknown
 from cortex.neuron.orders import Orders
@@ -19,7 +18,7 @@ from cortex.web.guard import Scope
 from cortex.web.site import App
 from cortex.wire import neuron as wire
 
-# Every control route and its methods, for the test that walks them without a key.
+# Every control route and its methods: what asks for less than admin is said here alone.
 CONTROL: Final = {
     "/livez": ("GET",),
     "/readyz": ("GET",),
@@ -44,7 +43,12 @@ def scope_of(method: str, path: str) -> Scope:
 
 
 def build_app(view: View, orders: Orders) -> App:
-    """The application of one neuron."""
+    """The application of one neuron, as a site takes it."""
+    return as_site_app(routes(view, orders))
+
+
+def routes(view: View, orders: Orders) -> QuartTrio:
+    """The application with every route of `CONTROL`, and no other."""
     app = new_application("cortex.neuron")
     _probes(app, view)
 
@@ -52,6 +56,11 @@ def build_app(view: View, orders: Orders) -> App:
     async def discovery() -> Response:
         return answer(view.discovery())
 
+    _models(app, view, orders)
+    return app
+
+
+def _models(app: QuartTrio, view: View, orders: Orders) -> None:
     @app.get("/models")
     async def models() -> Response:
         return answer(view.models())
@@ -78,8 +87,6 @@ def build_app(view: View, orders: Orders) -> App:
             raise unknown(name, view.ids())
         return answer(view.entry(model))
 
-    return as_site_app(app)
-
 
 def _probes(app: QuartTrio, view: View) -> None:
     @app.get("/livez")
@@ -96,4 +103,4 @@ def _probes(app: QuartTrio, view: View) -> None:
 
     @app.get("/version")
     async def version() -> Response:
-        return answer({"version": __version__, "role": "neuron", "name": view.name})
+        return answer(view.version())

@@ -1,8 +1,8 @@
 """From an ask to what the engine is handed, and how its answer is to be read.
 
-Rendering happens here, once, for every engine alike. A forced tool call is begun for the
-model (the marker is part of the prompt) and its form is held by a grammar, so that the
-answer can only be a call.
+Rendering happens here, once, for every engine alike; it may take long, and belongs in a
+thread. Where the form of the answer is forced, the prompt ends where that form begins: an
+open thought is closed, and a call's marker is said for the model; a grammar holds the rest.
 """
 
 import secrets
@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cortex.ask import Ask, Json, Sampling, Shape, Tool
+from cortex.errors import Unsupported
 from cortex.events import Tokens
 from cortex.harness.base import Job, Preflight
 from cortex.text.projection import Projection
 from cortex.text.template import ChatTemplate, no_template
-from cortex.text.thinking import opens_thought
+from cortex.text.thinking import CLOSE, opens_thought
 
 # Used where neither the request, nor the catalogue, nor the model says anything.
 FALLBACK: Final = Sampling(
@@ -40,60 +41,36 @@ class Voice:
     defaults: Sampling
 
 
-def render(ask: Ask, voice: Voice) -> str | tuple[int, ...]:
-    """The prompt. Raises BadAsk when the template refuses the messages."""
-    if ask.prompt is not None:
-        return ask.prompt
-    if voice.template is None:
-        raise no_template(ask.model)
-    tools = () if ask.tool_choice.mode == "none" else ask.tools
-    prompt = voice.template.render(ask.messages, tools, ask.template)
-    if forced(ask):
-        prompt += _CALL
-    bos = voice.preflight.bos
-    # The template writes the token and the engine adds it again: two of them harm some models.
-    return prompt.removeprefix(bos) if bos and voice.preflight.adds_bos else prompt
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One job a choice, and what reads each job's tokens."""
+
+    jobs: tuple[Job, ...]
+    projections: tuple[Projection, ...]
 
 
-def jobs(ask: Ask, prompt: str | tuple[int, ...], voice: Voice, request_id: str) -> list[Job]:
-    """One job a choice, numbered by it; with a seed, each has its own that follows from it."""
-    sampling = ask.sampling.over(voice.defaults).over(FALLBACK)
-    seed = sampling.seed
-    return [
-        Job(
-            id=choice,
-            prompt=prompt,
-            sampling=sampling if seed is None else replace(sampling, seed=(seed + choice) % 2**32),
-            max_tokens=ask.max_tokens,
-            shape=call_shape(ask.tools, ask.tool_choice.name) if forced(ask) else ask.shape,
-            logprobs=ask.logprobs,
-            request_id=request_id,
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """`inside`: the model goes on within a thought."""
+
+    text: str | tuple[int, ...]
+    inside: bool = False
+
+
+def check(ask: Ask) -> None:
+    """Refuse what no resident could obey."""
+    if ask.shape is not None and ask.tools and ask.tool_choice.mode == "auto":
+        raise Unsupported(
+            "'response_format' together with tools is not supported: the form would forbid every call. "
+            "Send the tools with tool_choice none or required, or leave one of the two out",
+            param="response_format",
         )
-        for choice in range(ask.n)
-    ]
 
 
-def projections(ask: Ask, prompt: str | tuple[int, ...]) -> list[Projection]:
-    """What reads each choice's tokens."""
-    chat = ask.prompt is None
-    last = ask.messages[-1] if chat else None
-    prefill = last.text if last is not None and last.role == "assistant" else ""
-    inside = chat and isinstance(prompt, str) and opens_thought(prompt, prefill)
-    made = [
-        Projection(
-            choice=choice,
-            thinking="off" if not chat else "inside" if inside else "outside",
-            tools=bool(ask.tools) and ask.tool_choice.mode != "none",
-            stops=ask.stop,
-            parallel=ask.parallel_tool_calls,
-            new_id=lambda: secrets.token_hex(12),
-        )
-        for choice in range(ask.n)
-    ]
-    if forced(ask):
-        for projection in made:
-            projection.feed(Tokens(_CALL.encode(), 0))
-    return made
+def prepare(ask: Ask, voice: Voice, request_id: str) -> Errand:
+    """What the engine is handed. Raises BadAsk when the template refuses the messages."""
+    prompt = _Prompt(ask.prompt) if ask.prompt is not None else _render(ask, voice)
+    return Errand(tuple(_jobs(ask, prompt, voice, request_id)), tuple(_projections(ask, prompt)))
 
 
 def forced(ask: Ask) -> bool:
@@ -119,3 +96,56 @@ def call_shape(tools: Sequence[Tool], name: str | None) -> Shape:
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
     assert isinstance(schema, dict)  # noqa: S101 - calls are objects
     return Shape("json_schema", schema)
+
+
+def _render(ask: Ask, voice: Voice) -> _Prompt:
+    if voice.template is None:
+        raise no_template(ask.model)
+    tools = () if ask.tool_choice.mode == "none" else ask.tools
+    text = voice.template.render(ask.messages, tools, ask.template)
+    last = ask.messages[-1]
+    inside = opens_thought(text, last.text if last.role == "assistant" else "")
+    if inside and (forced(ask) or ask.shape is not None):
+        # Within a thought the grammar's text would count as one, and the answer be empty.
+        text, inside = f"{text}\n{CLOSE}\n\n", False
+    if forced(ask):
+        text += _CALL
+    bos = voice.preflight.bos
+    # The template writes the token and the engine adds it again: two of them harm some models.
+    return _Prompt(text.removeprefix(bos) if bos and voice.preflight.adds_bos else text, inside)
+
+
+def _jobs(ask: Ask, prompt: _Prompt, voice: Voice, request_id: str) -> list[Job]:
+    """With a seed, each choice has its own that follows from it."""
+    sampling = ask.sampling.over(voice.defaults).over(FALLBACK)
+    seed = sampling.seed
+    return [
+        Job(
+            id=choice,
+            prompt=prompt.text,
+            sampling=sampling if seed is None else replace(sampling, seed=(seed + choice) % 2**32),
+            max_tokens=ask.max_tokens,
+            shape=call_shape(ask.tools, ask.tool_choice.name) if forced(ask) else ask.shape,
+            logprobs=ask.logprobs,
+            request_id=request_id,
+        )
+        for choice in range(ask.n)
+    ]
+
+
+def _projections(ask: Ask, prompt: _Prompt) -> list[Projection]:
+    made = [
+        Projection(
+            choice=choice,
+            thinking="off" if ask.prompt is not None else "inside" if prompt.inside else "outside",
+            tools=bool(ask.tools) and ask.tool_choice.mode != "none",
+            stops=ask.stop,
+            parallel=ask.parallel_tool_calls,
+            new_id=lambda: secrets.token_hex(12),
+        )
+        for choice in range(ask.n)
+    ]
+    if forced(ask):
+        for projection in made:
+            projection.feed(Tokens(_CALL.encode(), 0))
+    return made

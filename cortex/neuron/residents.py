@@ -1,12 +1,13 @@
 """The models that live on this host: how they come in, speak and leave.
 
 It is the loader behind the neuron's dispatcher: places are devices. It owns what is true
-of a loaded model beyond the ledger (its voice, its facts) and the memory of what file
-headers promised. Weights themselves belong to the device's thread.
+of a loaded model beyond the ledger (its voice, its facts) and the memory of what files
+promised. Weights themselves belong to the device's thread.
 """
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +17,15 @@ import trio
 from cortex.ask import Ask
 from cortex.catalogue import ModelSpec
 from cortex.config.neuron import NeuronConfig
-from cortex.errors import CortexError, EngineFailed, Unfit
-from cortex.events import Event, Failed
+from cortex.errors import BadAsk, CortexError, NotHereNow, Unfit
 from cortex.harness.base import EngineFacts, Harness, LoadOrder, Preflight
-from cortex.harness.worker import DeviceWorker, Mailbox
+from cortex.harness.worker import DeviceWorker
 from cortex.ledger import Ledger, Load, Want
 from cortex.neuron import prompts
+from cortex.neuron.generation import Generation
 from cortex.neuron.prompts import Voice
 from cortex.neuron.sources import Found, locate
 from cortex.places import Resident
-from cortex.text.projection import Projection
 from cortex.text.template import ChatTemplate
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,21 @@ CONTEXT_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """What a look at a model's file told: the order that would load it, and its header."""
+
+    order: LoadOrder
+    header: Preflight
+    template: ChatTemplate | None
+
+
+@dataclass(frozen=True, slots=True)
 class Living:
     """A loaded model."""
 
     spec: ModelSpec
     harness: str
-    order: LoadOrder
+    promise: Promise
     facts: EngineFacts
     voice: Voice
     worker: DeviceWorker
@@ -55,21 +64,51 @@ class Living:
         return ("completion", *(name for name, variable in told if variable in reads))
 
 
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The harnesses by name; why those that cannot run here cannot, and whose version is known."""
+
+    harnesses: Mapping[str, Harness]
+    why_not: Mapping[str, str | None]
+    versions: Mapping[str, str | None]
+
+    @classmethod
+    async def probed(cls, harnesses: Mapping[str, Harness]) -> "Engines":
+        """Asked once, in a thread: an answer may import a hundred megabytes."""
+        why_not = {name: await trio.to_thread.run_sync(each.unavailable) for name, each in harnesses.items()}
+        # No part of the seam: an engine without weights has none.
+        versions = {name: getattr(each, "version", None) for name, each in harnesses.items()}
+        return cls(harnesses, why_not, versions)
+
+    def of(self, spec: ModelSpec) -> Harness:
+        """The one that loads `spec`. Raises Unfit when there is none, or it cannot run here."""
+        name = spec.harness or "llamacpp"
+        harness = self.harnesses.get(name)
+        if harness is None:
+            raise Unfit(
+                f"Model '{spec.id}' wants harness '{name}', and this neuron has {', '.join(self.harnesses)}"
+            )
+        if (why := self.why_not[name]) is not None:
+            raise Unfit(f"Harness '{name}' cannot run on this host: {why}")
+        return harness
+
+
 class Residents:
-    """Implements `dispatch.Loader`."""
+    """Implements `dispatch.Loader`. `faults` tells of each place and model whose engine broke."""
 
     def __init__(
         self,
         config: NeuronConfig,
         found: Found,
         workers: Mapping[str, DeviceWorker],
-        harnesses: Mapping[str, Harness],
+        engines: Engines,
         ledger: Ledger,
     ) -> None:
-        self._config, self.found = config, found
-        self._workers, self.harnesses, self._ledger = workers, harnesses, ledger
+        self._config, self.found, self.engines = config, found, engines
+        self._workers, self._ledger = workers, ledger
         self._living: dict[str, Living] = {}
-        self._headers: dict[tuple[Path, int, int, str, int, int], Preflight] = {}
+        self._promises: dict[tuple[object, ...], Promise] = {}
+        self._broken, self.faults = trio.open_memory_channel[tuple[str, str]](math.inf)
 
     def living(self, model: str) -> Living | None:
         """What is true of `model` while it is loaded."""
@@ -79,93 +118,123 @@ class Residents:
         """Since when the thread of a device has shown no sign of life."""
         return self._workers[place].heartbeat_age_s
 
-    async def want(self, spec: ModelSpec) -> Want:
-        """What the dispatcher must be asked for, with the bytes that the file's header
-        promises. Raises Unfit when the header says that no engine should see the file."""
-        _, promised = await self._look(spec)
-        # The catalogue pins to neurons; here the places are devices.
-        here = replace(spec, pinned_on=(), residency_priority=spec.priority)
-        return Want(spec.id, here, promised.bytes)
+    async def spec(self, model: str) -> ModelSpec | None:
+        """The spec of `model`. One that a gateway brought need not be in our own catalogue."""
+        if (living := self._living.get(model)) is not None:
+            return living.spec
+        load = self._ledger.loads.get(model)
+        return load.want.spec if load is not None else await self.found.find(model)
+
+    async def want(self, spec: ModelSpec, seats: int = 0) -> Want:
+        """What the dispatcher must be asked for `seats`, with the bytes that the file's header
+        promises. Raises Unfit when the header says that no engine should see the file. What
+        is loaded is served although its file has changed or gone."""
+        living = self._living.get(spec.id)
+        promise = await self._look(spec) if living is None else living.promise
+        if seats > promise.order.slots:
+            # Known before the load, which would be for nothing.
+            raise BadAsk(f"'n' is {seats}, and the model has {promise.order.slots} slots", param="n")
+        # The catalogue pins to neurons. Here the places are devices: all of them, or none.
+        pinned = living.spec.pinned_on if living is not None else self._pinned_on(spec)
+        here = replace(spec, pinned_on=pinned, residency_priority=spec.priority)
+        return Want(spec.id, here, promise.header.bytes, weight=seats)
 
     async def load(self, load: Load) -> Resident:
         """Send the victims away, then bring the model in on its device's thread. Cancelled or
         failed, nothing of the model is left; victims that went stay gone."""
-        spec = load.want.spec
+        spec, place = load.want.spec, load.place.name
         assert spec is not None  # noqa: S101 - the ledger places specs only
+        # Looked at first: a file that is refused costs nobody its room.
+        promise = await self._look(spec)
         for victim in load.victims:
-            await self._let_go(load.place.name, victim)
-        order, promised = await self._look(spec)
-        worker = self._workers[load.place.name]
-        harness = self._harness(spec)
-        facts = await worker.load(harness, replace(order, device=load.place.name))
-        template = await trio.to_thread.run_sync(_template, spec.id, promised)
-        voice = Voice(template, promised, spec.sampling.over(promised.defaults))
-        self._living[spec.id] = Living(spec, harness.name, order, facts, voice, worker)
+            await self.unload(place, victim)
+        worker, harness = self._workers[place], self.engines.of(spec)
+        facts = await worker.load(harness, replace(promise.order, device=place))
+        voice = Voice(promise.template, promise.header, spec.sampling.over(promise.header.defaults))
+        self._living[spec.id] = Living(spec, harness.name, promise, facts, voice, worker)
         return Resident(
             spec.id,
             "loaded",
-            {load.place.name: facts.bytes},
+            {place: facts.bytes},
             priority=spec.priority,
-            pinned=self._pinned(spec.id),
+            pinned=bool(spec.pinned_on),
             slots=facts.slots,
         )
 
     async def unload(self, place: str, model: str) -> None:
-        """The model is gone from `place`; whoever still sits there gets an error."""
-        await self._let_go(place, model)
+        """The model is gone from `place`; whoever still sits there gets an error. Cancelled, it
+        goes all the same."""
+        living = self._living.pop(model, None)
+        try:
+            if living is not None:
+                await living.worker.unload(model)
+        finally:
+            self._ledger.gone(place, model)
+        log.info("unload.done model=%s place=%s", model, place)
 
     async def sweep(self, each_s: float) -> None:
         """Every model is unloaded, each within `each_s`; for the end of the process."""
         for place in list(self._ledger):
-            for model in list(place.residents):
+            for model in [resident.model for resident in place if resident.phase != "loading"]:
                 with trio.move_on_after(each_s) as deadline:
-                    await self._let_go(place.name, model)
+                    await self.unload(place.name, model)
                 if deadline.cancelled_caught:
                     log.error("unload.failed model=%s place=%s after_s=%.0f", model, place.name, each_s)
 
     @asynccontextmanager
-    async def generate(self, ask: Ask, request_id: str) -> AsyncIterator["Generation"]:
+    async def generate(self, ask: Ask, request_id: str) -> AsyncIterator[Generation]:
         """The generation of `ask` by its resident. Leaving early ends its jobs, and the slots
         are free when the block is left."""
-        living = self._living[ask.model]
-        prompt = await trio.to_thread.run_sync(prompts.render, ask, living.voice)
-        jobs = prompts.jobs(ask, prompt, living.voice, request_id)
-        async with living.worker.generate(ask.model, jobs) as mailbox:
-            yield Generation(mailbox, prompts.projections(ask, prompt), prompt)
-        fault = living.worker.fault(ask.model)
-        if fault is not None:
-            for place, _ in self._ledger.holders(ask.model):
-                self._ledger.fault(place.name, ask.model, fault)
-
-    async def _let_go(self, place: str, model: str) -> None:
-        living = self._living.pop(model, None)
-        if living is not None:
-            await living.worker.unload(model)
-        self._ledger.gone(place, model)
-        log.info("unload.done model=%s place=%s", model, place)
-
-    async def _look(self, spec: ModelSpec) -> tuple[LoadOrder, Preflight]:
-        """The order for `spec` and what its header promises; remembered until the file changes."""
-        path = locate(spec, self._config.model_roots)
-        order = self._order(spec, path)
+        living = self._living.get(ask.model)
+        if living is None:
+            raise NotHereNow(f"Model '{ask.model}' was unloaded before this request had its turn")
+        errand = await trio.to_thread.run_sync(
+            prompts.prepare, ask, living.voice, request_id, abandon_on_cancel=True
+        )
         try:
-            stat = await trio.Path(path).stat()
+            async with living.worker.generate(ask.model, errand.jobs) as mailbox:
+                yield Generation(mailbox, errand.projections)
+        finally:
+            self._note_fault(living)
+
+    def _note_fault(self, living: Living) -> None:
+        """The ledger knows when the engine broke, whatever the request came to."""
+        model = living.spec.id
+        why = living.worker.fault(model)
+        if why is None or self._living.get(model) is not living:
+            return
+        for place, resident in self._ledger.holders(model):
+            if resident.fault is None:
+                self._ledger.fault(place.name, model, why)
+                self._broken.send_nowait((place.name, model))
+
+    async def _look(self, spec: ModelSpec) -> Promise:
+        """What the file of `spec` promises; read again only when it has changed."""
+        return await trio.to_thread.run_sync(self._inspect, spec, abandon_on_cancel=True)
+
+    def _inspect(self, spec: ModelSpec) -> Promise:
+        path = locate(spec, self._config.model_roots)
+        order, harness = self._order(spec, path), self.engines.of(spec)
+        try:
+            stat = path.stat()
         except OSError as error:
-            raise Unfit(f"Model '{spec.id}': {path}: {error.strerror}") from error
-        key = (path, order.context, order.slots, order.cache, stat.st_mtime_ns, stat.st_size)
-        promised = self._headers.get(key)
-        if promised is None:
-            promised = await trio.to_thread.run_sync(self._harness(spec).preflight, order)
-            if promised.trained_context < order.context and spec.context is None:
-                order = replace(order, context=promised.trained_context)
-                promised = await trio.to_thread.run_sync(self._harness(spec).preflight, order)
-            if promised.trained_context < order.context:
+            raise Unfit(
+                f"Model '{spec.id}': {path}: {error.strerror}; check its source in models.toml"
+            ) from error
+        key = (spec.id, path, spec.context, order.slots, order.cache, stat.st_mtime_ns, stat.st_size)
+        if key not in self._promises:
+            header = harness.preflight(order)
+            if header.trained_context < order.context and spec.context is None:
+                order = replace(order, context=header.trained_context)
+                header = harness.preflight(order)
+            if header.trained_context < order.context:
                 raise Unfit(
                     f"Model '{spec.id}': context = {order.context} is more than the "
-                    f"{promised.trained_context} tokens it was trained for"
+                    f"{header.trained_context} tokens it was trained for; set a smaller one in models.toml"
                 )
-            self._headers[key] = promised
-        return replace(order, context=promised.context), promised
+            order = replace(order, context=header.context)
+            self._promises[key] = Promise(order, header, _template(spec.id, header))
+        return self._promises[key]
 
     def _order(self, spec: ModelSpec, path: Path) -> LoadOrder:
         engine = self._config.llamacpp
@@ -182,56 +251,14 @@ class Residents:
             options=options,
         )
 
-    def _harness(self, spec: ModelSpec) -> Harness:
-        name = spec.harness or "llamacpp"
-        harness = self.harnesses.get(name)
-        if harness is None:
-            raise Unfit(
-                f"Model '{spec.id}' wants harness '{name}', and this neuron has {', '.join(self.harnesses)}"
-            )
-        why_not = harness.unavailable()
-        if why_not is not None:
-            raise Unfit(f"Harness '{name}' cannot run on this host: {why_not}")
-        return harness
-
-    def _pinned(self, model: str) -> bool:
-        spec = self.found.spec(model)
-        return spec is not None and self._config.name in spec.pinned_on
+    def _pinned_on(self, spec: ModelSpec) -> tuple[str, ...]:
+        return tuple(self._workers) if self._config.name in spec.pinned_on else ()
 
 
-class Generation:
-    """The events of one request, from all its choices. Raises what failed."""
-
-    def __init__(
-        self, mailbox: Mailbox, projections: Sequence[Projection], prompt: str | tuple[int, ...]
-    ) -> None:
-        self._mailbox, self._projections, self.prompt = mailbox, projections, prompt
-
-    @property
-    def finished(self) -> bool:
-        """Whether every choice has stopped."""
-        return all(projection.finished for projection in self._projections)
-
-    async def take(self) -> list[Event]:
-        """What was said since the last call, at least one event. A failed choice fails the request."""
-        said: list[Event] = []
-        while not said and not self.finished:
-            try:
-                batch = await self._mailbox.take()
-            except trio.EndOfChannel:
-                raise EngineFailed("The engine ended without saying how") from None
-            for index, heard in batch:
-                said.extend(self._projections[index].feed(heard))
-        for event in said:
-            if isinstance(event, Failed):
-                raise event.error
-        return said
-
-
-def _template(model: str, promised: Preflight) -> ChatTemplate | None:
-    if promised.template is None:
+def _template(model: str, header: Preflight) -> ChatTemplate | None:
+    if header.template is None:
         return None
     try:
-        return ChatTemplate(promised.template, bos=promised.bos, eos=promised.eos)
+        return ChatTemplate(header.template, bos=header.bos, eos=header.eos)
     except CortexError as error:
         raise Unfit(f"Model '{model}': its chat template is refused: {error.message}") from error

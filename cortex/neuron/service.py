@@ -7,8 +7,10 @@ finish, unload, stop the threads.
 import logging
 import secrets
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import trio
 
@@ -25,7 +27,7 @@ from cortex.metrics import Metrics
 from cortex.neuron.app import build_app, scope_of
 from cortex.neuron.devices import Devices
 from cortex.neuron.orders import Orders
-from cortex.neuron.residents import Residents
+from cortex.neuron.residents import Engines, Residents
 from cortex.neuron.sources import Found
 from cortex.neuron.speech import Speech
 from cortex.neuron.view import Activation, View
@@ -36,7 +38,9 @@ from cortex.web.listeners import Ports, fleet_credential, metrics_site, own_name
 log = logging.getLogger(__name__)
 
 # Each model gets this long to let go of its memory at the end.
-SWEEP_S = 20.0
+SWEEP_S: Final = 20.0
+# As often as Prometheus could want to know.
+TELL_S: Final = 2.0
 
 
 async def run(
@@ -74,15 +78,15 @@ class _Neuron:
     page: Door
     view: View
     orders: Orders
-    speech: Speech
+    dispatch: Dispatch
     residents: Residents
 
     async def leave(self, drain_s: float) -> None:
         """Nobody is served any more and no model is loaded."""
         log.info("neuron.draining in_flight=%d", self.api.in_flight)
         self.view.activation.state = "stopping"
-        self.speech.stopping = True
         await self.api.drain(drain_s)
+        self.dispatch.abandon(list(self.dispatch.ledger.loads.values()))
         await self.residents.sweep(SWEEP_S)
         await self.page.drain(0.0)
         log.info("neuron.stopped")
@@ -93,6 +97,7 @@ async def _assemble(
 ) -> _Neuron:
     name = config.name or "neuron"
     found = Found(catalogue, config.model_roots)
+    await nursery.start(found.run)
     devices = Devices(config.devices)
     await nursery.start(devices.run)
     rules = Rules(config.eviction.strategy, config.eviction.min_residency_s)
@@ -102,8 +107,8 @@ async def _assemble(
         ledger.open(room.name, [room])
         workers[room.name] = DeviceWorker(f"{room.name}-dev-0")
         await nursery.start(workers[room.name].run)
-    residents = Residents(config, found, workers, kinds, ledger)
-    metrics = Metrics(lambda model: found.spec(model) is not None or residents.living(model) is not None)
+    residents = Residents(config, found, workers, await Engines.probed(kinds), ledger)
+    metrics = Metrics(lambda model: found.spec(model) is not None or bool(ledger.holders(model)))
     patience = Patience(queue_s=config.admission.max_wait_s)
     dispatch = Dispatch(ledger, residents, patience, LoadBook(metrics))
     await nursery.start(dispatch.run)
@@ -112,6 +117,7 @@ async def _assemble(
         name=name,
         boot_id=secrets.token_hex(8),
         started_at=trio.current_time(),
+        born=int(time.time()),
         ledger=ledger,
         devices=devices,
         residents=residents,
@@ -119,10 +125,21 @@ async def _assemble(
         activation=Activation(),
         warnings=_warnings(config),
     )
-    orders = Orders(residents, dispatch, view)
+    orders = Orders(residents, dispatch, view, metrics)
+    await nursery.start(orders.run)
+    nursery.start_soon(_tell, view, metrics)
     site = Site(speech.routes(), build_app(view, orders), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
-    return _Neuron(Door(site, config.limits), page, view, orders, speech, residents)
+    return _Neuron(Door(site, config.limits), page, view, orders, dispatch, residents)
+
+
+async def _tell(view: View, metrics: Metrics) -> None:
+    """Keep the gauges fresh until cancelled."""
+    while True:
+        residents = {resident.model: resident.bytes for place in view.ledger for resident in place}
+        metrics.neuron_reported(view.name, view.health().devices, residents)
+        metrics.waiting(view.ledger.waiting)
+        await trio.sleep(TELL_S)
 
 
 def _policy(config: NeuronConfig) -> Policy:

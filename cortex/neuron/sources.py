@@ -1,27 +1,58 @@
 """Where the weights of a spec are on this host.
 
 Only files below the configured model roots are ever opened, and the bundled demo model.
-A client's text never becomes a path: it names a spec, and the spec names the file.
+A client's text never becomes a path: it names a spec, and the spec names the file. The
+roots are looked through in a thread, now and then; everybody else reads what was found.
 """
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import trio
 
 from cortex import demo
 from cortex.catalogue import Catalogue, ModelSpec, valid_id
 from cortex.errors import Unfit
 
+log = logging.getLogger(__name__)
+
 PATH: Final = "path:"
+LOOK_S: Final = 5.0  # a file that was put there shows in the lists after so long
 
 
-@dataclass(frozen=True, slots=True)
 class Found:
     """What this neuron can load by itself: its catalogue, and files that lie in its roots."""
 
-    catalogue: Catalogue
-    roots: tuple[Path, ...] = ()
+    def __init__(self, catalogue: Catalogue, roots: Iterable[Path] = ()) -> None:
+        self.catalogue, self.roots = catalogue, tuple(roots)
+        self._lying: dict[str, ModelSpec] = {}
+        self._skipped: set[Path] = set()
+        # Its own thread: a mount that hangs must not take one of those that all share.
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep knowing what lies in the roots. `started` comes with the first look."""
+        await self.look()
+        task_status.started()
+        while True:
+            await trio.sleep(LOOK_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """What lies in the roots is known as of now."""
+        self._lying = await trio.to_thread.run_sync(
+            self._listed, abandon_on_cancel=True, limiter=self._limiter
+        )
+
+    async def find(self, name: str) -> ModelSpec | None:
+        """The spec of `name`; before there is said to be none, the roots are looked through again."""
+        spec = self.spec(name)
+        if spec is None and self.roots and valid_id(name):
+            await self.look()
+            spec = self.spec(name)
+        return spec
 
     def resolve(self, name: str) -> str:
         """The id behind an alias."""
@@ -29,20 +60,21 @@ class Found:
 
     def spec(self, name: str) -> ModelSpec | None:
         """The catalogue's entry first, then a file whose stem is `name`."""
-        return self.catalogue.find(name) or self._lying().get(name)
+        return self.catalogue.find(name) or self.known().get(name)
 
     def known(self) -> dict[str, ModelSpec]:
         """All of them by id. The demo model stands in where there is nothing else."""
-        specs = {**self._lying(), **self.catalogue.specs}
+        specs = {**self._lying, **self.catalogue.specs}
         return specs or {demo.MODEL_ID: demo_spec()}
 
-    def _lying(self) -> dict[str, ModelSpec]:
-        files = {path.stem: path for root in self.roots for path in sorted(root.glob("*.gguf"))}
-        specs = {
-            stem: ModelSpec(stem, source=f"{PATH}{path}") for stem, path in files.items() if valid_id(stem)
-        }
-        if not specs and not self.catalogue.specs:
-            return {demo.MODEL_ID: demo_spec()}
+    def _listed(self) -> dict[str, ModelSpec]:
+        specs: dict[str, ModelSpec] = {}
+        for path in (path for root in self.roots for path in sorted(root.glob("*.gguf"))):
+            if valid_id(path.stem):
+                specs.setdefault(path.stem, ModelSpec(path.stem, source=f"{PATH}{path}"))
+            elif path not in self._skipped:
+                self._skipped.add(path)
+                log.warning("model.skipped file=%s: its name is no model id; rename it", path)
         return specs
 
 
@@ -52,7 +84,10 @@ def demo_spec() -> ModelSpec:
 
 
 def locate(spec: ModelSpec, roots: Iterable[Path]) -> Path:
-    """The file of `spec`. Raises Unfit when its source is not one that lies on this host."""
+    """The file of `spec`. Raises Unfit when its source is not one that lies on this host.
+
+    Touches the disk: for a thread.
+    """
     source = spec.source
     if source is None or not source.startswith(PATH):
         raise Unfit(

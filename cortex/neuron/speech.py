@@ -4,21 +4,27 @@ The request is read, seated, rendered, generated and spoken here, in that order.
 is held until the engine has let go. Errors are raised; the door tells the client.
 """
 
+import logging
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Final
 
 import trio
 
 from cortex.ask import Ask
 from cortex.catalogue import unknown
 from cortex.dispatch import Dispatch
-from cortex.errors import CortexError, NotHereNow, Stopping
-from cortex.events import Event, Prefilled, Stopped, Text, Thought, ToolCall, Usage
+from cortex.errors import CortexError, NotHereNow
+from cortex.events import Event
 from cortex.ledger import Want
+from cortex.metrics import OTHER, Metrics, Outcome
 from cortex.metrics import Dialect as DialectName
-from cortex.metrics import Done, Metrics, Outcome
+from cortex.neuron import prompts
+from cortex.neuron.account import Account
+from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
 from cortex.translator import openai_chat, openai_text
 from cortex.web.connection import Reply, Request
@@ -27,6 +33,11 @@ from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
 from cortex.wire.openai import Reply as Envelope
 from cortex.wire.sse import Frame
+
+log = logging.getLogger(__name__)
+
+# Reading a smaller body takes less than a millisecond; a larger one is read in a thread.
+BIG_BODY: Final = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,56 +53,6 @@ class Dialect:
 
 CHAT = Dialect("openai_chat", "chatcmpl-", openai_chat.read, openai_chat.speak, openai_chat.whole)
 TEXT = Dialect("openai_text", "cmpl-", openai_text.read, openai_text.speak, openai_text.whole)
-
-
-@dataclass(slots=True)
-class Account:
-    """What one request has used so far, for metrics and the usage trailer."""
-
-    arrived: float
-    label: str
-    neuron: str
-    seated: float | None = None
-    first: float | None = None
-    usage: Usage = Usage()
-
-    def hear(self, events: Iterable[Event]) -> None:
-        """Take note of `events`."""
-        for event in events:
-            if isinstance(event, Prefilled):
-                self.usage = replace(self.usage, prompt=event.prompt_tokens, cached=event.cached_tokens)
-            elif isinstance(event, Text | Thought | ToolCall) and self.first is None:
-                self.first = trio.current_time()
-            elif isinstance(event, Stopped):
-                self.usage = Usage(
-                    event.usage.prompt or self.usage.prompt,
-                    event.usage.cached or self.usage.cached,
-                    self.usage.completion + event.usage.completion,
-                    self.usage.reasoning + event.usage.reasoning,
-                )
-
-    def rates(self, before: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
-        """`before`, with this request's prefill and decode speed taken into the mean."""
-        if self.first is None or self.seated is None:
-            return before
-        computed = self.usage.prompt - self.usage.cached
-        return (
-            _mean(before[0], computed, self.first - self.seated),
-            _mean(before[1], self.usage.completion - 1, trio.current_time() - self.first),
-        )
-
-    def done(self, dialect: DialectName, outcome: Outcome) -> Done:
-        """The entry in the books."""
-        return Done(
-            model=self.label,
-            dialect=dialect,
-            outcome=outcome,
-            duration_s=trio.current_time() - self.arrived,
-            neuron=self.neuron,
-            ttft_s=None if self.first is None else self.first - self.arrived,
-            queue_s=None if self.seated is None else self.seated - self.arrived,
-            usage=self.usage,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +80,6 @@ class Speech:
 
     def __init__(self, name: str, residents: Residents, dispatch: Dispatch, metrics: Metrics) -> None:
         self._name, self._residents, self._dispatch, self._metrics = name, residents, dispatch, metrics
-        self.stopping = False
         self.rejected: dict[str, dict[str, int]] = {}
         self._rates: dict[str, tuple[float | None, float | None]] = {}
 
@@ -141,10 +101,19 @@ class Speech:
         await self._answer(request, reply, TEXT)
 
     async def _answer(self, request: Request, reply: Reply, dialect: Dialect) -> None:
-        ask = dialect.read(request.body)
-        ask = replace(ask, model=self._residents.found.resolve(ask.model))
-        account = Account(request.arrived, self._metrics.request_began(ask.model), self._name)
-        exchange = Exchange(ask, dialect, request, reply, account)
+        account = Account(request.arrived, OTHER, self._name)
+        try:
+            ask = await self._read(request, dialect)
+        except CortexError as error:
+            self._metrics.request_began(account.label)
+            self._note(request, account, error)
+            self._metrics.request_done(account.done(dialect.name, error.blame))
+            raise
+        account.label = self._metrics.request_began(ask.model)
+        await self._serve(Exchange(ask, dialect, request, reply, account))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        ask, account = exchange.ask, exchange.account
         outcome: Outcome = "hung_up"
         try:
             await (self._stream(exchange) if ask.stream else self._whole(exchange))
@@ -152,73 +121,94 @@ class Speech:
             self._rates[ask.model] = account.rates(self.rates(ask.model))
         except CortexError as error:
             outcome = error.blame
-            if account.seated is None:
-                self._reject(ask.model, error)
+            self._note(exchange.request, account, error)
             raise
         except Exception:
             outcome = "bug"
             raise
         finally:
-            self._metrics.request_done(account.done(dialect.name, outcome))
+            self._metrics.request_done(account.done(exchange.dialect.name, outcome))
+
+    async def _read(self, request: Request, dialect: Dialect) -> Ask:
+        """The body as an ask, the model under its own name."""
+        body = request.body
+        if len(body) > BIG_BODY:
+            ask = await trio.to_thread.run_sync(dialect.read, body, abandon_on_cancel=True)
+        else:
+            ask = dialect.read(body)
+        prompts.check(ask)
+        return replace(ask, model=self._residents.found.resolve(ask.model))
 
     async def _stream(self, exchange: Exchange) -> None:
         ask, account = exchange.ask, exchange.account
         async with open_stream(exchange.reply, "openai", headers=self._headers(ask)) as stream:
             stream.announce(trailers=(wire.USAGE,))
-            async with self._dispatch.seat(await self._want(exchange)):
-                account.seated = trio.current_time()
-                async with self._residents.generate(ask, exchange.request.id) as generation:
-                    machine = exchange.dialect.speak(exchange.envelope())
-                    # Held back until there is something to open for: a prompt that does not
-                    # fit still gets its status.
-                    opening = next(machine)
-                    while not generation.finished:
-                        events = await generation.take()
-                        account.hear(events)
-                        frames = [frame for event in events for frame in machine.send(event)]
-                        if frames:
-                            await stream.send(*opening, *frames)
-                            opening = []
+            async with self._seated(exchange) as generation:
+                machine = exchange.dialect.speak(exchange.envelope())
+                # Held back until there is something to open for: a prompt that does not
+                # fit still gets its status.
+                opening = next(machine)
+                while not generation.finished:
+                    events = await generation.take()
+                    account.hear(events, generation.usage)
+                    frames = [frame for event in events for frame in machine.send(event)]
+                    if frames:
+                        await stream.send(*opening, *frames)
+                        opening = []
             await stream.finish(trailers=[(wire.USAGE, wire.render_usage(account.usage))])
 
     async def _whole(self, exchange: Exchange) -> None:
         said: list[Event] = []
-        ask, account = exchange.ask, exchange.account
-        async with self._dispatch.seat(await self._want(exchange)):
-            account.seated = trio.current_time()
-            async with self._residents.generate(ask, exchange.request.id) as generation:
-                while not generation.finished:
-                    events = await generation.take()
-                    account.hear(events)
-                    said.extend(events)
+        async with self._seated(exchange) as generation:
+            while not generation.finished:
+                events = await generation.take()
+                exchange.account.hear(events, generation.usage)
+                said.extend(events)
         body = exchange.dialect.whole(exchange.envelope(), said)
-        await exchange.reply.whole(200, body, self._headers(ask))
+        await exchange.reply.whole(200, body, self._headers(exchange.ask))
+
+    @asynccontextmanager
+    async def _seated(self, exchange: Exchange) -> AsyncIterator[Generation]:
+        """A seat, and the generation that sits there."""
+        async with self._dispatch.seat(await self._want(exchange)):
+            exchange.account.seated = trio.current_time()
+            async with self._residents.generate(exchange.ask, exchange.request.id) as generation:
+                yield generation
 
     async def _want(self, exchange: Exchange) -> Want:
-        ask, found = exchange.ask, self._residents.found
-        if self.stopping:
-            raise Stopping("This neuron is shutting down; try another in a moment")
+        ask = exchange.ask
         routed = exchange.request.headers.get(wire.ROUTE) is not None
-        living = self._residents.living(ask.model)
-        # A model that a gateway brought need not be in the neuron's own catalogue.
-        spec = living.spec if living is not None else found.spec(ask.model)
-        if living is None and routed:
-            raise NotHereNow(f"Model '{ask.model}' is not resident on neuron '{self._name}'")
+        if routed:
+            self._refuse_stale_route(ask.model)
+        spec = await self._residents.spec(ask.model)
         if spec is None:
-            raise unknown(ask.model, list(found.known()))
-        return replace(await self._residents.want(spec), weight=ask.n, may_load=not routed)
+            raise unknown(ask.model, list(self._residents.found.known()))
+        return replace(await self._residents.want(spec, ask.n), may_load=not routed)
 
-    def _reject(self, model: str, error: CortexError) -> None:
-        self._metrics.rejected(error)
-        by_code = self.rejected.setdefault(model if self._residents.living(model) else "", {})
-        by_code[error.code] = by_code.get(error.code, 0) + 1
+    def _refuse_stale_route(self, model: str) -> None:
+        """A gateway's request is for what is here: it loads, and chooses, by itself."""
+        holders = self._dispatch.ledger.holders(model)
+        if any(resident.servable for _, resident in holders):
+            return
+        state = next((resident.fault or f"it is {resident.phase}" for _, resident in holders), "not resident")
+        raise NotHereNow(f"Model '{model}' cannot be served by neuron '{self._name}' now: {state}")
+
+    def _note(self, request: Request, account: Account, error: CortexError) -> None:
+        """A failure as the books and the log have it."""
+        if account.seated is None:
+            self._metrics.rejected(error)
+            model = account.label if self._residents.living(account.label) else ""
+            by_code = self.rejected.setdefault(model, {})
+            by_code[error.code] = by_code.get(error.code, 0) + 1
+        level = logging.DEBUG if error.blame == "caller" else logging.WARNING
+        log.log(
+            level,
+            "request.failed id=%s model=%s code=%s cause=%s",
+            request.id,
+            account.label,
+            error.code,
+            error.message,
+        )
 
     def _headers(self, ask: Ask) -> tuple[tuple[str, str], ...]:
         return ((wire.NEURON, self._name), (wire.MODEL, ask.model))
-
-
-def _mean(before: float | None, count: int, seconds: float) -> float | None:
-    # A fifth of the newest: steady within some ten requests, and quick to follow a new load.
-    if count < 1 or seconds <= 0:
-        return before
-    return count / seconds if before is None else 0.8 * before + 0.2 * count / seconds

@@ -4,21 +4,30 @@ No file, no device and no lock is touched here, so that health answers in
 milliseconds while every device is busy.
 """
 
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import trio
 
+from cortex import __version__
 from cortex.ask import Json
 from cortex.ledger import Ledger
 from cortex.neuron.devices import Devices
 from cortex.neuron.residents import Residents
 from cortex.neuron.speech import Speech
-from cortex.places import Place, Resident
+from cortex.places import Phase, Place, Resident
 from cortex.wire import neuron as wire
 
 DIALECTS: Final = ("openai_chat", "openai_text")
+# The words of GET /v1/models for a resident's phase.
+_STATES: Final[dict[Phase, str]] = {
+    "loading": "loading",
+    "loaded": "loaded",
+    "leaving": "unloaded",
+    "recovering": "recovering",
+}
 
 
 @dataclass(slots=True)
@@ -34,11 +43,13 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One neuron. `started_at` is trio time, `boot_id` changes with every start."""
+    """One neuron. `started_at` is trio time, `born` the same moment in Unix seconds, `boot_id`
+    changes with every start."""
 
     name: str
     boot_id: str
     started_at: float
+    born: int
     ledger: Ledger
     devices: Devices
     residents: Residents
@@ -48,7 +59,7 @@ class View:
 
     def discovery(self) -> wire.Discovery:
         """GET /discovery."""
-        host = self.devices.host
+        host, engines = self.devices.host, self.residents.engines
         return wire.Discovery(
             name=self.name,
             hostname=host.hostname,
@@ -56,9 +67,10 @@ class View:
             kernel=host.kernel,
             devices=self.devices.list(),
             harnesses=[
-                wire.HarnessReport(name=harness.name, available=why is None, why_not=why)
-                for harness in self.residents.harnesses.values()
-                for why in (harness.unavailable(),)
+                wire.HarnessReport(
+                    name=name, available=why is None, version=engines.versions[name], why_not=why
+                )
+                for name, why in engines.why_not.items()
             ],
             dialects=list(DIALECTS),
             boot_id=self.boot_id,
@@ -89,11 +101,11 @@ class View:
         """GET /models."""
         return wire.Residents(
             boot_id=self.boot_id,
-            models=[self.resident(place, resident) for place in self.ledger for resident in place],
+            models=[self.resident(resident) for place in self.ledger for resident in place],
             known=sorted(self.residents.found.known()),
         )
 
-    def resident(self, place: Place, resident: Resident) -> wire.ResidentReport:
+    def resident(self, resident: Resident) -> wire.ResidentReport:
         """One row of GET /models."""
         now, living = trio.current_time(), self.residents.living(resident.model)
         return wire.ResidentReport(
@@ -124,32 +136,52 @@ class View:
         return sorted({*self.residents.found.known(), *here})
 
     def entry(self, model: str) -> dict[str, Json]:
-        """One model as GET /v1/models lists it."""
-        entry: dict[str, Json] = {
+        """One model as GET /v1/models lists it. What is not known is absent."""
+        holders = self.ledger.holders(model)
+        locations: list[Json] = [
+            {
+                "neuron": self.name,
+                "devices": list(resident.room_bytes),
+                "state": resident.phase,
+                "bytes": resident.bytes,
+            }
+            for _, resident in holders
+        ]
+        state = next(("recovering" if at.fault else _STATES[at.phase] for _, at in holders), "unloaded")
+        return {
             "id": model,
             "object": "model",
-            "created": 0,
+            "created": self.born,
             "owned_by": "cortex",
-            "state": "unloaded",
-            "locations": [],
+            "state": state,
+            "locations": locations,
+            **self._facts(model),
         }
-        for place, resident in self.ledger.holders(model):
-            entry["state"] = resident.phase if resident.fault is None else "recovering"
-            entry["locations"] = [
-                {
-                    "neuron": self.name,
-                    "devices": [place.name],
-                    "state": resident.phase,
-                    "bytes": resident.bytes,
-                }
-            ]
-        living = self.residents.living(model)
-        if living is not None:
-            entry["context_length"] = entry["max_model_len"] = living.facts.context
-            entry["capabilities"] = list(living.capabilities)
-            entry["tool_call"] = "tools" in living.capabilities
-            entry["reasoning"] = "reasoning" in living.capabilities
-        return entry
+
+    def version(self) -> dict[str, Json]:
+        """GET /version."""
+        engines: dict[str, Json] = dict(self.residents.engines.versions)
+        return {
+            "version": __version__,
+            "role": "neuron",
+            "name": self.name,
+            "python": platform.python_version(),
+            "engines": engines,
+        }
+
+    def _facts(self, model: str) -> dict[str, Json]:
+        """Live facts first, then those of the catalogue."""
+        spec, living = self.residents.found.spec(model), self.residents.living(model)
+        facts: dict[str, Json] = {}
+        context = living.facts.context if living is not None else spec.context if spec is not None else None
+        if context:
+            facts["context_length"] = facts["max_model_len"] = context
+        known = living.capabilities if living is not None else spec.capabilities if spec is not None else ()
+        if known:
+            facts["capabilities"] = list(known)
+            facts["tool_call"], facts["reasoning"] = "tools" in known, "reasoning" in known
+        aliases = self.residents.found.catalogue.names(spec) if spec is not None else ()
+        return {**facts, "aliases": list(aliases)}
 
     def _device(self, place: Place) -> wire.DeviceHealth:
         """Memory as models may use it: what is left of the limit and of the host's own."""

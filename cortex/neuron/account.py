@@ -1,0 +1,60 @@
+"""What one request came to: when it got how far, and what it used.
+
+Kept while it runs, entered into the metrics at its end, also when it is cut short.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import trio
+
+from cortex.events import Event, Text, Thought, ToolCall, Usage
+from cortex.metrics import Dialect, Done, Outcome
+
+
+@dataclass(slots=True)
+class Account:
+    """One request. `label` is its model as metrics name it; times are trio's."""
+
+    arrived: float
+    label: str
+    neuron: str
+    seated: float | None = None
+    first: float | None = None
+    usage: Usage = Usage()
+
+    def hear(self, events: Iterable[Event], usage: Usage) -> None:
+        """Take note of what was said, and of what was used so far."""
+        self.usage = usage
+        if self.first is None and any(isinstance(event, Text | Thought | ToolCall) for event in events):
+            self.first = trio.current_time()
+
+    def rates(self, before: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+        """`before`, with this request's prefill and decode speed taken into the mean."""
+        if self.first is None or self.seated is None:
+            return before
+        computed = self.usage.prompt - self.usage.cached
+        return (
+            _mean(before[0], computed, self.first - self.seated),
+            _mean(before[1], self.usage.completion - 1, trio.current_time() - self.first),
+        )
+
+    def done(self, dialect: Dialect, outcome: Outcome) -> Done:
+        """The entry in the books."""
+        return Done(
+            model=self.label,
+            dialect=dialect,
+            outcome=outcome,
+            duration_s=trio.current_time() - self.arrived,
+            neuron=self.neuron,
+            ttft_s=None if self.first is None else self.first - self.arrived,
+            queue_s=None if self.seated is None else self.seated - self.arrived,
+            usage=self.usage,
+        )
+
+
+def _mean(before: float | None, count: int, seconds: float) -> float | None:
+    # A fifth of the newest: steady within some ten requests, and quick to follow a new load.
+    if count < 1 or seconds <= 0:
+        return before
+    return count / seconds if before is None else 0.8 * before + 0.2 * count / seconds
