@@ -19,7 +19,7 @@ from cortex.config.gateway import ColdLoad, GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
 from cortex.config.network import Address
 from cortex.config.neuron import Devices, NeuronConfig, NeuronEviction
-from cortex.harness.scripted import Script, ScriptedHarness
+from cortex.harness.scripted import Script, ScriptedEngine, ScriptedHarness
 
 ANY = Address("127.0.0.1", 0)
 MIB = 2**20
@@ -27,13 +27,16 @@ MIB = 2**20
 
 @dataclass(slots=True)
 class Running:
-    """A role at work. `url` has no path; `http` speaks to it."""
+    """A role at work. `url` has no path; `http` speaks to it. `done` is set once its run has
+    returned; `engines` are a neuron's scripted ones, by model."""
 
     url: str
     metrics_url: str
     http: httpx.AsyncClient
     stop: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+    engines: Mapping[str, ScriptedEngine] = field(default_factory=dict)
 
 
 def specs(folder: Path, *models: str, **known: object) -> Catalogue:
@@ -75,6 +78,17 @@ async def running_neuron(
     async with _running(
         lambda run: neuron.run(config, catalogue, harnesses={"llamacpp": harness}, **run)
     ) as role:
+        role.engines = harness.engines
+        yield role
+
+
+@asynccontextmanager
+async def demo_neuron(
+    config: NeuronConfig = NeuronConfig(), catalogue: Catalogue = Catalogue()
+) -> AsyncIterator[Running]:
+    """A neuron with llama.cpp, and with the bundled model when it is given no other."""
+    config = replace(config, name="n1", listen=ANY, metrics_listen=ANY)
+    async with _running(lambda run: neuron.run(config, catalogue, **run)) as role:
         yield role
 
 
@@ -105,16 +119,17 @@ def patient(load_s: float = 300.0, queue_s: float = 60.0, **limits: float) -> Ga
 @asynccontextmanager
 async def _running(role) -> AsyncIterator[Running]:
     async with trio.open_nursery() as nursery:
-        stop = trio.Event()
+        stop, done = trio.Event(), trio.Event()
         scope = trio.CancelScope()
 
         async def inside(*, task_status):
             with scope:
                 await role({"stop": stop, "task_status": task_status})
+            done.set()
 
         ports = await nursery.start(inside)
         url = f"http://127.0.0.1:{ports.api[1]}"
         async with httpx.AsyncClient(base_url=url, timeout=None, trust_env=False) as http:
-            yield Running(url, f"http://127.0.0.1:{ports.metrics[1]}/metrics", http, stop, scope)
+            yield Running(url, f"http://127.0.0.1:{ports.metrics[1]}/metrics", http, stop, scope, done)
             if not stop.is_set():
                 scope.cancel()

@@ -1,0 +1,177 @@
+"""OpenAI's own library against a neuron, directly: what its users see."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import openai
+import pytest
+import trio
+from openai import OpenAI
+
+from cortex.demo import MODEL_ID
+from tests.demo_questions import FIFTY, WEATHER
+from tests.roles import Running, demo_neuron
+
+T = TypeVar("T")
+Messages = list[Any]
+
+
+@pytest.fixture
+async def demo():
+    with trio.fail_after(30):
+        async with demo_neuron() as role:
+            yield role
+
+
+async def using(role: Running, deed: Callable[[OpenAI], T]) -> T:
+    """What `deed` answers; the library is synchronous, so in a thread. It never tries again."""
+
+    def run() -> T:
+        with OpenAI(base_url=f"{role.url}/v1", api_key="none", max_retries=0) as client:
+            return deed(client)
+
+    return await trio.to_thread.run_sync(run)
+
+
+def user(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
+
+
+async def test_a_chat_streams_with_its_usage(demo: Running) -> None:
+    def deed(client: OpenAI):
+        chunks = client.chat.completions.create(
+            model=MODEL_ID,
+            messages=user("Count to fifty."),
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        return list(chunks)
+
+    chunks = await using(demo, deed)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == FIFTY
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert chunks[-1].choices == []
+    assert usage.prompt_tokens + usage.completion_tokens == usage.total_tokens
+    assert usage.completion_tokens > 50
+
+
+async def test_the_librarys_own_stream_helper_is_content(demo: Running) -> None:
+    def deed(client: OpenAI):
+        with client.chat.completions.stream(
+            model=MODEL_ID, messages=user("What is 2 + 2?"), temperature=0
+        ) as s:
+            return s.until_done().get_final_completion()
+
+    final = await using(demo, deed)
+    assert final.choices[0].message.content == "2 + 2 = 4."
+    assert final.choices[0].finish_reason == "stop"
+
+
+async def test_a_tool_is_called_answered_and_used(demo: Running) -> None:
+    def deed(client: OpenAI):
+        messages: Messages = user("What is the weather in Oslo?")
+        first = client.chat.completions.create(
+            model=MODEL_ID, messages=messages, tools=[WEATHER], temperature=0
+        )
+        message = first.choices[0].message
+        (call,) = message.tool_calls
+        messages.append(message)
+        result = '{"city": "Oslo", "weather": "sunny", "temperature": 21}'
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+        second = client.chat.completions.create(
+            model=MODEL_ID, messages=messages, tools=[WEATHER], temperature=0
+        )
+        return first, call, second
+
+    first, call, second = await using(demo, deed)
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert (call.type, call.function.name) == ("function", "get_weather")
+    assert json.loads(call.function.arguments) == {"city": "Oslo"}
+    assert second.choices[0].message.content == "It is sunny in Oslo, 21 degrees."
+
+
+async def test_stop_and_usage_of_a_whole_answer(demo: Running) -> None:
+    answer = await using(
+        demo,
+        lambda client: client.chat.completions.create(
+            model=MODEL_ID, messages=user("Count to ten."), temperature=0, stop=[" 7 8"]
+        ),
+    )
+    assert answer.choices[0].message.content == "1 2 3 4 5 6"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.prompt_tokens > 5
+    assert answer.model == MODEL_ID
+    assert answer.id.startswith("chatcmpl-")
+
+
+async def test_a_plain_completion(demo: Running) -> None:
+    answer = await using(
+        demo,
+        lambda client: client.completions.create(
+            model=MODEL_ID,
+            prompt="<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
+            temperature=0,
+            max_tokens=30,
+        ),
+    )
+    assert answer.choices[0].text == "Hello! How can I help you?"
+    assert answer.id.startswith("cmpl-")
+
+
+async def test_models_are_listed_and_found(demo: Running) -> None:
+    def deed(client: OpenAI):
+        before = client.models.retrieve(MODEL_ID)
+        client.chat.completions.create(model=MODEL_ID, messages=user("Hello"), temperature=0)
+        return before, client.models.retrieve(MODEL_ID), list(client.models.list())
+
+    before, after, listed = await using(demo, deed)
+    assert (before.id, before.object, before.state) == (MODEL_ID, "model", "unloaded")
+    assert after.state == "loaded"
+    assert after.context_length == after.max_model_len == 2048
+    assert {"chat", "tools", "reasoning"} <= set(after.capabilities)
+    assert after.created > 1_700_000_000
+    assert [model.id for model in listed] == [MODEL_ID]
+
+
+async def test_an_unknown_model_is_not_found_and_near_names_are_told(demo: Running) -> None:
+    def ask(client: OpenAI):
+        with pytest.raises(openai.NotFoundError) as chat:
+            client.chat.completions.create(model="cortex-dmo", messages=user("Hello"))
+        with pytest.raises(openai.NotFoundError) as model:
+            client.models.retrieve("cortex-dmo")
+        return chat.value, model.value
+
+    for error in await using(demo, ask):
+        assert (error.code, error.param) == ("model_not_found", "model")
+        assert MODEL_ID in error.message
+
+
+async def test_a_long_prompt_is_a_bad_request_also_when_streaming(demo: Running) -> None:
+    def ask(client: OpenAI):
+        caught = []
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as error:
+                client.chat.completions.create(model=MODEL_ID, messages=user("word " * 3000), stream=stream)
+            caught.append(error.value)
+        return caught
+
+    for error in await using(demo, ask):
+        assert error.code == "context_length_exceeded"
+        assert error.request_id
+
+
+async def test_an_unsupported_field_is_named(demo: Running) -> None:
+    def ask(client: OpenAI):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.chat.completions.create(
+                model=MODEL_ID, messages=user("Hello"), modalities=["text", "audio"]
+            )
+        return error.value
+
+    error = await using(demo, ask)
+    assert (error.code, error.param) == ("unsupported_parameter", "modalities")
