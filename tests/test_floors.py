@@ -31,7 +31,6 @@ HOMES: dict[str, set[str] | None] = {
     "httpx": {"gateway/remote", "harness/upstream", "status"},
     "typer": {"cli"},
     "rich": {"cli", "status/view"},
-    "tomlkit": {"config"},
     "prometheus_client": {"metrics"},
     "jinja2": {"text/template"},
     "tokenizers": {"harness"},
