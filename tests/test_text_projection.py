@@ -117,6 +117,11 @@ SCRIPTS: dict[str, tuple[str, dict[str, object], list[tuple[str, ...]]]] = {
         {"stops": ["E\nND"]},
         [("text", "E\n"), ("thought", "x"), ("text", "ND"), ("stopped", "stop", "")],
     ),
+    "a stop string of blanks that end before a thought": (
+        "a D \n<think>x</think>b",
+        {"stops": ["D \n"]},
+        [("text", "a "), ("stopped", "stop", "D \n")],
+    ),
     "a stop string in what is no call": (
         "<tool_call>END</tool_call>",
         {"stops": ["END"]},

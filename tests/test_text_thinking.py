@@ -49,6 +49,10 @@ OUTSIDE = {
         [("thought", "a"), ("text", "b\n"), ("thought", "c"), ("text", "d")],
     ),
     "two thoughts in a row": ("<think>a</think>\n<think>b</think>c", [("thought", "ab"), ("text", "c")]),
+    "line ends before a closing marker do not come with the next thought": (
+        "<think>a\n\n</think>b\n<think>c</think>",
+        [("thought", "a"), ("text", "b\n"), ("thought", "c")],
+    ),
     "in a line the marker is text": (
         "Use `<think>` and `</think>`.",
         [("text", "Use `<think>` and `</think>`.")],
