@@ -1,8 +1,8 @@
 """Bytes from a neuron to a client, untouched.
 
 Owns which headers go on in either direction, and the rule that an event stream is complete
-only with its dialect's end mark and a proper close. What is missing is raised, after every
-byte that came has been passed on, so that the reply can end with an error event. Connections
+only with its dialect's end mark. What is missing is raised, after every whole event that came
+has been passed on, so that the reply can end with an error event. Connections
 are the pool's, framing towards the client is the reply's, trying another neuron is the gateway's.
 """
 
@@ -87,8 +87,8 @@ async def forward(
 ) -> None:
     """The client has the neuron's whole answer, byte for byte, and `meter` its figures.
 
-    Raises UpstreamFailed or TooSlow when there is no whole answer; what came of it has been
-    passed on then, up to a line's start for the event that tells so. A refusal is raised
+    Raises UpstreamFailed or TooSlow when there is no whole answer; its whole events have been
+    passed on then, and the event that tells so may follow. A refusal is raised
     too when the reply has begun, or when it is the gateway's own fault. Cancelled, the
     answer is left where it stands.
     """
@@ -111,24 +111,25 @@ async def _pass_events(answer: Answer, reply: Reply, meter: Meter, limits: Limit
     tail = EventTail(meter.dialect)
     try:
         await _pump(answer, reply, meter, limits, tail)
-    except (UpstreamFailed, TooSlow):
-        if tail.mid_event:
-            await reply.write(b"\n\n")
-        raise
+    except UpstreamFailed:
+        # A close that comes too early cuts nothing once the end mark was passed on.
+        if not tail.ended:
+            raise
     meter.ended(answer.trailers, failed=tail.failed)
     await reply.end()
 
 
 async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail: EventTail) -> None:
-    """Every byte is passed on, or an error says why not."""
+    """Every whole event is passed on, or an error says why not. Half an event is of no use to
+    any client, and would swallow the error event that follows it."""
     late_at = answer.asked_at + limits.first_token_s
     while data := await _next(answer, late_at):
         came_at = trio.current_time()
-        good = tail.feed(data)
-        if good:
-            await reply.write(data[:good])
-        meter.bytes += good
-        meter.passed(tail.whole, came_at)
+        tail.feed(data)
+        if tail.whole:
+            await reply.write(tail.whole)
+            meter.bytes += len(tail.whole)
+            meter.passed(tail.whole, came_at)
         if tail.fault is not None:
             raise UpstreamFailed(tail.fault)
         passed_at = trio.current_time()
