@@ -1,4 +1,4 @@
-"""cortex: a few unlike GPU boxes as one OpenAI- and Anthropic-compatible LLM service.
+"""cortex: a few unlike GPU boxes as one OpenAI-compatible LLM service.
 
 The floors, from the ground up; imports go down only, and a test holds it.
 

@@ -58,7 +58,7 @@ def cortex(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """A few unlike GPU boxes as one OpenAI- and Anthropic-compatible LLM service."""
+    """A few unlike GPU boxes as one OpenAI-compatible LLM service."""
 
 
 @app.command()
