@@ -54,7 +54,8 @@ class DeviceLoop:
         self._faulted: set[str] = set()
         self._line: deque[str] = deque()
         self._later: deque[Order] = deque()  # what waits for the load in hand
-        self._given_up: set[int] = set()
+        self._in_hand: int | None = None  # ticket of the load that is under way
+        self._given_up = False  # that load
         self._rung = False
         self._stopping = False
 
@@ -73,6 +74,7 @@ class DeviceLoop:
         finally:
             for model in tuple(self._engines):
                 self._drop(model)
+            self.idle = True
 
     def _obey_all(self, *, wait: bool) -> None:
         while self._later and not self._stopping:
@@ -148,20 +150,18 @@ class DeviceLoop:
             return None
 
     def _load(self, load: Load) -> None:
+        self._in_hand, self._given_up = load.ticket, False
         try:
             facts = self._bring(load)
         except CortexError as error:
             self._tell(Undone(load.ticket, error))
         else:
             self._tell(Done(load.ticket, facts))
-        self._given_up.discard(load.ticket)
+        self._in_hand = None
 
     def _bring(self, load: Load) -> EngineFacts:
         """The model is here, unless the load failed or is not wanted any more."""
         model = load.order.model
-        unwanted = LoadFailed(f"{model}: the load was given up")
-        if self._unwanted(load):
-            raise unwanted
         try:
             engine = load.harness.load(
                 load.order, lambda done, total: self._progress(load, done, total), self.ring
@@ -174,32 +174,38 @@ class DeviceLoop:
             raise LoadFailed(f"{model}: {what}") from error
         self._engines[model], self._tickets[model] = engine, load.ticket
         self._line.append(model)
-        if self._unwanted(load):
+        if self._look():
             self._drop(model)
-            raise unwanted
+            raise _unwanted(load)
         return engine.facts
 
     def _progress(self, load: Load, done_bytes: int, total_bytes: int) -> bool:
         """Whether to give up; and a turn for the engines that are already here."""
         self._tell(Progress(load.order.model, done_bytes, total_bytes))
-        unwanted = self._unwanted(load)
+        unwanted = self._look()
         self._take_turn()
         return unwanted
 
-    def _unwanted(self, load: Load) -> bool:
+    def _look(self) -> bool:
+        """Look into the inbox during a load; whether that load is given up."""
         self.beat = time.monotonic()
         try:
             while True:
                 self._obey_at_once(self.inbox.get_nowait())
         except queue.Empty:
-            return self._stopping or load.ticket in self._given_up
+            return self._stopping or self._given_up
 
     def _give_up(self, order: GiveUp) -> None:
-        """Note it for a load that is in hand or still to come; take back one that is done."""
+        """A load that is done is taken back, one that waits is dropped, one in hand is told."""
         for model, ticket in tuple(self._tickets.items()):
             if ticket == order.load:
                 self._drop(model)
-        self._given_up.add(order.load)
+        for waiting in tuple(self._later):
+            if isinstance(waiting, Load) and waiting.ticket == order.load:
+                self._later.remove(waiting)
+                self._tell(Undone(waiting.ticket, _unwanted(waiting)))
+        if self._in_hand == order.load:
+            self._given_up = True
         self._tell(Done(order.ticket))
 
     def _tokenise(self, order: Tokenise) -> None:
@@ -239,3 +245,7 @@ def _tokenise(engine: Engine, text: str) -> tuple[int, ...] | CortexError:
 def _cancel(engine: Engine, jobs: tuple[int, ...]) -> None:
     for job in jobs:
         engine.cancel(job)
+
+
+def _unwanted(load: Load) -> LoadFailed:
+    return LoadFailed(f"{load.order.model}: the load was given up")

@@ -19,95 +19,19 @@ from typing import Final
 
 import trio
 
-from cortex.errors import CortexError, EngineFailed, NotHereNow, NotResident, Recovering, Stopping
-from cortex.events import EngineEvent, Failed, Stopped
+from cortex.errors import EngineFailed, NotHereNow, NotResident, Recovering, Stopping
 from cortex.harness import orders
 from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Said
+from cortex.harness.seats import Mailbox, Seated, Seats
 from cortex.harness.turns import DeviceLoop
+
+__all__ = ["DeviceWorker", "Mailbox"]
 
 log = logging.getLogger(__name__)
 
 LET_GO_S: Final = 10.0  # a step of compute, or a report of load progress, is much shorter
 STOP_S: Final = 20.0  # to unload everything; then the thread is left behind
 HANDED_AT_ONCE: Final = 256  # words; the rest goes in the next pass of trio's loop
-
-
-class Mailbox:
-    """What the jobs of one `generate` say, in order."""
-
-    def __init__(self, jobs: int) -> None:
-        self._heard: list[tuple[int, EngineEvent]] = []
-        self._speaking = jobs
-        self._bell = trio.Event()
-
-    async def take(self) -> list[tuple[int, EngineEvent]]:
-        """All that has arrived since the last call, at least one event, with the job's index.
-
-        Raises EndOfChannel when every job has ended and was heard. One reader only;
-        cancelling it loses nothing.
-        """
-        await trio.lowlevel.checkpoint()
-        while not self._heard:
-            if not self._speaking:
-                raise trio.EndOfChannel
-            self._bell = trio.Event()
-            await self._bell.wait()
-        heard, self._heard = self._heard, []
-        return heard
-
-    def _hear(self, index: int, event: EngineEvent) -> None:
-        self._heard.append((index, event))
-        if isinstance(event, Stopped | Failed):
-            self._speaking -= 1
-        self._bell.set()
-
-
-@dataclass(slots=True)
-class _Seated:
-    """One job of a mailbox, waiting or live."""
-
-    job: Job
-    mailbox: Mailbox
-    index: int
-
-
-@dataclass(slots=True)
-class _Resident:
-    """A model on the device's thread. `live` jobs were handed over, `waiting` ones were not."""
-
-    model: str
-    facts: EngineFacts
-    live: dict[int, _Seated] = field(default_factory=dict)
-    waiting: deque[_Seated] = field(default_factory=deque)
-    fault: str | None = None
-    leaving: bool = False
-    freed: trio.Event = field(default_factory=trio.Event)
-
-    def hear(self, job_id: int, event: EngineEvent) -> None:
-        seated = self.live.get(job_id)
-        if seated is None:
-            return  # its slot was written off by a fault or an unload
-        if isinstance(event, Stopped | Failed):
-            del self.live[job_id]
-            self._free()
-        seated.mailbox._hear(seated.index, event)
-
-    def fail_all(self, live: CortexError, waiting: CortexError) -> None:
-        """Two errors, since of the waiting ones it is certain that nothing ran."""
-        for seated in self.live.values():
-            seated.mailbox._hear(seated.index, Failed(live))
-        for seated in self.waiting:
-            seated.mailbox._hear(seated.index, Failed(waiting))
-        self.live.clear()
-        self.waiting.clear()
-        self._free()
-
-    def jobs_of(self, mailbox: Mailbox) -> tuple[int, ...]:
-        return tuple(job_id for job_id, seated in self.live.items() if seated.mailbox is mailbox)
-
-    def _free(self) -> None:
-        freed, self.freed = self.freed, trio.Event()
-        freed.set()
 
 
 @dataclass(slots=True)
@@ -150,7 +74,7 @@ class DeviceWorker:
         self._token: trio.lowlevel.TrioToken | None = None
         self._open = False
         self._words: deque[orders.Word] = deque()
-        self._residents: dict[str, _Resident] = {}
+        self._residents: dict[str, Seats] = {}
         self._loading: dict[str, tuple[int, int]] = {}
         self._replies: dict[int, _Reply] = {}
         self._numbers = itertools.count(1)
@@ -220,7 +144,7 @@ class DeviceWorker:
         resident = self._servable(model)
         mailbox = Mailbox(len(jobs))
         for index, job in enumerate(jobs):
-            resident.waiting.append(_Seated(replace(job, id=next(self._numbers)), mailbox, index))
+            resident.waiting.append(Seated(replace(job, id=next(self._numbers)), mailbox, index))
         self._admit(resident)
         try:
             yield mailbox
@@ -296,29 +220,30 @@ class DeviceWorker:
                 resident.fail_all(EngineFailed(f"{model}: {resident.fault}"), _recovering(resident))
             case orders.Gone(model):
                 if (gone := self._residents.pop(model, None)) is not None:
+                    late = NotHereNow(f"{model} was unloaded before this request had its turn")
                     gone.fail_all(
                         EngineFailed(f"{model} was unloaded before the answer was complete"),
-                        NotHereNow(f"{model} was unloaded before this request had its turn"),
+                        late if self._open else self._stopped(),
                     )
 
     def _settle(self, reply: _Reply, word: orders.Done | orders.Undone) -> None:
         if reply.loads is not None and isinstance(word, orders.Done):
-            self._residents[reply.loads] = _Resident(reply.loads, reply.hear(word).facts())
+            self._residents[reply.loads] = Seats(reply.loads, reply.hear(word).facts())
         else:
             reply.hear(word)
 
-    def _spread_events(self, resident: _Resident, said: Sequence[Said]) -> None:
+    def _spread_events(self, resident: Seats, said: Sequence[Said]) -> None:
         for job_id, event in said:
             resident.hear(job_id, event)
         self._admit(resident)
 
-    def _admit(self, resident: _Resident) -> None:
+    def _admit(self, resident: Seats) -> None:
         while resident.waiting and len(resident.live) < resident.facts.slots:
             seated = resident.waiting.popleft()
             resident.live[seated.job.id] = seated
             self._loop.inbox.put(orders.Submit(resident.model, seated.job))
 
-    async def _take_back(self, resident: _Resident, mailbox: Mailbox) -> None:
+    async def _take_back(self, resident: Seats, mailbox: Mailbox) -> None:
         """The mailbox has no job left; or, after LET_GO_S, a stuck one is reported."""
         resident.waiting = deque(seated for seated in resident.waiting if seated.mailbox is not mailbox)
         jobs = resident.jobs_of(mailbox)
@@ -350,13 +275,13 @@ class DeviceWorker:
         self._loop.inbox.put(order(reply.ticket))
         return reply
 
-    def _here(self, model: str) -> _Resident:
+    def _here(self, model: str) -> Seats:
         resident = self._residents.get(model)
         if resident is None or resident.leaving:
             raise NotResident(f"{model} is not loaded on {self.name}")
         return resident
 
-    def _servable(self, model: str) -> _Resident:
+    def _servable(self, model: str) -> Seats:
         if not self._open:
             raise self._stopped()
         resident = self._residents.get(model)
@@ -384,5 +309,5 @@ class DeviceWorker:
         self._residents.clear()
 
 
-def _recovering(resident: _Resident) -> Recovering:
+def _recovering(resident: Seats) -> Recovering:
     return Recovering(f"{resident.model}: {resident.fault}. Unload it and load it again.")

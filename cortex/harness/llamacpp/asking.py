@@ -85,11 +85,14 @@ class Chunk(msgspec.Struct, frozen=True):
         return self.choices[0] if self.choices else Choice()
 
 
-def body(job: Job, prompt: str | tuple[int, ...]) -> dict[str, Json]:
-    """The request for `job`. At least one token is asked for: zero would yield one too."""
+def body(job: Job, prompt: str | tuple[int, ...], context: int) -> dict[str, Json]:
+    """The request for `job`; penalties look back over the whole `context`.
+
+    At least one token is asked for: zero would yield one too.
+    """
     said: dict[str, Json] = {
         **_NEUTRAL,
-        **_sampling(job.sampling),
+        **_sampling(job.sampling, context),
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
         "max_tokens": -1 if job.max_tokens is None else max(1, job.max_tokens),
     }
@@ -98,6 +101,11 @@ def body(job: Job, prompt: str | tuple[int, ...]) -> dict[str, Json]:
     if job.shape is not None:
         said["json_schema"] = schema(job.shape)
     return said
+
+
+def trial() -> dict[str, Json]:
+    """The smallest request: one token after the first one of the vocabulary."""
+    return {**_NEUTRAL, "prompt": [0], "max_tokens": 1, "temperature": 0.0, "cache_prompt": False}
 
 
 def schema(shape: Shape) -> Json:
@@ -156,7 +164,7 @@ def _logprob(token: ScoredToken) -> float:
     return _IMPOSSIBLE_LOGPROB if token.logprob is None else max(token.logprob, _IMPOSSIBLE_LOGPROB)
 
 
-def _sampling(sampling: Sampling) -> dict[str, Json]:
+def _sampling(sampling: Sampling, context: int) -> dict[str, Json]:
     def number(value: float | None, neutral: float) -> float:
         return neutral if value is None else value
 
@@ -169,7 +177,7 @@ def _sampling(sampling: Sampling) -> dict[str, Json]:
     bias: list[Json] = [[token, amount] for token, amount in (sampling.logit_bias or {}).items()]
     return {
         **penalties,
-        "repeat_last_n": -1 if used else 0,  # -1: the whole context
+        "repeat_last_n": context if used else 0,
         "temperature": number(sampling.temperature, 1.0),
         "top_k": int(number(sampling.top_k, 0)),
         "top_p": number(sampling.top_p, 1.0),

@@ -178,7 +178,7 @@ class LlamaCppEngine:
     def _make_call(self, call: _Call) -> None:
         job = call.job
         asking.check(job, self._header)
-        said = asking.body(job, self._prompt(job))
+        said = asking.body(job, self._prompt(job), self._facts.context)
         if job.shape is not None and not self._enforces(job.shape, call, said):
             return
         self._listen(call, asking.encode(said), lambda chunk: self._heard.append((call, chunk)))

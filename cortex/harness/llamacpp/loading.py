@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from cortex.errors import LoadFailed, Unfit
 from cortex.harness.base import EngineFacts, LoadOrder, Preflight, Progress
+from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
 from cortex.weights import GgufHeader, footprint, read_gguf
@@ -84,6 +85,7 @@ class LlamaCppHarness:
         try:
             before = _resident_bytes()
             server = _construct(order, promised, header, listener)
+            _warm_up(order, server)
             grown = _resident_bytes() - before
             if progress(header.file_bytes, header.file_bytes):
                 raise LoadFailed(f"{order.model}: the load was given up")
@@ -186,9 +188,22 @@ def _construct(order: LoadOrder, promised: Preflight, header: GgufHeader, listen
     except RuntimeError as error:
         what = f"architecture {header.architecture}, {header.quant}, vocabulary {header.tokeniser}"
         raise LoadFailed(
-            f"{order.model}: llama.cpp refuses {order.path} ({what}) and does not say why. Its header is "
-            f"sound, so compare its checksum; or a newer llama.cpp than {metadata.version('xllamacpp')} is needed"
+            f"{order.model}: llama.cpp {metadata.version('xllamacpp')} refuses {order.path} ({what}) and "
+            "does not say why. Its header is sound: compare its checksum, or look for a newer cortex"
         ) from error
+
+
+def _warm_up(order: LoadOrder, server: Any) -> None:  # noqa: ANN401
+    """One token, to touch the weights and to see that the engine answers.
+
+    It is also what makes an engine safe to free: one that is freed before its loop has
+    run waits for that loop for ever, with Python's lock held.
+    """
+    chunks: list[bytes] = []
+    server.handle_completions(asking.encode(asking.trial()), chunks.append)
+    fault = next((chunk.error for chunk in map(asking.read, chunks) if chunk.error is not None), None)
+    if fault is not None:
+        raise LoadFailed(f"{order.model}: llama.cpp loaded {order.path} and cannot run it: {fault.message}")
 
 
 def default_threads() -> int:

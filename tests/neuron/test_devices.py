@@ -1,0 +1,187 @@
+"""What the host has is read off the request path, and cut to what models may use."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from cortex.config.neuron import Devices as DevicesConfig
+from cortex.errors import ConfigError
+from cortex.neuron import devices as devices_module
+from cortex.neuron.devices import Cpu, Devices, Reading
+
+GIB = 2**30
+
+
+class FakeProbe:
+    """A device whose readings are set by the test."""
+
+    def __init__(self, name: str, *readings: Reading) -> None:
+        self.name, self.kind, self.model = name, name.partition(":")[0], f"model of {name}"
+        self.readings = list(readings) or [Reading(16 * GIB, 10 * GIB)]
+        self.looks = 0
+        self.hang: threading.Event | None = None
+        self.error: Exception | None = None
+
+    def look(self) -> Reading:
+        self.looks += 1
+        if self.hang is not None:
+            self.hang.wait(20)
+        if self.error is not None:
+            raise self.error
+        return self.readings[min(self.looks, len(self.readings)) - 1]
+
+
+async def started(nursery: trio.Nursery, config: DevicesConfig, *probes: FakeProbe) -> Devices:
+    devices = Devices(config, probes or None)
+    await nursery.start(devices.run)
+    return devices
+
+
+async def rooms(config: DevicesConfig, *probes: FakeProbe) -> dict[str, tuple[int, int]]:
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            devices = await started(nursery, config, *probes)
+            nursery.cancel_scope.cancel()
+    return {room.name: (room.total_bytes, room.total_bytes - room.other_bytes) for room in devices.rooms()}
+
+
+@pytest.mark.parametrize(
+    ("limit", "headroom", "available", "room"),
+    [
+        (None, GIB, 10 * GIB, (15 * GIB, 9 * GIB)),
+        (None, 0, 16 * GIB, (16 * GIB, 16 * GIB)),
+        (200 * 2**20, GIB, 10 * GIB, (200 * 2**20, 200 * 2**20)),
+        (200 * 2**20, GIB, GIB + 50, (200 * 2**20, 50)),
+        (64 * GIB, GIB, 10 * GIB, (15 * GIB, 9 * GIB)),
+        (None, GIB, GIB // 2, (15 * GIB, 0)),
+        (None, 32 * GIB, 10 * GIB, (0, 0)),
+    ],
+)
+async def test_headroom_stays_with_the_host_and_the_limit_caps_the_rest(
+    limit: int | None, headroom: int, available: int, room: tuple[int, int]
+) -> None:
+    config = DevicesConfig(memory_limit=limit, memory_headroom=headroom)
+    assert await rooms(config, FakeProbe("cpu", Reading(16 * GIB, available))) == {"cpu": room}
+
+
+async def test_the_real_host_has_a_cpu() -> None:
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            devices = await started(nursery, DevicesConfig(memory_headroom=0))
+            (room,) = devices.rooms()
+            assert room.name == "cpu"
+            assert room.total_bytes > room.other_bytes >= 0
+            (listed,) = devices.list()
+            assert (listed.index, listed.kind, listed.memory_total) == (0, "cpu", room.total_bytes)
+            assert "threads" in listed.name
+            reading = devices.reading("cpu")
+            assert reading.utilization is not None
+            assert 0 <= reading.utilization <= 1
+            assert devices.host.hostname
+            assert devices.host.kernel
+            assert devices.host.os
+            nursery.cancel_scope.cancel()
+
+
+async def test_only_the_devices_that_were_chosen_are_used() -> None:
+    config = DevicesConfig(use=("gpu:1",), memory_headroom=0)
+    assert set(await rooms(config, FakeProbe("cpu"), FakeProbe("gpu:0"), FakeProbe("gpu:1"))) == {"gpu:1"}
+    assert set(await rooms(DevicesConfig(), FakeProbe("cpu"), FakeProbe("gpu:0"))) == {"cpu", "gpu:0"}
+
+
+def test_a_device_that_is_not_here_is_a_fault_of_the_configuration() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Devices(DevicesConfig(use=("cpu", "cuda:0", "cuda:1")))
+    assert caught.value.faults == [
+        "devices.use: this host has cpu, not cuda:0",
+        "devices.use: this host has cpu, not cuda:1",
+    ]
+
+
+async def test_readings_are_refreshed_and_asking_costs_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices_module, "LOOK_S", 0.01)
+    probe = FakeProbe("cpu", Reading(8 * GIB, 5 * GIB), Reading(8 * GIB, 3 * GIB))
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            devices = await started(nursery, DevicesConfig(), probe)
+            looks = probe.looks
+            for _ in range(100):
+                devices.rooms()
+                devices.list()
+                devices.reading("cpu")
+            assert probe.looks == looks
+            while devices.reading("cpu").available_bytes != 3 * GIB:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_driver_that_hangs_leaves_the_last_reading_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices_module, "LOOK_S", 0.005)
+    monkeypatch.setattr(devices_module, "LOOK_DEADLINE_S", 0.02)
+    stuck, fine = FakeProbe("gpu:0"), FakeProbe("cpu")
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            devices = await started(nursery, DevicesConfig(memory_headroom=0), stuck, fine)
+            stuck.hang = threading.Event()
+            while not devices.late("gpu:0"):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            assert devices.reading("gpu:0").available_bytes == 10 * GIB
+            looks = fine.looks
+            while fine.looks < looks + 3:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            assert not devices.late("cpu")
+            assert stuck.looks == 2  # no second thread behind the one that hangs
+            stuck.hang.set()
+            while devices.late("gpu:0"):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+    assert caplog.text.count("device.late") == 1
+
+
+async def test_a_look_that_fails_does_not_end_the_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices_module, "LOOK_S", 0.005)
+    probe = FakeProbe("cpu")
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            devices = await started(nursery, DevicesConfig(), probe)
+            probe.error = OSError("no /proc")
+            while not devices.late("cpu"):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            probe.error = None
+            while devices.late("cpu"):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+
+
+def container(tmp_path: Path, **files: str) -> Cpu:
+    for name, content in files.items():
+        (tmp_path / name.replace("_", ".", 1)).write_text(content)
+    return Cpu(tmp_path)
+
+
+def test_a_container_has_the_memory_of_its_limit(tmp_path: Path) -> None:
+    cpu = container(
+        tmp_path,
+        memory_max=f"{64 * 2**20}\n",
+        memory_current=f"{40 * 2**20}\n",
+        memory_stat=f"anon 5\ninactive_file {10 * 2**20}\nslab 1\n",
+    )
+    reading = cpu.look()
+    assert (reading.total_bytes, reading.available_bytes) == (64 * 2**20, 34 * 2**20)
+
+
+@pytest.mark.parametrize("limit", ["max\n", f"{2**60}\n", ""])
+def test_a_container_without_a_limit_has_the_hosts_memory(tmp_path: Path, limit: str) -> None:
+    assert (
+        container(tmp_path, memory_max=limit).look().total_bytes
+        == Cpu(tmp_path / "absent").look().total_bytes
+    )
+
+
+def test_a_container_that_tells_little_is_taken_at_its_limit(tmp_path: Path) -> None:
+    reading = container(tmp_path, memory_max=f"{64 * 2**20}").look()
+    assert (reading.total_bytes, reading.available_bytes) == (64 * 2**20, 64 * 2**20)
