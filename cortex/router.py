@@ -45,6 +45,8 @@ def never(spec: ModelSpec, need_bytes: int, place: Place) -> str | None:
     """Why `place` could not hold `spec` even if it were empty; None when it could."""
     if spec.pinned_on and place.name not in spec.pinned_on:
         return f"the catalogue pins it on {', '.join(spec.pinned_on)}"
+    if not place.ready and not place.rooms:
+        return None  # never seen: nobody can rule it out
     share = _share(spec, need_bytes)
     large = sum(room.total_bytes >= share for room in place.rooms.values())
     if large < spec.min_devices:

@@ -47,6 +47,11 @@ class Ledger(Residency):
         """How many tickets stand in line."""
         return sum(len(line) for line in self._line.values())
 
+    @property
+    def oldest(self) -> float | None:
+        """When the longest-waiting ticket arrived; None when nobody waits."""
+        return min((line[0].arrived for line in self._line.values()), default=None)
+
     def waiting_for(self, model: str) -> int:
         """How many tickets stand in the line of `model`."""
         return len(self._line.get(model, ()))
