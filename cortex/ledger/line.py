@@ -210,7 +210,7 @@ class Ledger(Residency):
         a blocked line closes its victims to newcomers, so that they empty.
         """
         now = self.clock()
-        for line in self._line.values():
+        for line in filter(None, self._line.values()):  # one may just have been emptied
             head = line[0]
             if head is ticket or head.want.spec is None or head.want.model == resident.model:
                 continue
