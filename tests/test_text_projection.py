@@ -297,6 +297,18 @@ def test_logprobs_of_a_code_point_in_pieces_ride_on_it_together():
     assert ridden(feed(plain(), [first, last, Stopped("stop")])) == [("é", ["\ufffd", ""])]
 
 
+def test_a_logprob_waits_for_the_rest_of_its_code_point():
+    first = Tokens(b"a\xc3", 2, (TokenLogprob("a", -1.0), TokenLogprob("\ufffd", -1.0)))
+    assert ridden(feed(plain(), [first, token("", b"\xa9"), Stopped("stop")])) == [
+        ("a", ["a"]),
+        ("é", ["\ufffd", ""]),
+    ]
+
+
+def test_the_logprob_of_a_token_without_text_rides_on_the_next_text():
+    assert ridden(feed(projection(), [token(""), token("a"), Stopped("stop")])) == [("a", ["", "a"])]
+
+
 @given(
     st.lists(st.sampled_from(["a", "b", "ab", "bc", " ", "<tool_", "<tool_call>", "\n", "<think", "é", "z{"]))
 )

@@ -252,7 +252,7 @@ def test_keys_are_there_only_where_there_is_something_to_say():
 def test_arguments_are_an_object_where_their_text_holds_one(arguments: str, kind: str):
     kinds = template(
         "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.id }} {{ c.type }} "
-        "{{ 'object' if c.function.arguments is mapping else 'text' }}{% endfor %}{% endfor %}"
+        "{{ 'text' if c.function.arguments is string else 'object' }}{% endfor %}{% endfor %}"
     )
     call = Message("assistant", tool_calls=(ToolUse("id-1", "f", arguments),))
     assert kinds.render([call, RESULT], [], {}) == f"id-1 function {kind}12:00"

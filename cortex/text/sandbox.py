@@ -122,9 +122,7 @@ class Sandbox(_Plain):
             args = tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)
             _price(budget, getattr(__obj, "__name__", ""), owner, args)
         budget.spend(_PER_CALL)
-        result = super().call(__context, __obj, *args, **kwargs)
-        budget.spend(_size(result))
-        return result
+        return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         budget = _budget(context)
