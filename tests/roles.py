@@ -19,6 +19,7 @@ from cortex.config.gateway import ColdLoad, GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
 from cortex.config.network import Address
 from cortex.config.neuron import Devices, NeuronConfig, NeuronEviction
+from cortex.harness.base import Harness
 from cortex.harness.scripted import Script, ScriptedEngine, ScriptedHarness
 
 ANY = Address("127.0.0.1", 0)
@@ -84,11 +85,13 @@ async def running_neuron(
 
 @asynccontextmanager
 async def demo_neuron(
-    config: NeuronConfig = NeuronConfig(), catalogue: Catalogue = Catalogue()
+    config: NeuronConfig = NeuronConfig(),
+    catalogue: Catalogue = Catalogue(),
+    harnesses: Mapping[str, Harness] | None = None,
 ) -> AsyncIterator[Running]:
     """A neuron with llama.cpp, and with the bundled model when it is given no other."""
     config = replace(config, name="n1", listen=ANY, metrics_listen=ANY)
-    async with _running(lambda run: neuron.run(config, catalogue, **run)) as role:
+    async with _running(lambda run: neuron.run(config, catalogue, harnesses=harnesses, **run)) as role:
         yield role
 
 

@@ -84,8 +84,8 @@ async def test_sampling_is_the_requests_then_the_catalogues_then_temperature_0_7
     catalogue = Catalogue({"a": replace(known.specs["a"], sampling=sampling)})
     async with running_neuron(tmp_path, catalogue, Script(reply="hi")) as role:
         (tmp_path / "b.gguf").touch()
-        for body in (hello(temperature=1.2, seed=5), hello(), hello("b")):
-            body = {key: value for key, value in body.items() if value != 0}
+        for asked in (hello(temperature=1.2, seed=5), hello(), hello("b")):
+            body = {key: value for key, value in asked.items() if value != 0}
             assert (await role.http.post(CHAT, json=body)).status_code == 200
         first, second, third = (job.sampling for job in (*jobs(role), *jobs(role, "b")))
         assert (first.temperature, first.top_k, first.seed) == (1.2, 11, 5)
