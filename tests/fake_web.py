@@ -93,6 +93,14 @@ async def plain(stage: Stage, what: str) -> None:
         raise Loading("The model is being loaded.", retry_after_s=1.2)
     if what == "bug-early":
         raise ZeroDivisionError("a bug that names /secret/path")
+    if what == "bug-on-cancel":
+        stage.note(stage.began, what)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ZeroDivisionError("a bug in cleaning up")
     if what == "wait":
         stage.note(stage.began, what)
         try:
@@ -206,6 +214,14 @@ class Open:
 
     async def dial(self) -> "Client":
         self.clients.append(Client(await trio.open_tcp_stream(self.host, self.port)))
+        return self.clients[-1]
+
+    async def dial_narrow(self) -> "Client":
+        """A client whose window is as small as the kernel allows."""
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await sock.connect((self.host, self.port))
+        self.clients.append(Client(trio.SocketStream(sock)))
         return self.clients[-1]
 
     async def until_connections(self, count: int) -> None:

@@ -66,12 +66,11 @@ class Line:
     async def send(self, data: bytes) -> None:
         """`data` is with the kernel. Raises BrokenResourceError when the client is gone, or
         takes nothing for the stall limit; then `on_lost` has been called, and inside a scope
-        which that cancels, Cancelled comes instead. Cancelled in a blocked write, the line is torn.
+        which that cancels, Cancelled comes instead. Cancelled, the line counts as torn: part of
+        `data` may be out.
         """
         if not self.alive or self.torn:
             await self._refuse()
-        # A cancel that is pending already must not count as a torn write.
-        await trio.lowlevel.checkpoint_if_cancelled()
         self.torn = True
         try:
             for start in range(0, len(data), BLOCK):

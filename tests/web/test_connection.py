@@ -282,6 +282,8 @@ async def test_an_answer_torn_in_mid_write_gets_nothing_more():
     assert line.torn
     await reply.fail(EngineFailed("Broken."))
     assert not reply.done and not reply.keep
+    with pytest.raises(trio.BrokenResourceError):
+        await reply.write(EVENT)
     assert bytes(await ours.receive_some()).endswith(EVENT + b"\r\n")
     with trio.move_on_after(0) as nothing:
         await ours.receive_some()

@@ -12,12 +12,12 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hpack import Encoder
 
-from cortex.web import head, visit
+from cortex.web import control, head, visit
 from cortex.web.body import _Pace
 from cortex.web.connection import Reply
 from cortex.web.control import Control
 from cortex.web.line import Line
-from tests.fake_web import CHAT, DONE, EVENT, KINDS, Client, Open, do, open_door
+from tests.fake_web import CHAT, CONTROL, DONE, EVENT, KINDS, Open, do, open_door
 
 
 @asynccontextmanager
@@ -148,6 +148,28 @@ async def test_a_crash_is_logged_with_its_traceback(monkeypatch, caplog):
     assert record.levelno == logging.ERROR and "ZeroDivisionError" in caplog.text
 
 
+async def test_a_bug_in_cleaning_up_is_logged_and_the_client_has_its_end(caplog):
+    with trio.fail_after(30):
+        async with open_door() as site:
+            client = await site.dial()
+            await client.send(do("bug-on-cancel"))
+            await site.stage.until(lambda: bool(site.stage.began))
+            await site.door.drain(0.01)
+            assert (await client.answer()).status in (500, 503)
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_bytes_that_hypercorn_refuses_do_not_hold_the_connection(monkeypatch):
+    """Row 42: should its parser ever be stricter than ours."""
+    with trio.fail_after(30):
+        async with open_door() as site:
+            monkeypatch.setattr(control, "_bytes", lambda *_, **__: b"garbage\r\n\r\n")
+            client = await site.dial()
+            await client.send(do("echo", CONTROL))
+            assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 400")
+            await client.rest()
+
+
 @pytest.mark.parametrize("path", KINDS)
 async def test_a_shortage_of_descriptors_refuses_newcomers_and_spares_the_others(path: str):
     """Row 88: the accept loop backs off, tells whom it can, and comes back by itself."""
@@ -164,10 +186,7 @@ async def test_a_shortage_of_descriptors_refuses_newcomers_and_spares_the_others
                     except OSError:
                         break
                 os.close(taken.pop())  # the client's own end needs this one
-                sock = trio.socket.socket()
-                await sock.connect((site.host, site.port))
-                client = Client(trio.SocketStream(sock))
-                site.clients.append(client)
+                client = await site.dial_narrow()
                 assert (await client.answer()).status == 503
                 assert await client.gone()
             finally:

@@ -279,6 +279,7 @@ async def test_a_preflight_and_the_answer_behind_it_name_the_origin():
                 await client.send(ask(path, b"", "OPTIONS", **fields))
                 answer = await client.answer()
                 assert (answer.status, answer.headers["access-control-allow-methods"]) == (204, "POST")
+                assert "content-length" not in answer.headers
                 await client.send(ask(path, origin="https://ui.example"))
                 answer = await client.answer()
                 assert answer.status == 200

@@ -1,10 +1,13 @@
 """Sizes and spans that a listener holds its clients to."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 
 from tests.fake_web import CHAT, DONE, EVENT, KINDS, Client, ask, do, open_door, open_visit
 
+BARE = b"POST /v1 HTTP/1.1\nHost: 127.0.0.1\n\n"
 HEAD = ask(CHAT, b"").removesuffix(b"\r\n")  # all but the last empty line
 
 
@@ -16,6 +19,14 @@ async def test_a_head_has_ten_seconds_from_the_accept(sent: bytes, answer: bytes
         said = await client.rest()
         assert said.startswith(answer) and bool(said) is bool(answer)
         assert 10 <= trio.current_time() <= 11.1 and stage.began == []
+
+
+@pytest.mark.parametrize("sent", [BARE, b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n", b"\n"])
+async def test_what_cannot_become_a_head_is_refused_at_once(sent: bytes, autojump_clock):
+    """Rows 34, 40, 41: nobody waits ten seconds for an end that will not come."""
+    async with open_visit() as (client, _):
+        await client.send(sent)
+        assert (await client.answer()).status == 400 and trio.current_time() < 1
 
 
 async def test_a_head_that_drips_does_not_gain_time(autojump_clock):
@@ -106,6 +117,19 @@ async def test_a_body_that_says_it_is_too_big_is_not_read(path: str):
 
 
 @pytest.mark.parametrize("path", KINDS)
+async def test_a_refusal_reaches_a_client_that_is_still_sending(path: str):
+    """Row 38: a close over unread bytes would be a reset, and take the answer with it."""
+    with trio.fail_after(30):
+        async with open_door(body=1000) as site:
+            client = await site.dial()
+            await client.send(ask(path, b"", content_length="1000000"))
+            with suppress(trio.BrokenResourceError):
+                await client.send(b"x" * 500_000)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert (await client.answer()).status == 413
+
+
+@pytest.mark.parametrize("path", KINDS)
 async def test_a_chunked_body_is_refused_when_it_has_become_too_big(path: str):
     """Row 39."""
     with trio.fail_after(30):
@@ -149,7 +173,7 @@ async def test_a_client_that_stops_reading_is_cut_and_its_neighbours_are_not(pat
             bystander = await site.dial()
             await bystander.send(do("pause", path))
             await bystander.until(EVENT)
-            stuck = await site.dial()
+            stuck = await site.dial_narrow()
             await stuck.send(do("flood", path))
             await site.stage.until(lambda: site.stage.left == ["flood"])
             site.stage.go_on.set()
