@@ -30,10 +30,11 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        """The prompt counts once, however many choices it has."""
+        """The prompt counts once, however many choices it has; cached is what the first of
+        them found, since the others find what it left behind."""
         return Usage(
             max(count.prompt for count in self._counts),
-            max(count.cached for count in self._counts),
+            min(count.cached for count in self._counts),
             sum(count.completion for count in self._counts),
             sum(count.reasoning for count in self._counts),
         )

@@ -101,6 +101,10 @@ class Orders:
             except CortexError as error:
                 log.error("activation.failed model=%s error=%s", spec.id, error.message)
                 activation.failed[spec.id] = error.message
+            except Exception as bug:
+                # Whatever it is, it must not cost the models that are still to come.
+                log.exception("activation.crashed model=%s", spec.id)
+                activation.failed[spec.id] = f"failed unexpectedly, the log has more: {bug}"
             else:
                 activation.completed.append(spec.id)
         activation.in_progress = None

@@ -200,7 +200,8 @@ class Speech:
             model = account.label if self._residents.living(account.label) else ""
             by_code = self.rejected.setdefault(model, {})
             by_code[error.code] = by_code.get(error.code, 0) + 1
-        level = logging.DEBUG if error.blame == "caller" else logging.WARNING
+        # Refusals come in floods, and the metrics count them; what an engine did is news.
+        level = logging.WARNING if error.blame == "engine" else logging.DEBUG
         log.log(
             level,
             "request.failed id=%s model=%s code=%s cause=%s",

@@ -11,7 +11,7 @@ import trio
 
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig
-from cortex.errors import LoadFailed
+from cortex.errors import DoesNotFit, LoadFailed
 from cortex.harness.scripted import Gate, Script
 from tests.fake_neuron import (
     CHAT,
@@ -271,6 +271,18 @@ async def test_a_failed_load_tells_everyone_once_and_rests(tmp_path: Path) -> No
             assert "the weights are torn" in fault_of(answer)["message"]
         assert await here(role) == set()
         await speak(role, "b")
+
+
+async def test_a_load_that_the_device_has_no_room_for_leaves_the_others(tmp_path: Path) -> None:
+    """Row 68: the engine finds out what the header did not tell."""
+    full = DoesNotFit("a: the device has no 40 MiB left for the cache; lower context or slots")
+    async with neuron(tmp_path, {"a": replace(SMALL, load_error=full), "b": SMALL}) as role:
+        await speak(role, "b")
+        answer = await role.http.post(CHAT, json=hello("a"))
+        assert (answer.status_code, fault_of(answer)["code"]) == (507, "does_not_fit")
+        assert "no 40 MiB left" in fault_of(answer)["message"]
+        await speak(role, "b")
+        assert await here(role) == {"b"}
 
 
 async def test_other_models_are_served_while_one_loads(tmp_path: Path) -> None:

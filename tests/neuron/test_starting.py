@@ -41,9 +41,10 @@ async def test_default_models_come_one_by_one_and_a_failure_does_not_stop_the_ne
         "c": Script(reply="hi", slow_load=slow),
         "d": Script(reply="hi"),
         "e": Script(reply="hi", bytes=2 * 2**30),
+        "f": Script(load_error=ValueError("a bug")),  # type: ignore[arg-type]
     }
     catalogue = specs(tmp_path, *scripts)
-    default = tuple(ModelSpec(model) for model in ("a", "missing", "b", "c", "e", "d"))
+    default = tuple(ModelSpec(model) for model in ("a", "missing", "b", "f", "c", "e", "d"))
     config = settings(default_models=default)
     async with running_neuron(tmp_path, catalogue, scripts, config=config) as role:
         await until(lambda: comes(role, "c"), 5)
@@ -51,7 +52,7 @@ async def test_default_models_come_one_by_one_and_a_failure_does_not_stop_the_ne
         assert (await role.http.get("/readyz")).status_code == 503
         seen = await activation(role)
         assert (seen["state"], seen["pending"], seen["completed"]) == ("activating", ["e", "d"], [])
-        assert set(seen["failed"]) == {"a", "missing", "b"}
+        assert set(seen["failed"]) == {"a", "missing", "b", "f"}
         slow.set()
         await until(lambda: ready(role), 5)
         seen = await activation(role)

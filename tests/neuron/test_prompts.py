@@ -1,0 +1,162 @@
+"""What the engine is handed for an ask, and how its words are read."""
+
+from dataclasses import replace
+
+import pytest
+
+from cortex.ask import Ask, Message, Sampling, Shape, Tool, ToolChoice, ToolUse
+from cortex.errors import BadAsk, Unfit, Unsupported
+from cortex.events import Stopped, Text, Thought, Tokens, ToolCall
+from cortex.harness.base import Preflight
+from cortex.neuron import prompts
+from cortex.neuron.prompts import Voice, check, prepare
+from cortex.text.template import ChatTemplate
+
+PLAIN = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% for tool in tools or () %}[{{ tool.function.name }}]{% endfor %}<assistant>"
+)
+THINKS = PLAIN + "{{ '<think>\n' }}"
+BEGINS = "<s>" + PLAIN
+HELLO = (Message("user", "hello"),)
+FIND = Tool("find", "finds", {"type": "object", "properties": {"what": {"type": "string"}}})
+LOSE = Tool("lose")
+OBJECT = Shape("json_object")
+
+
+def voice(template: str | None = PLAIN, bos: str | None = None, **facts: object) -> Voice:
+    header = Preflight(1, 1, 1, 1024, 1024, "x", template, bos, **facts)
+    made = None if template is None else ChatTemplate(template, bos=bos, eos=None)
+    return Voice(made, header, Sampling(temperature=0.5))
+
+
+def said(ask: Ask, text: str, template: str = PLAIN) -> list[object]:
+    """What comes out when the engine says `text`."""
+    (projection,) = prepare(ask, voice(template), "-").projections
+    return [*projection.feed(Tokens(text.encode(), 1)), *projection.feed(Stopped("stop"))]
+
+
+@pytest.mark.parametrize(
+    ("bos", "adds", "prompt"),
+    [
+        ("<s>", True, "<user>hello<assistant>"),
+        ("<s>", False, "<s><user>hello<assistant>"),
+        (None, False, "<s><user>hello<assistant>"),
+    ],
+)
+def test_a_begin_token_that_the_engine_adds_is_not_sent_twice(
+    bos: str | None, adds: bool, prompt: str
+) -> None:
+    errand = prepare(Ask("m", HELLO), voice(BEGINS, bos, adds_bos=adds), "-")
+    assert errand.jobs[0].prompt == prompt
+
+
+def test_a_plain_prompt_is_sent_as_it_stands_even_where_it_begins_with_the_begin_token() -> None:
+    for prompt in ("<s>once", (1, 2)):
+        ask = Ask("m", prompt=prompt)
+        assert prepare(ask, voice(BEGINS, "<s>", adds_bos=True), "-").jobs[0].prompt == prompt
+
+
+@pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("named", "find")])
+def test_a_forced_call_is_begun_and_read_as_a_call(choice: ToolChoice) -> None:
+    ask = Ask("m", HELLO, tools=(FIND, LOSE), tool_choice=choice)
+    (job,) = prepare(ask, voice(), "-").jobs
+    assert job.prompt == "<user>hello[find][lose]<assistant><tool_call>\n"
+    assert job.shape is not None
+    names = [call["properties"]["name"] for call in job.shape.schema.get("anyOf", [job.shape.schema])]
+    assert names == [{"const": "find"}, {"const": "lose"}][: 2 if choice.mode == "required" else 1]
+    call, stop = said(ask, '{"name": "find", "arguments": {"what": "x"}}')
+    assert isinstance(call, ToolCall)
+    assert (call.name, call.arguments) == ("find", '{"what": "x"}')
+    assert stop.reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Ask("m", HELLO, shape=OBJECT),
+        Ask("m", HELLO, tools=(FIND,), tool_choice=ToolChoice("required")),
+    ],
+    ids=["shape", "call"],
+)
+def test_a_thought_that_the_template_opened_is_closed_before_a_forced_form(ask: Ask) -> None:
+    """Else the grammar's text would be read as a thought, and the answer be empty."""
+    (job,) = prepare(ask, voice(THINKS), "-").jobs
+    assert "<assistant><think>\n\n</think>\n\n" in job.prompt
+    answer = '{"name": "find", "arguments": {}}'
+    kinds = [type(event) for event in said(ask, answer, THINKS)]
+    assert kinds == [ToolCall if ask.tools else Text, Stopped]
+
+
+def test_a_thought_that_the_template_opened_is_one_where_nothing_is_forced() -> None:
+    events = said(Ask("m", HELLO), "hm\n</think>\n\nyes", THINKS)
+    assert [type(event) for event in events] == [Thought, Text, Stopped]
+
+
+def test_the_callers_own_open_thought_goes_on() -> None:
+    ask = Ask("m", (*HELLO, Message("assistant", "<think>\nso ")))
+    (job,) = prepare(ask, voice(), "-").jobs
+    assert job.prompt == "<user>hello<assistant><think>\nso "
+    assert [type(event) for event in said(ask, "hm</think>yes")] == [Thought, Text, Stopped]
+
+
+def test_a_call_where_no_tools_are_to_be_called_is_text() -> None:
+    call = '<tool_call>\n{"name": "find", "arguments": {}}\n</tool_call>'
+    for ask in (Ask("m", HELLO), Ask("m", HELLO, tools=(FIND,), tool_choice=ToolChoice("none"))):
+        assert [type(event) for event in said(ask, call)] == [Text, Stopped]
+    assert [type(event) for event in said(Ask("m", HELLO, tools=(FIND,)), call)] == [ToolCall, Stopped]
+
+
+def test_a_plain_completion_has_neither_thoughts_nor_calls() -> None:
+    ask = Ask("m", prompt="once")
+    events = said(ask, "<think>a</think><tool_call>{}")
+    assert events[0] == Text("<think>a</think><tool_call>{}")
+
+
+@pytest.mark.parametrize(
+    ("ask", "voiced", "seeds"),
+    [
+        (Ask("m", HELLO, n=3), Sampling(), [None, None, None]),
+        (Ask("m", HELLO, n=3, sampling=Sampling(seed=7)), Sampling(), [7, 8, 9]),
+        (Ask("m", HELLO, n=2, sampling=Sampling(seed=2**32 - 1)), Sampling(), [2**32 - 1, 0]),
+        (Ask("m", HELLO), Sampling(seed=3), [3]),
+    ],
+)
+def test_each_choice_has_a_seed_that_follows_from_the_requests(
+    ask: Ask, voiced: Sampling, seeds: list[int | None]
+) -> None:
+    jobs = prepare(ask, replace(voice(), defaults=voiced), "r-1").jobs
+    assert [job.sampling.seed for job in jobs] == seeds
+    assert {job.request_id for job in jobs} == {"r-1"}
+    assert [job.id for job in jobs] == list(range(ask.n))
+
+
+def test_every_sampling_field_that_an_engine_needs_is_a_number() -> None:
+    sampling = prepare(Ask("m", HELLO), replace(voice(), defaults=Sampling()), "-").jobs[0].sampling
+    unsaid = {name for name in Sampling.__slots__ if getattr(sampling, name) is None}
+    assert unsaid == {"seed", "logit_bias"}
+    assert sampling.temperature == 0.7
+
+
+def test_a_form_and_free_tools_contradict_each_other() -> None:
+    both = Ask("m", HELLO, tools=(FIND,), shape=OBJECT)
+    with pytest.raises(Unsupported) as caught:
+        check(both)
+    assert caught.value.param == "response_format"
+    for mode in ("none", "required"):
+        check(replace(both, tool_choice=ToolChoice(mode)))
+    check(replace(both, tools=()))
+    check(replace(both, shape=None))
+
+
+def test_what_cannot_be_rendered_is_refused() -> None:
+    with pytest.raises(Unfit, match="/v1/completions"):
+        prepare(Ask("m", HELLO), voice(None), "-")
+    unanswered = Message("assistant", tool_calls=(ToolUse("1", "find", "{}"),))
+    with pytest.raises(BadAsk, match="tool"):
+        prepare(Ask("m", (*HELLO, unanswered)), voice(), "-")
+
+
+def test_a_tool_without_parameters_takes_any_object() -> None:
+    shape = prompts.call_shape((LOSE,), None)
+    assert shape.schema["properties"]["arguments"] == {"type": "object"}
