@@ -99,15 +99,17 @@ class Terms:
 class Reply:
     """Either `whole`, or `start`, `write`..., `end`. A second answer is a RuntimeError.
 
-    `last`: the connection closes after this answer. Cancelled in the middle of a blocked
-    write, the answer is torn and the connection goes. When the client is gone, the handler
-    that writes is cancelled.
+    `last`: the connection closes after this answer. `tags`: headers that whatever answer there
+    will be carries, a refusal too, unless it names them itself. Cancelled in the middle of a
+    blocked write, the answer is torn and the connection goes. When the client is gone, the
+    handler that writes is cancelled.
     """
 
     def __init__(self, line: Line, terms: Terms) -> None:
         self._line = line
         self.terms = terms
         self.last = False
+        self.tags: dict[str, str] = {}
         self._state: State = "fresh"
         self._head = b""
         self._chunked = False
@@ -236,7 +238,10 @@ class Reply:
 
     def _render(self, status: int, fields: Iterable[tuple[str, str]]) -> bytes:
         lines = [_status_line(status), b"date: " + http_date(int(time.time()))]
-        lines += [b"%b: %b" % _wire(field) for field in (*fields, *self.terms.extra)]
+        own = list(fields)
+        names = {name for name, _ in own}
+        tags = [tag for tag in _checked(self.tags.items()) if tag[0] not in names]
+        lines += [b"%b: %b" % _wire(field) for field in (*own, *tags, *self.terms.extra)]
         lines.append(b"x-request-id: " + self.terms.request_id.encode("latin-1"))
         if self.terms.dialect == "anthropic":
             lines.append(b"request-id: " + self.terms.request_id.encode("latin-1"))
