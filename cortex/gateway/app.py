@@ -3,18 +3,19 @@
 Inference does not pass here: its routes belong to the door.
 """
 
+import logging
 from dataclasses import replace
 from typing import Final
 
 import msgspec
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from cortex import __version__
 from cortex.ask import Json
-from cortex.catalogue import unknown
 from cortex.dispatch import Dispatch
-from cortex.errors import Busy, NotResident
+from cortex.errors import Busy, CortexError, NotResident, TooSlow
 from cortex.gateway.listing import Listing
 from cortex.gateway.report import Report
 from cortex.gateway.wants import want_of
@@ -23,6 +24,10 @@ from cortex.web.guard import Scope
 from cortex.web.site import App
 from cortex.wire import neuron as wire
 
+# A neuron drains by force for seconds; one that takes longer than this hangs.
+LONGEST_UNLOAD_S: Final = 60.0
+
+# Every control route and its methods, for the test that walks them without a key.
 CONTROL: Final = {
     "/livez": ("GET",),
     "/readyz": ("GET",),
@@ -34,6 +39,8 @@ CONTROL: Final = {
     "/v1/models": ("GET",),
     "/v1/models/some-model": ("GET",),
 }
+
+log = logging.getLogger(__name__)
 
 
 class ModelOrder(msgspec.Struct, frozen=True):
@@ -54,6 +61,11 @@ def scope_of(method: str, path: str) -> Scope:
 
 def build_app(report: Report, listing: Listing, dispatch: Dispatch) -> App:
     """The application of one gateway."""
+    return as_site_app(application(report, listing, dispatch))
+
+
+def application(report: Report, listing: Listing, dispatch: Dispatch) -> QuartTrio:
+    """The same with its routes to be looked at."""
     app = new_application("cortex.gateway")
     _probes(app, report)
     _orders(app, listing, dispatch)
@@ -71,14 +83,12 @@ def build_app(report: Report, listing: Listing, dispatch: Dispatch) -> App:
 
     @app.get("/v1/models/<path:name>")
     async def model(name: str) -> Response:
-        found = listing.catalogue.resolve(name)
-        if found not in listing.ids():
-            raise unknown(name, listing.names())
+        found = _known(listing, name)
         if "anthropic-version" in request.headers:
             return answer(_anthropic_model(found))
         return answer(listing.entry(found))
 
-    return as_site_app(app)
+    return app
 
 
 def _probes(app: QuartTrio, report: Report) -> None:
@@ -102,27 +112,48 @@ def _probes(app: QuartTrio, report: Report) -> None:
 def _orders(app: QuartTrio, listing: Listing, dispatch: Dispatch) -> None:
     @app.post("/fleet/models/load")
     async def load() -> Response:
-        order = await body_as(ModelOrder)
-        model = listing.catalogue.resolve(order.model)
-        if model not in listing.ids():
-            raise unknown(order.model, listing.names())
+        model = _known(listing, (await body_as(ModelOrder)).model)
         await dispatch.bring(replace(want_of(listing, model), weight=0))
         return answer(listing.entry(model))
 
     @app.post("/fleet/models/unload")
     async def unload() -> Response:
         order = await body_as(ModelOrder)
-        model = listing.catalogue.resolve(order.model)
+        model = _known(listing, order.model)
         holders = dispatch.ledger.holders(model)
         if not holders:
             raise NotResident(f"Model '{model}' is loaded nowhere; see GET /fleet", param="model")
         for place, resident in holders:
             if resident.phase == "loading":
                 raise Busy(f"Model '{model}' is loading on '{place.name}'; unload it when it is there")
-            await listing.fleet[place.name].remote.unload(wire.UnloadRequest(id=model, force=order.force))
+            await _unload(listing, place.name, wire.UnloadRequest(id=model, force=order.force))
             dispatch.ledger.gone(place.name, model)
-        dispatch.wake()
+            log.info("unload.done model=%s neuron=%s", model, place.name)
+            dispatch.wake()
         return answer({"model": model, "unloaded": True})
+
+
+def _known(listing: Listing, name: str) -> str:
+    """The id that `name` stands for. Raises what `Listing.missing` says when it stands for none."""
+    model = listing.catalogue.resolve(name)
+    if not listing.has(model):
+        raise listing.missing(name)
+    return model
+
+
+async def _unload(listing: Listing, name: str, order: wire.UnloadRequest) -> None:
+    """The model is not at the neuron any more, or was not there. Cancelled, it may go all the same."""
+    fleet = listing.fleet
+    try:
+        with trio.fail_after(LONGEST_UNLOAD_S):
+            await fleet[name].remote.unload(order)
+    except NotResident:
+        return
+    except trio.TooSlowError as error:
+        raise TooSlow(f"Neuron '{name}' took over {LONGEST_UNLOAD_S:.0f} s to unload '{order.id}'") from error
+    except CortexError as error:
+        fleet.suspect(name, error)
+        raise
 
 
 def _anthropic_page(listing: Listing) -> dict[str, Json]:

@@ -6,11 +6,12 @@ knows is absent, never 0.
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cortex import router
 from cortex.ask import Json
-from cortex.catalogue import Catalogue, ModelSpec
+from cortex.catalogue import Catalogue, ModelSpec, unknown
+from cortex.errors import CortexError, Recovering, UnknownModel
 from cortex.gateway.fleet import Fleet
 from cortex.ledger import Ledger
 from cortex.wire.fleet import CatalogueModel, Location, ModelState
@@ -19,21 +20,42 @@ from cortex.wire.neuron import ResidentReport
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The merged catalogue of one gateway."""
+    """The merged catalogue of one gateway. `since` is the time, in Unix seconds, that its models
+    are said to be created at: nobody here knows when they were."""
 
     catalogue: Catalogue
     ledger: Ledger
     fleet: Fleet
+    since: int = field(default_factory=lambda: int(time.time()))
 
     def ids(self) -> list[str]:
-        """Every model that exists here: in the file, resident, or known to a neuron."""
+        """Every model that exists here: in the file, resident, or known to a neuron. What a
+        neuron had that is away is listed still, so that its lack is seen."""
         found = set(self.catalogue.specs)
         for neuron in self.fleet:
-            if neuron.up:
-                found.update(neuron.residents.known)
-                found.update(report.id for report in neuron.residents.models)
+            found.update(neuron.residents.known)
+            found.update(report.id for report in neuron.residents.models)
         found.update(self.ledger.loads)
         return sorted(found)
+
+    def has(self, model: str) -> bool:
+        """Whether `model` is one of `ids`."""
+        if model in self.catalogue.specs or self.ledger.holders(model):
+            return True
+        return any(neuron.knows(model) for neuron in self.fleet)
+
+    def missing(self, name: str) -> CortexError:
+        """The error for a name that no model answers to; who has not reported yet might know it."""
+        silent = [neuron.name for neuron in self.fleet if not neuron.heard]
+        error = unknown(name, self.names())
+        if not silent or not isinstance(error, UnknownModel):
+            return error
+        if not any(neuron.heard for neuron in self.fleet):
+            return Recovering(
+                f"No neuron has reported yet, so nobody knows whether '{name}' exists; see `cortex status`"
+            )
+        hint = f" Not heard from yet, and so not asked: {', '.join(silent)}."
+        return UnknownModel(error.message + hint, param="model")
 
     def names(self) -> Iterator[str]:
         """Ids and aliases."""
@@ -53,7 +75,7 @@ class Listing:
             Location(
                 neuron=place.name,
                 devices=sorted(resident.room_bytes),
-                state=resident.phase,
+                state=resident.phase if resident.fault is None else "recovering",
                 bytes=resident.bytes,
             )
             for place, resident in self.ledger.holders(model)
@@ -76,13 +98,10 @@ class Listing:
         entry: dict[str, Json] = {
             "id": model,
             "object": "model",
-            "created": int(time.time()),
+            "created": self.since,
             "owned_by": "cortex",
             "state": row.state,
-            "locations": [
-                {"neuron": at.neuron, "devices": list(at.devices), "state": at.state, "bytes": at.bytes}
-                for at in row.locations
-            ],
+            "locations": [_location(at) for at in row.locations],
             "feasible_on": list(row.feasible_on),
             "aliases": list(row.aliases),
         }
@@ -133,3 +152,9 @@ class Listing:
         if feasible:
             return "unloaded", ""
         return "unservable", "no neuron that is up can hold it"
+
+
+def _location(at: Location) -> dict[str, Json]:
+    place: dict[str, Json] = {"neuron": at.neuron, "devices": list(at.devices), "state": at.state}
+    # A load whose size its neuron has yet to look up.
+    return {**place, "bytes": at.bytes} if at.bytes else place

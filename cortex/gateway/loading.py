@@ -1,23 +1,28 @@
 """Loads as the gateway does them: one HTTP call to the neuron that was chosen.
 
 The neuron makes room by itself and its word binds; the victims sent along are what the
-gateway would choose. Implements `dispatch.Loader`.
+gateway would choose. A neuron that breaks over a load says nothing of the model, so that
+those who wait are sent elsewhere; a model over which a second one breaks is refused.
+Implements `dispatch.Loader`.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from math import inf
+from typing import Final, Protocol
 
 import trio
 
 from cortex.config.models import spec_to_plain
-from cortex.errors import CortexError, TooSlow
+from cortex.errors import CortexError, LoadFailed, TooSlow, UpstreamFailed
 from cortex.gateway.fleet import Neuron, seats
 from cortex.ledger import Load
 from cortex.places import Resident
 from cortex.wire import neuron as wire
 
 # The largest model that one host holds, from a slow disk.
-LONGEST_LOAD_S = 1800.0
+LONGEST_LOAD_S: Final = 1800.0
+# Two neurons that break over one model within this time: more likely its fault than chance.
+SUSPICION_S: Final = 300.0
 
 
 class Neurons(Protocol):
@@ -32,6 +37,7 @@ class RemoteLoader:
 
     def __init__(self, neurons: Callable[[], Neurons], evicted: Callable[[], None]) -> None:
         self._neurons, self._evicted = neurons, evicted
+        self._broke_at: dict[str, float] = {}
 
     async def load(self, load: Load) -> Resident:
         """The resident as its neuron measured it. Cancelled, the neuron may finish by itself."""
@@ -49,7 +55,10 @@ class RemoteLoader:
             ) from error
         except CortexError as error:
             fleet.suspect(neuron.name, error)
+            if isinstance(error, UpstreamFailed) and not error.not_started:
+                self._broken(spec.id, error)
             raise
+        self._broke_at.pop(spec.id, None)
         for _ in answer.evicted:
             self._evicted()
         report = answer.resident
@@ -61,3 +70,13 @@ class RemoteLoader:
             pinned=report.pinned,
             slots=seats(report),
         )
+
+    def _broken(self, model: str, error: UpstreamFailed) -> None:
+        """`error` is the place's and another one may be tried, unless `model` did the same before."""
+        before, now = self._broke_at.get(model, -inf), trio.current_time()
+        self._broke_at[model] = now
+        if now - before < SUSPICION_S:
+            raise LoadFailed(
+                f"Two neurons broke over loading '{model}'; see their logs. The last: {error.message}"
+            ) from error
+        error.not_started = True

@@ -2,70 +2,43 @@
 
 The body is peeked at, never rebuilt; only an alias is replaced by the model's name. A
 failure that proves that nothing ran is tried once more elsewhere; a neuron that no longer
-has the model is forgotten and the request placed anew. Everything else reaches the client.
+has the model is looked at again and the request placed anew. Everything else reaches the
+client. Contents are never logged.
 """
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
+from math import inf
 from typing import Final
 
 import trio
 
 from cortex.config.limits import Limits
 from cortex.dispatch import Dispatch
-from cortex.errors import CortexError, NoRoom, NotHereNow, Recovering, Stopping, Unreachable
-from cortex.events import Usage
+from cortex.errors import CortexError, NoRoom, NotHereNow, Overloaded, Recovering, TooMuch, Unreachable
 from cortex.gateway.fleet import Fleet, Neuron
+from cortex.gateway.journey import Journey
 from cortex.gateway.listing import Listing
 from cortex.gateway.wants import want_of
-from cortex.ledger import Ticket
+from cortex.ledger import Want
+from cortex.logs import bind_request
 from cortex.metrics import Dialect as DialectName
 from cortex.metrics import Done, Metrics, Outcome
 from cortex.web.connection import Reply, Request
-from cortex.web.relay import Destination, Meter, forward, refusal, request_bytes
+from cortex.web.relay import Destination, forward, refusal, request_bytes
 from cortex.web.site import Route
-from cortex.web.streaming import Stream, open_stream
+from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
 from cortex.wire.openai import peek, rename
 
 log = logging.getLogger(__name__)
 
-# A stale belief is corrected by each refusal, so a second one in a row is a fleet in motion.
+# A look follows each refusal, so that so many in a row are a fleet in motion.
 MOST_STALE: Final = 3
-
-
-@dataclass(slots=True)
-class Journey:
-    """One request on its way, with what is known of it for the books."""
-
-    request: Request
-    reply: Reply
-    model: str
-    body: bytes
-    affinity: str
-    meter: Meter
-    label: str
-    stream: Stream | None = None
-    neuron: str = "none"
-    seated: float | None = None
-    retried: bool = False
-    stale: int = 0
-    avoid: frozenset[str] = frozenset()
-    refused: CortexError | None = field(default=None)
-
-    def done(self, dialect: DialectName, outcome: Outcome) -> Done:
-        """The entry in the books."""
-        first = self.meter.first_content_at
-        return Done(
-            model=self.label,
-            dialect=dialect,
-            outcome=outcome,
-            duration_s=trio.current_time() - self.request.arrived,
-            neuron=self.neuron,
-            ttft_s=None if first is None else first - self.request.arrived,
-            queue_s=None if self.seated is None else self.seated - self.request.arrived,
-            usage=self.meter.usage if self.seated is not None else Usage(),
-        )
+# How the clients of today name a conversation, the most telling first.
+SESSIONS: Final = ("x-session-affinity", "x-session-id", "x-claude-code-session-id", "session-id")
 
 
 class Passage:
@@ -76,7 +49,7 @@ class Passage:
     ) -> None:
         self._boot_id, self._listing, self._dispatch = boot_id, listing, dispatch
         self._limits, self._metrics = limits, metrics
-        self.stopping = False
+        self._waiting = 0
 
     @property
     def _fleet(self) -> Fleet:
@@ -96,95 +69,199 @@ class Passage:
         await self._pass(request, reply, "openai_text")
 
     async def _pass(self, request: Request, reply: Reply, dialect: DialectName) -> None:
-        if self.stopping:
-            raise Stopping("This gateway is shutting down; try another in a moment")
-        seen = peek(request.body)
-        model = self._listing.catalogue.resolve(seen.model)
-        body = rename(request.body, seen.model, model)
-        label = self._metrics.request_began(model)
-        journey = Journey(request, reply, model, body, seen.affinity, Meter("openai"), label)
+        journey = Journey(request, reply)
         outcome: Outcome = "hung_up"
-        try:
-            if seen.stream:
-                async with open_stream(reply, "openai") as journey.stream:
+        with bind_request(request.id):
+            try:
+                self._read(journey)
+                if journey.streams:
+                    async with open_stream(reply, "openai") as journey.stream:
+                        await self._travel(journey)
+                else:
                     await self._travel(journey)
-            else:
-                await self._travel(journey)
-            outcome = "engine" if journey.meter.failed else "ok"
-        except CortexError as error:
-            outcome = error.blame
-            if journey.neuron != "none":
-                self._fleet.suspect(journey.neuron, error)
-            if journey.seated is None:
-                self._metrics.rejected(error)
-            raise
-        except Exception:
-            outcome = "bug"
-            raise
+                outcome = journey.verdict
+            except CortexError as error:
+                outcome = error.blame
+                self._note(journey, error)
+                raise
+            except Exception:
+                outcome = "bug"
+                raise
+            finally:
+                self._close(journey.done(dialect, outcome), journey)
+
+    def _read(self, journey: Journey) -> None:
+        """What routing needs is known. Whatever becomes of it, the request is in the books."""
+        try:
+            seen = peek(journey.request.body)
+            journey.model = self._listing.catalogue.resolve(seen.model)
+            journey.body = rename(journey.request.body, seen.model, journey.model)
+            journey.streams = seen.stream
+            named = map(journey.request.headers.get, SESSIONS)
+            journey.affinity = next(filter(None, named), None) or seen.affinity
         finally:
-            self._metrics.request_done(journey.done(dialect, outcome))
+            journey.label = self._metrics.request_began(journey.model)
 
     async def _travel(self, journey: Journey) -> None:
         """Seat and pass on, until it was passed on or must not be tried again."""
-        while True:
-            try:
-                await self._attempt(journey)
-            except CortexError as error:
-                if not self._again(journey, error):
-                    raise journey.refused or error from error
-                self._metrics.retried(error)
+        while (error := await self._attempt(journey)) is not None:
+            if isinstance(error, NotHereNow):
+                await self._unbelieve(journey)
             else:
-                return
+                self._avoid(journey, error)
+            log.debug("request.again neuron=%s code=%s", journey.neuron, error.code)
+            self._metrics.retried(error)
 
-    def _again(self, journey: Journey, error: CortexError) -> bool:
-        """Whether to try once more after `error`; then the next attempt avoids what failed."""
-        if not error.not_started or journey.neuron == "none":
-            return False
+    async def _attempt(self, journey: Journey) -> CortexError | None:
+        """None when the request was answered; else how a neuron proved that nothing ran, and
+        may be tried again. Raises what the client is to be told."""
+        async with self._seated(journey) as neuron:
+            try:
+                await self._exchange(journey, neuron)
+            except CortexError as error:
+                self._fleet.suspect(neuron.name, error)
+                if not error.not_started:
+                    raise
+                self._check_again(journey, error)
+                return error
+            self._fleet.acquit(neuron.name)
+        return None
+
+    @asynccontextmanager
+    async def _seated(self, journey: Journey) -> AsyncIterator[Neuron]:
+        """A seat, and the neuron where it is."""
+        async with AsyncExitStack() as stack:
+            with self._waits():
+                try:
+                    ticket = await stack.enter_async_context(self._dispatch.seat(self._want(journey)))
+                except CortexError as error:
+                    if journey.full is None:
+                        raise
+                    raise journey.full from error
+            assert ticket.place is not None  # noqa: S101 - a seated ticket has one
+            journey.neuron = journey.reply.tags[wire.NEURON] = ticket.place.name
+            if journey.seated is None:
+                journey.seated = trio.current_time()
+            yield self._fleet[ticket.place.name]
+
+    def _want(self, journey: Journey) -> Want:
+        avoid, struck = journey.avoid, self._fleet.struck()
+        if struck:
+            holders = self._dispatch.ledger.holders(journey.model)
+            others = (at for at, resident in holders if at.ready and resident.servable)
+            if any(at.name not in struck | avoid for at in others):
+                avoid |= struck
+        want = want_of(self._listing, journey.model, affinity=journey.affinity, avoid=avoid)
+        journey.reply.tags[wire.MODEL] = journey.model
+        # A neuron that is full has the model: its queue is no reason for a second copy.
+        return want if journey.full is None else replace(want, may_load=False)
+
+    async def _exchange(self, journey: Journey, neuron: Neuron) -> None:
+        """The client has the neuron's answer."""
+        async with AsyncExitStack() as stack:
+            with self._patience(journey, neuron) as first_byte_s:
+                exchange = neuron.pool.exchange(self._head(journey, neuron), first_byte_s=first_byte_s)
+                answer = await stack.enter_async_context(exchange)
+            if answer.headers.get(wire.NOT_STARTED) == "1":
+                raise await refusal(answer, self._limits)
+            if journey.stream is not None:
+                await journey.stream.hand_over()
+            extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.model))
+            await forward(
+                answer, journey.reply, meter=journey.meter, limits=self._limits, extra_headers=extra
+            )
+
+    @contextmanager
+    def _patience(self, journey: Journey, neuron: Neuron) -> Iterator[float]:
+        """How long the head of an answer may take. That of a whole answer comes when all of it is
+        computed, which is as long as the neuron shows that it lives."""
+        if journey.streams:
+            yield self._limits.first_token_s
+        else:
+            with neuron.awaited():
+                yield inf
+
+    def _head(self, journey: Journey, neuron: Neuron) -> bytes:
+        request = journey.request
+        own = {wire.ROUTE: self._boot_id, wire.REQUEST_ID: request.id}
+        if request.caller:
+            own[wire.KEY_NAME] = request.caller
+        to = Destination(neuron.pool.authority, neuron.ref.token)
+        return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
+
+    # -- trying again
+
+    def _check_again(self, journey: Journey, error: CortexError) -> None:
+        """Raises what the client is told when the request was tried often enough."""
         if isinstance(error, NotHereNow):
             journey.stale += 1
-            self._dispatch.ledger.gone(journey.neuron, journey.model)
-            journey.refused = Recovering(
-                f"Model '{journey.model}' is moving between neurons; try again in a moment"
-            )
-            again = journey.stale < MOST_STALE
-        else:
-            self._fleet.suspect(journey.neuron, error)
-            # Backpressure reaches the client intact when no other place exists. Of a neuron that
-            # is gone the ledger knows more to say.
-            journey.refused = None if isinstance(error, Unreachable) else error
-            journey.avoid |= {journey.neuron}
-            again, journey.retried = not journey.retried, True
-        journey.neuron = "none"
-        return again
+            if journey.stale >= MOST_STALE:
+                raise Recovering(
+                    f"Model '{journey.model}' is moving between neurons; try again in a moment"
+                ) from error
+        elif journey.retried:
+            raise _unplaced(journey, error) from error
 
-    async def _attempt(self, journey: Journey) -> None:
-        want = want_of(self._listing, journey.model, affinity=journey.affinity, avoid=journey.avoid)
-        async with self._dispatch.seat(want) as ticket:
-            neuron = self._sit(journey, ticket)
-            head = request_bytes(
-                "POST",
-                journey.request.path,
-                journey.request.headers,
-                journey.body,
-                to=Destination(neuron.pool.authority, neuron.ref.token),
-                own={wire.ROUTE: self._boot_id, wire.REQUEST_ID: journey.request.id},
-            )
-            async with neuron.pool.exchange(head, first_byte_s=self._limits.first_token_s) as answer:
-                if answer.headers.get(wire.NOT_STARTED) == "1":
-                    raise await refusal(answer, self._limits)
-                extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.model))
-                if journey.stream is not None:
-                    await journey.stream.hand_over()
-                journey.refused = None
-                await forward(
-                    answer, journey.reply, meter=journey.meter, limits=self._limits, extra_headers=extra
-                )
+    async def _unbelieve(self, journey: Journey) -> None:
+        """The neuron's own word says what it has of the model, if anything: it may be broken rather
+        than gone, and then no second copy is wanted."""
+        self._dispatch.ledger.gone(journey.neuron, journey.model)
+        await self._fleet.look_again(journey.neuron)
 
-    def _sit(self, journey: Journey, ticket: Ticket) -> Neuron:
-        place = ticket.place
-        if place is None:
-            raise NoRoom(f"No neuron for '{journey.model}' at the moment")
-        journey.neuron = place.name
+    def _avoid(self, journey: Journey, error: CortexError) -> None:
+        """The next attempt goes elsewhere. Backpressure reaches the client intact when there is no
+        elsewhere."""
+        journey.retried = True
+        journey.avoid |= {journey.neuron}
+        journey.full = error if isinstance(error, Overloaded | TooMuch) else None
+
+    # -- the books
+
+    @contextmanager
+    def _waits(self) -> Iterator[None]:
+        """One more request waits for a seat."""
+        self._waiting += 1
+        self._metrics.waiting(self._waiting)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._metrics.waiting(self._waiting)
+
+    def _note(self, journey: Journey, error: CortexError) -> None:
+        """A failure as the log has it, and a refusal as the books do."""
         if journey.seated is None:
-            journey.seated = trio.current_time()
-        return self._fleet[place.name]
+            self._metrics.rejected(error)
+        if error.blame == "caller":
+            # Its message may quote the body.
+            log.debug("request.refused code=%s param=%s", error.code, error.param)
+        else:
+            log.warning(
+                "request.failed model=%s neuron=%s code=%s cause=%s",
+                journey.model,
+                journey.neuron,
+                error.code,
+                error.message,
+            )
+
+    def _close(self, done: Done, journey: Journey) -> None:
+        self._metrics.request_done(done)
+        log.debug(
+            "request.done model=%s neuron=%s outcome=%s key=%s seconds=%.3f prompt=%d completion=%d "
+            "estimated=%s",
+            journey.model,
+            done.neuron,
+            done.outcome,
+            journey.request.caller or "-",
+            done.duration_s,
+            done.usage.prompt,
+            done.usage.completion,
+            journey.meter.estimated,
+        )
+
+
+def _unplaced(journey: Journey, error: CortexError) -> CortexError:
+    """What becomes of `error` when there is nobody left to try."""
+    if isinstance(error, Unreachable):
+        return NoRoom(f"No neuron that has '{journey.model}' can be reached; try again in a moment")
+    return error

@@ -6,7 +6,7 @@ is a value of `wire.neuron` or a `CortexError`. Inference bytes do not pass here
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import httpx
 import msgspec
@@ -16,10 +16,11 @@ from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed, nam
 from cortex.wire import neuron as wire
 
 T = TypeVar("T")
+Client: TypeAlias = httpx.AsyncClient
 
 # A neuron's whole report is a few KiB; a reply beyond this is no neuron.
-LARGEST_REPORT_BYTES = 8 * 2**20
-CONNECT_S = 1.0
+LARGEST_REPORT_BYTES: Final = 8 * 2**20
+CONNECT_S: Final = 1.0
 
 
 class _Fault(msgspec.Struct):
@@ -32,7 +33,7 @@ class _FaultBody(msgspec.Struct):
 
 
 @asynccontextmanager
-async def open_client() -> AsyncIterator[httpx.AsyncClient]:
+async def open_client() -> AsyncIterator[Client]:
     """The client for all neurons. Its pool never queues: a cancelled wait in it leaks a slot."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30)
     timeout = httpx.Timeout(None, connect=CONNECT_S)
@@ -45,7 +46,7 @@ async def open_client() -> AsyncIterator[httpx.AsyncClient]:
 class Remote:
     """One neuron's control API. Deadlines are the caller's."""
 
-    def __init__(self, ref: NeuronRef, client: httpx.AsyncClient) -> None:
+    def __init__(self, ref: NeuronRef, client: Client) -> None:
         self._ref, self._client = ref, client
         self._headers = {"accept-encoding": "identity"}
         if ref.token is not None:
@@ -73,43 +74,63 @@ class Remote:
 
     async def _call(self, method: str, path: str, kind: type[T], body: msgspec.Struct | None = None) -> T:
         name = self._ref.name
+        status, headers, said = await self._ask(method, path, body)
+        if status != 200:
+            raise self._refusal(status, headers, said, path)
+        try:
+            return msgspec.json.decode(said, type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UpstreamFailed(f"Neuron '{name}' spoke nonsense at {path}: {error}") from error
+
+    async def _ask(
+        self, method: str, path: str, body: msgspec.Struct | None
+    ) -> tuple[int, httpx.Headers, bytes]:
+        """Status, headers and body of the answer, whatever it says."""
+        name, url = self._ref.name, self._ref.endpoint + path
         content = None if body is None else msgspec.json.encode(body)
         headers = self._headers if content is None else {**self._headers, "content-type": "application/json"}
         try:
-            answer = await self._client.request(
-                method, self._ref.endpoint + path, content=content, headers=headers
-            )
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            async with self._client.stream(method, url, content=content, headers=headers) as answer:
+                return answer.status_code, answer.headers, await self._whole(answer, path)
+        except httpx.ConnectError as error:
             raise Unreachable(
                 f"Neuron '{name}' at {self._ref.endpoint} cannot be reached: {error}"
             ) from error
         except httpx.TimeoutException as error:
-            raise TooSlow(f"Neuron '{name}' did not answer {path} in time") from error
+            late = TooSlow(f"Neuron '{name}' did not take the connection for {path} in time")
+            late.not_started = True  # the client has no other timeout than that for connecting
+            raise late from error
         except httpx.HTTPError as error:
             raise UpstreamFailed(f"Neuron '{name}' broke off at {path}: {error}") from error
-        if answer.status_code != 200:
-            raise self._refusal(answer, path)
-        try:
-            return msgspec.json.decode(answer.content, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise UpstreamFailed(f"Neuron '{name}' spoke nonsense at {path}: {error}") from error
 
-    def _refusal(self, answer: httpx.Response, path: str) -> CortexError:
+    async def _whole(self, answer: httpx.Response, path: str) -> bytes:
+        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UpstreamFailed(f"Neuron '{self._ref.name}' encoded its answer to {path}, unasked")
+        said = bytearray()
+        async for piece in answer.aiter_raw():
+            said += piece
+            if len(said) > LARGEST_REPORT_BYTES:
+                raise UpstreamFailed(
+                    f"Neuron '{self._ref.name}' answered {path} with over {LARGEST_REPORT_BYTES} bytes"
+                )
+        return bytes(said)
+
+    def _refusal(self, status: int, headers: httpx.Headers, said: bytes, path: str) -> CortexError:
         name = self._ref.name
         try:
-            fault = msgspec.json.decode(answer.content, type=_FaultBody).error
+            fault = msgspec.json.decode(said, type=_FaultBody).error
         except (msgspec.DecodeError, RecursionError):
-            return UpstreamFailed(f"Neuron '{name}' answered {path} with status {answer.status_code}")
-        if answer.status_code in (401, 403):
+            return UpstreamFailed(f"Neuron '{name}' answered {path} with status {status}")
+        if status in (401, 403):
             return UpstreamFailed(
                 f"Neuron '{name}' refuses this gateway ({fault.message}); check [[neurons]] token_file"
             )
-        again = answer.headers.get("retry-after", "")
+        again = headers.get("retry-after", "")
         error = named(
             fault.code,
-            answer.status_code,
+            status,
             f"{fault.message} (neuron '{name}')",
-            retry_after_s=float(again) if again.isdigit() else None,
+            retry_after_s=float(again) if again.isascii() and again.isdigit() and len(again) < 10 else None,
         )
-        error.not_started = error.not_started or answer.headers.get(wire.NOT_STARTED) == "1"
+        error.not_started = error.not_started or headers.get(wire.NOT_STARTED) == "1"
         return error

@@ -1,6 +1,7 @@
 """The whole state of a gateway, for `cortex status` and GET /health."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -12,21 +13,28 @@ from cortex.ledger import Ledger
 from cortex.wire.fleet import FleetLoad, FleetModel, FleetNeuron, FleetReport, FleetStatus, GatewayReport
 from cortex.wire.neuron import ModelLoad, ResidentReport
 
+# A waiter gives up by its own clock; one that stands in line for so long beyond is proof that
+# nothing moves.
+STUCK_S: Final = 5.0
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Report:
-    """Pure reads; `started_at` is trio time."""
+    """Pure reads. `started_at` is trio time, `patience_s` the longest that anybody may wait."""
 
     boot_id: str
     started_at: float
     ledger: Ledger
     fleet: Fleet
     listing: Listing
+    patience_s: float
     warnings: tuple[str, ...] = ()
+    stopping: bool = False
 
     def status(self) -> FleetStatus:
-        """`impaired`: some model cannot be served. `degraded`: all can, but something is missing."""
-        if self.unservable():
+        """`impaired`: some model cannot be served, or nothing moves. `degraded`: all can, but
+        something is missing."""
+        if self.unservable() or not self.moving():
             return "impaired"
         missing = any(not neuron.up for neuron in self.fleet)
         hurt = any(device.poisoned for neuron in self.fleet if neuron.up for device in neuron.health.devices)
@@ -38,8 +46,14 @@ class Report:
         return [row.id for row in rows if row.state in ("unservable", "recovering")]
 
     def ready(self) -> bool:
-        """Whether a request has a chance: some neuron reports."""
-        return any(neuron.up and not neuron.stopping for neuron in self.fleet)
+        """Whether a request has a chance: some neuron takes requests, and the line moves."""
+        usable = any(neuron.up and not neuron.stopping for neuron in self.fleet)
+        return usable and self.moving() and not self.stopping
+
+    def moving(self) -> bool:
+        """Whether everybody who waits does so within his patience."""
+        oldest = self.ledger.oldest
+        return oldest is None or trio.current_time() - oldest <= self.patience_s + STUCK_S
 
     def health(self) -> dict[str, Json]:
         """GET /health."""
@@ -76,14 +90,13 @@ class Report:
 
 def _neuron(neuron: Neuron, now: float) -> FleetNeuron:
     loads = {load.id: load for load in neuron.health.models}
-    seen = neuron.seen_at > float("-inf")
     state = "away" if neuron.why and not neuron.up else "new" if not neuron.up else "ok"
     return FleetNeuron(
         name=neuron.name,
         endpoint=neuron.ref.endpoint,
         state="stopping" if neuron.up and neuron.stopping else state,  # type: ignore[arg-type]
         why=neuron.why,
-        report_age_s=now - neuron.seen_at if seen else None,
+        report_age_s=now - neuron.seen_at if neuron.heard else None,
         devices=neuron.health.devices if neuron.up else [],
         models=[_model(report, loads.get(report.id)) for report in neuron.residents.models]
         if neuron.up

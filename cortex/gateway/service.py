@@ -2,11 +2,14 @@
 
 import logging
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import httpx
 import trio
 
+from cortex import logs
 from cortex.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
 from cortex.config.models import merge_aliases
@@ -40,55 +43,74 @@ async def run(
 
     `started` hands over its addresses, once each neuron has reported or is marked away.
     """
-    catalogue = merge_aliases(catalogue, config.aliases)
-    async with remote.open_client() as client, trio.open_nursery() as nursery:
-        gateway = await _assemble(config, catalogue, client, nursery)
-        api = await nursery.start(gateway.api.run, config.listen.host, config.listen.port)
-        page = await nursery.start(gateway.page.run, config.metrics_listen.host, config.metrics_listen.port)
-        log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
-        task_status.started(Ports(api, page))
+    async with opened(config, catalogue) as gateway:
+        task_status.started(gateway.ports)
         await (trio.Event() if stop is None else stop).wait()
         await gateway.leave(config.limits.drain_s)
-        nursery.cancel_scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
-class _Gateway:
-    api: Door
-    page: Door
-    passage: Passage
+class Gateway:
+    """A gateway that listens at `ports`."""
+
+    ports: Ports
+    ledger: Ledger
+    _parts: "_Parts"
 
     async def leave(self, drain_s: float) -> None:
         """Nobody is served any more."""
-        log.info("gateway.draining in_flight=%d", self.api.in_flight)
-        self.passage.stopping = True
-        await self.api.drain(drain_s)
-        await self.page.drain(0.0)
+        api, page, report = self._parts
+        log.info("gateway.draining in_flight=%d", api.in_flight)
+        report.stopping = True
+        await api.drain(drain_s)
+        await page.drain(0.0)
         log.info("gateway.stopped")
 
 
+class _Parts(NamedTuple):
+    """What stops: the doors, and who says so."""
+
+    api: Door
+    page: Door
+    report: Report
+
+
+@asynccontextmanager
+async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[Gateway]:
+    """A gateway at work. Leaving the block ends it hard, unless it was left before by `leave`."""
+    catalogue = merge_aliases(catalogue, config.aliases)
+    async with remote.open_client() as client, trio.open_nursery() as nursery:
+        ledger, parts = await _assemble(config, catalogue, client, nursery)
+        api = await nursery.start(parts.api.run, config.listen.host, config.listen.port)
+        page = await nursery.start(parts.page.run, config.metrics_listen.host, config.metrics_listen.port)
+        log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
+        yield Gateway(Ports(api, page), ledger, parts)
+        nursery.cancel_scope.cancel()
+
+
 async def _assemble(
-    config: GatewayConfig, catalogue: Catalogue, client: httpx.AsyncClient, nursery: trio.Nursery
-) -> _Gateway:
+    config: GatewayConfig, catalogue: Catalogue, client: remote.Client, nursery: trio.Nursery
+) -> tuple[Ledger, _Parts]:
     rules = Rules(config.eviction.strategy, config.cold_load.min_residency_s)
     limits = LedgerPolicy(rules, config.limits.queue, config.cold_load.max_overtake_s, delegates=True)
     ledger = Ledger(trio.current_time, limits)
-    metrics = Metrics(
-        lambda model: model in catalogue.specs or bool(ledger.holders(model) or fleet.knowers(model))
-    )
+    metrics = Metrics(lambda model: bool(listing.has(model)), dropped_records=logs.dropped)
     loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"))
     patience = Patience(config.limits.queue_wait_s, config.cold_load.max_wait_s)
     dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))
     await nursery.start(dispatch.run)
-    fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics)
-    await nursery.start(fleet.run)
+    silent_s = config.limits.upstream_stall_s
+    fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics, silent_s=silent_s)
     listing = Listing(catalogue, ledger, fleet)
+    await nursery.start(fleet.run)
     boot_id = secrets.token_hex(8)
-    report = Report(boot_id, trio.current_time(), ledger, fleet, listing, _warnings(config))
+    patience_s = max(patience.queue_s, patience.load_s)
+    started_at = trio.current_time()
+    report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, _warnings(config))
     passage = Passage(boot_id, listing, dispatch, config.limits, metrics)
     site = Site(passage.routes(), build_app(report, listing, dispatch), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
-    return _Gateway(Door(site, config.limits), page, passage)
+    return ledger, _Parts(Door(site, config.limits), page, report)
 
 
 def _policy(config: GatewayConfig) -> Policy:

@@ -1,19 +1,20 @@
 """From a model's name to what the gateway's dispatcher is asked for."""
 
-from cortex.catalogue import unknown
+from cortex.catalogue import valid_id
 from cortex.gateway.listing import Listing
 from cortex.ledger import Want
 
 
 def want_of(listing: Listing, model: str, *, affinity: str = "", avoid: frozenset[str] = frozenset()) -> Want:
-    """A seat at `model`, which may be loaded for it. UnknownModel when nobody knows it.
+    """A seat at `model`, which may be loaded for it. Raises what `Listing.missing` says when nobody
+    knows it.
 
     The bytes are the file's estimate, or none: the neuron looks at the weights, and its
     word binds. Seats are not counted here, so that every request has weight one.
     """
     spec = listing.spec(model)
-    if spec is None and not listing.ledger.holders(model):
-        raise unknown(model, listing.names())
+    if not valid_id(model) or (spec is None and not listing.ledger.holders(model)):
+        raise listing.missing(model)
     return Want(
         model,
         spec,

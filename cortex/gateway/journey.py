@@ -1,0 +1,62 @@
+"""One request on its way through a gateway, as far as it has come.
+
+Plain facts that `passage` writes down while it works; from them come the entry in the
+books and the order in which places are tried.
+"""
+
+from dataclasses import dataclass, field
+
+import trio
+
+from cortex.errors import CortexError
+from cortex.events import Usage
+from cortex.metrics import Dialect, Done, Outcome
+from cortex.web.connection import Reply, Request
+from cortex.web.meter import Meter
+from cortex.web.streaming import Stream
+
+
+@dataclass(slots=True)
+class Journey:
+    """`model` is an id of the catalogue, `label` what metrics call it. `seated` is the trio time of
+    the first seat, `neuron` where the last one was. `avoid` names neurons that refused, `full`
+    is the refusal of one that has the model."""
+
+    request: Request
+    reply: Reply
+    meter: Meter = field(default_factory=lambda: Meter("openai"))
+    model: str = ""
+    label: str = ""
+    body: bytes = b""
+    streams: bool = False
+    affinity: str = ""
+    stream: Stream | None = None
+    neuron: str = "none"
+    seated: float | None = None
+    retried: bool = False
+    stale: int = 0
+    avoid: frozenset[str] = frozenset()
+    full: CortexError | None = None
+
+    def done(self, dialect: Dialect, outcome: Outcome) -> Done:
+        """The entry in the books."""
+        first = self.meter.first_content_at
+        return Done(
+            model=self.label,
+            dialect=dialect,
+            outcome=outcome,
+            duration_s=trio.current_time() - self.request.arrived,
+            neuron=self.neuron,
+            ttft_s=None if first is None else first - self.request.arrived,
+            queue_s=None if self.seated is None else self.seated - self.request.arrived,
+            usage=self.meter.usage if self.seated is not None else Usage(),
+        )
+
+    @property
+    def verdict(self) -> Outcome:
+        """What an answer that was passed on whole says of itself."""
+        if not self.meter.failed:
+            return "ok"
+        if self.meter.status in (503, 529):
+            return "cortex"
+        return "caller" if 400 <= self.meter.status < 500 else "engine"
