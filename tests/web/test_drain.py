@@ -82,6 +82,7 @@ async def test_while_it_drains_inference_is_refused_and_control_answers():
             kept = await site.dial()
             await kept.send(do("echo"))
             await kept.answer()
+            await trio.testing.wait_all_tasks_blocked()  # the door waits for its next request
             nursery.start_soon(site.door.drain, 100)
             assert await kept.gone()  # idle connections are closed at once
             for path, status in ((CHAT, 503), (MESSAGES, 529), (CONTROL, 200)):
