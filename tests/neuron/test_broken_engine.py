@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from cortex.harness.scripted import Gate, Script
-from tests.fake_neuron import CHAT, calling, fault_of, figures, hello, residents, settings, text_of, until
+from tests.calls import CHAT, calling, fault_of, figures, hello, residents, settings, text_of, until
 from tests.roles import Running, running_neuron, specs
 
 # The third turn raises.

@@ -15,7 +15,7 @@ from cortex.neuron.app import CONTROL, routes, scope_of
 from cortex.neuron.speech import Speech
 from cortex.web.guard import Policy
 from cortex.web.site import Entry, Site, inventory
-from tests.fake_neuron import CHAT, fault_of, hello, settings, text_of
+from tests.calls import CHAT, fault_of, hello, settings, text_of
 from tests.roles import Running, running_neuron, specs
 
 TOKEN = "a-token-of-the-fleet-0123456789"

@@ -7,7 +7,7 @@ import trio
 
 from cortex.demo import CONTEXT, MODEL_ID
 from tests.demo_questions import FIFTY, QUESTIONS, STORY, TIME, WEATHER, Question
-from tests.fake_neuron import CHAT, TEXT, Json, events, fault_of, figures, residents
+from tests.calls import CHAT, TEXT, Json, events, fault_of, figures, residents
 from tests.roles import Running, demo_neuron
 
 

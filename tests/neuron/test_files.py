@@ -13,7 +13,7 @@ from cortex.harness.base import Engine, LoadOrder, Progress
 from cortex.harness.llamacpp import LlamaCppHarness
 from tests.demo_questions import QUESTIONS
 from tests.fake_gguf import PAIRS, gguf
-from tests.fake_neuron import CHAT, Json, fault_of, residents, text_of
+from tests.calls import CHAT, Json, fault_of, residents, text_of
 from tests.roles import Running, demo_neuron
 
 GOOD = demo.GGUF.read_bytes()

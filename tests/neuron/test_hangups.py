@@ -8,7 +8,7 @@ import trio
 
 from cortex.demo import MODEL_ID
 from cortex.harness.scripted import Gate, Script
-from tests.fake_neuron import (
+from tests.calls import (
     CHAT,
     TEXT,
     calling,

@@ -13,7 +13,7 @@ from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig
 from cortex.errors import DoesNotFit, LoadFailed
 from cortex.harness.scripted import Gate, Script
-from tests.fake_neuron import (
+from tests.calls import (
     CHAT,
     Json,
     calling,

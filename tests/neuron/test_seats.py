@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cortex.harness.scripted import Gate, Script
-from tests.fake_neuron import (
+from tests.calls import (
     CHAT,
     calling,
     events,

@@ -14,7 +14,7 @@ from cortex.config.neuron import Devices, NeuronConfig
 from cortex.errors import ConfigError, LoadFailed
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.scripted import Script
-from tests.fake_neuron import CHAT, hello, residents, settings, text_of, until
+from tests.calls import CHAT, hello, residents, settings, text_of, until
 from tests.roles import ANY, Running, demo_neuron, running_neuron, specs
 
 

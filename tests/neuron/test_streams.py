@@ -15,7 +15,7 @@ from cortex.harness.scripted import Gate, Script
 from cortex.neuron import speech
 from cortex.translator import openai_chat
 from cortex.wire.neuron import parse_usage
-from tests.fake_neuron import CHAT, TEXT, Json, calling, events, fault_of, figures, hello, settings, text_of
+from tests.calls import CHAT, TEXT, Json, calling, events, fault_of, figures, hello, settings, text_of
 from tests.roles import Running, demo_neuron, running_neuron, specs
 
 
