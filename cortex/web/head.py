@@ -64,8 +64,25 @@ class _Collector:
         self.fields.append((name, value.rstrip(b" \t")))
 
 
+def take(buffer: bytearray, limit: int) -> bytes | None:
+    """The head at the start of `buffer`, taken out of it; None while its end is not there.
+
+    What is too big, or cannot become a head, is refused without waiting for the end.
+    """
+    check_prefix(buffer)
+    end = buffer.find(END)
+    size = len(buffer) if end < 0 else end + len(END)
+    if size > limit:
+        raise HeadTooBig(f"The request head is larger than {limit} bytes; send less.")
+    if end < 0:
+        return None
+    raw = bytes(buffer[:size])
+    del buffer[:size]
+    return raw
+
+
 def check_prefix(data: bytes | bytearray) -> None:
-    """Refuse at once what cannot become a request head, instead of waiting for its end."""
+    """Raises BadFraming for bytes that no request head begins with."""
     if data.startswith(b"PRI * HTTP/2"):
         raise BadFraming("HTTP/2 is not spoken here. Use HTTP/1.1, or put a proxy that speaks both in front.")
     if not data[:1].isalpha():

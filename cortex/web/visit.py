@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import trio
 
 from cortex.config.limits import Limits
-from cortex.errors import BadFraming, BadMethod, CortexError, HeadTooBig, NoUpgrade, SlowBody, Stopping
+from cortex.errors import BadFraming, BadMethod, CortexError, NoUpgrade, SlowBody, Stopping
 from cortex.web import faults, guard, head
 from cortex.web.body import read_body
 from cortex.web.connection import Headers, Reply, Request, Terms
@@ -98,9 +98,11 @@ class Visit:
     @property
     def holds(self) -> bool:
         """Whether a drain waits for this: a request is being answered, and will end by itself.
-        An event stream of a control route lasts as long as its client, so it does not count.
+        An event stream of a control route lasts as long as its client, and a body that still
+        arrives would be refused: neither counts.
         """
-        return self._reply is not None and not (self._controlled and self._reply.streaming)
+        reply = self._reply
+        return reply is not None and not self._unread and not (self._controlled and reply.streaming)
 
     async def run(self) -> None:
         """Serve until the client, a fault or a stop ends it. The line is left for `cut`."""
@@ -161,13 +163,8 @@ class Visit:
             if line.buffer and line.buffer != b"\r":
                 if not begun:
                     begun, deadline = True, trio.current_time() + limits.header_s
-                head.check_prefix(line.buffer)
-                end = line.buffer.find(head.END)
-                if max(end, len(line.buffer) if end < 0 else 0) + len(head.END) > limits.header:
-                    raise HeadTooBig(f"The request head is larger than {limits.header} bytes; send less.")
-                if end >= 0:
-                    raw = bytes(line.buffer[: end + len(head.END)])
-                    del line.buffer[: end + len(head.END)]
+                raw = head.take(line.buffer, limits.header)
+                if raw is not None:
                     return raw
             if not await self._more_by(deadline):
                 return None
@@ -199,7 +196,7 @@ class Visit:
                 await self._attempt(parsed, route, reply)
             if self._stopping and self._line.alive:
                 with trio.move_on_after(FAREWELL_S):
-                    await reply.fail(_stopping(not_started=False))
+                    await reply.fail(_stopping(not_started=self._unread))
             return reply.keep and not self._stopping
         finally:
             self._line.on_lost = nobody

@@ -309,3 +309,14 @@ async def test_the_peer_behind_ipv6_is_told():
             for path in KINDS:
                 await client.send(do("echo", path))
                 assert json.loads((await client.answer()).body)["peer"] == "::1"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="no IPv6 on this host")
+async def test_a_listener_on_all_addresses_takes_ipv4_under_its_own_name():
+    with trio.fail_after(30):
+        async with open_door(host="::") as site:
+            site.host = "127.0.0.1"
+            client = await site.dial()
+            for path in KINDS:
+                await client.send(do("echo", path))
+                assert json.loads((await client.answer()).body)["peer"] == "127.0.0.1"
