@@ -172,15 +172,6 @@ class Residents:
             self._ledger.gone(place, model)
         log.info("unload.done model=%s place=%s", model, place)
 
-    async def sweep(self, each_s: float) -> None:
-        """Every model is unloaded, each within `each_s`; for the end of the process."""
-        for place in list(self._ledger):
-            for model in [resident.model for resident in place if resident.phase != "loading"]:
-                with trio.move_on_after(each_s) as deadline:
-                    await self.unload(place.name, model)
-                if deadline.cancelled_caught:
-                    log.error("unload.failed model=%s place=%s after_s=%.0f", model, place.name, each_s)
-
     @asynccontextmanager
     async def generate(self, ask: Ask, request_id: str) -> AsyncIterator[Generation]:
         """The generation of `ask` by its resident. Leaving early ends its jobs, and the slots

@@ -1,7 +1,7 @@
 """A neuron from its first socket to its last: wiring, and the order of start and stop.
 
 The listener is bound first, then the default models come in. At the end: refuse, let
-finish, unload, stop the threads.
+finish, and stop the threads, which unload what they have.
 """
 
 import logging
@@ -37,8 +37,6 @@ from cortex.web.listeners import Ports, fleet_credential, metrics_site, own_name
 
 log = logging.getLogger(__name__)
 
-# Each model gets this long to let go of its memory at the end.
-SWEEP_S: Final = 20.0
 # As often as Prometheus could want to know.
 TELL_S: Final = 2.0
 
@@ -67,7 +65,9 @@ async def run(
         nursery.start_soon(neuron.orders.activate, config.default_models, neuron.view.activation)
         await (trio.Event() if stop is None else stop).wait()
         await neuron.leave(config.limits.drain_s)
+        # Each device's worker unloads its models when it is cancelled, within a limit of its own.
         nursery.cancel_scope.cancel()
+    log.info("neuron.stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,13 @@ class _Neuron:
     page: Door
     view: View
     orders: Orders
-    dispatch: Dispatch
-    residents: Residents
 
     async def leave(self, drain_s: float) -> None:
-        """Nobody is served any more and no model is loaded."""
+        """Nobody is served any more."""
         log.info("neuron.draining in_flight=%d", self.api.in_flight)
         self.view.activation.state = "stopping"
         await self.api.drain(drain_s)
-        self.dispatch.abandon(list(self.dispatch.ledger.loads.values()))
-        await self.residents.sweep(SWEEP_S)
         await self.page.drain(0.0)
-        log.info("neuron.stopped")
 
 
 async def _assemble(
@@ -130,7 +125,7 @@ async def _assemble(
     nursery.start_soon(_tell, view, metrics)
     site = Site(speech.routes(), build_app(view, orders), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
-    return _Neuron(Door(site, config.limits), page, view, orders, dispatch, residents)
+    return _Neuron(Door(site, config.limits), page, view, orders)
 
 
 async def _tell(view: View, metrics: Metrics) -> None:

@@ -69,13 +69,25 @@ class Found:
 
     def _listed(self) -> dict[str, ModelSpec]:
         specs: dict[str, ModelSpec] = {}
-        for path in (path for root in self.roots for path in sorted(root.glob("*.gguf"))):
+        for path in (path for root in self.roots for path in self._files(root)):
             if valid_id(path.stem):
                 specs.setdefault(path.stem, ModelSpec(path.stem, source=f"{PATH}{path}"))
             elif path not in self._skipped:
                 self._skipped.add(path)
                 log.warning("model.skipped file=%s: its name is no model id; rename it", path)
         return specs
+
+    def _files(self, root: Path) -> list[Path]:
+        try:
+            files = sorted(root.glob("*.gguf"))
+        except OSError as error:
+            # A mount that is gone takes its models with it, and nothing else.
+            if root not in self._skipped:
+                log.warning("model_root.unreadable folder=%s error=%s", root, error.strerror)
+            self._skipped.add(root)
+            return []
+        self._skipped.discard(root)
+        return files
 
 
 def demo_spec() -> ModelSpec:

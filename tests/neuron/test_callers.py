@@ -9,11 +9,15 @@ import httpx
 import pytest
 import trio
 
+from cortex.config.network import Address
 from cortex.config.neuron import NeuronConfig
+from cortex.errors import Denied
 from cortex.harness.scripted import Script
 from cortex.neuron.app import CONTROL, routes, scope_of
+from cortex.neuron.service import _policy, _warnings
 from cortex.neuron.speech import Speech
-from cortex.web.guard import Policy
+from cortex.web.connection import Headers
+from cortex.web.guard import Policy, admit, visitor
 from cortex.web.site import Entry, Site, inventory
 from tests.calls import CHAT, fault_of, hello, settings, text_of
 from tests.roles import Running, running_neuron, specs
@@ -131,6 +135,14 @@ async def test_without_a_token_only_trusted_networks_are_served(tmp_path: Path) 
             assert (await call(role, entry)).status_code not in (401, 403), entry
 
 
+async def test_a_gateway_on_another_host_may_order_loads_where_the_network_is_the_credential() -> None:
+    policy, headers = _policy(NeuronConfig()), Headers([("host", "10.0.0.5")])
+    for peer in ("10.0.0.5", "192.168.1.2", "fd00::1"):
+        assert admit(policy, headers=headers, visitor=visitor(policy, peer, headers), scope="admin") == ""
+    with pytest.raises(Denied):
+        admit(policy, headers=headers, visitor=visitor(policy, "8.8.8.8", headers), scope="admin")
+
+
 async def test_the_metrics_listener_obeys_the_networks_and_nothing_else(tmp_path: Path) -> None:
     """No token is asked for, and none helps."""
     async with neuron(tmp_path, settings(token=TOKEN)) as role:
@@ -169,9 +181,6 @@ async def test_a_web_page_is_refused_with_a_token_or_without(tmp_path: Path) -> 
 
 
 async def test_a_neuron_that_is_open_to_its_network_says_so(tmp_path: Path) -> None:
-    from cortex.config.network import Address
-    from cortex.neuron.service import _warnings
-
     open_to_all = replace(NeuronConfig(), listen=Address("0.0.0.0", 0))
     assert "token_file" in _warnings(open_to_all)[0]
     assert _warnings(replace(open_to_all, token=TOKEN)) == ()

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from cortex.demo import CONTEXT, MODEL_ID
-from tests.demo_questions import FIFTY, QUESTIONS, STORY, TIME, WEATHER, Question
 from tests.calls import CHAT, TEXT, Json, events, fault_of, figures, residents
+from tests.demo_questions import FIFTY, QUESTIONS, STORY, TIME, WEATHER, Question
 from tests.roles import Running, demo_neuron
 
 

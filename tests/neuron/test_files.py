@@ -11,9 +11,9 @@ from cortex import demo
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import Engine, LoadOrder, Progress
 from cortex.harness.llamacpp import LlamaCppHarness
+from tests.calls import CHAT, Json, fault_of, residents, text_of
 from tests.demo_questions import QUESTIONS
 from tests.fake_gguf import PAIRS, gguf
-from tests.calls import CHAT, Json, fault_of, residents, text_of
 from tests.roles import Running, demo_neuron
 
 GOOD = demo.GGUF.read_bytes()

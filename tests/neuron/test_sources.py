@@ -1,5 +1,6 @@
 """Which models a neuron can load by itself, and which files it may open at all."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,27 @@ async def test_a_root_that_went_away_empties_the_list(root: Path) -> None:
     root.rmdir()  # noqa: ASYNC240
     await found.look()
     assert "a" not in found.known()
+
+
+async def test_a_root_that_cannot_be_read_costs_the_others_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a network mount fails that went away."""
+    bad, listed = root / "bad", Path.glob
+    bad.mkdir()
+    (root / "a.gguf").touch()
+
+    def glob(folder: Path, pattern: str) -> Iterator[Path]:
+        if folder == bad:
+            raise OSError(116, "Stale file handle")
+        return listed(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", glob)
+    found = Found(Catalogue(), (bad, root))
+    await found.look()
+    await found.look()
+    assert list(found.known()) == ["a"]
+    assert [message for message in caplog.messages if "Stale" in message] == caplog.messages[:1]
 
 
 async def test_a_file_whose_name_is_no_model_id_is_skipped_and_said_once(

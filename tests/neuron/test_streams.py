@@ -95,13 +95,16 @@ async def test_sampling_is_the_requests_then_the_catalogues_then_temperature_0_7
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
-async def test_what_was_said_before_a_failure_is_delivered_before_it(tmp_path: Path, path: str) -> None:
-    """Row 3, S-ERR: the tokens so far, an error event, no end mark, and no fake reason. Token
-    and failure come in one turn here."""
+@pytest.mark.parametrize("stop", [[], ["two!"]], ids=["sent", "held"])
+async def test_what_was_said_before_a_failure_is_delivered_before_it(
+    tmp_path: Path, path: str, stop: list[str]
+) -> None:
+    """Row 3, S-ERR: the tokens so far, also those that a stop string held back, an error event,
+    no end mark, and no fake reason. Tokens and failure come in one turn here."""
     script = Script(reply="one two three four", fail_after=2, tokens_per_turn=10)
     async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role, calling(role) as caller:
         asked = hello(stream=True) if path == CHAT else {"model": "a", "prompt": "x", "stream": True}
-        await caller.ask(path, asked)
+        await caller.ask(path, {**asked, "stop": stop})
         answer = await caller.all()
         assert answer.complete
         *said, last = map(json.loads, answer.data)
