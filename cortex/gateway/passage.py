@@ -135,9 +135,8 @@ class Passage:
                 try:
                     ticket = await stack.enter_async_context(self._dispatch.seat(self._want(journey)))
                 except CortexError as error:
-                    if journey.full is None:
-                        raise
-                    raise journey.full from error
+                    told = _refused(journey, error)
+                    raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
             journey.neuron = journey.reply.tags[wire.NEURON] = ticket.place.name
             if journey.seated is None:
@@ -258,6 +257,15 @@ class Passage:
             done.usage.completion,
             journey.meter.estimated,
         )
+
+
+def _refused(journey: Journey, error: CortexError) -> CortexError:
+    """What the client is told when the ledger has no seat because of `error`."""
+    if journey.full is not None:
+        return journey.full
+    if isinstance(error, NotHereNow):  # a neuron's word to a gateway, never one to a client
+        return Recovering(f"Model '{journey.model}' lives at no neuron that can be reached; try again soon")
+    return error
 
 
 def _unplaced(journey: Journey, error: CortexError) -> CortexError:
