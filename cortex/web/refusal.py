@@ -88,6 +88,9 @@ def is_json(answer: Answer) -> bool:
 
 def _named(answer: Answer, body: bytes) -> CortexError:
     status, fault = answer.status, _decode(body) if is_json(answer) else None
+    if status == 500:
+        # Nobody knows what a bug says of itself: the client gets nothing of it.
+        return UpstreamFailed("The neuron has a bug; its log has the traceback under this request id.")
     if fault is None or status in _MISFIT:
         return _misfit(status, fault)
     retry_after_s = _seconds(answer.headers.get("retry-after", ""))

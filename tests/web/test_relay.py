@@ -798,7 +798,6 @@ async def test_the_numbers_of_a_prompt_that_is_too_long_are_kept() -> None:
         (409, errors.NotHereNow),
         (413, errors.TooBig),
         (429, errors.TooMuch),
-        (500, UpstreamFailed),
         (502, UpstreamFailed),
         (503, errors.NeverFits),
         (504, errors.TooSlow),
@@ -814,6 +813,13 @@ async def test_a_refusal_in_the_anthropic_shape_goes_by_its_status(
         assert type(error) is kind
         assert error.message == "words"
         assert error.not_started
+
+
+async def test_what_a_bug_says_of_itself_is_not_passed_on() -> None:
+    """Row 17."""
+    with trio.fail_after(30):
+        error = await refusal_of(whole(500, b'{"error":{"message":"/srv/secret.py","code":"internal"}}'))
+        assert type(error) is UpstreamFailed and "secret" not in error.message
 
 
 @pytest.mark.parametrize(
