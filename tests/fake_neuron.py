@@ -96,6 +96,11 @@ class FakeNeuron(FakeUpstream):
         )
         self.residents[model] = msgspec.structs.replace(report, **facts)
 
+    @staticmethod
+    def plan(*steps: Step | bytes) -> Script:
+        """For `on`."""
+        return script(*steps)
+
     def ordered(self, path: str) -> int:
         """How often a control route was called."""
         return sum(order.head[0].split()[1] == path for order in self.orders)

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import httpx
 import msgspec
+import trio
 
 from cortex.config.gateway import NeuronRef
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed, named
@@ -107,12 +108,16 @@ class Remote:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             raise UpstreamFailed(f"Neuron '{self._ref.name}' encoded its answer to {path}, unasked")
         said = bytearray()
-        async for piece in answer.aiter_raw():
-            said += piece
-            if len(said) > LARGEST_REPORT_BYTES:
-                raise UpstreamFailed(
-                    f"Neuron '{self._ref.name}' answered {path} with over {LARGEST_REPORT_BYTES} bytes"
-                )
+        # Cancelled rather than left: that way the library's own generators are all unwound.
+        with trio.CancelScope() as enough:
+            async for piece in answer.aiter_raw():
+                said += piece
+                if len(said) > LARGEST_REPORT_BYTES:
+                    enough.cancel()
+        if enough.cancel_called:
+            raise UpstreamFailed(
+                f"Neuron '{self._ref.name}' answered {path} with over {LARGEST_REPORT_BYTES} bytes"
+            )
         return bytes(said)
 
     def _refusal(self, status: int, headers: httpx.Headers, said: bytes, path: str) -> CortexError:
