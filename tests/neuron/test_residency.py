@@ -246,7 +246,7 @@ async def loading(role: Running, model: str) -> bool:
 
 
 async def queued(role: Running, model: str, count: int) -> bool:
-    return (await figures(role))[model] == (0, count)
+    return (await figures(role)).get(model) == (0, count)
 
 
 async def test_a_failed_load_tells_everyone_once_and_rests(tmp_path: Path) -> None:
