@@ -9,14 +9,15 @@ caused it gives up, since others may wait for it and the next one surely will.
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
 
 import trio
 
-from cortex.errors import CortexError, LoadFailed, Loading, Overloaded, Stopping
+from cortex.errors import CortexError, LoadFailed, Loading, Stopping
 from cortex.ledger import Decision, Ledger, Load, Refuse, Serve, Ticket, Wait, Want
+from cortex.ledger.rests import again
 from cortex.metrics import Metrics
 from cortex.places import Resident
 
@@ -41,8 +42,8 @@ class Witness(Protocol):
 class Patience:
     """How long a request waits, in seconds: for a seat, and for a model to be loaded."""
 
-    queue_s: float = 60.0
-    load_s: float = 300.0
+    queue_s: float
+    load_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -52,164 +53,184 @@ class _Waiter:
     done: trio.Event = field(default_factory=trio.Event)
     said: Serve | Refuse | None = None
 
+    def tell(self, said: Serve | Refuse) -> None:
+        self.said = said
+        self.done.set()
+
 
 class Dispatch:
-    """One for each ledger. `run` must be running before anybody is seated."""
+    """One for each ledger. Nobody is seated unless `run` is running."""
 
     def __init__(self, ledger: Ledger, loader: Loader, patience: Patience, witness: Witness) -> None:
         self.ledger = ledger
         self._loader, self._patience, self._witness = loader, patience, witness
         self._waiters: dict[Ticket, _Waiter] = {}
-        self._scopes: dict[str, trio.CancelScope] = {}
+        self._scopes: dict[Load, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
+        # When `run` looks again. Whoever sets it earlier wakes `run`, which sleeps in the first lot.
         self._due: float = inf
-        self._rescheduled = trio.Event()
+        self._asleep = trio.lowlevel.ParkingLot()
+        self._emptying = trio.lowlevel.ParkingLot()
+        ledger.on_change = self._look_soon
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the loads, and look again when the ledger's time has come. Cancelling it
-        cancels the loads, which are then forgotten."""
+        """Hold the loads, and look again when the ledger has changed or its time has come.
+        Cancelling it cancels the loads, which are then forgotten, and ends every wait."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            task_status.started()
-            while True:
-                with trio.move_on_at(self._due):
-                    await self._rescheduled.wait()
-                self._rescheduled = trio.Event()
-                if trio.current_time() >= self._due:
-                    self.wake()
+            try:
+                task_status.started()
+                while True:
+                    with trio.move_on_at(self._due):
+                        await self._asleep.park()
+                    if trio.current_time() >= self._due:
+                        self.wake()
+            finally:
+                self._nursery = None
+                for waiter in self._waiters.values():
+                    waiter.tell(Refuse(_stopping()))
 
     @asynccontextmanager
     async def seat(self, want: Want) -> AsyncIterator[Ticket]:
         """Wait for a resident that can serve `want`, and hold it.
 
         While held it cannot be evicted. Leaving the block, by any way, gives the seat back
-        and wakes whoever waits. Raises the ledger's refusal, or Loading and Overloaded when
-        patience ends.
+        and wakes whoever waits. Raises the ledger's refusal, or what it says of a wait that
+        is over when patience ends. Cancelled while it waits, nothing of it is left.
         """
         ticket = await self._enter(want)
         try:
             yield ticket
         finally:
-            self.ledger.depart(ticket)
-            self.wake()
+            self._leave(ticket)
 
     async def bring(self, want: Want) -> Resident:
-        """Wait until the model is resident; nobody is seated."""
-        async with self.seat(want) as ticket:
+        """Wait until the model is resident; nobody is seated. Patience is for requests: an order
+        waits for as long as its load goes on. Cancelled, the load goes on."""
+        async with self.seat(replace(want, weight=0)) as ticket:
             assert ticket.resident is not None  # noqa: S101 - a seated ticket has one
             return ticket.resident
 
     async def emptied(self, resident: Resident) -> None:
         """Nobody sits at `resident` any more."""
         while resident.seats:
-            await self._rescheduled.wait()
-            await trio.lowlevel.checkpoint()
+            await self._emptying.park()
 
     def wake(self) -> None:
-        """Look at the line again. Whoever changes the ledger from outside calls this."""
-        settled, due = self.ledger.settle()
-        for ticket, decision in settled:
+        """Look at the lines again. Changes of the ledger are noticed in any case, a moment later."""
+        if self._nursery is None:
+            return
+        for ticket, decision in self.ledger.settle():
             if isinstance(decision, Load):
-                self._start(decision)
-            else:
-                self._tell(ticket, decision)
-        self._due = inf if due is None else due
-        self._rescheduled.set()
+                self._start(self._nursery, decision)
+            elif isinstance(decision, Serve | Refuse):
+                self._waiters[ticket].tell(decision)
+        self._look_at(self.ledger.due)
 
     def abandon(self, loads: Iterable[Load]) -> None:
         """Give up loads whose place is lost; those who wait are sent elsewhere or told."""
         for load in loads:
-            if load.want.model in self._scopes:
-                self._scopes[load.want.model].cancel()
+            if load in self._scopes:
+                self._scopes[load].cancel()
+
+    # -- waiting ----------------------------------------------------------------------------
 
     async def _enter(self, want: Want) -> Ticket:
+        if self._nursery is None:
+            raise _stopping()
         ticket, decision = self.ledger.arrive(want)
-        if isinstance(decision, Serve):
-            return ticket
-        if isinstance(decision, Refuse):
-            raise decision.error
-        waiter = self._waiters[ticket] = _Waiter()
-        try:
-            if isinstance(decision, Load):
-                self._start(decision)
-            elif decision.until is not None:
-                self._due = min(self._due, decision.until)
-                self._rescheduled.set()
-            with trio.move_on_after(self._limit(decision)):
-                await waiter.done.wait()
-        except BaseException:
-            # A cancelled task may have been seated in the same breath: the ledger knows.
-            self.ledger.depart(ticket)
-            self.wake()
-            raise
-        finally:
-            del self._waiters[ticket]
-        match waiter.said:
+        match decision:
             case Serve():
                 return ticket
             case Refuse(error):
                 raise error
+        waiter = self._waiters[ticket] = _Waiter()
+        seated = False
+        try:
+            if isinstance(decision, Load):
+                self._start(self._nursery, decision)
+            self.wake()
+            said = await self._hear(ticket, waiter, self._limit(decision))
+            if isinstance(said, Refuse):
+                raise again(said.error) from said.error
+            seated = True
+            return ticket
+        finally:
+            del self._waiters[ticket]
+            # A task that is cancelled may have been seated in the same breath: the ledger knows.
+            if not seated:
+                self._leave(ticket)
+
+    async def _hear(self, ticket: Ticket, waiter: _Waiter, limit_s: float) -> Serve | Refuse:
+        while True:
+            with trio.move_on_after(limit_s):
+                await waiter.done.wait()
+            if waiter.said is not None:
+                return waiter.said
+            error = self.ledger.overdue(ticket)
+            if ticket.want.weight or not isinstance(error, Loading):
+                return Refuse(error)
+
+    def _leave(self, ticket: Ticket) -> None:
         self.ledger.depart(ticket)
+        self._emptying.unpark_all()
         self.wake()
-        raise self._gave_up(want)
 
     def _limit(self, decision: Decision) -> float:
         warm = isinstance(decision, Wait) and decision.reason == "slots"
         return self._patience.queue_s if warm else self._patience.load_s
 
-    def _gave_up(self, want: Want) -> CortexError:
-        load = self.ledger.loads.get(want.model)
-        if load is None:
-            return Overloaded(f"No seat at '{want.model}' became free in time; try again in a moment")
-        elapsed = trio.current_time() - load.resident.loaded_at
-        return Loading(
-            f"Model '{want.model}' is still loading, after {elapsed:.0f} s; the load goes on",
-            facts={"loading_for_s": round(elapsed, 1)},
-        )
+    def _look_soon(self) -> None:
+        self._look_at(-inf)
 
-    def _tell(self, ticket: Ticket, decision: Decision) -> None:
-        waiter = self._waiters.get(ticket)
-        if waiter is not None and isinstance(decision, Serve | Refuse):
-            waiter.said = decision
-            waiter.done.set()
+    def _look_at(self, due: float) -> None:
+        if due != self._due:
+            self._due = due
+            self._asleep.unpark_all()
 
-    def _start(self, load: Load) -> None:
-        if self._nursery is None:
-            raise RuntimeError("Dispatch.run is not running")
-        self._nursery.start_soon(self._load, load, name=f"load {load.want.model}")
+    # -- loads ------------------------------------------------------------------------------
+
+    def _start(self, nursery: trio.Nursery, load: Load) -> None:
+        self._scopes[load] = trio.CancelScope()
+        nursery.start_soon(self._load, load, name=f"load {load.want.model}")
 
     async def _load(self, load: Load) -> None:
         """Bring a model in, or let the ledger know that it did not come."""
         model, place = load.want.model, load.place.name
         log.info("load.started model=%s place=%s victims=%s", model, place, ",".join(load.victims) or "-")
-        began, told = trio.current_time(), Refuse(Stopping(f"The load of '{model}' was given up"))
+        # Stands when it is cancelled, alone or with `run`.
+        error: CortexError | None = Stopping(f"The load of '{model}' was given up; try again in a moment")
         try:
-            with trio.CancelScope() as self._scopes[model]:
-                try:
-                    facts = await self._loader.load(load)
-                except CortexError as error:
-                    told = Refuse(error)
-                except Exception as bug:
-                    log.exception("load.crashed model=%s place=%s", model, place)
-                    told = Refuse(LoadFailed(f"The load of '{model}' failed unexpectedly: {bug}"))
-                else:
-                    self.ledger.loaded(load, facts)
-                    seconds = trio.current_time() - began
-                    log.info("load.done model=%s place=%s seconds=%.2f", model, place, seconds)
-                    self._witness.load_done(model, seconds, load.victims)
-                    return
+            with self._scopes[load]:
+                error = await self._bring_in(load)
         finally:
-            self._scopes.pop(model, None)
-            if self.ledger.loads.get(model) is load:
-                self._give_up(load, told)
+            del self._scopes[load]
+            if error is not None:
+                log.warning("load.failed model=%s place=%s error=%s", model, place, error.message)
+                self._witness.load_failed(model, error)
+                for ticket in self.ledger.failed(load, error):
+                    self._waiters[ticket].tell(Refuse(error))
             self.wake()
 
-    def _give_up(self, load: Load, told: Refuse) -> None:
-        error = told.error
-        log.warning("load.failed model=%s place=%s error=%s", load.want.model, load.place.name, error.message)
-        self._witness.load_failed(load.want.model, error)
-        for ticket in self.ledger.failed(load, error):
-            self._tell(ticket, told)
+    async def _bring_in(self, load: Load) -> CortexError | None:
+        """None when the model is in and the ledger knows. Cancelled, nobody was told anything."""
+        model, place, began = load.want.model, load.place.name, trio.current_time()
+        try:
+            facts = await self._loader.load(load)
+        except CortexError as error:
+            return error
+        except Exception as bug:
+            log.exception("load.crashed model=%s place=%s", model, place)
+            return LoadFailed(f"The load of '{model}' failed unexpectedly: {bug}")
+        self.ledger.loaded(load, facts)
+        seconds = trio.current_time() - began
+        log.info("load.done model=%s place=%s seconds=%.2f", model, place, seconds)
+        self._witness.load_done(model, seconds, load.victims)
+        return None
+
+
+def _stopping() -> Stopping:
+    return Stopping("No request is seated any more; try again in a moment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +251,3 @@ class LoadBook:
     def load_failed(self, model: str, error: CortexError) -> None:
         """Count the cold start; the failure shows in the requests that waited."""
         self.metrics.cold_start(model)
-
-
-class Silent:
-    """A witness that tells nobody."""
-
-    def load_done(self, model: str, seconds: float, victims: Iterable[str]) -> None:
-        """Nothing."""
-
-    def load_failed(self, model: str, error: CortexError) -> None:
-        """Nothing."""

@@ -2,11 +2,11 @@
 
 A decision, not a deed: nothing is unloaded here and nothing is logged, because the
 same question is asked again for every waiting request and every place. The ledger
-acts on the answer. The choice is by true bytes in each room, and nobody is sent
-away whose leaving is not needed.
+acts on the answer. The choice is by true bytes in each room: the coldest come into
+question, no more of them than it takes, and of those as few as possible go.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +18,8 @@ class Rules:
     """How to choose. "lru": coldest first. "priority": lowest class first, then coldest,
     and nobody of a higher class than the newcomer."""
 
-    strategy: Literal["lru", "priority"] = "lru"
-    min_residency_s: float = 30.0
+    strategy: Literal["lru", "priority"]
+    min_residency_s: float
 
 
 def victims(
@@ -31,7 +31,7 @@ def victims(
     would not make enough. Pinned, seated, loading and young residents stay; `patient`
     asks as if the seated had stood up and the young were old: who would go in time.
     """
-    short = {room: need - place.free(room) for room, need in newcomer.need.items()}
+    short = _short(place, newcomer)
     chosen: list[Resident] = []
     for resident in sorted(place, key=lambda r: _order(r, newcomer, rules)):
         if _enough(short, chosen):
@@ -40,17 +40,25 @@ def victims(
             chosen.append(resident)
     if not _enough(short, chosen):
         return None
-    # Coldest first may have taken small ones on the way to a large one that is enough alone.
-    for resident in reversed(chosen[:-1]):
-        rest = [other for other in chosen if other is not resident]
-        if _enough(short, rest):
-            chosen = rest
-    return tuple(resident.model for resident in chosen)
+    return tuple(resident.model for resident in _fewest(short, chosen))
+
+
+def would_do(place: Place, newcomer: Newcomer, models: Iterable[str], rules: Rules) -> bool:
+    """Whether `newcomer` fits once `models` have left, all of which live there and may go in time."""
+    leaving = [place.residents.get(model) for model in models]
+    there = [resident for resident in leaving if resident is not None]
+    may_go = all(_may_go(resident, newcomer, rules) for resident in there)
+    return len(there) == len(leaving) and may_go and _enough(_short(place, newcomer), there)
+
+
+def of_age_at(resident: Resident, rules: Rules) -> float:
+    """From when on its age no longer keeps `resident` where it is."""
+    return resident.loaded_at + rules.min_residency_s
 
 
 def movable(resident: Resident, now: float, rules: Rules) -> bool:
     """Whether a resident could leave at this moment: nobody sits there, and it is not young."""
-    return resident.idle and now - resident.loaded_at >= rules.min_residency_s
+    return resident.idle and now >= of_age_at(resident, rules)
 
 
 def _may_go(resident: Resident, newcomer: Newcomer, rules: Rules) -> bool:
@@ -64,9 +72,25 @@ def _order(resident: Resident, newcomer: Newcomer, rules: Rules) -> tuple[bool, 
     return (resident.model not in newcomer.prefer, rank, resident.last_used, resident.model)
 
 
+def _short(place: Place, newcomer: Newcomer) -> dict[str, int]:
+    """Missing bytes, by the rooms where any are."""
+    missing = {room: need - place.free(room) for room, need in newcomer.need.items()}
+    return {room: count for room, count in missing.items() if count > 0}
+
+
 def _enough(short: Mapping[str, int], chosen: Collection[Resident]) -> bool:
     return all(
         sum(resident.room_bytes.get(room, 0) for resident in chosen) >= missing
         for room, missing in short.items()
-        if missing > 0
     )
+
+
+def _fewest(short: Mapping[str, int], chosen: list[Resident]) -> list[Resident]:
+    """`chosen` without those who need not go. The small ones are let off first, which leaves the
+    fewest to go from one room; of equals the warmest is."""
+    left = list(chosen)
+    for resident in sorted(reversed(chosen), key=lambda r: sum(r.room_bytes.get(room, 0) for room in short)):
+        rest = [other for other in left if other is not resident]
+        if _enough(short, rest):
+            left = rest
+    return left

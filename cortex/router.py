@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from cortex.catalogue import ModelSpec
 from cortex.places import Newcomer, Place, Resident
+from cortex.units import size
 
 # Who leaves a place for a newcomer; with True, who would once the seated have stood up.
 Victims: TypeAlias = Callable[[Place, Newcomer, bool], tuple[str, ...] | None]
@@ -50,8 +51,8 @@ def never(spec: ModelSpec, need_bytes: int, place: Place) -> str | None:
     share = _share(spec, need_bytes)
     large = sum(room.total_bytes >= share for room in place.rooms.values())
     if large < spec.min_devices:
-        wanted = "a device" if spec.min_devices == 1 else f"{spec.min_devices} devices"
-        return f"it needs {wanted} with {share} bytes of memory each"
+        wanted = "a device" if spec.min_devices == 1 else f"{spec.min_devices} devices, each"
+        return f"it needs {wanted} with {size(share)} of memory"
     return None
 
 

@@ -4,10 +4,11 @@ Every method is synchronous, so under trio each is a critical section: between a
 the deed nothing can change. The ledger decides and records; `dispatch` obeys and does the
 waiting. Nothing here blocks, logs or reads a clock of its own.
 
-`residency` keeps places, residents and loads; `line` adds seats and those who wait.
+`residency` keeps places, residents and loads, `rests` what failed a moment ago; `seating` adds
+seats and those who wait, each model's in a `line`; `claims` lets them in turn.
 """
 
-from cortex.ledger.line import Ledger
+from cortex.ledger.seating import Ledger
 from cortex.ledger.tickets import Decision, Load, Policy, Refuse, Serve, Ticket, Wait, Want
 
 __all__ = ["Decision", "Ledger", "Load", "Policy", "Refuse", "Serve", "Ticket", "Wait", "Want"]

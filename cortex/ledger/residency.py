@@ -1,44 +1,47 @@
 """Who lives where, and who is on the way in or out.
 
 A load in flight is a resident in phase `loading` that holds its bytes already; its victims
-are `leaving` until they are gone. Beliefs about a place are replaced by its own reports.
+are `leaving` until they are gone. What a place reports is believed as of the moment it was
+asked: what happened here since then stands.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-from cortex.errors import Busy, CortexError, DoesNotFit, NoRoom
-from cortex.ledger.tickets import Load, Policy, Want
+from cortex.errors import Busy, CortexError, Recovering
+from cortex.ledger.rests import Rests
+from cortex.ledger.tickets import Load, Policy, Ticket, Want
 from cortex.places import Place, Resident, Room
 from cortex.router import Placement
 
-# A failed load is told at once to everyone who waits, then rests: 10 s, doubling to 5 min.
-COOL_DOWN_S: Final = 10.0
-COOL_DOWN_MAX_S: Final = 300.0
 
-
-@dataclass(slots=True)
-class Rest:
-    """What nobody tries again until `until`, and why."""
-
-    error: CortexError
-    until: float
-    delay_s: float
+def _nobody() -> None:
+    """Is told, and does nothing."""
 
 
 @dataclass(slots=True)
 class Residency:
-    """Places by name, and who holds which model. `clock` gives monotonic seconds."""
+    """Places by name, and who holds which model. `clock` gives monotonic seconds; `on_change`
+    is called when those who wait may be better off, and must not call back."""
 
     clock: Callable[[], float]
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy
+    on_change: Callable[[], None] = _nobody
     _places: dict[str, Place] = field(default_factory=dict)
     _holders: dict[str, dict[str, Place]] = field(default_factory=dict)
     _loads: dict[str, Load] = field(default_factory=dict)
-    _rests: dict[str, Rest] = field(default_factory=dict)
-    _shunned: dict[tuple[str, str], Rest] = field(default_factory=dict)
-    _epochs: dict[str, int] = field(default_factory=dict)
+    _rests: Rests = field(init=False)
+    # Seats taken since the question behind the last report, by place: it could not know of them.
+    _fresh: dict[str, dict[Ticket, Resident]] = field(default_factory=dict)
+    # When who left, by place, for reports that were asked for earlier.
+    _left: dict[str, dict[str, float]] = field(default_factory=dict)
+    _load_s: dict[str, float] = field(default_factory=dict)
+    # Whose line may move: those of these models, and with `_roomier` all that wait for room.
+    _stirred: set[str] = field(default_factory=set)
+    _roomier: bool = False
+
+    def __post_init__(self) -> None:
+        self._rests = Rests(self.clock)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self._places.values())
@@ -61,57 +64,61 @@ class Residency:
     def open(self, name: str, rooms: Iterable[Room]) -> Place:
         """A place that takes models, empty at first."""
         place = self._places[name] = Place(name, {room.name: room for room in rooms})
+        self._stir()
         return place
 
     def report(self, name: str, rooms: Iterable[Room], residents: Iterable[Resident], asked: float) -> None:
         """What a place says of itself replaces what was believed of it.
 
-        `asked` is when the question went out. Kept are our own seats, loads that we started
-        and it does not list yet, what came in after the question, and who was told to leave.
+        `asked` is when the question went out. Our own seats are kept, loads that we started
+        and it does not list yet, and all that came, left or was told to leave since then.
         """
         place = self._places.get(name) or self.open(name, ())
         place.rooms = {room.name: room for room in rooms}
         place.ready, place.why_not, place.doubt = True, "", False
-        self._epochs[name] = self._epochs.get(name, 0) + 1
+        self._age(name, asked)
         told = {resident.model: resident for resident in residents}
-        ours = [load for load in self._loads.values() if load.place is place]
-        coming = {load.want.model for load in ours}
-        leaving = {model for load in ours for model in load.victims}
+        coming = {model for model, load in self._loads.items() if load.place is place}
         for model, known in list(place.residents.items()):
             if model not in told and model not in coming and known.loaded_at < asked:
-                self.gone(name, model)
+                self._remove(place, model)
+        left = self._left.get(name, {})
         for model, resident in told.items():
-            if model in coming and resident.phase != "loaded":
-                continue
-            if model in leaving:
-                resident.phase = "leaving"
-            self._renew(place, resident)
+            if model not in left and (model not in coming or resident.phase == "loaded"):
+                self._renew(place, resident, asked)
+        self._stir(*place.residents)
 
     def lost(self, name: str, reason: str) -> list[Load]:
-        """A place went away with all that lived there; answers the loads it took along."""
+        """A place went away with all that lived there; answers the loads it took along, which
+        count no longer."""
         place = self._places.get(name)
         if place is None:
             return []
         place.ready, place.why_not, place.doubt = False, reason, False
         taken = [load for load in self._loads.values() if load.place is place]
-        for model in set(place.residents) - {load.want.model for load in taken}:
-            self.gone(name, model)
+        for load in taken:
+            del self._loads[load.want.model]
+            gone = Recovering(f"'{name}' went away while it loaded '{load.want.model}': {reason}")
+            gone.not_started = True
+            self._rests.note(load.want.model, name, gone)
+        for model in list(place.residents):
+            self._remove(place, model)
+        # Whatever is back in its place has begun anew.
+        self._left.pop(name, None)
+        self._fresh.pop(name, None)
+        self._stir()
         return taken
 
     def shut(self, name: str, reason: str) -> None:
         """The place takes nobody new; who lives and sits there stays."""
         place = self._places[name]
         place.ready, place.why_not = False, reason
+        self._stir(*place.residents)
 
     def doubt(self, name: str, reason: str) -> None:
         """The place takes nobody until `report` or `lost` tells what became of it."""
-        self.shut(name, reason)
         self._places[name].doubt = True
-
-    def forget(self, name: str) -> None:
-        """The place is no longer ours."""
-        self.lost(name, "removed")
-        self._places.pop(name, None)
+        self.shut(name, reason)
 
     # -- residents --------------------------------------------------------------------------
 
@@ -126,89 +133,116 @@ class Residency:
                 facts={"in_flight": resident.seats},
             )
         resident.phase = "leaving"
+        self._stir(model)
         return resident
 
     def gone(self, place: str, model: str) -> None:
         """`model` is no longer at `place`. No error when it was not."""
         holder = self._places.get(place)
-        if holder is not None and holder.residents.pop(model, None) is not None:
-            self._holders[model].pop(place, None)
-            if not self._holders[model]:
-                del self._holders[model]
+        if holder is not None and model in holder.residents:
+            self._remove(holder, model)
+            self._left.setdefault(place, {})[model] = self.clock()
 
     def fault(self, place: str, model: str, reason: str) -> None:
         """`model` stays where it is, but serves nobody."""
         holder = self._places.get(place)
         if holder is not None and model in holder.residents:
             holder.residents[model].fault = reason
+            self._stir(model)
 
     def _put(self, place: Place, resident: Resident) -> None:
         place.residents[resident.model] = resident
         self._holders.setdefault(resident.model, {})[place.name] = place
 
-    def _renew(self, place: Place, told: Resident) -> None:
+    def _remove(self, place: Place, model: str) -> None:
+        del place.residents[model]
+        del self._holders[model][place.name]
+        if not self._holders[model]:
+            del self._holders[model]
+        self._stir(model)
+
+    def _renew(self, place: Place, told: Resident, asked: float) -> None:
         known = place.residents.get(told.model)
         if known is None or known.phase == "loading":
             self._put(place, told)
-            return
-        # The object stays, since tickets that sit there hold it.
-        for name in ("phase", "room_bytes", "priority", "pinned", "slots", "elsewhere", "fault", "loaded_at"):
-            setattr(known, name, getattr(told, name))
-        known.load_s = told.load_s or known.load_s
-        known.last_used = max(known.last_used, told.last_used)
-        known.fresh = 0
+        elif known.loaded_at < asked:
+            # The object stays, since tickets that sit there hold it.
+            leaving = known.phase == "leaving" and self._sent_away_after(asked, place, told.model)
+            known.phase = "leaving" if leaving else told.phase
+            for name in ("room_bytes", "priority", "pinned", "slots", "elsewhere", "fault", "loaded_at"):
+                setattr(known, name, getattr(told, name))
+            known.last_used = max(known.last_used, told.last_used)
+        if told.load_s:
+            self._load_s[told.model] = place.residents[told.model].load_s = told.load_s
+
+    def _sent_away_after(self, asked: float, place: Place, model: str) -> bool:
+        """Whether one of our loads sends `model` away of which the report cannot know yet."""
+        ours = (load for load in self._loads.values() if load.place is place)
+        return any(model in load.victims and load.resident.loaded_at >= asked for load in ours)
+
+    def _age(self, name: str, asked: float) -> None:
+        """Forget what a question at `asked` saw."""
+        fresh = self._fresh.get(name, {})
+        for ticket, resident in list(fresh.items()):
+            if ticket.seated < asked:
+                del fresh[ticket]
+                resident.fresh -= ticket.want.weight
+        left = self._left.get(name, {})
+        self._left[name] = {model: at for model, at in left.items() if at >= asked}
+
+    def _stir(self, *models: str) -> None:
+        self._stirred.update(models)
+        self._roomier = True
+        self.on_change()
 
     # -- loads ------------------------------------------------------------------------------
 
     def _begin(self, want: Want, placement: Placement) -> Load:
-        """Reserve the room and mark who leaves; from here on nobody else gets either."""
+        """Reserve the room and mark who leaves; from here on nobody else gets either.
+
+        Victims that must be waited for are marked by nobody: their place decides when they go,
+        and until then they serve.
+        """
         place = placement.place
-        for model in placement.victims:
-            place.residents[model].phase = "leaving"
+        if not placement.must_wait:
+            for model in placement.victims:
+                place.residents[model].phase = "leaving"
         resident = Resident(want.model, "loading", dict(placement.newcomer.need), loaded_at=self.clock())
         resident.priority = placement.newcomer.priority
-        load = Load(want, place, placement.victims, resident)
-        self._loads[want.model] = load
+        load = self._loads[want.model] = Load(want, place, placement.victims, resident)
         self._put(place, resident)
+        self._roomier = True  # less room, but others may have meant to send the same away
         return load
 
     def loaded(self, load: Load, facts: Resident) -> None:
-        """The model is in, as `facts` measured it; whoever was to leave is gone."""
-        model, now = load.want.model, self.clock()
-        self._loads.pop(model, None)
-        self._rests.pop(model, None)
-        for victim in load.victims:
-            self.gone(load.place.name, victim)
-        facts.loaded_at = facts.last_used = now
-        facts.load_s = now - load.resident.loaded_at
-        self._renew(load.place, facts)
+        """The model is in, as `facts` measured it. Whoever was to leave is gone; where a place
+        makes room by itself, its next report tells who is."""
+        model, place, now = load.want.model, load.place, self.clock()
+        if self._loads.get(model) is not load:
+            return  # its place was lost meanwhile
+        del self._loads[model]
+        self._rests.came(model, place.name)
+        for victim in () if self.policy.delegates else load.victims:
+            self.gone(place.name, victim)
+        facts.load_s = self._load_s[model] = now - load.resident.loaded_at
+        if place.residents.get(model) is load.resident:
+            facts.loaded_at = facts.last_used = now
+            self._put(place, facts)
+        self._stir(model)
 
-    def _unload_plan(self, load: Load) -> None:
+    def _withdraw(self, load: Load) -> None:
         """Undo what `_begin` reserved; victims that were not unloaded yet stay."""
-        self._loads.pop(load.want.model, None)
-        if load.place.residents.get(load.want.model) is load.resident:
-            self.gone(load.place.name, load.want.model)
-        for model in load.victims:
-            resident = load.place.residents.get(model)
+        model, place = load.want.model, load.place
+        del self._loads[model]
+        if place.residents.get(model) is load.resident:
+            self._remove(place, model)
+        for victim in load.victims:
+            resident = place.residents.get(victim)
             if resident is not None and resident.phase == "leaving":
                 resident.phase = "loaded"
+        self._stir(model, *load.victims)
 
-    def _remember(self, load: Load, error: CortexError) -> bool:
-        """Note the failure. True when it speaks of the place rather than of the model, so
-        that those who wait may try another."""
-        model, now = load.want.model, self.clock()
-        if error.not_started or isinstance(error, Busy | DoesNotFit | NoRoom):
-            self._shunned[model, load.place.name] = Rest(error, now + COOL_DOWN_S, COOL_DOWN_S)
-            return True
-        previous = self._rests.get(model)
-        delay = COOL_DOWN_S if previous is None else min(previous.delay_s * 2, COOL_DOWN_MAX_S)
-        self._rests[model] = Rest(error, now + delay, delay)
-        return False
-
-    def _shuns(self, model: str, place: str) -> Rest | None:
-        """Why `place` is not asked for `model` at the moment."""
-        rest = self._shunned.get((model, place))
-        if rest is not None and rest.until <= self.clock():
-            del self._shunned[model, place]
-            return None
-        return rest
+    def _failed(self, load: Load, error: CortexError) -> bool:
+        """Undone and remembered. True when those who wait may try another place."""
+        self._withdraw(load)
+        return self._rests.note(load.want.model, load.place.name, error)

@@ -7,17 +7,23 @@ from cortex import evictor
 from cortex.catalogue import ModelSpec
 from cortex.errors import CortexError
 from cortex.places import Place, Resident
+from cortex.router import Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a ledger judges. `delegates` is true in a gateway: its places make room by
-    themselves, so a load may be sent although somebody must stand up first."""
+    """How a ledger judges.
 
-    rules: evictor.Rules = evictor.Rules()
-    queue: int = 1024
-    max_overtake_s: float = 30.0
+    `queue` bounds all who wait, or with `queue_per_model` those who wait for one model.
+    `delegates` is true in a gateway: its places make room by themselves, so a load may be
+    sent although somebody must stand up first.
+    """
+
+    rules: evictor.Rules
+    queue: int
+    max_overtake_s: float
     delegates: bool = False
+    queue_per_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Want:
     """What an arrival needs. `weight` seats (0: the model resident, no seat).
 
     `may_load` and `evict` say what may be done for it; `avoid` names places that
-    refused it already.
+    refused it already, and `prefer` whom it would rather see evicted.
     """
 
     model: str
@@ -41,14 +47,14 @@ class Want:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One arrival. `place` and `resident` are set while it sits."""
+    """One arrival; the lower `number` came first. The last three are set while it sits."""
 
     want: Want
     arrived: float
+    number: int
     place: Place | None = None
     resident: Resident | None = None
-    epoch: int = 0
-    blocked_since: float | None = None
+    seated: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +65,10 @@ class Serve:
     resident: Resident
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Load:
-    """Somebody must bring `want.model` in at `place`, after sending `victims` away."""
+    """Somebody must bring `want.model` in at `place`, after sending `victims` away. To a place
+    that makes room by itself they are proposals."""
 
     want: Want
     place: Place
@@ -71,10 +78,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not now. `until` is when to look again although nobody said anything, None for never."""
+    """Not now. `until` is when to look again although nobody said anything, None for never;
+    `plan` is what will be done once its victims have stood up and come of age."""
 
     reason: Literal["slots", "load", "room"]
     until: float | None = None
+    plan: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from cortex.catalogue import Catalogue
+from cortex.config.gateway import ColdLoad
 from cortex.config.neuron import NeuronConfig
 from cortex.dispatch import Dispatch, LoadBook, Patience
 from cortex.evictor import Rules
@@ -96,7 +97,9 @@ async def _assemble(
     devices = Devices(config.devices)
     await nursery.start(devices.run)
     rules = Rules(config.eviction.strategy, config.eviction.min_residency_s)
-    ledger = Ledger(trio.current_time, LedgerPolicy(rules, config.admission.queue))
+    waits = ColdLoad()  # not in the file, so as for a gateway that is told nothing
+    limits = LedgerPolicy(rules, config.admission.queue, waits.max_overtake_s, queue_per_model=True)
+    ledger = Ledger(trio.current_time, limits)
     workers: dict[str, DeviceWorker] = {}
     for room in devices.rooms():
         ledger.open(room.name, [room])
@@ -104,7 +107,7 @@ async def _assemble(
         await nursery.start(workers[room.name].run)
     residents = Residents(config, found, workers, await Engines.probed(kinds), ledger)
     metrics = Metrics(lambda model: found.spec(model) is not None or bool(ledger.holders(model)))
-    patience = Patience(queue_s=config.admission.max_wait_s)
+    patience = Patience(config.admission.max_wait_s, waits.max_wait_s)
     dispatch = Dispatch(ledger, residents, patience, LoadBook(metrics))
     await nursery.start(dispatch.run)
     speech = Speech(name, residents, dispatch, metrics)

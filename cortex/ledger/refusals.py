@@ -1,0 +1,85 @@
+"""What those are told who get no seat: which error, and what it says.
+
+Pure: looks at places, changes nothing. A gateway speaks of neurons and knows no blockers;
+a neuron names the residents that stay and the bytes that are missing.
+"""
+
+from collections.abc import Collection
+
+from cortex import router
+from cortex.errors import (
+    Busy,
+    CortexError,
+    DoesNotFit,
+    Fact,
+    Loading,
+    NeverFits,
+    NoRoom,
+    NotHereNow,
+    Overloaded,
+    Recovering,
+)
+from cortex.ledger.rests import Rest, again
+from cortex.ledger.tickets import Want
+from cortex.places import Place
+from cortex.units import size
+
+
+def shunned(rest: Rest, now: float, *, delegates: bool) -> CortexError:
+    """Why a place that could take the model is not asked at the moment: its own words."""
+    if delegates and isinstance(rest.error, Busy | DoesNotFit | NotHereNow):
+        # Said to a gateway about its order. To a client it means that there is no room, and
+        # nothing that a client may read as an answer to its own request.
+        return NoRoom(rest.error.message, retry_after_s=rest.until - now, facts=rest.error.facts)
+    return again(rest.error, rest.until - now)
+
+
+def no_room(want: Want, places: Collection[Place], *, delegates: bool) -> CortexError:
+    """Why no place was found: never, not at present, or because of who lives there."""
+    spec = want.spec
+    why = {place.name: router.never(spec, want.need_bytes, place) if spec else None for place in places}
+    free = max((place.free(room) for place in places for room in place.rooms), default=0)
+    facts: dict[str, Fact] = {"needed_bytes": want.need_bytes, "free_bytes": max(free, 0)}
+    if why and all(why.values()):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(why.items()))
+        kind = NeverFits if delegates else DoesNotFit
+        return kind(f"No place could ever hold '{want.model}' ({reasons})", facts=facts)
+    if not any(place.ready and why[place.name] is None for place in places):
+        return Recovering(f"No neuron that could hold '{want.model}' is up at the moment")
+    if delegates:
+        return NoRoom(f"No neuron has room for '{want.model}' at the moment", facts=facts)
+    blockers = sorted(resident.model for place in places for resident in place)
+    return Busy(
+        f"No room for '{want.model}': it needs {size(want.need_bytes)}, {size(max(free, 0))} are free, "
+        f"and {', '.join(blockers)} may not be evicted for it",
+        facts={"blocked_by": blockers, **facts},
+    )
+
+
+def full(waiting: int) -> Overloaded:
+    """There is no place left in the line."""
+    return Overloaded(
+        f"{waiting} requests wait already; try again in a moment", facts={"queue_position": waiting + 1}
+    )
+
+
+def seatless(model: str, position: int) -> Overloaded:
+    """Patience ended before a seat became free."""
+    return Overloaded(
+        f"No seat at '{model}' became free in time; try again in a moment", facts={"queue_position": position}
+    )
+
+
+def roomless(model: str) -> NoRoom:
+    """Patience ended before anybody left to make room."""
+    return NoRoom(f"No room for '{model}' became free in time; try again in a moment")
+
+
+def still_loading(model: str, running_s: float, usual_s: float | None) -> Loading:
+    """Patience ended before the load did. What it usually takes tells when to come back."""
+    left = None if usual_s is None else max(1.0, usual_s - running_s)
+    return Loading(
+        f"Model '{model}' is still loading, after {running_s:.0f} s; the load goes on",
+        retry_after_s=left,
+        facts={"loading_for_s": round(running_s, 1)},
+    )

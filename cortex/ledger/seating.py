@@ -1,0 +1,307 @@
+"""Who sits where and who waits: the ledger itself.
+
+A `Ticket` is one request's way through: it waits in the line of its model, sits at a
+resident, and leaves. A resident with seats taken is never evicted. A model is loaded once,
+however many wait for it. Only lines that something happened to are looked at again, so
+that an arrival at a model that is there costs the same in any fleet, whoever else waits.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+
+from cortex import evictor, router
+from cortex.errors import BadAsk, CortexError, NotHereNow, Recovering
+from cortex.ledger import refusals
+from cortex.ledger.claims import Claims
+from cortex.ledger.line import Kind, Line, kind_of
+from cortex.ledger.residency import Residency
+from cortex.ledger.rests import again
+from cortex.ledger.tickets import Decision, Load, Refuse, Serve, Ticket, Wait, Want
+from cortex.places import Place, Resident
+
+
+@dataclass(slots=True, repr=False)
+class Ledger(Residency):
+    """Residency, seats and the lines. `repr` counts all of them."""
+
+    _lines: dict[str, Line] = field(default_factory=dict)
+    _waiting: int = 0
+    _arrivals: int = 0
+    # Lines that wait for room, and when to look at which although nobody said anything.
+    _blocked: set[str] = field(default_factory=set)
+    _timed: dict[str, float] = field(default_factory=dict)
+    _claims: Claims = field(default_factory=Claims)
+
+    def __repr__(self) -> str:
+        seats = sum(resident.seats for place in self for resident in place)
+        residents = sum(len(place.residents) for place in self)
+        return (
+            f"<Ledger places={len(self._places)} residents={residents} seats={seats} "
+            f"waiting={self.waiting} loads={len(self._loads)}>"
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets stand in line."""
+        return self._waiting
+
+    @property
+    def oldest(self) -> float | None:
+        """When the longest-waiting ticket arrived; None when nobody waits."""
+        heads = (line.first() for line in self._lines.values())
+        return min((head.arrived for head in heads if head is not None), default=None)
+
+    @property
+    def due(self) -> float:
+        """When to `settle` at the latest, in seconds of the clock; infinity for never."""
+        return min(self._timed.values(), default=inf)
+
+    def waiting_for(self, model: str) -> int:
+        """How many tickets stand in the line of `model`."""
+        return len(self._lines.get(model, ()))
+
+    # -- what happens to a ticket -----------------------------------------------------------
+
+    def arrive(self, want: Want) -> tuple[Ticket, Decision]:
+        """A new ticket and what becomes of it. On Wait or Load it stands in line."""
+        self._arrivals += 1
+        ticket = Ticket(want, self.clock(), self._arrivals)
+        line = self._lines.get(want.model)
+        decision = self._decide(ticket, behind=line is not None and line.has(kind_of(want)))
+        if isinstance(decision, Wait):
+            before = self.waiting_for(want.model) if self.policy.queue_per_model else self._waiting
+            if before >= self.policy.queue:
+                return ticket, Refuse(refusals.full(before))
+            self._note(want.model, decision)
+        if isinstance(decision, Wait | Load):
+            self._lines.setdefault(want.model, Line()).join(ticket)
+            self._waiting += 1
+        return ticket, decision
+
+    def settle(self) -> list[tuple[Ticket, Decision]]:
+        """What changed for those who wait. Served and refused tickets have left the line.
+
+        Lines are asked in the order of their first tickets. Each moves in order and stops at
+        the first of a kind who must wait on, so that it costs as much as it settles.
+        """
+        settled: list[tuple[Ticket, Decision]] = []
+        while models := self._moved():
+            for model in models:
+                settled.extend(self._move(model, self._lines[model]))
+        return settled
+
+    def depart(self, ticket: Ticket) -> None:
+        """Give the seat back, or leave the line. Harmless when done twice."""
+        if ticket.place is not None and ticket.resident is not None:
+            self._stand_up(ticket, ticket.place, ticket.resident)
+        else:
+            self._step_out(ticket)
+
+    def failed(self, load: Load, error: CortexError) -> list[Ticket]:
+        """The model did not come. Answers those to be told; they have left the line.
+
+        Nobody, when only the place refused: they stay in line for another one. Nobody
+        either, when its place was lost meanwhile.
+        """
+        if self._loads.get(load.want.model) is not load or self._failed(load, error):
+            return []
+        told = list(self._lines.get(load.want.model, ()))
+        for ticket in told:
+            self._step_out(ticket)
+        return told
+
+    def overdue(self, ticket: Ticket) -> CortexError:
+        """What a ticket in line is told when its patience ends, by what it waits for."""
+        model, now = ticket.want.model, self.clock()
+        holders = self.holders(model)
+        for _, resident in holders:
+            if resident.phase == "loading":
+                return refusals.still_loading(model, now - resident.loaded_at, self._load_s.get(model))
+        if any(resident.servable for _, resident in holders):
+            position = sum(other.number <= ticket.number for other in self._lines[model])
+            return refusals.seatless(model, position)
+        return refusals.roomless(model)
+
+    # -- the lines --------------------------------------------------------------------------
+
+    def _moved(self) -> list[str]:
+        """Models whose line may move, the one that has waited longest first."""
+        now = self.clock()
+        models = self._stirred | {model for model, until in self._timed.items() if until <= now}
+        if self._roomier:
+            models |= self._blocked
+        self._stirred, self._roomier = set(), False
+        heads = ((line.first(), model) for model in models if (line := self._lines.get(model)) is not None)
+        return [model for _, model in sorted((head.number, model) for head, model in heads if head)]
+
+    def _move(self, model: str, line: Line) -> list[tuple[Ticket, Decision]]:
+        settled: list[tuple[Ticket, Decision]] = []
+        self._blocked.discard(model)
+        self._timed.pop(model, None)
+        stuck: set[Kind] = set()
+        blocked: tuple[Ticket, Wait] | None = None
+        while (head := line.first(but=stuck)) is not None:
+            decision = self._decide(head, behind=False)
+            if isinstance(decision, Wait):
+                stuck.add(kind_of(head.want))
+                self._note(model, decision)
+                blocked = blocked or (head, decision)
+                continue
+            settled.append((head, decision))
+            if not isinstance(decision, Load):  # who caused a load waits for it
+                self._step_out(head)
+        if blocked is not None:
+            self._entitle(*blocked)
+        return settled
+
+    def _note(self, model: str, wait: Wait) -> None:
+        """When the line of `model` is to be looked at again."""
+        if wait.reason == "room":
+            self._blocked.add(model)
+        if wait.until is not None:
+            self._timed[model] = min(wait.until, self._timed.get(model, inf))
+
+    def _step_out(self, ticket: Ticket) -> None:
+        model = ticket.want.model
+        line = self._lines.get(model)
+        if line is None or not line.leave(ticket):
+            return
+        self._waiting -= 1
+        self._stirred.add(model)
+        if not line:
+            del self._lines[model]
+            self._blocked.discard(model)
+            self._timed.pop(model, None)
+            self._stirred |= self._claims.drop(model)
+
+    # -- decisions --------------------------------------------------------------------------
+
+    def _decide(self, ticket: Ticket, *, behind: bool) -> Decision:
+        """One of six ends, in this order:
+
+        1. servable replicas: sit if a seat is free (a newcomer stays `behind` those who wait),
+           else wait for one;
+        2. a load of the model is under way: join it;
+        3. a replica exists but cannot serve: wait if it is about to be gone or heard of, else
+           refuse, never a second copy;
+        4. it may not be loaded for this one: refuse;
+        5. its last load failed a moment ago: refuse with that cause;
+        6. nobody has it: find a place.
+        """
+        want = ticket.want
+        holders = self.holders(want.model)
+        elsewhere = (pair for pair in holders if pair[0].name not in want.avoid)
+        if servable := router.rank(elsewhere, want.affinity):
+            return self._seat(ticket, servable, behind)
+        if want.model in self._loads or any(resident.phase == "loading" for _, resident in holders):
+            return Wait("load")
+        if (answer := self._unservable(want, holders)) is not None:
+            return answer
+        if not want.may_load or want.spec is None:
+            return Refuse(NotHereNow(f"Model '{want.model}' is not resident here"))
+        if (rest := self._rests.of(want.model)) is not None:
+            return Refuse(again(rest.error, rest.until - self.clock()))
+        return self._find_place(ticket)
+
+    def _seat(self, ticket: Ticket, servable: list[tuple[Place, Resident]], behind: bool) -> Decision:
+        weight = ticket.want.weight
+        most = max(inf if resident.slots is None else resident.slots for _, resident in servable)
+        if weight > most:
+            return Refuse(BadAsk(f"'n' is {weight}, and the model has {most} slots", param="n"))
+        for place, resident in servable:
+            full = resident.slots is not None and resident.seats + weight > resident.slots
+            kept_out = behind or full or self._claims.close(place.name, resident.model, ticket.number)
+            if not weight or not kept_out:
+                return self._sit_down(ticket, place, resident)
+        return Wait("slots")
+
+    def _unservable(self, want: Want, holders: list[tuple[Place, Resident]]) -> Decision | None:
+        """What becomes of a ticket whose model is somewhere, but serves nobody at present. None
+        when all that have it are closing down: it may come in elsewhere."""
+        if any(place.doubt for place, _ in holders):
+            return Wait("room")
+        for place, resident in holders:
+            if place.ready and resident.phase != "leaving":
+                why = resident.fault or f"it is {resident.phase}"
+                if place.name in want.avoid:
+                    why = f"'{place.name}' refused this request"
+                return Refuse(Recovering(f"Model '{want.model}' cannot serve at the moment: {why}"))
+        return Wait("room") if any(resident.phase == "leaving" for _, resident in holders) else None
+
+    def _find_place(self, ticket: Ticket) -> Decision:
+        want, now = ticket.want, self.clock()
+        assert want.spec is not None  # noqa: S101 - `_decide` asked
+        places = [
+            place for place in self if place.name not in want.avoid and want.model not in place.residents
+        ]
+        rests = {place.name: self._rests.at(want.model, place.name) for place in places}
+        asked = (place for place in places if rests[place.name] is None)
+        found = router.placements(want.spec, want.need_bytes, asked, self._victims(), want.prefer)
+        if not want.evict:
+            found = [placement for placement in found if not placement.victims]
+        if found and (not found[0].must_wait or self.policy.delegates):
+            return self._begin(want, found[0])
+        ends = [rest.until for rest in rests.values() if rest is not None]
+        if found:
+            moments = (*self._moments(ticket, found[0]), *ends)
+            until = min((moment for moment in moments if moment > now), default=None)
+            return Wait("room", until, found[0])
+        possible = [place for place in places if router.never(want.spec, want.need_bytes, place) is None]
+        if any(place.doubt for place in possible):
+            return Wait("room")
+        for place in possible:
+            if place.ready and (rest := rests[place.name]) is not None:
+                return Refuse(refusals.shunned(rest, now, delegates=self.policy.delegates))
+        return Refuse(refusals.no_room(want, list(self), delegates=self.policy.delegates))
+
+    def _victims(self) -> router.Victims:
+        return partial(evictor.victims, now=self.clock(), rules=self.policy.rules)
+
+    # -- warm models overtake the line, but not for ever --------------------------------------
+
+    def _moments(self, ticket: Ticket, plan: router.Placement) -> list[float]:
+        """When to look again at a ticket that waits for `plan`: as its victims come of age, and
+        as it gains the right to close them."""
+        ages = [evictor.of_age_at(plan.place.residents[model], self.policy.rules) for model in plan.victims]
+        return [*ages, ticket.arrived + self.policy.max_overtake_s]
+
+    def _entitle(self, ticket: Ticket, wait: Wait) -> None:
+        """Let the first of a line close its plan's victims to those who came later, once it was
+        overtaken for long enough. Nobody is closed who is too young to leave anyway."""
+        model, claimed = ticket.want.model, self._claims.of(ticket.want.model)
+        # Kept to as long as it can work: who is coldest changes with every request, and two
+        # that are closed in turns would never empty.
+        plans = [wait.plan] if claimed is None or not self._works(ticket, claimed) else [claimed, wait.plan]
+        for plan in plans if wait.plan is not None else []:
+            if plan is not None and self.clock() >= max(self._moments(ticket, plan)):
+                self._stirred |= self._claims.make(model, plan, ticket.number)
+                return
+        self._stirred |= self._claims.drop(model)
+
+    def _works(self, ticket: Ticket, plan: router.Placement) -> bool:
+        place, want = plan.place, ticket.want
+        asked = place.ready and place.name not in want.avoid and not self._rests.at(want.model, place.name)
+        return asked and evictor.would_do(place, plan.newcomer, plan.victims, self.policy.rules)
+
+    # -- seats ------------------------------------------------------------------------------
+
+    def _sit_down(self, ticket: Ticket, place: Place, resident: Resident) -> Serve:
+        ticket.place, ticket.resident, ticket.seated = place, resident, self.clock()
+        resident.seats += ticket.want.weight
+        resident.fresh += ticket.want.weight
+        resident.last_used = ticket.seated
+        self._fresh.setdefault(place.name, {})[ticket] = resident
+        return Serve(place, resident)
+
+    def _stand_up(self, ticket: Ticket, place: Place, resident: Resident) -> None:
+        ticket.place = ticket.resident = None
+        resident.seats -= ticket.want.weight
+        if self._fresh.get(place.name, {}).pop(ticket, None) is not None:
+            resident.fresh -= ticket.want.weight
+        else:
+            # A report since then counted this seat as load of the place.
+            resident.elsewhere = max(0, resident.elsewhere - ticket.want.weight)
+        resident.last_used = self.clock()
+        self._stirred.add(resident.model)
+        self._roomier = self._roomier or resident.idle
