@@ -98,3 +98,19 @@ async def test_the_connection_is_forgotten_when_its_client_has_left(path: str):
                 await client.close()
             await site.until_connections(0)
             assert site.door.in_flight == 0
+
+
+@pytest.mark.parametrize("path", KINDS)
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_that_leaves_at_any_moment_leaves_no_bug_in_the_log(path: str, way, caplog):
+    """Among those moments is the one between head and body of its answer."""
+    with trio.fail_after(30):
+        async with open_door() as site:
+            for steps in range(80):
+                client = await site.dial()
+                await client.send(ask(path, b"x"))
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                await way(client)
+            await site.until_connections(0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
