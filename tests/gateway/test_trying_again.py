@@ -371,6 +371,6 @@ async def test_the_refusal_of_the_last_neuron_is_told() -> None:
         catalogue = Catalogue({"a": ModelSpec("a")})
         async with open_gateway(neuron, catalogue=catalogue) as gateway:
             answer = await gateway.ask()
-            assert answer.status_code == 507
+            assert answer.status_code == 503
             assert "17 GiB short" in answer.json()["error"]["message"]
             assert "n1" in answer.json()["error"]["message"]
