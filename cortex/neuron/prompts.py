@@ -109,6 +109,12 @@ def _render(ask: Ask, voice: Voice) -> _Prompt:
         # Within a thought the grammar's text would count as one, and the answer be empty.
         text, inside = f"{text}\n{CLOSE}\n\n", False
     if forced(ask):
+        if not voice.template.calls_in_tags:
+            raise Unsupported(
+                f"'tool_choice' {ask.tool_choice.mode} needs a model whose chat template writes calls in "
+                "<tool_call> tags; use auto, or another model",
+                param="tool_choice",
+            )
         text += _CALL
     bos = voice.preflight.bos
     # The template writes the token and the engine adds it again: two of them harm some models.

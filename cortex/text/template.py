@@ -24,6 +24,7 @@ from jinja2.exceptions import SecurityError, TemplateError
 from cortex.ask import Message, Tool, ToolUse
 from cortex.errors import BadAsk, Unfit, Unsupported
 from cortex.text.sandbox import Refused, Sandbox
+from cortex.text.toolcalls import OPEN as CALL
 from cortex.text.turns import Style, forms, function, turn
 
 Scalar: TypeAlias = str | bool | int | float
@@ -82,7 +83,8 @@ def no_template(model: str) -> Unfit:
 
 class ChatTemplate:
     """A compiled template. `variables` are the names that it reads from outside, so that
-    a caller of `render` can tell whether an argument does anything."""
+    a caller of `render` can tell whether an argument does anything. `calls_in_tags` says that
+    it writes tool calls in the form that `toolcalls` reads."""
 
     def __init__(self, source: str, *, bos: str | None, eos: str | None) -> None:
         size = len(source.encode())
@@ -90,6 +92,7 @@ class ChatTemplate:
             raise Unfit(f"The chat template has {size} bytes; at most {MAX_SOURCE_BYTES} are accepted.")
         if not source.strip():
             raise Unfit("The chat template is empty: no prompt would reach the model.")
+        self.calls_in_tags = CALL in source
         self._sandbox = Sandbox()
         # An absent token must be undefined: templates print what they get, also None.
         given = {"bos_token": bos, "eos_token": eos}

@@ -16,7 +16,8 @@ PLAIN = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     "{% for tool in tools or () %}[{{ tool.function.name }}]{% endfor %}<assistant>"
 )
-THINKS = PLAIN + "{{ '<think>\n' }}"
+CALLS = PLAIN + "{# calls stand in <tool_call> tags #}"
+THINKS = CALLS + "{{ '<think>\n' }}"
 BEGINS = "<s>" + PLAIN
 HELLO = (Message("user", "hello"),)
 FIND = Tool("find", "finds", {"type": "object", "properties": {"what": {"type": "string"}}})
@@ -60,15 +61,22 @@ def test_a_plain_prompt_is_sent_as_it_stands_even_where_it_begins_with_the_begin
 @pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("named", "find")])
 def test_a_forced_call_is_begun_and_read_as_a_call(choice: ToolChoice) -> None:
     ask = Ask("m", HELLO, tools=(FIND, LOSE), tool_choice=choice)
-    (job,) = prepare(ask, voice(), "-").jobs
+    (job,) = prepare(ask, voice(CALLS), "-").jobs
     assert job.prompt == "<user>hello[find][lose]<assistant><tool_call>\n"
     assert job.shape is not None
     names = [call["properties"]["name"] for call in job.shape.schema.get("anyOf", [job.shape.schema])]
     assert names == [{"const": "find"}, {"const": "lose"}][: 2 if choice.mode == "required" else 1]
-    call, stop = said(ask, '{"name": "find", "arguments": {"what": "x"}}')
+    call, stop = said(ask, '{"name": "find", "arguments": {"what": "x"}}', CALLS)
     assert isinstance(call, ToolCall)
     assert (call.name, call.arguments) == ("find", '{"what": "x"}')
     assert stop.reason == "tool_calls"
+
+
+def test_a_form_of_call_that_the_model_does_not_know_is_not_forced_on_it() -> None:
+    ask = Ask("m", HELLO, tools=(FIND,), tool_choice=ToolChoice("required"))
+    with pytest.raises(Unsupported) as refused:
+        prepare(ask, voice(PLAIN), "-")
+    assert refused.value.param == "tool_choice"
 
 
 @pytest.mark.parametrize(
