@@ -6,7 +6,7 @@ Built on `fake_upstream`: real sockets, raw bytes. Control routes answer from th
 """
 
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,6 +82,7 @@ class FakeNeuron(FakeUpstream):
     orders: list[Received] = field(default_factory=list)
     on: dict[str, deque[Script]] = field(default_factory=lambda: defaultdict(deque))
     loading: trio.Event | None = None  # holds every load until it is set
+    answer: Callable[[bytes], bytes] | None = None  # what a request gets, rather than a script
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _nursery: trio.Nursery | None = None
 
@@ -158,6 +159,9 @@ class FakeNeuron(FakeUpstream):
         self._record(Received(raw, number), path, inference)
         if self.silent:
             await trio.sleep_forever()
+        if inference and self.answer is not None:
+            await stream.send_all(self.answer(raw))
+            return True
         if plan is None:
             assert not inference, "a request came for which there is no script"
             await stream.send_all(await self._control(path, raw))

@@ -4,12 +4,15 @@ import threading
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 import trio
 
 from cortex.config.neuron import NeuronConfig, NeuronEviction
 from cortex.errors import LoadFailed
 from cortex.harness.scripted import Gate, Script
+from tests.fake_web import Client
+from tests.fake_web import ask as raw
 from tests.roles import MIB, eventually, patient, running_gateway, running_neuron, specs
 
 HELLO = [{"role": "user", "content": "one two three"}]
@@ -61,10 +64,14 @@ async def test_five_hundred_requests_for_one_cold_model_make_one_load(tmp_path: 
     statuses: list[int] = []
     async with running_neuron(tmp_path, catalogue, Script(reply="ok")) as neuron:
         async with running_gateway(neuron, catalogue=catalogue) as gateway:
+            port = int(gateway.url.rpartition(":")[2])
+            request = raw(body=msgspec.json.encode(chat("a")))
 
             async def one() -> None:
-                answer = await ask(gateway.http, "a")
-                statuses.append(answer.status_code)
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                    client = Client(stream)
+                    await client.send(request)
+                    statuses.append((await client.answer()).status)
 
             with trio.fail_after(25):
                 async with trio.open_nursery() as nursery:
