@@ -183,6 +183,10 @@ class FakeNeuron(FakeUpstream):
             return await self._load(msgspec.json.decode(raw.partition(b"\r\n\r\n")[2]))
         if path == "/models/unload":
             self.residents.pop(msgspec.json.decode(raw.partition(b"\r\n\r\n")[2])["id"], None)
+        return self.report(path)
+
+    def report(self, path: str) -> bytes:
+        """What a control route answers as things are."""
         body = {
             "/health": self._health,
             "/models": lambda: wire.Residents(
