@@ -84,6 +84,8 @@ async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[G
         api = await nursery.start(parts.api.run, config.listen.host, config.listen.port)
         page = await nursery.start(parts.page.run, config.metrics_listen.host, config.metrics_listen.port)
         log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
+        for warning in parts.report.warnings:
+            log.warning("gateway.warning %s", warning)
         yield Gateway(Ports(api, page), ledger, parts)
         nursery.cancel_scope.cancel()
 
