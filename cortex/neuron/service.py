@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from cortex import logs
 from cortex.catalogue import Catalogue
 from cortex.config.gateway import ColdLoad
 from cortex.config.neuron import NeuronConfig
@@ -106,7 +107,10 @@ async def _assemble(
         workers[room.name] = DeviceWorker(f"{room.name}-dev-0")
         await nursery.start(workers[room.name].run)
     residents = Residents(config, found, workers, await Engines.probed(kinds), ledger)
-    metrics = Metrics(lambda model: found.spec(model) is not None or bool(ledger.holders(model)))
+    metrics = Metrics(
+        lambda model: found.spec(model) is not None or bool(ledger.holders(model)),
+        dropped_records=logs.dropped,
+    )
     patience = Patience(config.admission.max_wait_s, waits.max_wait_s)
     dispatch = Dispatch(ledger, residents, patience, LoadBook(metrics))
     await nursery.start(dispatch.run)
