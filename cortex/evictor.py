@@ -28,10 +28,11 @@ def victims(
     """Models to send away so that `newcomer` fits, coldest first.
 
     Empty when there is room already; None when even sending away everybody who may go
-    would not make enough. Pinned, seated, loading and young residents stay; `patient`
-    asks as if the seated had stood up and the young were old: who would go in time.
+    would not make enough. Pinned, seated, loading and young residents stay. `patient` asks
+    who would go in time: as if the seated had stood up, the loading and the young were old,
+    and the leaving gone.
     """
-    short = _short(place, newcomer)
+    short = _short(place, newcomer, patient)
     chosen: list[Resident] = []
     for resident in sorted(place, key=lambda r: _order(r, newcomer, rules)):
         if _enough(short, chosen):
@@ -48,7 +49,7 @@ def would_do(place: Place, newcomer: Newcomer, models: Iterable[str], rules: Rul
     leaving = [place.residents.get(model) for model in models]
     there = [resident for resident in leaving if resident is not None]
     may_go = all(_may_go(resident, newcomer, rules) for resident in there)
-    return len(there) == len(leaving) and may_go and _enough(_short(place, newcomer), there)
+    return len(there) == len(leaving) and may_go and _enough(_short(place, newcomer, True), there)
 
 
 def of_age_at(resident: Resident, rules: Rules) -> float:
@@ -57,12 +58,13 @@ def of_age_at(resident: Resident, rules: Rules) -> float:
 
 
 def movable(resident: Resident, now: float, rules: Rules) -> bool:
-    """Whether a resident could leave at this moment: nobody sits there, and it is not young."""
-    return resident.idle and now >= of_age_at(resident, rules)
+    """Whether a resident could leave at this moment: it is all there, nobody sits there, and it
+    is not young."""
+    return resident.phase != "loading" and resident.idle and now >= of_age_at(resident, rules)
 
 
 def _may_go(resident: Resident, newcomer: Newcomer, rules: Rules) -> bool:
-    if resident.pinned or resident.phase not in ("loaded", "recovering"):
+    if resident.pinned or resident.phase == "leaving":
         return False
     return rules.strategy == "lru" or resident.priority <= newcomer.priority
 
@@ -72,9 +74,12 @@ def _order(resident: Resident, newcomer: Newcomer, rules: Rules) -> tuple[bool, 
     return (resident.model not in newcomer.prefer, rank, resident.last_used, resident.model)
 
 
-def _short(place: Place, newcomer: Newcomer) -> dict[str, int]:
+def _short(place: Place, newcomer: Newcomer, patient: bool) -> dict[str, int]:
     """Missing bytes, by the rooms where any are."""
     missing = {room: need - place.free(room) for room, need in newcomer.need.items()}
+    for resident in place if patient else ():
+        if resident.phase == "leaving":
+            missing = {room: count - resident.room_bytes.get(room, 0) for room, count in missing.items()}
     return {room: count for room, count in missing.items() if count > 0}
 
 

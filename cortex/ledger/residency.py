@@ -207,8 +207,12 @@ class Residency:
         if not placement.must_wait:
             for model in placement.victims:
                 place.residents[model].phase = "leaving"
-        resident = Resident(want.model, "loading", dict(placement.newcomer.need), loaded_at=self.clock())
+        resident = Resident(want.model, "loading", dict(placement.newcomer.need))
+        resident.loaded_at = resident.last_used = self.clock()
         resident.priority = placement.newcomer.priority
+        # Whom a gateway must not send away its neurons tell.
+        pins = want.spec is not None and bool(want.spec.pinned_on)
+        resident.pinned = pins and not self.policy.delegates
         load = self._loads[want.model] = Load(want, place, placement.victims, resident)
         self._put(place, resident)
         self._roomier = True  # less room, but others may have meant to send the same away
@@ -225,7 +229,8 @@ class Residency:
         for victim in () if self.policy.delegates else load.victims:
             self.gone(place.name, victim)
         facts.load_s = self._load_s[model] = now - load.resident.loaded_at
-        if place.residents.get(model) is load.resident:
+        # A report may have brought it in before, and then is as good.
+        if place.residents.get(model, load.resident) is load.resident:
             facts.loaded_at = facts.last_used = now
             self._put(place, facts)
         self._stir(model)
