@@ -125,7 +125,10 @@ class _Replay:
         known = dict(fields)
         self._content_type = known.get(b"content-type", b"").decode("latin-1")
         self._chunked = b"content-length" not in known
-        ours = [*self._reply.terms.extra, (neuron.REQUEST_ID, self._reply.terms.request_id)]
+        terms = self._reply.terms
+        ours = [*terms.extra, (neuron.REQUEST_ID, terms.request_id)]
+        if terms.dialect == "anthropic":
+            ours.append(("request-id", terms.request_id))
         names = {name.encode() for name, _ in ours}
         if self._reply.last:
             names.add(b"connection")
