@@ -106,6 +106,11 @@ class FakeNeuron(FakeUpstream):
         """How often a control route was called."""
         return sum(order.head[0].split()[1] == path for order in self.orders)
 
+    async def told_to_load(self) -> None:
+        """An order to load has come."""
+        while not self.ordered("/models/load"):
+            await self._change.wait()
+
     async def seen(self, count: int) -> None:
         """So many inference requests have come."""
         while len(self.requests) < count:
@@ -272,7 +277,9 @@ class Open:
             await trio.sleep(0.002)
 
 
-QUICK = Poll(interval_s=0.05, timeout_s=0.3, failures=3)
+QUICK = Poll(interval_s=0.05, timeout_s=1.0, failures=3)
+# For neurons that hang: found out within a test, though a busy machine may cause a miss.
+IMPATIENT = Poll(interval_s=0.05, timeout_s=0.3, failures=3)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from tests.fake_neuron import (
     ANSWER,
     CHUNKED,
     DONE,
+    IMPATIENT,
     OPENING,
     STREAM,
     WHOLE,
@@ -167,7 +168,7 @@ async def test_a_whole_answer_may_take_longer_than_a_first_token() -> None:
 
 async def test_a_whole_answer_is_given_up_when_its_neuron_shows_no_sign_of_life() -> None:
     """Row 4, 5: it hangs with the request; nobody is kept waiting for good."""
-    async with fake_neuron("a") as neuron, open_gateway(neuron, config=HASTY) as gateway:
+    async with fake_neuron("a") as neuron, open_gateway(neuron, config=HASTY, poll=IMPATIENT) as gateway:
         neuron.then(Hang())
         async with trio.open_nursery() as nursery:
 

@@ -10,6 +10,7 @@ from cortex.config.gateway import Poll
 from cortex.wire.neuron import ModelLoad, Servable
 from tests.fake_neuron import (
     ANSWER,
+    IMPATIENT,
     STOPPING,
     STREAM,
     STREAMED,
@@ -94,7 +95,7 @@ async def test_a_load_on_a_neuron_that_is_restarted_fails_over() -> None:
             for _ in range(3):
                 nursery.start_soon(waiter)
             await gateway.knows(lambda ledger: ledger.waiting == 3)
-            assert one.ordered("/models/load") == 1
+            await one.told_to_load()
             await one.restart()
         assert {answer.headers["x-cortex-neuron"] for answer in answers} == {"n2"}
 
@@ -104,10 +105,13 @@ async def test_a_load_on_a_neuron_that_vanishes_fails_over() -> None:
     async with fake_neuron() as one, fake_neuron() as two:
         one.memory *= 2
         one.loading = trio.Event()
-        async with open_gateway(one, two, catalogue=["a"]) as gateway, trio.open_nursery() as nursery:
+        async with (
+            open_gateway(one, two, catalogue=["a"], poll=IMPATIENT) as gateway,
+            trio.open_nursery() as nursery,
+        ):
 
             async def vanish() -> None:
-                await gateway.knows(lambda ledger: ledger.waiting == 1)
+                await one.told_to_load()
                 one.silent = True
 
             nursery.start_soon(vanish)
@@ -149,7 +153,7 @@ async def test_a_neuron_that_hangs_is_away_after_failures_times_timeout_and_dela
 async def test_a_neuron_that_hangs_from_the_start_does_not_keep_a_gateway_from_starting() -> None:
     async with fake_neuron("a") as one, fake_neuron("b") as two:
         one.silent = True
-        async with open_gateway(one, two, catalogue=["a"]) as gateway:
+        async with open_gateway(one, two, catalogue=["a"], poll=IMPATIENT) as gateway:
             assert (await gateway.ask("b")).status_code == 200
             answer = await gateway.ask("a")
             assert answer.status_code == 200, "it was never seen to have it, so it is loaded where it can be"
@@ -159,7 +163,7 @@ async def test_a_neuron_that_hangs_from_the_start_does_not_keep_a_gateway_from_s
 
 
 async def test_one_missed_look_changes_nothing() -> None:
-    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+    async with fake_neuron("a") as neuron, open_gateway(neuron, poll=IMPATIENT) as gateway:
         neuron.on["/health"].extend([neuron.plan(Hang())] * 2)
         await neuron.polled(4)
         assert (await gateway.ask()).status_code == 200
