@@ -96,3 +96,11 @@ def test_a_name_outside_the_alphabet_is_not_echoed():
     error = unknown("<script>\n", ["small"])
     assert isinstance(error, BadAsk) and error.status == 400
     assert "script" not in error.message
+
+
+def test_near_names_are_the_nearest_three_and_none_where_nothing_is_near():
+    known = [f"org/model-{number}" for number in range(2000)] + ["llama-large", "llama-small", "llama-tiny"]
+    message = unknown("lama-large", known).message
+    assert "Did you mean llama-large" in message
+    assert "org/" not in message
+    assert "llama" not in unknown("x" * 120, known).message

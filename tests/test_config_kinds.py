@@ -18,6 +18,7 @@ from cortex.config.kinds import (
     spans,
     whole,
 )
+from cortex.config.network import read_endpoint
 
 
 @pytest.mark.parametrize(
@@ -153,3 +154,9 @@ def test_a_kind_reads_or_refuses_whatever_it_is_given(kind, value):
         kind.read(value)
     except ValueError as error:
         assert str(error)
+
+
+def test_a_label_of_a_host_name_is_as_long_as_a_resolver_takes_it() -> None:
+    assert read_endpoint(f"http://{'x' * 63}.example:1")
+    with pytest.raises(ValueError, match="host"):
+        read_endpoint(f"http://{'x' * 64}.example:1")

@@ -187,25 +187,31 @@ class Fleet:
         neuron.asked_at = trio.current_time()
         neuron.pool.sweep()
         try:
-            with trio.fail_after(self._poll.timeout_s):
-                health = await neuron.remote.health()
-                residents = await neuron.remote.models()
-                known = neuron.discovery
-                if known is None or known.boot_id != health.boot_id:
-                    known = await neuron.remote.discovery()
+            await self._ask(neuron)
         except (trio.TooSlowError, TooSlow):
             if not await self._lagging():
                 self._missed(neuron, f"it did not answer within {self._poll.timeout_s:g} s", at_once=False)
         except CortexError as error:
             self._missed(neuron, error.message, at_once=isinstance(error, Unreachable))
-        else:
-            if health.boot_id == residents.boot_id == known.boot_id:
-                self._believe(neuron, known, health, residents)
-            else:
-                self._missed(neuron, "it was restarted while it was asked", at_once=False)
+        except Exception as bug:
+            # One neuron's odd report must not end the polling of all.
+            log.exception("neuron.unusable neuron=%s", neuron.name)
+            self._missed(neuron, f"its report cannot be used: {bug}", at_once=False)
         neuron.looked_at = neuron.asked_at
         neuron.looked.set()
         neuron.looked = trio.Event()
+
+    async def _ask(self, neuron: Neuron) -> None:
+        with trio.fail_after(self._poll.timeout_s):
+            health = await neuron.remote.health()
+            residents = await neuron.remote.models()
+            known = neuron.discovery
+            if known is None or known.boot_id != health.boot_id:
+                known = await neuron.remote.discovery()
+        if health.boot_id == residents.boot_id == known.boot_id:
+            self._believe(neuron, known, health, residents)
+        else:
+            self._missed(neuron, "it was restarted while it was asked", at_once=False)
 
     async def _lagging(self) -> bool:
         """Whether this process is too slow itself to blame a neuron: a fleet must not be lost to

@@ -62,6 +62,11 @@ class RemoteLoader:
         for _ in answer.evicted:
             self._evicted()
         report = answer.resident
+        if report.id != spec.id:
+            raise LoadFailed(
+                f"Neuron '{neuron.name}' loaded '{report.id}' for '{spec.id}': its own models.toml knows the "
+                "name as another model's; let both files agree"
+            )
         return Resident(
             report.id,
             "loaded",

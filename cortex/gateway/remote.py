@@ -13,8 +13,9 @@ import msgspec
 import trio
 
 from cortex.config.gateway import NeuronRef
-from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed, named
+from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.wire import neuron as wire
+from cortex.wire import refusals
 
 T = TypeVar("T")
 Client: TypeAlias = httpx.AsyncClient
@@ -22,15 +23,6 @@ Client: TypeAlias = httpx.AsyncClient
 # A neuron's whole report is a few KiB; a reply beyond this is no neuron.
 LARGEST_REPORT_BYTES: Final = 8 * 2**20
 CONNECT_S: Final = 1.0
-
-
-class _Fault(msgspec.Struct):
-    message: str = ""
-    code: str = ""
-
-
-class _FaultBody(msgspec.Struct):
-    error: _Fault
 
 
 @asynccontextmanager
@@ -93,7 +85,7 @@ class Remote:
         try:
             async with self._client.stream(method, url, content=content, headers=headers) as answer:
                 return answer.status_code, answer.headers, await self._whole(answer, path)
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.InvalidURL, UnicodeError) as error:
             raise Unreachable(
                 f"Neuron '{name}' at {self._ref.endpoint} cannot be reached: {error}"
             ) from error
@@ -121,21 +113,19 @@ class Remote:
         return bytes(said)
 
     def _refusal(self, status: int, headers: httpx.Headers, said: bytes, path: str) -> CortexError:
-        name = self._ref.name
-        try:
-            fault = msgspec.json.decode(said, type=_FaultBody).error
-        except (msgspec.DecodeError, RecursionError):
+        name, refusal = self._ref.name, refusals.read(said)
+        if refusal is None:
             return UpstreamFailed(f"Neuron '{name}' answered {path} with status {status}")
         if status in (401, 403):
             return UpstreamFailed(
-                f"Neuron '{name}' refuses this gateway ({fault.message}); check [[neurons]] token_file"
+                f"Neuron '{name}' refuses this gateway ({refusal.message}); check [[neurons]] token_file"
             )
-        again = headers.get("retry-after", "")
-        error = named(
-            fault.code,
+        error = refusals.error_of(
+            msgspec.structs.replace(refusal, message=f"{refusal.message} (neuron '{name}')"),
+            refusal.code or "",
             status,
-            f"{fault.message} (neuron '{name}')",
-            retry_after_s=float(again) if again.isascii() and again.isdigit() and len(again) < 10 else None,
+            retry_after=headers.get("retry-after", ""),
+            should_retry=headers.get("x-should-retry", ""),
         )
         error.not_started = error.not_started or headers.get(wire.NOT_STARTED) == "1"
         return error

@@ -4,17 +4,17 @@ Owns what a status and an error body of a neuron mean to a gateway: whose fault 
 whether anything ran, when to come again. A body that is no error of cortex is not quoted.
 """
 
-from contextlib import suppress
 from typing import Final
 
-import msgspec
 import trio
 
 from cortex import errors
 from cortex.config.limits import Limits
 from cortex.errors import BadFraming, CortexError, TooSlow, UpstreamFailed
 from cortex.web.answer import Answer
+from cortex.wire import refusals
 from cortex.wire.neuron import NOT_STARTED
+from cortex.wire.refusals import Refusal
 
 # No error body of a cortex is longer.
 REFUSAL_LIMIT: Final = 65536
@@ -32,21 +32,6 @@ _BY_STATUS: Final[dict[int, type[CortexError]]] = {
     504: errors.TooSlow,
     529: errors.Overloaded,
 }
-
-
-class _Fault(msgspec.Struct):
-    message: str
-    code: str | None = None
-    param: str | None = None
-    prompt_tokens: int | None = None
-    context_length: int | None = None
-
-
-class _Refusal(msgspec.Struct):
-    error: _Fault
-
-
-_REFUSAL: Final = msgspec.json.Decoder(_Refusal)
 
 
 async def refusal(answer: Answer, limits: Limits) -> CortexError:
@@ -87,41 +72,26 @@ def is_json(answer: Answer) -> bool:
 
 
 def _named(answer: Answer, body: bytes) -> CortexError:
-    status, fault = answer.status, _decode(body) if is_json(answer) else None
+    status, fault = answer.status, refusals.read(body) if is_json(answer) else None
     if status == 500:
         # Nobody knows what a bug says of itself: the client gets nothing of it.
         return UpstreamFailed("The neuron has a bug; its log has the traceback under this request id.")
     if fault is None or status in _MISFIT:
         return _misfit(status, fault)
-    retry_after_s = _seconds(answer.headers.get("retry-after", ""))
+    retry_after = answer.headers.get("retry-after", "")
     if fault.code is None:
         kind = _BY_STATUS.get(status, UpstreamFailed)
-        error = kind(fault.message, retry_after_s=retry_after_s)
-    else:
-        error = errors.named(fault.code, status, fault.message, retry_after_s=retry_after_s)
-    if isinstance(error, BadFraming):
-        return _misfit(status, fault)
-    if error.code == errors.NeverFits.code and answer.headers.get("x-should-retry") == "false":
-        error = errors.NeverFits(fault.message)
-    error.param = fault.param
-    if fault.prompt_tokens is not None and fault.context_length is not None:
-        error.facts.update(prompt_tokens=fault.prompt_tokens, context_length=fault.context_length)
-    return error
+        return kind(
+            fault.message, param=fault.param, retry_after_s=refusals.seconds(retry_after), facts=fault.facts
+        )
+    should_retry = answer.headers.get("x-should-retry", "")
+    error = refusals.error_of(fault, fault.code, status, retry_after=retry_after, should_retry=should_retry)
+    return _misfit(status, fault) if isinstance(error, BadFraming) else error
 
 
-def _misfit(status: int, fault: _Fault | None) -> UpstreamFailed:
+def _misfit(status: int, fault: Refusal | None) -> UpstreamFailed:
     code = (fault.code if fault else None) or "no error that cortex knows"
     return UpstreamFailed(
         f"The neuron answered {status} ({code}) to the gateway itself: its version, fleet token or "
-        "trusted networks may not fit. Compare `cortex status` and `cortex doctor` on both hosts."
+        "trusted networks may not fit. Compare the `token_file` and version of both hosts."
     )
-
-
-def _decode(body: bytes) -> _Fault | None:
-    with suppress(msgspec.DecodeError, RecursionError):
-        return _REFUSAL.decode(body).error
-    return None
-
-
-def _seconds(text: str) -> float | None:
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

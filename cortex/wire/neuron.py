@@ -5,18 +5,21 @@ Sizes are bytes, times seconds. The gateway and `cortex status` read these, the
 neuron writes them.
 """
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from cortex.events import Usage
+
+# No count or size of a true report is larger; arithmetic and gauges are safe with it.
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Device(msgspec.Struct, kw_only=True, frozen=True):
     index: int = 0
     name: str = ""
     kind: str = "cpu"
-    memory_total: int = 0
+    memory_total: Count = 0
     compute_capability: str | None = None
 
 
@@ -44,9 +47,9 @@ class Discovery(msgspec.Struct, kw_only=True, frozen=True):
 
 class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
     name: str
-    memory_total: int = 0
-    memory_used: int = 0
-    memory_free: int = 0
+    memory_total: Count = 0
+    memory_used: Count = 0
+    memory_free: Count = 0
     utilization: float | None = None
     temperature: float | None = None
     heartbeat_age_s: float | None = None
@@ -67,10 +70,10 @@ class ModelLoad(msgspec.Struct, kw_only=True, frozen=True):
     """What one resident has to do at the moment."""
 
     id: str
-    in_flight: int = 0
-    queue: int = 0
-    slots: int = 0
-    rejected: dict[str, int] = {}
+    in_flight: Count = 0
+    queue: Count = 0
+    slots: Count = 0
+    rejected: dict[str, Count] = {}
     tok_s_decode: float | None = None
     tok_s_prefill: float | None = None
 
@@ -101,10 +104,10 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     harness: str = ""
     state: str = "loaded"
     devices: list[str] = []
-    bytes: dict[str, int] = {}
-    context_length: int | None = None
-    slots: int | None = None
-    queue: int = 0
+    bytes: dict[str, Count] = {}
+    context_length: Count | None = None
+    slots: Count | None = None
+    queue: Count = 0
     capabilities: list[str] = []
     servable: Servable = Servable()
     idle_s: float = 0.0
