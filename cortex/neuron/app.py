@@ -82,7 +82,7 @@ def _models(app: QuartTrio, view: View, orders: Orders) -> None:
 
     @app.get("/v1/models/<path:name>")
     async def entry(name: str) -> Response:
-        model = view.residents.found.resolve(name)
+        model = view.residents.meant(name)
         if model not in view.ids():
             raise unknown(name, view.ids())
         return answer(view.entry(model))

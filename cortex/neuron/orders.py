@@ -58,6 +58,7 @@ class Orders:
         Cancelled, the load goes on for whoever asks next."""
         self._refuse_when_stopping()
         sent = spec_from_plain(order.spec)
+        # By its id alone: what comes in under another id is not what was asked for.
         spec = self._residents.found.spec(sent.id) or sent
         ledger = self._dispatch.ledger
         joined, before = spec.id in ledger.loads, self._names()
@@ -72,7 +73,7 @@ class Orders:
     async def unload(self, order: wire.UnloadRequest) -> None:
         """The model is gone. Without `force`, Busy while requests sit there. Cancelled, it
         goes all the same."""
-        model = self._residents.found.resolve(order.id)
+        model = self._residents.meant(order.id)
         holders = self._dispatch.ledger.holders(model)
         if not holders:
             raise NotResident(
@@ -96,7 +97,8 @@ class Orders:
             activation.pending.remove(spec.id)
             activation.in_progress = spec.id
             try:
-                want = await self._residents.want(self._residents.found.spec(spec.id) or spec)
+                found = self._residents.found
+                want = await self._residents.want(found.spec(found.resolve(spec.id)) or spec)
                 await self._dispatch.bring(want)
             except CortexError as error:
                 log.error("activation.failed model=%s error=%s", spec.id, error.message)

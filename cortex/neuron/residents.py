@@ -118,6 +118,12 @@ class Residents:
         """Since when the thread of a device has shown no sign of life."""
         return self._workers[place].heartbeat_age_s
 
+    def meant(self, name: str) -> str:
+        """The id that a client means by `name`. A model that a gateway brought may have the id
+        that is an alias in our own catalogue: then the name is the id's."""
+        here = name in self._living or name in self._ledger.loads
+        return name if here else self.found.resolve(name)
+
     async def spec(self, model: str) -> ModelSpec | None:
         """The spec of `model`. One that a gateway brought need not be in our own catalogue."""
         if (living := self._living.get(model)) is not None:

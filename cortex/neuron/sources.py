@@ -46,21 +46,21 @@ class Found:
             self._listed, abandon_on_cancel=True, limiter=self._limiter
         )
 
-    async def find(self, name: str) -> ModelSpec | None:
-        """The spec of `name`; before there is said to be none, the roots are looked through again."""
-        spec = self.spec(name)
-        if spec is None and self.roots and valid_id(name):
+    async def find(self, model: str) -> ModelSpec | None:
+        """The spec of that id; before there is said to be none, the roots are looked through again."""
+        spec = self.spec(model)
+        if spec is None and self.roots and valid_id(model):
             await self.look()
-            spec = self.spec(name)
+            spec = self.spec(model)
         return spec
 
     def resolve(self, name: str) -> str:
         """The id behind an alias."""
         return self.catalogue.resolve(name)
 
-    def spec(self, name: str) -> ModelSpec | None:
-        """The catalogue's entry first, then a file whose stem is `name`."""
-        return self.catalogue.find(name) or self.known().get(name)
+    def spec(self, model: str) -> ModelSpec | None:
+        """The catalogue's entry of that id first, then a file whose stem it is. An alias has none."""
+        return self.known().get(model)
 
     def known(self) -> dict[str, ModelSpec]:
         """All of them by id. The demo model stands in where there is nothing else."""

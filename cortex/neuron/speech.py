@@ -130,14 +130,14 @@ class Speech:
             self._metrics.request_done(account.done(exchange.dialect.name, outcome))
 
     async def _read(self, request: Request, dialect: Dialect) -> Ask:
-        """The body as an ask, the model under its own name."""
+        """The body as an ask, the model by its id. Gateways send ids."""
         body = request.body
         if len(body) > BIG_BODY:
             ask = await trio.to_thread.run_sync(dialect.read, body, abandon_on_cancel=True)
         else:
             ask = dialect.read(body)
         prompts.check(ask)
-        return replace(ask, model=self._residents.found.resolve(ask.model))
+        return ask if _routed(request) else replace(ask, model=self._residents.meant(ask.model))
 
     async def _stream(self, exchange: Exchange) -> None:
         ask, account = exchange.ask, exchange.account
@@ -177,7 +177,7 @@ class Speech:
 
     async def _want(self, exchange: Exchange) -> Want:
         ask = exchange.ask
-        routed = exchange.request.headers.get(wire.ROUTE) is not None
+        routed = _routed(exchange.request)
         if routed:
             self._refuse_stale_route(ask.model)
         spec = await self._residents.spec(ask.model)
@@ -213,3 +213,8 @@ class Speech:
 
     def _headers(self, ask: Ask) -> tuple[tuple[str, str], ...]:
         return ((wire.NEURON, self._name), (wire.MODEL, ask.model))
+
+
+def _routed(request: Request) -> bool:
+    """Whether a gateway sent it here."""
+    return request.headers.get(wire.ROUTE) is not None

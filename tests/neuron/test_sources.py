@@ -26,7 +26,8 @@ async def test_the_catalogue_comes_before_a_file_of_the_same_name(root: Path) ->
     own = ModelSpec("a", source="path:/elsewhere/a.gguf", aliases=("fast",))
     found = Found(Catalogue({"a": own}, {"fast": "a"}), (root,))
     await found.look()
-    assert found.spec("a") is found.spec("fast") is own
+    assert found.spec("a") is found.spec(found.resolve("fast")) is own
+    assert found.spec("fast") is None
     assert found.spec("b") == ModelSpec("b", source=f"path:{root}/b.gguf")
     assert sorted(found.known()) == ["a", "b"]
     assert found.spec("c") is None
