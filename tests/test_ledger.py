@@ -969,6 +969,26 @@ def test_a_report_may_bring_a_model_in_before_its_load_is_answered() -> None:
     assert dict(book.ledger.loads) == {}
 
 
+def test_what_a_place_reports_as_loaded_stays_although_the_order_for_it_broke() -> None:
+    book = fleet("p", "q")
+    ticket, load = book.begin("a")
+    book.clock.pass_by(5)
+    book.tell("p", 100, resident("a"))
+    assert list(book.settle()) == [ticket]
+    assert book.ledger.failed(load, UpstreamFailed("the answer was cut")) == []
+    assert book.living() == {"a": "loaded"}
+    book.sit("a")
+
+
+def test_one_replica_may_go_and_the_other_serves() -> None:
+    book = fleet()
+    book.tell("p", 100, resident("a"))
+    book.tell("q", 100, resident("a"))
+    assert [place.name for place, _ in book.ledger.holders("a")] == ["p", "q"]
+    book.ledger.gone("p", "a")
+    assert book.sit("a").place is book.ledger.place("q")
+
+
 def test_a_load_that_we_started_is_kept_while_the_place_does_not_list_it() -> None:
     book = fleet()
     book.tell("p", 100, resident("old", 90))
