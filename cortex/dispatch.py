@@ -123,7 +123,7 @@ class Dispatch:
         for ticket, decision in self.ledger.settle():
             if isinstance(decision, Load):
                 self._start(self._nursery, decision)
-            elif isinstance(decision, Serve | Refuse):
+            else:
                 self._waiters[ticket].tell(decision)
         self._look_at(self.ledger.due)
 

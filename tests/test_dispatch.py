@@ -26,7 +26,7 @@ from cortex.errors import (
     Stopping,
     Unreachable,
 )
-from cortex.ledger import Decision, Ledger, Load, Ticket
+from cortex.ledger import Ledger, Load, Settled, Ticket
 from cortex.metrics import Metrics
 from cortex.places import Resident, Room
 from tests.fake_ledger import AGE_S, OVERTAKE_S, policy, resident, want
@@ -534,7 +534,7 @@ async def test_no_room_in_time_is_told_as_no_capacity(autojump_clock) -> None:
         b.tell("p", 60, resident("a", 60))
         await b.asked("holder", "a", 60, sits_s=400.0)
         await b.asked("blocked", "b", 60)
-        await trio.sleep(LOAD_S)
+        await trio.sleep(LOAD_S + 1)
         assert isinstance(b.told["blocked"], NoRoom)
         assert b.waited["blocked"] == LOAD_S
         assert b.ledger.waiting == 0
@@ -739,7 +739,7 @@ class CountingLedger(Ledger):
 
     looks = 0
 
-    def settle(self) -> list[tuple[Ticket, Decision]]:
+    def settle(self) -> list[tuple[Ticket, Settled]]:
         self.looks += 1
         return super().settle()
 

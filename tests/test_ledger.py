@@ -145,9 +145,12 @@ def test_who_leaves_the_line_leaves_nothing_behind() -> None:
 
 
 def test_the_longest_waiting_is_known() -> None:
-    """Row 72: progress is how long the oldest has waited."""
+    """Row 72: progress is how long the oldest has waited. An order has no patience to lose."""
     book = books(100, resident("a", slots=1), resident("b", slots=1))
     assert book.ledger.oldest is None
+    book.begin("slow", weight=0)
+    assert book.ledger.oldest is None
+    book.clock.pass_by(3)
     book.sit("a"), book.sit("b")
     first, _ = book.arrive("a")
     book.clock.pass_by(3)

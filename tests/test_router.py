@@ -228,6 +228,11 @@ def test_the_newcomers_class_and_wishes_reach_the_evictor() -> None:
     assert seen == [(Newcomer({"g": 10}, 7, ("x",)), patient) for patient in (False, True)]
 
 
+def test_free_bytes_over_all_devices_are_for_showing() -> None:
+    at = place("p", {"g0": 50, "g1": 90}, resident("x", {"g0": 10, "g1": 100}))
+    assert (at.free("g0"), at.free("g1"), at.free_bytes) == (40, -10, 30)
+
+
 def test_looking_changes_nothing() -> None:
     at = place("p", 30, resident("x", 30))
     before = repr(at)

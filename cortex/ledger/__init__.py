@@ -9,6 +9,6 @@ seats and those who wait, each model's in a `line`; `claims` lets them in turn.
 """
 
 from cortex.ledger.seating import Ledger
-from cortex.ledger.tickets import Decision, Load, Policy, Refuse, Serve, Ticket, Wait, Want
+from cortex.ledger.tickets import Decision, Load, Policy, Refuse, Serve, Settled, Ticket, Wait, Want
 
-__all__ = ["Decision", "Ledger", "Load", "Policy", "Refuse", "Serve", "Ticket", "Wait", "Want"]
+__all__ = ["Decision", "Ledger", "Load", "Policy", "Refuse", "Serve", "Settled", "Ticket", "Wait", "Want"]

@@ -55,7 +55,10 @@ class Line:
             del self._kinds[kind]
         return True
 
+    def heads(self, but: Collection[Kind] = ()) -> Iterator[Ticket]:
+        """Who came first of each kind `but` those."""
+        return (next(iter(tickets)) for kind, tickets in self._kinds.items() if kind not in but)
+
     def first(self, but: Collection[Kind] = ()) -> Ticket | None:
         """Who came first of all kinds `but` those."""
-        heads = (next(iter(tickets)) for kind, tickets in self._kinds.items() if kind not in but)
-        return min(heads, key=lambda ticket: ticket.number, default=None)
+        return min(self.heads(but), key=lambda ticket: ticket.number, default=None)

@@ -17,7 +17,7 @@ from cortex.ledger.claims import Claims
 from cortex.ledger.line import Kind, Line, kind_of
 from cortex.ledger.residency import Residency
 from cortex.ledger.rests import again
-from cortex.ledger.tickets import Decision, Load, Refuse, Serve, Ticket, Wait, Want
+from cortex.ledger.tickets import Decision, Load, Refuse, Serve, Settled, Ticket, Wait, Want
 from cortex.places import Place, Resident
 
 
@@ -48,9 +48,10 @@ class Ledger(Residency):
 
     @property
     def oldest(self) -> float | None:
-        """When the longest-waiting ticket arrived; None when nobody waits."""
-        heads = (line.first() for line in self._lines.values())
-        return min((head.arrived for head in heads if head is not None), default=None)
+        """When who waits longest for a seat arrived; None when nobody waits for one. Who wants only
+        that a model is there waits as long as its load takes."""
+        heads = (head for line in self._lines.values() for head in line.heads() if head.want.weight)
+        return min((head.arrived for head in heads), default=None)
 
     @property
     def due(self) -> float:
@@ -79,13 +80,13 @@ class Ledger(Residency):
             self._waiting += 1
         return ticket, decision
 
-    def settle(self) -> list[tuple[Ticket, Decision]]:
+    def settle(self) -> list[tuple[Ticket, Settled]]:
         """What changed for those who wait. Served and refused tickets have left the line.
 
         Lines are asked in the order of their first tickets. Each moves in order and stops at
         the first of a kind who must wait on, so that it costs as much as it settles.
         """
-        settled: list[tuple[Ticket, Decision]] = []
+        settled: list[tuple[Ticket, Settled]] = []
         while models := self._moved():
             for model in models:
                 settled.extend(self._move(model, self._lines[model]))
@@ -135,8 +136,8 @@ class Ledger(Residency):
         heads = ((line.first(), model) for model in models if (line := self._lines.get(model)) is not None)
         return [model for _, model in sorted((head.number, model) for head, model in heads if head)]
 
-    def _move(self, model: str, line: Line) -> list[tuple[Ticket, Decision]]:
-        settled: list[tuple[Ticket, Decision]] = []
+    def _move(self, model: str, line: Line) -> list[tuple[Ticket, Settled]]:
+        settled: list[tuple[Ticket, Settled]] = []
         self._blocked.discard(model)
         self._timed.pop(model, None)
         stuck: set[Kind] = set()

@@ -91,4 +91,6 @@ class Refuse:
     error: CortexError
 
 
-Decision: TypeAlias = Serve | Load | Wait | Refuse
+# What becomes of one who waited, and of one who arrives.
+Settled: TypeAlias = Serve | Load | Refuse
+Decision: TypeAlias = Settled | Wait
