@@ -78,7 +78,7 @@ class Listing:
                 state=resident.phase if resident.fault is None else "recovering",
                 bytes=resident.bytes,
             )
-            for place, resident in self.ledger.holders(model)
+            for place, resident in sorted(self.ledger.holders(model), key=lambda pair: pair[0].name)
         ]
         spec = self.spec(model)
         feasible = list(self._feasible(spec)) if spec is not None else []

@@ -9,7 +9,6 @@ client. Contents are never logged.
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -152,8 +151,7 @@ class Passage:
                 avoid |= struck
         want = want_of(self._listing, journey.model, affinity=journey.affinity, avoid=avoid)
         journey.reply.tags[wire.MODEL] = journey.model
-        # A neuron that is full has the model: its queue is no reason for a second copy.
-        return want if journey.full is None else replace(want, may_load=False)
+        return want
 
     async def _exchange(self, journey: Journey, neuron: Neuron) -> None:
         """The client has the neuron's answer."""

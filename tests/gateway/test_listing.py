@@ -269,6 +269,22 @@ async def test_a_line_that_does_not_move_is_not_ready(autojump_clock) -> None:
     assert report.moving()
 
 
+async def test_an_order_may_wait_for_its_load_without_the_gateway_being_stuck() -> None:
+    """An operator's order has no patience that could run out; readiness asks for those who have."""
+    async with fake_neuron() as neuron:
+        neuron.loading = trio.Event()
+        async with open_gateway(neuron, catalogue=["a"]) as gateway:
+            client = await gateway.dial()
+            await client.send(ask("/fleet/models/load", b'{"model":"a"}'))
+            await gateway.knows(lambda ledger: ledger.waiting == 1)
+            assert gateway.ledger.oldest is None
+            await (await gateway.dial()).send(ask("/v1/chat/completions", body()))
+            await gateway.knows(lambda ledger: ledger.waiting == 2)
+            assert gateway.ledger.oldest is not None
+            neuron.loading.set()
+            assert (await client.answer()).status == 200
+
+
 async def test_an_open_gateway_warns_in_health_fleet_and_log(caplog) -> None:
     config = GatewayConfig(listen=Address("0.0.0.0", 0), metrics_listen=ANY)
     async with service.opened(config, Catalogue()) as gateway:

@@ -195,6 +195,15 @@ async def test_a_stale_route_leads_to_where_the_model_is() -> None:
             assert not one.orders and not two.orders
 
 
+async def test_a_stale_route_is_forgotten_though_the_neuron_cannot_be_asked() -> None:
+    async with fake_neuron("a") as neuron, open_gateway(neuron, catalogue=["a"], poll=SLOW) as gateway:
+        neuron.residents.clear()
+        neuron.then(NOT_HERE)
+        neuron.on["/models"].append(script(b"no report", Close()))
+        assert (await gateway.ask()).content == ANSWER
+        assert neuron.ordered("/models/load") == 1
+
+
 async def test_a_broken_replica_that_a_stale_route_finds_out_is_not_copied() -> None:
     """Spec, routing 3: between two polls the engine broke; there would be room elsewhere."""
     async with fake_neuron("a") as one, fake_neuron(known=["a"]) as two:
@@ -314,6 +323,18 @@ async def test_a_neuron_that_fails_again_and_again_is_left_to_those_who_have_no_
             assert [await status("a") for _ in range(8)] == [502] * 3 + [200] * 5
             assert await status("b") == 502
             assert counts(one, two) == [4, 5]
+
+
+async def test_failures_with_a_success_between_are_not_in_a_row() -> None:
+    async with fake_neuron("a") as one, fake_neuron("a") as two:
+        two.loads["a"] = BUSY
+        bad, good = script(whole(500, b"{}")), script(WHOLE)
+        one.scripts.extend([bad, bad, good] * 3)
+        async with open_gateway(one, two) as gateway:
+            for status in [502, 502, 200] * 3:
+                await gateway.knows(lambda ledger: all(place.ready for place in ledger))
+                assert (await gateway.ask()).status_code == status
+            assert counts(one, two) == [9, 0]
 
 
 async def test_the_only_replica_is_used_however_often_it_fails() -> None:
