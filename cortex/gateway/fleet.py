@@ -91,7 +91,9 @@ class Neuron:
             finally:
                 self._waits.discard(scope)
         if scope.cancelled_caught:
-            raise TooSlow(f"Neuron '{self.name}' gives no sign of life. The request may have run.")
+            raise TooSlow(
+                f"Neuron '{self.name}' gives no sign of life. The request may have run; send it again."
+            )
 
     def give_up(self) -> None:
         """Nobody waits for its answers any longer."""
@@ -165,6 +167,10 @@ class Fleet:
         now = trio.current_time()
         self._struck = {name: until for name, until in self._struck.items() if now < until}
         return frozenset(self._struck)
+
+    def look_soon(self, name: str) -> None:
+        """The neuron is asked anew without waiting for its turn: it has changed."""
+        self._neurons[name].look_now.set()
 
     async def look_again(self, name: str) -> None:
         """What the neuron has is known as it was after this call, or it is marked as missed."""

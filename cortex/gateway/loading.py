@@ -30,6 +30,7 @@ class Neurons(Protocol):
 
     def __getitem__(self, name: str) -> Neuron: ...
     def suspect(self, name: str, error: CortexError) -> None: ...
+    def look_soon(self, name: str) -> None: ...
 
 
 class RemoteLoader:
@@ -59,6 +60,7 @@ class RemoteLoader:
                 self._broken(spec.id, error)
             raise
         self._broke_at.pop(spec.id, None)
+        fleet.look_soon(neuron.name)
         for _ in answer.evicted:
             self._evicted()
         report = answer.resident

@@ -94,7 +94,7 @@ class Remote:
             late.not_started = True  # the client has no other timeout than that for connecting
             raise late from error
         except httpx.HTTPError as error:
-            raise UpstreamFailed(f"Neuron '{name}' broke off at {path}: {error}") from error
+            raise UpstreamFailed(f"Neuron '{name}' broke off at {path} ({error}); see its log") from error
 
     async def _whole(self, answer: httpx.Response, path: str) -> bytes:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":

@@ -6,11 +6,12 @@ Inference does not pass here: its routes belong to the door.
 
 from typing import Final
 
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from cortex.ask import Json
 from cortex.catalogue import unknown
+from cortex.errors import Unsupported
 from cortex.neuron.orders import Orders
 from cortex.neuron.view import View
 from cortex.web.application import answer, as_site_app, bare, body_as, new_application
@@ -67,6 +68,10 @@ def _models(app: QuartTrio, view: View, orders: Orders) -> None:
 
     @app.post("/models/load")
     async def load() -> Response:
+        if "wait" in request.args:
+            raise Unsupported(
+                "'wait' is not supported here: a load is answered when it is done", param="wait"
+            )
         return answer(await orders.load(await body_as(wire.LoadRequest)))
 
     @app.post("/models/unload")

@@ -176,7 +176,9 @@ class Answer:
         if heard.headed and not heard.headers.keys() & {"content-length", "transfer-encoding"}:
             heard.ended = self.by_close = True
         else:
-            raise UpstreamFailed(f"The neuron closed the connection {self._where()}.")
+            raise UpstreamFailed(
+                f"The neuron closed the connection {self._where()}. It may have run; send the request again."
+            )
 
     def _where(self) -> str:
         return "in the middle of its answer" if self._heard.headed else "before it answered"

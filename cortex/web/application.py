@@ -23,6 +23,8 @@ def new_application(name: str) -> QuartTrio:
     """An application without routes."""
     app = QuartTrio(name, static_folder=None)
     app.config.update(RESPONSE_TIMEOUT=None, BODY_TIMEOUT=None, MAX_CONTENT_LENGTH=None)
+    # An odd path is nothing here, not a redirect to an address made from the client's Host.
+    app.url_map.merge_slashes = False
     app.register_error_handler(Exception, _told)
     return app
 
@@ -68,7 +70,10 @@ async def _told(error: Exception) -> Response:
 
 def _http(error: HTTPException) -> CortexError:
     if error.code == 405:
-        return BadMethod(f"{request.method} is not allowed at {request.path}")
+        allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+        return BadMethod(
+            f"{request.method} is not allowed at {request.path}; use {allowed}", facts={"allow": allowed}
+        )
     if error.code == 404:
         return UnknownRoute(f"There is nothing at {request.path}; see the README for the routes")
     return BadAsk(error.description or f"The request was refused with status {error.code}")

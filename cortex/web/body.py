@@ -77,4 +77,6 @@ async def _chunked(line: Line, pace: _Pace, limit: int) -> bytes:
 
 
 def _too_big(limit: int) -> TooBig:
-    return TooBig(f"The request body is larger than {size(limit)}; send less, or raise [limits] body.")
+    return TooBig(
+        f"The request body is larger than {size(limit)}, the most that this route takes; send less."
+    )

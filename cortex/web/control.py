@@ -34,6 +34,7 @@ _HOP: Final = frozenset(
         "connection",
         "content-length",
         "expect",
+        "host",
         "keep-alive",
         "proxy-connection",
         "te",
@@ -192,6 +193,8 @@ def _bytes(head: Head, request: Request, *, close: bool) -> bytes:
     """The request, as plainly as HTTP/1.1 can put it."""
     lines = [f"{head.method} {head.target} HTTP/{head.version}"]
     lines += [f"{name}: {value}" for name, value in head.headers if name not in _HOP]
+    # The guard has judged the client's own; behind it no address may be made from it.
+    lines.append("host: cortex")
     lines.append(f"{neuron.REQUEST_ID}: {request.id}")
     if head.has_body or head.method in ("POST", "PUT", "PATCH"):
         lines.append(f"content-length: {len(request.body)}")

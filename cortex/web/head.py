@@ -19,7 +19,7 @@ END: Final = b"\r\n\r\n"
 MAX_FIELDS: Final = 100
 
 _TARGET: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
-_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?\Z")
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?)(?::[0-9]{1,5})?\Z")
 _START_LINE: Final = re.compile(rb"[A-Z-]+ /[\x21-\x7e]* HTTP/1\.[01]\r\n")
 _LONE_LF: Final = re.compile(rb"(?<!\r)\n")
 _CHUNKED_HEAD: Final = b"POST / HTTP/1.1\r\nHost: body\r\nTransfer-Encoding: chunked\r\n\r\n"

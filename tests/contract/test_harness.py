@@ -185,6 +185,14 @@ def test_max_tokens_ends_with_length(open_bench: Open, limit: int) -> None:
     assert (stopped.reason, stopped.usage.completion) == ("length", limit)
 
 
+@pytest.mark.parametrize("limit", [2**31, 2**32 + 5, 10**12])
+def test_more_tokens_than_any_context_holds_cut_nothing(open_bench: Open, limit: int) -> None:
+    bench = open_bench()
+    whole, stopped = bench.answer(Job(1, FRANCE, GREEDY))
+    assert bench.answer(Job(2, FRANCE, GREEDY, max_tokens=limit))[0] == whole
+    assert stopped.reason == "stop"
+
+
 def test_no_tokens_asked_for_is_no_tokens_said(open_bench: Open) -> None:
     answer, stopped = open_bench().answer(Job(1, FRANCE, GREEDY, max_tokens=0))
     assert (answer, stopped.reason, stopped.usage.completion) == (b"", "length", 0)

@@ -67,6 +67,21 @@ async def test_the_inventory_has_every_route_that_there_is() -> None:
             assert (await call(gateway, "GET", path)).status == 405
 
 
+async def test_an_odd_path_is_nothing_and_no_redirect_is_made_from_the_clients_host() -> None:
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        for path in ("/v1//models", "/health/"):
+            answer = await call(gateway, "GET", path, host="1.2.3.4:99")
+            assert answer.status == 404
+            assert b'"code":"not_found"' in answer.body
+            assert "location" not in answer.headers
+
+
+async def test_a_wrong_method_is_told_the_right_ones() -> None:
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        answer = await call(gateway, "PUT", "/fleet")
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
 WRONG_KEYS: dict[str, dict[str, str]] = {
     "none": {},
     "empty": {"authorization": ""},

@@ -66,6 +66,7 @@ REFUSED = {
     "no host": post(CL),
     "two hosts": post(HOST, b"Host: b"),
     "odd host": post(b"Host: a b[:::99999"),
+    "host with an empty label": post(b"Host: .internal"),
     "host with a path": post(b"Host: a/b"),
     "host with credentials": post(b"Host: u:p@a"),
     "empty host": post(b"Host:"),

@@ -88,13 +88,14 @@ class Chunk(msgspec.Struct, frozen=True):
 def body(job: Job, prompt: str | tuple[int, ...], context: int) -> dict[str, Json]:
     """The request for `job`; penalties look back over the whole `context`.
 
-    At least one token is asked for: zero would yield one too.
+    At least one token is asked for: zero would yield one too. More than the context holds end
+    at its end all the same, and far more would wrap in the engine's 32 bits.
     """
     said: dict[str, Json] = {
         **_NEUTRAL,
         **_sampling(job.sampling, context),
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
-        "max_tokens": -1 if job.max_tokens is None else max(1, job.max_tokens),
+        "max_tokens": -1 if job.max_tokens is None else max(1, min(job.max_tokens, context)),
     }
     if job.logprobs is not None:
         said["logprobs"] = max(1, job.logprobs)
