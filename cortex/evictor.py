@@ -52,6 +52,14 @@ def would_do(place: Place, newcomer: Newcomer, models: Iterable[str], rules: Rul
     return len(there) == len(leaving) and may_go and _enough(_short(place, newcomer, True), there)
 
 
+def beside(place: Place, first: Newcomer, second: Newcomer, models: Iterable[str]) -> bool:
+    """Whether both newcomers fit once `models` have left: the one does not cost the other its room."""
+    rooms = {*first.need, *second.need}
+    both = Newcomer({room: first.need.get(room, 0) + second.need.get(room, 0) for room in rooms})
+    leaving = [place.residents[model] for model in models if model in place.residents]
+    return _enough(_short(place, both, True), leaving)
+
+
 def of_age_at(resident: Resident, rules: Rules) -> float:
     """From when on its age no longer keeps `resident` where it is."""
     return resident.loaded_at + rules.min_residency_s

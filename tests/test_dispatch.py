@@ -405,6 +405,23 @@ async def test_a_blocked_model_is_overtaken_for_so_long_and_no_longer(autojump_c
     assert not b.told
 
 
+async def test_a_large_model_is_not_starved_by_small_ones_that_come_and_go(autojump_clock) -> None:
+    """One of them is always young, so that the whole device is never free by itself."""
+    async with bench(patience=Patience(1000.0, 1000.0)) as b:
+
+        async def keep_asking() -> None:
+            for number in range(40):
+                b.ask(f"r{number}", f"small{number % 4}", 50, sits_s=1.0)
+                await trio.sleep(21)
+
+        b.nursery.start_soon(keep_asking)
+        await trio.sleep(101)
+        await b.asked("large", "large", 100)
+    # The last that passes it in its time loads and comes of age.
+    assert OVERTAKE_S < b.waited["large"] <= OVERTAKE_S + 10 + AGE_S + 10
+    assert not b.told and len(b.served) == 41
+
+
 # -- failures
 
 

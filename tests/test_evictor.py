@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.evictor import Rules, movable, of_age_at, victims, would_do
+from cortex.evictor import Rules, beside, movable, of_age_at, victims, would_do
 from cortex.places import Newcomer, Place, Resident
 from tests.fake_ledger import place, resident
 
@@ -227,6 +227,27 @@ def test_a_plan_would_do_as_long_as_all_of_it_may_happen(
         resident("on its way", 20, phase="leaving"),
     )
     assert would_do(at, Newcomer({"g": need}), models, LRU) is does
+
+
+BESIDE = {
+    "there is room for both": (("a",), {"g": 40}, {"g": 40}, True),
+    "one byte too few": (("a",), {"g": 40}, {"g": 41}, False),
+    "nobody leaves": ((), {"g": 20}, {"g": 20}, True),
+    "in rooms of their own": (("a",), {"g": 80}, {"h": 10}, True),
+    "in a room that is too small": (("a",), {"g": 80}, {"h": 11}, False),
+    "one who left already counts for nothing": (("gone",), {"g": 20}, {"g": 21}, False),
+}
+
+
+@pytest.mark.parametrize(("models", "one", "other", "fit"), BESIDE.values(), ids=BESIDE)
+def test_two_newcomers_fit_beside_each_other(
+    models: tuple[str, ...], one: dict[str, int], other: dict[str, int], fit: bool
+) -> None:
+    at = place(
+        "p", {"g": 100, "h": 10}, resident("a", 40), resident("b", 20), resident("c", 20, phase="leaving")
+    )
+    assert beside(at, Newcomer(one), Newcomer(other), models) is fit
+    assert beside(at, Newcomer(other), Newcomer(one), models) is fit
 
 
 # -- whatever the sizes

@@ -574,6 +574,80 @@ def test_two_blocked_lines_are_let_in_in_the_order_of_their_arrival() -> None:
     assert second.place is None
 
 
+def test_without_any_right_to_overtake_the_first_newcomer_waits() -> None:
+    book = books(60, resident("a", 60, slots=2), overtake_s=0.0)
+    book.sit("a", 60)
+    book.arrive("b", 60)
+    book.settle()
+    assert waits(book.arrive("a", 60)[1]) == "slots"
+
+
+def test_cold_models_overtake_a_blocked_one_for_so_long_and_no_longer() -> None:
+    """It needs the whole place; each of those who pass it stays its time, and so on for ever."""
+    book = books(100, resident("a", 50), resident("b", 50))
+    seat = book.sit("a", 50)
+    large, decision = book.arrive("large", 100)
+    assert waits(decision) == "room"
+    book.clock.pass_by(OVERTAKE_S - 1)
+    passing, load = book.begin("c", 50)
+    assert load.victims == ("b",)
+    book.finish(load)
+    book.ledger.depart(passing)
+    book.ledger.depart(seat)
+    book.clock.pass_by(1)
+    assert book.settle() == {}  # c is young
+    held, decision = book.arrive("d", 50)
+    assert waits(decision) == "room"
+    assert book.settle() == {}
+    book.clock.pass_by(AGE_S - 1.001)
+    assert book.settle() == {}
+    last = book.sit("c")  # it may serve until it is of age
+    book.clock.pass_by(0.001)
+    assert book.settle() == {}
+    assert waits(book.arrive("c")[1]) == "slots"
+    book.ledger.depart(last)
+    ((ticket, load),) = book.settle().items()
+    assert ticket is large and set(load.victims) == {"a", "c"}
+    assert held.place is None
+
+
+@pytest.mark.parametrize(("need", "comes"), [(30, True), (31, False), (50, False)])
+def test_who_takes_no_room_from_a_blocked_one_passes_it_at_any_time(need: int, comes: bool) -> None:
+    """50 are free, and the blocked one needs 30 of them beside those of its victim."""
+    book = books(110, resident("a", 60))
+    book.sit("a")
+    book.arrive("b", 80)
+    book.clock.pass_by(OVERTAKE_S)
+    book.settle()
+    assert isinstance(book.arrive("c", need)[1], Load) is comes
+
+
+def test_when_the_blocked_one_leaves_those_it_held_up_come_in() -> None:
+    book = books(100, resident("a", 50), resident("b", 50))
+    book.sit("a", 50)
+    large, _ = book.arrive("large", 100)
+    book.clock.pass_by(OVERTAKE_S)
+    book.settle()
+    held, decision = book.arrive("d", 50)
+    assert waits(decision) == "room"
+    assert book.settle() == {}
+    book.ledger.depart(large)
+    ((ticket, load),) = book.settle().items()
+    assert (ticket, load.victims) == (held, ("b",))
+
+
+def test_a_promise_at_one_place_holds_up_nobody_at_another() -> None:
+    book = books(60, resident("a", 60))
+    book.sit("a", 60)
+    book.arrive("b", 60)
+    book.clock.pass_by(OVERTAKE_S)
+    book.settle()
+    assert waits(book.arrive("c", 60)[1]) == "room"
+    book.tell("q", 50)
+    book.settle()
+    assert book.begin("d", 50)[1].place.name == "q"
+
+
 def test_an_order_for_a_closed_model_is_answered_since_it_takes_no_seat() -> None:
     book = blocked_by("a")
     book.sit("a", 60)

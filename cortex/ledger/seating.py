@@ -9,11 +9,12 @@ that an arrival at a model that is there costs the same in any fleet, whoever el
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
+from operator import itemgetter
 
 from cortex import evictor, router
 from cortex.errors import BadAsk, CortexError, NotHereNow, Recovering
 from cortex.ledger import refusals
-from cortex.ledger.claims import Claims
+from cortex.ledger.claims import Claim, Claims
 from cortex.ledger.line import Kind, Line, kind_of
 from cortex.ledger.residency import Residency
 from cortex.ledger.rests import again
@@ -75,6 +76,8 @@ class Ledger(Residency):
             if before >= self.policy.queue:
                 return ticket, Refuse(refusals.full(before))
             self._note(want.model, decision)
+            if decision.plan is not None:
+                self._stirred.add(want.model)  # it may have the right to more than to wait
         if isinstance(decision, Wait | Load):
             self._lines.setdefault(want.model, Line()).join(ticket)
             self._waiting += 1
@@ -174,7 +177,7 @@ class Ledger(Residency):
             del self._lines[model]
             self._blocked.discard(model)
             self._timed.pop(model, None)
-            self._stirred |= self._claims.drop(model)
+            self._unclaim(model)
 
     # -- decisions --------------------------------------------------------------------------
 
@@ -241,6 +244,9 @@ class Ledger(Residency):
         found = router.placements(want.spec, want.need_bytes, asked, self._victims(), want.prefer)
         if not want.evict:
             found = [placement for placement in found if not placement.victims]
+        if found and all(self._promised(placement, ticket) for placement in found):
+            return Wait("room")
+        found = [placement for placement in found if not self._promised(placement, ticket)]
         if found and (not found[0].must_wait or self.policy.delegates):
             return self._begin(want, found[0])
         ends = [rest.until for rest in rests.values() if rest is not None]
@@ -263,22 +269,43 @@ class Ledger(Residency):
 
     def _moments(self, ticket: Ticket, plan: router.Placement) -> list[float]:
         """When to look again at a ticket that waits for `plan`: as its victims come of age, and
-        as it gains the right to close them."""
+        as it gains its rights."""
         ages = [evictor.of_age_at(plan.place.residents[model], self.policy.rules) for model in plan.victims]
         return [*ages, ticket.arrived + self.policy.max_overtake_s]
 
     def _entitle(self, ticket: Ticket, wait: Wait) -> None:
-        """Let the first of a line close its plan's victims to those who came later, once it was
-        overtaken for long enough. Nobody is closed who is too young to leave anyway."""
-        model, claimed = ticket.want.model, self._claims.of(ticket.want.model)
+        """Promise the first of a line its plan, once it was overtaken for long enough. Nobody is
+        closed to newcomers who is too young to leave anyway."""
+        model, now = ticket.want.model, self.clock()
+        if wait.plan is None or now < ticket.arrived + self.policy.max_overtake_s:
+            self._unclaim(model)
+            return
+        claimed = self._claims.of(model)
         # Kept to as long as it can work: who is coldest changes with every request, and two
         # that are closed in turns would never empty.
         plans = [wait.plan] if claimed is None or not self._works(ticket, claimed) else [claimed, wait.plan]
-        for plan in plans if wait.plan is not None else []:
-            if plan is not None and self.clock() >= max(self._moments(ticket, plan)):
-                self._stirred |= self._claims.make(model, plan, ticket.number)
-                return
-        self._stirred |= self._claims.drop(model)
+        plan, ready_at = min(
+            ((plan, max(now, *self._moments(ticket, plan))) for plan in plans), key=itemgetter(1)
+        )
+        if ready_at > now:
+            self._timed[model] = min(ready_at, self._timed.get(model, inf))
+        self._roomier = self._roomier or plan is not claimed
+        self._stirred |= self._claims.make(model, Claim(plan, ticket.number, closes=ready_at <= now))
+
+    def _unclaim(self, model: str) -> None:
+        if self._claims.of(model) is not None:
+            self._stirred |= self._claims.drop(model)
+            self._roomier = True
+
+    def _promised(self, placement: router.Placement, ticket: Ticket) -> bool:
+        """Whether `placement` would take room that was promised to who came before."""
+        for plan in self._claims.ahead(placement.place.name, ticket.number):
+            leaving = {*plan.victims, *placement.victims}
+            if not placement.must_wait and not evictor.beside(
+                plan.place, plan.newcomer, placement.newcomer, leaving
+            ):
+                return True
+        return False
 
     def _works(self, ticket: Ticket, plan: router.Placement) -> bool:
         place, want = plan.place, ticket.want
