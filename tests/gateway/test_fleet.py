@@ -6,13 +6,8 @@ import pytest
 import trio
 
 from cortex.catalogue import Catalogue, ModelSpec
-from cortex.config.gateway import NeuronRef, Poll
-from cortex.dispatch import Dispatch, LoadBook, Patience
-from cortex.evictor import Rules
-from cortex.gateway.fleet import Fleet
-from cortex.ledger import Ledger, Policy
-from cortex.metrics import Metrics
-from cortex.wire.neuron import Discovery, Health, ModelLoad, Residents, Servable
+from cortex.config.gateway import Poll
+from cortex.wire.neuron import ModelLoad, Servable
 from tests.fake_neuron import (
     ANSWER,
     IMPATIENT,
@@ -74,18 +69,6 @@ async def test_a_restart_between_two_polls_is_seen_by_the_boot_id_alone(caplog) 
         assert "it was restarted" in caplog.text
 
 
-async def test_reports_of_two_boots_are_not_mixed() -> None:
-    """A restart between the questions of one look."""
-    async with fake_neuron("a") as neuron, open_gateway(neuron, catalogue=["a"]) as gateway:
-        models = neuron.plan(neuron.report("/models"))
-        await neuron.restart()
-        neuron.on["/models"].append(models)  # the residents of a boot that is over
-        await gateway.knows(lambda ledger: ledger.place("n1").ready and not ledger.holders("a"))
-        await neuron.polled()
-        assert not gateway.ledger.holders("a")
-        assert not neuron.requests
-
-
 async def test_a_load_on_a_neuron_that_is_restarted_fails_over() -> None:
     """Row 24: those who wait for the old boot's load are sent elsewhere."""
     async with fake_neuron() as one, fake_neuron() as two:
@@ -109,7 +92,7 @@ async def test_a_load_on_a_neuron_that_vanishes_fails_over() -> None:
     """Its connection stays open, and nothing comes any more: the polls tell."""
     async with fake_neuron() as one, fake_neuron() as two:
         one.memory *= 2
-        one.loading = trio.Event()
+        one.on["/models/load"].append(one.plan(Hang()))
         async with (
             open_gateway(one, two, catalogue=["a"], poll=IMPATIENT) as gateway,
             trio.open_nursery() as nursery,
@@ -121,7 +104,7 @@ async def test_a_load_on_a_neuron_that_vanishes_fails_over() -> None:
 
             nursery.start_soon(vanish)
             assert (await gateway.ask()).headers["x-cortex-neuron"] == "n2"
-            one.loading.set()
+            await one.until(hung_up=1)  # nobody waits for the old order any more
 
 
 # -- neurons that hang
@@ -153,51 +136,6 @@ async def test_a_neuron_that_hangs_is_away_after_failures_times_timeout_and_dela
         told = (await neurons(gateway))["n1"]
         assert told["state"] == "away" and "0.3 s" in told["why"]
         assert {(await gateway.ask("a")).headers["x-cortex-neuron"] for _ in range(4)} == {"n2"}
-
-
-class Played:
-    """Control calls without a wire; once `mute`, they are never answered."""
-
-    def __init__(self) -> None:
-        self.mute = False
-        self.asked: list[float] = []
-
-    async def health(self) -> Health:
-        self.asked.append(trio.current_time())
-        if self.mute:
-            await trio.sleep_forever()
-        return Health(boot_id="b")
-
-    async def models(self) -> Residents:
-        return Residents(boot_id="b")
-
-    async def discovery(self) -> Discovery:
-        return Discovery(boot_id="b")
-
-
-async def test_a_neuron_that_hangs_is_asked_again_as_soon_as_a_look_has_failed(autojump_clock) -> None:
-    """Row 4, to the second: looked at every two of them, away six after the first look that hangs."""
-    ledger = Ledger(trio.current_time, Policy(Rules("lru", 30.0), 9, 30.0, delegates=True))
-    metrics = Metrics(lambda _: True)
-    dispatch = Dispatch(ledger, None, Patience(9.0, 9.0), LoadBook(metrics))  # type: ignore[arg-type]
-    refs, poll = (NeuronRef("n1", "http://127.0.0.1:1"),), Poll(interval_s=2.0, timeout_s=2.0, failures=3)
-    fleet = Fleet(refs, None, poll, dispatch, metrics, silent_s=30.0)  # type: ignore[arg-type]
-    fleet["n1"].remote = played = Played()  # type: ignore[assignment]
-    began = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(fleet.run)
-        assert ledger.place("n1").ready
-        played.mute = True
-        await trio.sleep_until(began + 7.9)
-        assert ledger.place("n1").ready and fleet["n1"].up
-        await trio.sleep_until(began + 8.1)
-        assert not ledger.place("n1").ready and not fleet["n1"].up
-        await trio.sleep_until(began + 9.9)
-        played.mute = False
-        await trio.sleep_until(began + 10.1)
-        assert ledger.place("n1").ready
-        assert [when - began for when in played.asked] == pytest.approx([0, 2, 4, 6, 8, 10])
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_neuron_that_hangs_from_the_start_does_not_keep_a_gateway_from_starting() -> None:
