@@ -1,0 +1,115 @@
+"""A neuron and a gateway as an operator runs them: processes, config files, loopback.
+
+Owns their files and their end; a role that dies takes the benchmark down with its log.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from tests.bench.client import ask
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+START_S: Final = 60.0
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Where the two listen, and their processes."""
+
+    neuron_at: Address
+    gateway_at: Address
+    neuron: psutil.Process
+    gateway: psutil.Process
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What engines on both sides are given. `models` are GGUF files by name."""
+
+    models: Mapping[str, Path]
+    context: int
+    slots: int
+    threads: int
+
+
+@contextmanager
+def roles(folder: Path, setting: Setting) -> Iterator[Roles]:
+    """Both run and know each other; they are gone when the block is left."""
+    at = {name: ("127.0.0.1", _free_port()) for name in ("neuron", "gateway")}
+    _write(folder, setting, at)
+    with ExitStack() as stack:
+        started = {name: stack.enter_context(_role(name, folder)) for name in at}
+        deadline = time.monotonic() + START_S
+        while not _healthy(at["gateway"]):
+            for name, process in started.items():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{name} does not run:\n{(folder / f'{name}.log').read_text()}")
+            time.sleep(0.1)
+        yield Roles(at["neuron"], at["gateway"], *(psutil.Process(started[name].pid) for name in at))
+
+
+def _write(folder: Path, setting: Setting, at: Mapping[str, Address]) -> None:
+    entries = "".join(
+        f'[[models]]\nid = "{name}"\nsource = "path:{path}"\ncontext = {setting.context}\n'
+        f"slots = {setting.slots}\n"
+        for name, path in setting.models.items()
+    )
+    (folder / "models.toml").write_text(entries)
+    roots = ", ".join(f'"{root}"' for root in sorted({path.parent for path in setting.models.values()}))
+    (folder / "neuron.toml").write_text(
+        f'[neuron]\nname = "n1"\nlisten = "{_text(at["neuron"])}"\nmetrics_listen = "127.0.0.1:0"\n'
+        f'models_config = "models.toml"\nmodel_roots = [{roots}]\n'
+        f'[devices]\nuse = ["cpu"]\n[harness.llamacpp]\nthreads = {setting.threads}\n'
+    )
+    (folder / "gateway.toml").write_text(
+        f'[gateway]\nlisten = "{_text(at["gateway"])}"\nmetrics_listen = "127.0.0.1:0"\n'
+        f'models_config = "models.toml"\n'
+        f'[[neurons]]\nname = "n1"\nendpoint = "http://{_text(at["neuron"])}"\n'
+    )
+
+
+@contextmanager
+def _role(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "cortex", name, "--config", str(folder / f"{name}.toml")]
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log, cwd=ROOT, env=dict(os.environ))
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(START_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _healthy(gateway: Address) -> bool:
+    try:
+        neurons = ask(gateway, "/health")["neurons"]
+    except (OSError, ValueError):
+        return False
+    return isinstance(neurons, dict) and neurons["healthy"] == 1
+
+
+def _text(address: Address) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
