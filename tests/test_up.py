@@ -19,6 +19,16 @@ pytestmark = pytest.mark.slow
 
 HELLO = "Hello! How can I help you?"
 
+SCRIPTED = """
+import threading
+import cortex.neuron.service as service
+from cortex.cli import main
+from cortex.harness.scripted import Script, ScriptedHarness
+
+service.LlamaCppHarness = lambda: ScriptedHarness(Script({script}))
+main(["up", "--port", "0", "--log-level", "info"])
+"""
+
 
 @asynccontextmanager
 async def up(*words: str) -> AsyncIterator[tuple[trio.Process, str]]:
@@ -120,3 +130,72 @@ async def test_a_model_that_no_engine_takes_ends_it_with_the_cause(tmp_path: Pat
     assert said.stdout == b""
     assert said.stderr.decode().splitlines()[-1].startswith("cortex: odd: llama.cpp")
     assert b"Traceback" not in said.stderr
+
+
+# -- leaving
+
+
+async def ended(process: trio.Process, number: signal.Signals) -> tuple[int, float]:
+    """The exit code after the signal, and how long that took."""
+    began = time.monotonic()
+    process.send_signal(number)
+    return await process.wait(), time.monotonic() - began
+
+
+async def rest_of(stream: trio.abc.ReceiveStream | None) -> str:
+    assert stream is not None
+    return b"".join([piece async for piece in stream]).decode()
+
+
+async def ask(port: int) -> trio.SocketStream:
+    """A client of an answer without end, of which the head has come."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    body = json.dumps(
+        {"model": demo.MODEL_ID, "stream": True, "messages": [{"role": "user", "content": "a"}]}
+    )
+    await stream.send_all(
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    await lines_until(stream, b"HTTP/1.1 200")
+    return stream
+
+
+def port_in(printed: bytes) -> int:
+    return int(url_in(printed.decode()).removesuffix("/v1").rpartition(":")[2])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_while_it_starts_ends_it_as_quietly_as_later(number: signal.Signals) -> None:
+    script = SCRIPTED.format(script="slow_load=threading.Event()")
+    async with running("-c", script) as process:
+        await lines_until(process.stderr, b"load.started")
+        code, took_s = await ended(process, number)
+        assert (code, took_s < 2) == (0, True)
+        assert await rest_of(process.stdout) == ""
+        said = await rest_of(process.stderr)
+    assert "stop.begun" in said
+    assert not re.search("WARNING|ERROR|cortex: ", said)
+
+
+async def test_twenty_streams_that_nobody_reads_do_not_keep_it() -> None:
+    """faults.md row 87."""
+    async with running("-c", SCRIPTED.format(script="endless=True")) as process:
+        port = port_in(await lines_until(process.stdout, b"Ctrl-C stops.\n"))
+        streams = [await ask(port) for _ in range(20)]
+        code, took_s = await ended(process, signal.SIGINT)
+        assert (code, took_s < 2) == (0, True)
+        assert not re.search("WARNING|ERROR|cortex: ", await rest_of(process.stderr))
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_an_engine_that_hangs_does_not_keep_it() -> None:
+    """faults.md row 87."""
+    script = SCRIPTED.format(script="stall=threading.Event()")
+    async with running("-c", script) as process:
+        port = port_in(await lines_until(process.stdout, b"Ctrl-C stops.\n"))
+        async with await ask(port):
+            code, took_s = await ended(process, signal.SIGINT)
+        assert (code, took_s < 2) == (0, True)
+        assert "stop.forced" in await rest_of(process.stderr)

@@ -46,16 +46,16 @@ async def _obey(stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.T
             if number == signal.SIGHUP:
                 log.warning("reload.unsupported signal=SIGHUP remedy='restart to read the files again'")
             elif stop.is_set():
-                _leave(number)
+                leave(128 + number)
             else:
                 log.info("stop.begun signal=%s", signal.Signals(number).name)
                 stop.set()
 
 
-def _leave(number: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """The process is gone, whatever still runs in it; the terminal is as it was."""
     console = Console(stderr=True)
     if console.is_terminal:
         console.show_cursor()
     logging.shutdown()
-    os._exit(128 + number)
+    os._exit(code)

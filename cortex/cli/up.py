@@ -2,11 +2,12 @@
 
 The neuron listens on a free loopback port, with a token that only this process knows;
 the gateway reaches it over HTTP like any other. What a person must know is printed on
-stdout once the model is loaded: nothing else is. The gateway drains first, so that
-the neuron has nothing left to finish. Roles are wired here because they do not know
-each other.
+stdout once the model is loaded: nothing else is. A signal ends it within two seconds
+and quietly, whatever it was at: both roles drain at once, to one deadline. Roles are
+wired here because they do not know each other.
 """
 
+import logging
 import re
 import secrets
 import shlex
@@ -25,6 +26,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from cortex import demo
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.cli.ports import ensure_free as ensure_free_ports
+from cortex.cli.running import leave
 from cortex.cli.trouble import Usage
 from cortex.config.gateway import GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
@@ -37,9 +39,14 @@ from cortex.units import size
 from cortex.weights import read_gguf
 from cortex.wire.neuron import Activation
 
+log = logging.getLogger(__name__)
+
 NAME: Final = "here"
-# Ctrl-C shall end it within two seconds, whatever still streams.
-LIMITS: Final = Limits(drain_s=1.0)
+# Ctrl-C shall end it within two seconds. Streams may go on for so long; by the next they have had
+# their end; and by the last the process is gone, whatever an engine is at: its memory goes along.
+LIMITS: Final = Limits(drain_s=0.8)
+DRAINED_S: Final = 1.0
+GONE_S: Final = 1.7
 # The neuron is in this process: asking often costs nothing and shows the model at once.
 POLL: Final = Poll(interval_s=0.5)
 LOOK_S: Final = 0.1
@@ -99,17 +106,27 @@ def ensure_free(order: Order) -> None:
 
 async def run(order: Order, stop: trio.Event) -> None:
     """Serve until `stop`. Raises LoadFailed with the cause when the model does not come in."""
-    token = secrets.token_urlsafe(32)
     neuron, gateway = _Held("neuron"), _Held("gateway")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_in_order, stop, (gateway, neuron), nursery.cancel_scope)
-        inner = await neuron.start(nursery, *_neuron(order.choice, token))
-        endpoint = f"http://{Address(*inner.api)}"
-        outer = await gateway.start(nursery, *_gateway(order, endpoint, token))
-        async with asker(endpoint, token) as at:
-            with _progress(order.choice):
-                await _loaded(at, order.choice.spec.id)
-        typer.echo(welcome(_reachable(outer.api), order.choice.spec.id))
+    starting = trio.CancelScope()
+    async with trio.open_nursery() as guard:
+        guard.start_soon(_be_gone, stop)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end, stop, starting, (gateway, neuron), nursery.cancel_scope)
+            with starting:
+                await _start(order, neuron, gateway, nursery)
+        guard.cancel_scope.cancel()
+
+
+async def _start(order: Order, neuron: "_Held", gateway: "_Held", nursery: trio.Nursery) -> None:
+    """Both roles are at work, the model is in, and the person knows."""
+    token = secrets.token_urlsafe(32)
+    inner = await neuron.start(nursery, *_neuron(order.choice, token))
+    endpoint = f"http://{Address(*inner.api)}"
+    outer = await gateway.start(nursery, *_gateway(order, endpoint, token))
+    async with asker(endpoint, token) as at:
+        with _progress(order.choice):
+            await _loaded(at, order.choice.spec.id)
+    typer.echo(welcome(_reachable(outer.api), order.choice.spec.id))
 
 
 def welcome(base: str, model: str) -> str:
@@ -134,6 +151,7 @@ class _Held:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._begun = False
         self._stop, self._ended = trio.Event(), trio.Event()
 
     async def start(
@@ -144,13 +162,15 @@ class _Held:
         catalogue: Catalogue,
     ) -> Addresses:
         """The role is usable."""
+        self._begun = True
         addresses: Addresses = await nursery.start(partial(self._run, role, config, catalogue))
         return addresses
 
     async def end(self) -> None:
-        """The role has drained and is gone."""
+        """The role has drained and is gone; or it never was there."""
         self._stop.set()
-        await self._ended.wait()
+        if self._begun:
+            await self._ended.wait()
 
     async def _run(
         self,
@@ -160,19 +180,34 @@ class _Held:
         *,
         task_status: trio.TaskStatus[Addresses],
     ) -> None:
-        await role(config, catalogue, stop=self._stop, task_status=task_status)
-        self._ended.set()
+        try:
+            await role(config, catalogue, stop=self._stop, task_status=task_status)
+        finally:
+            self._ended.set()
         if not self._stop.is_set():
             raise CortexError(f"the {self._name} ended by itself; its log says why")
 
 
-async def _end_in_order(stop: trio.Event, roles: tuple[_Held, ...], scope: trio.CancelScope) -> None:
+async def _end(
+    stop: trio.Event, starting: trio.CancelScope, roles: tuple[_Held, ...], scope: trio.CancelScope
+) -> None:
+    """Whatever was under way has had its end, or the time for it."""
     await stop.wait()
-    # A role that is not yet started, or hangs, does not keep a person waiting.
-    with trio.move_on_after(LIMITS.drain_s + 0.5):
-        for role in roles:
-            await role.end()
+    # First: whoever still waits for a role must not see it go.
+    starting.cancel()
+    with trio.move_on_after(DRAINED_S):
+        async with trio.open_nursery() as nursery:
+            for role in roles:
+                nursery.start_soon(role.end)
     scope.cancel()
+
+
+async def _be_gone(stop: trio.Event) -> None:
+    """The process ends although an engine does not let go."""
+    await stop.wait()
+    await trio.sleep(GONE_S)
+    log.warning("stop.forced cause='an engine did not end within %.1f s'", GONE_S)
+    leave(0)
 
 
 async def _loaded(at: Asker, model: str) -> None:
