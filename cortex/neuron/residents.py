@@ -7,17 +7,19 @@ promised. Weights themselves belong to the device's thread.
 
 import logging
 import math
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import trio
 
 from cortex.ask import Ask
 from cortex.catalogue import ModelSpec
 from cortex.config.neuron import NeuronConfig
-from cortex.errors import BadAsk, CortexError, NotHereNow, Unfit
+from cortex.errors import BadAsk, CortexError, NotHereNow, TooSlow, Unfit
 from cortex.harness.base import EngineFacts, Harness, LoadOrder, Preflight
 from cortex.harness.worker import DeviceWorker
 from cortex.ledger import Ledger, Load, Want
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 # Reserved per sequence unless the catalogue says otherwise: enough for a chat with some
 # files in it, and a fraction of what models of today are trained for, which no small host holds.
 CONTEXT_TOKENS = 8192
+
+# A header has some MiB; a disk that takes longer for them hangs.
+HEADER_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,11 @@ class Residents:
         self._config, self.found, self.engines = config, found, engines
         self._workers, self._ledger = workers, ledger
         self._living: dict[str, Living] = {}
-        self._promises: dict[tuple[object, ...], Promise] = {}
+        # The last promise of each model, with what it was made for.
+        self._promises: dict[str, tuple[tuple[object, ...], Promise]] = {}
+        # A thread a model: a file that hangs costs the others nothing. Each is kept by those
+        # who use it, and is gone with the last one.
+        self._threads: weakref.WeakValueDictionary[str, trio.CapacityLimiter] = weakref.WeakValueDictionary()
         self._broken, self.faults = trio.open_memory_channel[tuple[str, str]](math.inf)
 
     def living(self, model: str) -> Living | None:
@@ -206,8 +215,15 @@ class Residents:
                 self._broken.send_nowait((place.name, model))
 
     async def _look(self, spec: ModelSpec) -> Promise:
-        """What the file of `spec` promises; read again only when it has changed."""
-        return await trio.to_thread.run_sync(self._inspect, spec, abandon_on_cancel=True)
+        """What the file of `spec` promises; read again only when it has changed. TooSlow when the
+        disk does not answer."""
+        thread = self._threads.setdefault(spec.id, trio.CapacityLimiter(1))
+        with trio.move_on_after(HEADER_S):
+            return await trio.to_thread.run_sync(self._inspect, spec, abandon_on_cancel=True, limiter=thread)
+        raise TooSlow(
+            f"Model '{spec.id}': its file could not be looked at within {HEADER_S:g} s; "
+            "see whether the disk of model_roots answers"
+        )
 
     def _inspect(self, spec: ModelSpec) -> Promise:
         path = locate(spec, self._config.model_roots)
@@ -219,7 +235,8 @@ class Residents:
                 f"Model '{spec.id}': {path}: {error.strerror}; check its source in models.toml"
             ) from error
         key = (spec.id, path, spec.context, order.slots, order.cache, stat.st_mtime_ns, stat.st_size)
-        if key not in self._promises:
+        known = self._promises.get(spec.id)
+        if known is None or known[0] != key:
             header = harness.preflight(order)
             if header.trained_context < order.context and spec.context is None:
                 order = replace(order, context=header.trained_context)
@@ -230,8 +247,9 @@ class Residents:
                     f"{header.trained_context} tokens it was trained for; set a smaller one in models.toml"
                 )
             order = replace(order, context=header.context)
-            self._promises[key] = Promise(order, header, _template(spec.id, header))
-        return self._promises[key]
+            known = key, Promise(order, header, _template(spec.id, header))
+            self._promises[spec.id] = known
+        return known[1]
 
     def _order(self, spec: ModelSpec, path: Path) -> LoadOrder:
         engine = self._config.llamacpp

@@ -63,6 +63,7 @@ async def run(
         api = await nursery.start(neuron.api.run, config.listen.host, config.listen.port)
         page = await nursery.start(neuron.page.run, config.metrics_listen.host, config.metrics_listen.port)
         log.info("neuron.listening name=%s api=%s:%d metrics=%s:%d", config.name, *api, *page)
+        await neuron.view.residents.found.seen()
         task_status.started(Ports(api, page))
         nursery.start_soon(neuron.orders.activate, config.default_models, neuron.view.activation)
         await (trio.Event() if stop is None else stop).wait()

@@ -2,11 +2,14 @@
 
 Only files below the configured model roots are ever opened, and the bundled demo model.
 A client's text never becomes a path: it names a spec, and the spec names the file. The
-roots are looked through in a thread, now and then; everybody else reads what was found.
+roots are looked through in threads, now and then; everybody else reads what was found. A
+root that hangs costs nobody more than the deadline of a look, and the other roots nothing.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -20,39 +23,58 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "path:"
 LOOK_S: Final = 5.0  # a file that was put there shows in the lists after so long
+# However many unknown names are asked for, no two looks are closer. They wait for the next one,
+# since what was just put there must be found, and are refused before a stream's status goes out.
+AGAIN_S: Final = 0.5
+LOOK_DEADLINE_S: Final = 2.0  # a folder of thousands on a disk of today takes some ms
+
+
+@dataclass(slots=True, eq=False)
+class _Root:
+    """One folder. `fault` says why the last look did not see it; None before the first one."""
+
+    folder: Path
+    specs: dict[str, ModelSpec] = field(default_factory=dict)
+    fault: str | None = None
+    # Its own thread: a mount that hangs must not take one of those that all share.
+    thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
 
 class Found:
     """What this neuron can load by itself: its catalogue, and files that lie in its roots."""
 
     def __init__(self, catalogue: Catalogue, roots: Iterable[Path] = ()) -> None:
-        self.catalogue, self.roots = catalogue, tuple(roots)
-        self._lying: dict[str, ModelSpec] = {}
+        self.catalogue = catalogue
+        self._roots = tuple(map(_Root, roots))
         self._skipped: set[Path] = set()
-        # Its own thread: a mount that hangs must not take one of those that all share.
-        self._limiter = trio.CapacityLimiter(1)
+        self._looked_at, self._looked = -inf, trio.Event()
+        self._wanted = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep knowing what lies in the roots. `started` comes with the first look."""
-        await self.look()
+        """Keep knowing what lies in the roots, until cancelled."""
         task_status.started()
         while True:
-            await trio.sleep(LOOK_S)
-            await self.look()
+            await self._look()
+            await trio.sleep_until(self._looked_at + AGAIN_S)
+            with trio.move_on_at(self._looked_at + LOOK_S):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
 
-    async def look(self) -> None:
-        """What lies in the roots is known as of now."""
-        self._lying = await trio.to_thread.run_sync(
-            self._listed, abandon_on_cancel=True, limiter=self._limiter
-        )
+    async def seen(self) -> None:
+        """The first look is over. `run` must be running, here and for `find`."""
+        while self._looked_at == -inf:
+            await self._looked.wait()
 
     async def find(self, model: str) -> ModelSpec | None:
-        """The spec of that id; before there is said to be none, the roots are looked through again."""
-        spec = self.spec(model)
-        if spec is None and self.roots and valid_id(model):
-            await self.look()
-            spec = self.spec(model)
-        return spec
+        """The spec of that id. Before there is said to be none, the roots are looked through once
+        more, for all who ask meanwhile, unless that takes longer than LOOK_DEADLINE_S."""
+        if self._roots and valid_id(model):
+            asked_at = trio.current_time()
+            with trio.move_on_after(LOOK_DEADLINE_S):
+                while self.spec(model) is None and self._looked_at < asked_at:
+                    self._wanted.set()
+                    await self._looked.wait()
+        return self.spec(model)
 
     def resolve(self, name: str) -> str:
         """The id behind an alias."""
@@ -63,31 +85,55 @@ class Found:
         return self.known().get(model)
 
     def known(self) -> dict[str, ModelSpec]:
-        """All of them by id. The demo model stands in where there is nothing else."""
-        specs = {**self._lying, **self.catalogue.specs}
-        return specs or {demo.MODEL_ID: demo_spec()}
-
-    def _listed(self) -> dict[str, ModelSpec]:
+        """All of them by id, the first root before the next. The demo model stands in where there
+        is nothing else; that is known when every root was seen."""
         specs: dict[str, ModelSpec] = {}
-        for path in (path for root in self.roots for path in self._files(root)):
-            if valid_id(path.stem):
-                specs.setdefault(path.stem, ModelSpec(path.stem, source=f"{PATH}{path}"))
-            elif path not in self._skipped:
-                self._skipped.add(path)
-                log.warning("model.skipped file=%s: its name is no model id; rename it", path)
+        for root in reversed(self._roots):
+            specs |= root.specs
+        specs |= self.catalogue.specs
+        if not specs and all(root.fault == "" for root in self._roots):
+            specs[demo.MODEL_ID] = demo_spec()
         return specs
 
-    def _files(self, root: Path) -> list[Path]:
-        try:
-            files = sorted(root.glob("*.gguf"))
-        except OSError as error:
-            # A mount that is gone takes its models with it, and nothing else.
-            if root not in self._skipped:
-                log.warning("model_root.unreadable folder=%s error=%s", root, error.strerror)
-            self._skipped.add(root)
-            return []
-        self._skipped.discard(root)
-        return files
+    async def _look(self) -> None:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for root in self._roots:
+                nursery.start_soon(self._look_into, root)
+        self._looked_at = began
+        self._looked.set()
+        self._looked = trio.Event()
+
+    async def _look_into(self, root: _Root) -> None:
+        """The root's models are known, or its fault is, and was told once."""
+        if root.thread.borrowed_tokens:
+            return  # the thread of an earlier look hangs in it still
+        fault = f"no answer in {LOOK_DEADLINE_S:g} s; what it held at the last look is used"
+        with trio.move_on_after(LOOK_DEADLINE_S):
+            try:
+                files = await trio.to_thread.run_sync(
+                    _files, root.folder, abandon_on_cancel=True, limiter=root.thread
+                )
+                fault = ""
+            except OSError as error:
+                # A mount that is gone takes its models with it, and nothing else.
+                files, fault = [], error.strerror or str(error)
+            root.specs = self._specs(files)
+        if fault and not root.fault:
+            log.warning("model_root.unreadable folder=%s error=%s", root.folder, fault)
+        root.fault = fault
+
+    def _specs(self, files: Sequence[Path]) -> dict[str, ModelSpec]:
+        for path in files:
+            if not valid_id(path.stem) and path not in self._skipped:
+                self._skipped.add(path)
+                log.warning("model.skipped file=%s: its name is no model id; rename it", path)
+        named = [path for path in files if valid_id(path.stem)]
+        return {path.stem: ModelSpec(path.stem, source=f"{PATH}{path}") for path in named}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.gguf"))
 
 
 def demo_spec() -> ModelSpec:
@@ -95,8 +141,9 @@ def demo_spec() -> ModelSpec:
     return ModelSpec(demo.MODEL_ID, source=f"{PATH}{demo.GGUF}", harness="llamacpp", context=demo.CONTEXT)
 
 
-def locate(spec: ModelSpec, roots: Iterable[Path]) -> Path:
-    """The file of `spec`. Raises Unfit when its source is not one that lies on this host.
+def locate(spec: ModelSpec, roots: Sequence[Path]) -> Path:
+    """The file of `spec`, by a path without links: what was checked is what is opened. Raises
+    Unfit when its source is not one that lies on this host.
 
     Touches the disk: for a thread.
     """
@@ -107,11 +154,31 @@ def locate(spec: ModelSpec, roots: Iterable[Path]) -> Path:
             f'download it and set source = "path:/..." to a .gguf file below model_roots'
         )
     path = Path(source.removeprefix(PATH))
-    real = path.resolve()
-    allowed = [root.resolve() for root in roots] + [demo.FOLDER.resolve()]
-    if not any(real.is_relative_to(root) for root in allowed):
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that go in a circle
+        raise Unfit(
+            f"Model '{spec.id}': its source {str(path)!r} leads to no file ({error}); "
+            "name the .gguf file itself"
+        ) from error
+    if not _is_below(real, (*roots, demo.FOLDER)):
         raise Unfit(
             f"Model '{spec.id}': {path} is not below this neuron's model_roots "
             f"({', '.join(map(str, roots)) or 'none set'}); add its folder to [neuron] model_roots"
         )
-    return path
+    return real
+
+
+def _is_below(real: Path, roots: Sequence[Path]) -> bool:
+    # By name first: a root that hangs costs those nothing that lie in another one.
+    return any(real.is_relative_to(root) for root in roots) or any(
+        real.is_relative_to(folder) for root in roots if (folder := _real(root)) is not None
+    )
+
+
+def _real(root: Path) -> Path | None:
+    """The root without links; None when it leads nowhere, so that nothing is below it."""
+    try:
+        return root.resolve()
+    except (OSError, RuntimeError):
+        return None
