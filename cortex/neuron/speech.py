@@ -18,7 +18,7 @@ from cortex.ask import Ask
 from cortex.catalogue import unknown
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, NotHereNow
-from cortex.events import Event
+from cortex.events import Event, Prefilled
 from cortex.ledger import Want
 from cortex.metrics import OTHER, Metrics, Outcome
 from cortex.metrics import Dialect as DialectName
@@ -145,16 +145,18 @@ class Speech:
             stream.announce(trailers=(wire.USAGE,))
             async with self._seated(exchange) as generation:
                 machine = exchange.dialect.speak(exchange.envelope())
-                # Held back until there is something to open for: a prompt that does not
-                # fit still gets its status.
                 opening = next(machine)
                 while not generation.finished:
                     events = await generation.take()
                     account.hear(events, generation.usage)
                     frames = [frame for event in events for frame in machine.send(event)]
-                    if frames:
-                        await stream.send(*opening, *frames)
+                    if opening and (frames or any(isinstance(event, Prefilled) for event in events)):
+                        # The prompt fits, and is read: the next keep-alive may tell, since the
+                        # first words (a tool call, say) can be long in coming.
+                        stream.hold(*opening)
                         opening = []
+                    if frames:
+                        await stream.send(*frames)
             await stream.finish(trailers=[(wire.USAGE, wire.render_usage(account.usage))])
 
     async def _whole(self, exchange: Exchange) -> None:

@@ -121,7 +121,13 @@ async def _pass_events(answer: Answer, reply: Reply, meter: Meter, limits: Limit
 
 async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail: EventTail) -> None:
     """Every whole event is passed on, or an error says why not. Half an event is of no use to
-    any client, and would swallow the error event that follows it."""
+    any client, and would swallow the error event that follows it.
+
+    A neuron opens its answer once the prompt is read: until an event comes that is no keep-alive,
+    the first-token limit runs, and keep-alives do not put it off. From then on every whole event
+    is life, keep-alives among them, since a tool call is held back until it is whole; single
+    bytes are not.
+    """
     late_at = answer.asked_at + limits.first_token_s
     while data := await _next(answer, late_at):
         came_at = trio.current_time()
@@ -133,8 +139,7 @@ async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail
         if tail.fault is not None:
             raise UpstreamFailed(tail.fault)
         passed_at = trio.current_time()
-        if tail.whole and meter.first_content_at is not None:
-            # Whole events count as life, keep-alives among them; single bytes do not.
+        if tail.whole and tail.begun:
             late_at = passed_at + limits.upstream_stall_s
         else:
             late_at += passed_at - came_at  # a slow client is not the neuron's delay

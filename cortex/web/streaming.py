@@ -1,9 +1,10 @@
 """A stream that stays polite while it has nothing to say.
 
 The status stays open for a grace, so that a quick failure keeps its own. Then 200, the
-head and a first keep-alive go out, and one more every beat, until the first frame is
-sent or somebody else takes the reply over. Keep-alives are what each dialect's clients
-skip: a comment, or Anthropic's `ping`. How a failure ends the stream is the reply's matter.
+head and a first keep-alive go out, and one more whenever nothing was written for a beat,
+between frames too, until the stream is finished or somebody else takes the reply over.
+Keep-alives are what each dialect's clients skip: a comment, or Anthropic's `ping`. How a
+failure ends the stream is the reply's matter.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,10 @@ class Stream:
         self._beat_s = beat_s
         self._headers: list[tuple[str, str]] = []
         self._trailers: tuple[str, ...] = ()
+        self._held = b""
         self._taken = False
         self._opened = False
+        # One writer at a time: a keep-alive never lands inside a frame.
         self._writing = trio.Lock()
 
     def announce(self, headers: Pairs = (), trailers: Sequence[str] = ()) -> bool:
@@ -47,6 +50,10 @@ class Stream:
         self._trailers += tuple(trailers)
         return True
 
+    def hold(self, *pieces: Frame | bytes) -> None:
+        """`pieces` go out before the next that is sent, or in the place of the next keep-alive."""
+        self._held += _rendered(pieces)
+
     async def hand_over(self) -> bool:
         """Keep-alives have stopped and the reply is the caller's alone; True when its head is out."""
         self._taken = True
@@ -54,20 +61,23 @@ class Stream:
             return self._opened
 
     async def send(self, *pieces: Frame | bytes) -> None:
-        """`pieces` are out, in one write. The first one ends the keep-alives."""
-        if not self._taken:
-            await self.hand_over()
-        await self._open()
-        await self._reply.write(b"".join(sse.render(p) if isinstance(p, Frame) else p for p in pieces))
+        """`pieces` are out, in one write."""
+        await self._alone()
+        try:
+            await self._put(_rendered(pieces))
+        finally:
+            self._writing.release()
 
     async def finish(self, *pieces: Frame | bytes, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """The stream is complete, `pieces` being its last."""
+        self._taken = True
         await self.send(*pieces)
         await self._reply.end(trailers)
 
     async def __aenter__(self) -> "Stream":
         self._room: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
         self._nursery = await self._room.__aenter__()
+        self._due_at = trio.current_time() + self._grace_s
         self._nursery.start_soon(self._keep_alive)
         return self
 
@@ -80,19 +90,31 @@ class Stream:
         await self._room.__aexit__(None, None, None)
 
     async def _keep_alive(self) -> None:
-        pause = self._grace_s
+        # Frames move the time and never this task: it looks again when it wakes.
         while not self._taken:
-            await trio.sleep(pause)
-            pause = self._beat_s
+            await trio.sleep_until(self._due_at)
             async with self._writing:
-                if not self._taken:
-                    await self._open()
-                    await self._reply.write(self._beat)
+                if not self._taken and trio.current_time() >= self._due_at:
+                    await self._put(b"" if self._held else self._beat)
 
-    async def _open(self) -> None:
+    async def _alone(self) -> None:
+        """Nobody else writes. Without a switch of tasks when nobody did."""
+        try:
+            self._writing.acquire_nowait()
+        except trio.WouldBlock:
+            await self._writing.acquire()
+
+    async def _put(self, data: bytes) -> None:
         if not self._opened:
             self._opened = True
             await self._reply.start(headers=self._headers, trailers=self._trailers)
+        held, self._held = self._held, b""
+        await self._reply.write(held + data)
+        self._due_at = trio.current_time() + self._beat_s
+
+
+def _rendered(pieces: Sequence[Frame | bytes]) -> bytes:
+    return b"".join(sse.render(piece) if isinstance(piece, Frame) else piece for piece in pieces)
 
 
 def open_stream(

@@ -28,6 +28,7 @@ _MARKS: Final[dict[Dialect, frozenset[bytes]]] = {
     "responses": frozenset({b"response.completed", b"response.incomplete", b"response.failed"}),
 }
 _FAILURES: Final = frozenset({b"error", b"response.failed"})
+_PING: Final = b"ping"
 
 
 class EventTail:
@@ -39,6 +40,7 @@ class EventTail:
         self._open = bytearray()
         self.last = b""  # the last event that was completed; comments are none
         self.whole = b""
+        self.begun = False  # an event was completed that is no keep-alive
         self.fault: str | None = None
 
     @property
@@ -73,6 +75,8 @@ class EventTail:
         self.whole = bytes(self._open[:end])
         del self._open[:end]
         self.last = next(_backwards(self.whole), self.last)
+        if not self.begun:
+            self.begun = any(_fields(event)[0] != _PING for event in _backwards(self.whole))
         return good - before
 
     def _judge(self, before: int, end: int) -> tuple[int, str | None]:

@@ -3,6 +3,7 @@
 import json
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ import trio
 
 from cortex.ask import Ask
 from cortex.catalogue import Catalogue, ModelSpec
+from cortex.config.gateway import GatewayConfig
+from cortex.config.limits import Limits
 from cortex.harness.base import Job
-from cortex.harness.scripted import Gate, Script
+from cortex.harness.scripted import SCRIPT_TEMPLATE, Gate, Script
 from cortex.neuron import speech
 from cortex.translator import openai_chat
+from cortex.web.streaming import open_stream
 from cortex.wire.neuron import parse_usage
 from tests.calls import CHAT, TEXT, Json, calling, events, fault_of, figures, hello, settings, text_of
-from tests.roles import Running, demo_neuron, running_neuron, specs
+from tests.roles import Running, demo_neuron, running_gateway, running_neuron, specs
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +183,44 @@ async def test_a_model_name_is_never_a_path(tmp_path: Path) -> None:
         for name in ("../secret", str(tmp_path / "secret"), "a/../../secret", "%2e%2e/secret", "a\0b", "é"):
             answer = await role.http.post(CHAT, json=hello(name))
             assert (answer.status_code, fault_of(answer)["param"]) == (400, "model"), name
+
+
+# -- while a tool call is written, which goes out only when it is whole
+
+CALL = '<tool_call>\n{"name": "f", "arguments": {"x": "' + "word " * 50 + '"}}\n</tool_call>'
+TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOOL_TEMPLATE = "{% if tools %}{{ tools }}{% endif %}" + SCRIPT_TEMPLATE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reply", [CALL, "Sure. " + CALL], ids=["first", "after words"])
+async def test_a_long_tool_call_is_not_taken_for_a_stall(
+    reply: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 5 and 11: neither limit of the gateway passes while the neuron says that it lives."""
+    monkeypatch.setattr(speech, "open_stream", partial(open_stream, grace_s=0.05, beat_s=0.05))
+    gate = Gate(6)
+    script = Script(reply=reply, hold=gate, template=TOOL_TEMPLATE)
+    hasty = GatewayConfig(limits=Limits(first_token_s=0.8, upstream_stall_s=0.8))
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
+        async with running_gateway(role, config=hasty) as gateway, calling(gateway) as caller:
+            await caller.ask(CHAT, hello(stream=True, tools=[TOOL]))
+            with trio.fail_after(10):
+                await caller.until(b'"role"')
+                await caller.until(b": keep-alive\n\n" * 40)
+            assert b"tool_calls" not in caller.answer.body
+            gate.open()
+            answer = await caller.all()
+        assert answer.data[-1] == "[DONE]" and b'"finish_reason":"tool_calls"' in answer.body
+
+
+async def test_an_engine_that_fails_at_its_first_word_still_gets_its_status(tmp_path: Path) -> None:
+    """The answer is opened by its first words, or by a keep-alive: a quick failure has its own status."""
+    gate = Gate(1)
+    script = Script(reply="", split=True, fail_after=0, hold=gate)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
+        refused = await role.http.post(CHAT, json=hello(stream=True))
+        assert (refused.status_code, fault_of(refused)["code"]) == (502, "engine_failed")
 
 
 # -- the body is read off the loop

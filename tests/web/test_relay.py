@@ -18,7 +18,7 @@ from cortex.web.pool import Pool
 from cortex.web.relay import Destination, Meter
 from cortex.web.tail import EVENT_LIMIT
 from cortex.wire.faults import Dialect
-from tests.fake_streams import CHAT, FAILURES, STREAMS
+from tests.fake_streams import CHAT, FAILURES, MESSAGES, STREAMS
 from tests.fake_upstream import (
     STREAM_HEAD,
     Close,
@@ -510,24 +510,26 @@ async def test_a_stream_that_stops_is_given_up_after_the_stall_limit(
     assert not reply.ended
 
 
+@pytest.mark.parametrize(("dialect", "beat"), [("openai", CHAT[1]), ("anthropic", MESSAGES[1])])
 async def test_keep_alives_do_not_put_off_the_first_token_limit(
-    autojump_clock: trio.testing.MockClock,
+    dialect: Dialect, beat: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Row 5: 120 s to the first token, opening events and comments notwithstanding."""
+    """Row 5: 120 s until the neuron opens its answer, comments and pings notwithstanding."""
     reply = Recorder()
     began = trio.current_time()
-    alive = Drip(chunks(*[CHAT[1]] * 100), size=len(chunks(CHAT[1])), pause_s=10)
-    async with fake_upstream(script(STREAM_HEAD + chunks(CHAT[0]), alive)) as upstream:
+    alive = Drip(chunks(*[beat] * 100), size=len(chunks(beat)), pause_s=10)
+    async with fake_upstream(script(STREAM_HEAD, alive)) as upstream:
         with pytest.raises(TooSlow):
-            await relayed(upstream, reply)
+            await relayed(upstream, reply, dialect=dialect)
         assert trio.current_time() - began == pytest.approx(120)
 
 
-async def test_keep_alives_after_the_first_token_are_signs_of_life(
-    autojump_clock: trio.testing.MockClock,
+@pytest.mark.parametrize("opening", [[CHAT[0]], [CHAT[0], CHAT[2]]], ids=["opened", "has spoken"])
+async def test_keep_alives_after_the_first_event_are_signs_of_life(
+    opening: list[bytes], autojump_clock: trio.testing.MockClock
 ) -> None:
     """A long tool call is held back by the neuron until it is whole."""
-    pieces = [CHAT[0], CHAT[2], *[CHAT[1]] * 20, CHAT[3], CHAT[-1]]
+    pieces = [CHAT[1], *opening, *[CHAT[1]] * 20, CHAT[3], CHAT[-1]]
     plan = script(
         STREAM_HEAD, *(Drip(chunks(piece), size=9999, pause_s=10) for piece in pieces), last_chunk()
     )
@@ -535,7 +537,19 @@ async def test_keep_alives_after_the_first_token_are_signs_of_life(
     async with fake_upstream(plan) as upstream:
         meter = await relayed(upstream, reply)
     assert bytes(reply.body) == b"".join(pieces)
-    assert meter.last_content_at == pytest.approx(meter.first_content_at + 210)
+    assert reply.ended and meter.events == len(opening)
+
+
+async def test_a_neuron_that_opens_its_answer_and_goes_silent_is_given_up_after_the_stall_limit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Row 5: an answer is opened when its prompt is read, and keep-alives are due from then on."""
+    reply = Recorder()
+    began = trio.current_time()
+    async with fake_upstream(script(STREAM_HEAD + chunks(CHAT[0]), Hang())) as upstream:
+        with pytest.raises(TooSlow):
+            await relayed(upstream, reply)
+    assert trio.current_time() - began == pytest.approx(30)
 
 
 async def test_an_event_that_drips_for_longer_than_the_stall_limit_is_given_up(

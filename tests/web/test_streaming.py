@@ -49,7 +49,7 @@ async def test_a_failure_within_the_grace_keeps_its_status(autojump_clock):
 
 
 @pytest.mark.parametrize("dialect", BEATS)
-async def test_after_the_grace_the_line_is_kept_warm_until_the_first_frame(dialect, autojump_clock):
+async def test_the_line_is_kept_warm_whenever_nothing_is_said(dialect, autojump_clock):
     client, reply = pair(dialect)
     beat = chunk(BEATS[dialect])
     async with open_stream(reply, dialect, headers=[("x-cortex-model", "m")]) as stream:
@@ -61,10 +61,50 @@ async def test_after_the_grace_the_line_is_kept_warm_until_the_first_frame(diale
         await trio.sleep(10.2)
         assert await said(client) == beat * 2
         await stream.send(Frame(b"{}", "content"))
-        await trio.sleep(100)
+        await trio.sleep(9.9)
         assert await said(client) == chunk(b"data: {}\n\n")
+        await trio.sleep(20.2)
+        assert await said(client) == beat * 3
         await stream.finish(DONE)
-    assert (await said(client)).endswith(b"[DONE]\n\n\r\n0\r\n\r\n") and reply.done
+        ended = await said(client)
+        assert ended.endswith(b"[DONE]\n\n\r\n0\r\n\r\n") and reply.done
+        await trio.sleep(100)
+    assert await said(client) == b""
+
+
+async def test_a_stream_that_says_something_in_time_has_no_keep_alive(autojump_clock):
+    client, reply = pair()
+    async with open_stream(reply, "openai") as stream:
+        for _ in range(20):
+            await stream.send(b"data: 1\n\n")
+            await trio.sleep(9)
+        await stream.finish(DONE)
+    assert sse.COMMENT not in await said(client)
+
+
+async def test_what_is_held_goes_out_with_the_next_frame(autojump_clock):
+    client, reply = pair()
+    async with open_stream(reply, "openai") as stream:
+        stream.hold(b"data: role\n\n")
+        await trio.sleep(0.9)
+        assert await said(client) == b""  # a quick failure may still have its status
+        await stream.send(b"data: 1\n\n")
+        await stream.finish(DONE)
+    words = await said(client)
+    assert words.count(b"role") == 1 and chunk(b"data: role\n\ndata: 1\n\n") in words
+
+
+async def test_what_is_held_takes_the_place_of_a_keep_alive(autojump_clock):
+    client, reply = pair()
+    async with open_stream(reply, "openai") as stream:
+        await trio.sleep(2)
+        stream.hold(b"data: role\n\n")
+        await trio.sleep(10)
+        assert (await said(client)).endswith(chunk(sse.COMMENT) + chunk(b"data: role\n\n"))
+        await trio.sleep(10)
+        assert await said(client) == chunk(sse.COMMENT)
+        await stream.finish(DONE)
+    assert (await said(client)).startswith(chunk(b"data: [DONE]\n\n"))
 
 
 async def test_a_failure_after_the_grace_is_the_error_event(autojump_clock):
@@ -125,6 +165,46 @@ async def test_a_keep_alive_under_way_is_let_out_whole_before_the_first_frame(au
         await trio.sleep(2)  # in the middle of the first keep-alive
         await stream.finish(DONE)
     assert (await said(client)).endswith(chunk(sse.COMMENT) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+
+async def test_a_keep_alive_waits_for_a_frame_under_way_and_is_not_needed_then(autojump_clock):
+    client, reply = pair()
+    slow = reply._line._stream.send_stream
+    passed_on = slow.send_all_hook
+
+    async def slowly() -> None:
+        await trio.sleep(15)
+        await passed_on()
+
+    async with open_stream(reply, "openai") as stream:
+        slow.send_all_hook = slowly
+        await stream.send(b"data: 1\n\n")  # the grace, and a beat, pass meanwhile
+        slow.send_all_hook = passed_on
+        await trio.sleep(9.9)
+        await stream.finish(DONE)
+    assert (await said(client)).endswith(chunk(b"data: 1\n\n") + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+
+async def test_a_frame_moves_no_other_task(autojump_clock):
+    """One store of a time is all that a keep-alive costs a frame."""
+    _, reply = pair()
+
+    class Steps(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.tasks: set[str] = set()
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.tasks.add(task.name)
+
+    async with open_stream(reply, "openai") as stream:
+        await trio.testing.wait_all_tasks_blocked()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        for _ in range(50):
+            await stream.send(b"data: 1\n\n")
+        trio.lowlevel.remove_instrument(steps)
+        await stream.finish(DONE)
+    assert not [name for name in steps.tasks if "_keep_alive" in name]
 
 
 async def test_a_block_left_early_leaves_the_reply_unfinished(autojump_clock):

@@ -209,3 +209,17 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
         assert tracemalloc.get_traced_memory()[0] < 20_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_stream_begins_with_the_first_event_that_is_no_keep_alive(dialect: Dialect) -> None:
+    first, beats = STREAMS[dialect][0], b": keep-alive\n\nevent: ping\ndata: {}\n\n"
+    tail = EventTail(dialect)
+    tail.feed(beats)
+    assert not tail.begun
+    tail.feed(beats + first[:-1])
+    assert not tail.begun
+    tail.feed(first[-1:] + beats)
+    assert tail.begun
+    tail.feed(beats)
+    assert tail.begun
