@@ -1,6 +1,7 @@
 """What a gateway peeks at, how it renames, and that no bytes raise anything but BadAsk."""
 
 import json
+import sys
 
 import msgspec
 import pytest
@@ -122,6 +123,24 @@ def test_a_key_that_decides_is_given_once(body: bytes, param: str) -> None:
     with pytest.raises(BadAsk, match="more than once") as caught:
         peek(body)
     assert caught.value.param == param
+
+
+def test_the_second_of_two_equal_keys_ends_the_search() -> None:
+    """Fault 43: a body full of them costs no more than the finding of one."""
+    body = b'{"model":"a"' + b',"model":"a"' * 100_000 + b"}"
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        with pytest.raises(BadAsk, match="more than once"):
+            peek(body)
+    finally:
+        sys.setprofile(None)
+    assert calls < 100
 
 
 @pytest.mark.parametrize(

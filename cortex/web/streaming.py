@@ -94,8 +94,12 @@ class Stream:
         while not self._taken:
             await trio.sleep_until(self._due_at)
             async with self._writing:
-                if not self._taken and trio.current_time() >= self._due_at:
+                if self._due:
                     await self._put(b"" if self._held else self._beat)
+
+    @property
+    def _due(self) -> bool:
+        return not self._taken and trio.current_time() >= self._due_at
 
     async def _alone(self) -> None:
         """Nobody else writes. Without a switch of tasks when nobody did."""

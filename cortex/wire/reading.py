@@ -91,24 +91,28 @@ def refuse_twins(body: bytes) -> None:
     For a body that has been decoded: the two values are known to be small. A second
     decode that skips all else is quicker than any search for the keys' bytes.
     """
-    seen: list[type] = []
+    seen: set[type] = set()
 
-    def note(kind: type, _: object) -> object:
-        seen.append(kind)
+    def note(kind: type[_Model] | type[_Stream], _: object) -> object:
+        # Raised at once: each further one would cost a call.
+        if kind in seen:
+            raise BadAsk(f"'{kind.name}' is given more than once", param=kind.name)
+        seen.add(kind)
         return kind()
 
     decode(body, msgspec.json.Decoder(_Twins, dec_hook=note))
-    for kind, name in ((_Model, "model"), (_Stream, "stream")):
-        if seen.count(kind) > 1:
-            raise BadAsk(f"'{name}' is given more than once", param=name)
 
 
 class _Model:
     """Stands for one value of the key `model`."""
 
+    name: Final = "model"
+
 
 class _Stream:
     """Stands for one value of the key `stream`."""
+
+    name: Final = "stream"
 
 
 class _Twins(msgspec.Struct):
