@@ -79,6 +79,7 @@ class FakeNeuron(FakeUpstream):
     poisoned: bool = False
     silent: bool = False  # accepts and reads, and never answers again
     polls: int = 0
+    poll: Received | None = None  # the last one
     orders: list[Received] = field(default_factory=list)
     on: dict[str, deque[Script]] = field(default_factory=lambda: defaultdict(deque))
     loading: trio.Event | None = None  # holds every load until it is set
@@ -179,7 +180,9 @@ class FakeNeuron(FakeUpstream):
     def _record(self, received: Received, path: str, inference: bool) -> None:
         if inference:
             self.requests.append(received)
-        elif path not in ("/health", "/models", "/discovery"):
+        elif path in ("/health", "/models", "/discovery"):
+            self.poll = received
+        else:
             self.orders.append(received)
         self._count("polls", path == "/models")
 

@@ -186,7 +186,8 @@ async def recovering(gateway: Open, *untouched: FakeNeuron) -> None:
         assert int(answer.headers["retry-after"]) >= 1
         assert "x-should-retry" not in answer.headers
     assert not any(neuron.orders or neuron.requests for neuron in untouched)
-    assert (await gateway.http.get("/v1/models/a")).json()["state"] == "recovering"
+    entry = (await gateway.http.get("/v1/models/a")).json()
+    assert entry["state"] == entry["locations"][0]["state"] == "recovering"
     health = (await gateway.http.get("/health")).json()
     assert (health["status"], health["unservable"]) == ("impaired", ["a"])
 

@@ -1,6 +1,7 @@
 """The catalogue, health and fleet as a gateway tells them, and orders to it."""
 
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -8,7 +9,7 @@ import trio
 
 from cortex import __version__
 from cortex.catalogue import Catalogue, Cost, ModelSpec
-from cortex.config.gateway import GatewayConfig
+from cortex.config.gateway import GatewayConfig, Poll
 from cortex.config.network import Address
 from cortex.gateway import service
 from cortex.gateway.report import Report
@@ -238,6 +239,22 @@ async def test_a_neurons_answer_to_an_unload_is_told(said: bytes, status: int) -
             assert gateway.ledger.holders("a")
 
 
+async def test_a_neuron_that_is_gone_when_it_should_unload_is_looked_at_at_once() -> None:
+    poll = Poll(interval_s=60.0, timeout_s=2.0)
+    async with fake_neuron("a") as neuron, open_gateway(neuron, poll=poll) as gateway:
+        await neuron.die()
+        answer = await gateway.http.post("/fleet/models/unload", json={"model": "a"})
+        assert answer.status_code == 502
+        await gateway.knows(lambda ledger: not ledger.holders("a"))
+
+
+async def test_an_id_that_no_model_may_have_is_refused_though_a_neuron_claims_it() -> None:
+    async with fake_neuron(known=["a b", "ok"]) as neuron, open_gateway(neuron) as gateway:
+        answer = await gateway.ask("a b")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+        assert (await gateway.ask("ok")).status_code == 200
+
+
 async def test_a_model_that_loads_is_not_unloaded() -> None:
     async with fake_neuron() as neuron:
         neuron.loading = trio.Event()
@@ -257,14 +274,15 @@ async def test_a_line_that_does_not_move_is_not_ready(autojump_clock) -> None:
     class Stuck:
         oldest = 0.0
 
-    report = Report("b", 0.0, Stuck(), [], None, patience_s=300.0)  # type: ignore[arg-type]
+    listing = SimpleNamespace(models=lambda: [])
+    report = Report("b", 0.0, Stuck(), [], listing, patience_s=300.0)  # type: ignore[arg-type]
     began = trio.current_time()
     Stuck.oldest = began
-    assert report.moving()
+    assert report.moving() and report.status() == "ok"
     await trio.sleep(304)
     assert report.moving()
     await trio.sleep(2)
-    assert not report.moving()
+    assert not report.moving() and report.status() == "impaired"
     Stuck.oldest = None  # type: ignore[assignment]
     assert report.moving()
 

@@ -19,7 +19,7 @@ from tests.fake_neuron import (
     fake_neuron,
     open_gateway,
 )
-from tests.fake_upstream import STREAM_HEAD, Drip, Received, Send, chunks, last_chunk, whole
+from tests.fake_upstream import STREAM_HEAD, Drip, Received, Send, chunks, head, last_chunk, whole
 from tests.fake_web import ask
 
 # Escapes, an odd order, a float that no library would write so, text in two spellings.
@@ -161,6 +161,28 @@ async def test_nothing_private_goes_on_and_the_fleet_token_does() -> None:
                 "x-request-id": value(seen, "x-request-id"),
             }
             assert len(names(seen)) == len(set(names(seen)))
+
+
+async def test_control_calls_carry_the_fleet_token_and_ask_for_plain_bytes() -> None:
+    async with (
+        fake_neuron() as neuron,
+        open_gateway(neuron, catalogue=["a"], token="fleet-secret") as gateway,
+    ):
+        assert (await gateway.ask()).status_code == 200
+        for received in (neuron.poll, *neuron.orders):
+            assert received is not None
+            assert value(received, "authorization") == "Bearer fleet-secret"
+            assert value(received, "accept-encoding") == "identity"
+
+
+async def test_a_poll_that_is_redirected_takes_the_token_nowhere() -> None:
+    """Row 21."""
+    async with fake_neuron("a") as neuron, fake_neuron() as thief:
+        async with open_gateway(neuron, token="fleet-secret") as gateway:
+            away = neuron.plan(head(307, f"location: {thief.url}/health", "content-length: 0"))
+            neuron.on["/health"].extend([away] * 3)
+            await gateway.knows(lambda ledger: not ledger.place("n1").ready)
+            assert thief.poll is None and thief.connections == 0
 
 
 async def test_a_key_in_the_other_header_does_not_go_on_either() -> None:

@@ -272,7 +272,11 @@ async def test_an_unknown_model_is_a_404_that_names_who_was_not_asked() -> None:
         async with open_gateway(one, two, catalogue=["a"]) as gateway:
             answer = await gateway.ask("b")
             assert answer.status_code == 404
-            assert "n2" in answer.json()["error"]["message"]
+            assert "not asked: n2" in answer.json()["error"]["message"]
+            assert (await gateway.ask("../b")).status_code == 400, "no neuron could know such a name"
+            await two.listen()
+            await gateway.knows(lambda ledger: ledger.place("n2").ready)
+            assert "n2" not in (await gateway.ask("b")).json()["error"]["message"]
 
 
 async def test_what_a_neuron_knew_is_remembered_while_it_is_away() -> None:
@@ -356,6 +360,27 @@ async def test_a_neuron_that_breaks_over_a_load_is_replaced_by_another() -> None
             answer = await gateway.ask()
             assert answer.headers["x-cortex-neuron"] == "n2"
             assert one.ordered("/models/load") == two.ordered("/models/load") == 1
+
+
+async def test_a_neuron_that_is_gone_when_it_should_load_is_looked_at_at_once() -> None:
+    async with fake_neuron() as one, fake_neuron() as two:
+        one.memory *= 2
+        async with open_gateway(one, two, catalogue=["a"], poll=SLOW) as gateway:
+            await one.die()
+            assert (await gateway.ask()).headers["x-cortex-neuron"] == "n2"
+            await gateway.knows(lambda ledger: not ledger.place("n1").ready)
+            assert two.ordered("/models/load") == 1
+
+
+async def test_a_model_that_came_in_is_not_suspected_any_more() -> None:
+    async with fake_neuron() as one, fake_neuron() as two, fake_neuron() as three:
+        one.memory, two.memory = one.memory * 4, two.memory * 2  # asked in this order
+        one.on["/models/load"].append(script(Close()))
+        async with open_gateway(one, two, three, catalogue=["a"]) as gateway:
+            assert (await gateway.ask()).headers["x-cortex-neuron"] == "n2"
+            assert (await gateway.http.post("/fleet/models/unload", json={"model": "a"})).status_code == 200
+            two.on["/models/load"].append(script(Close()))
+            assert (await gateway.ask()).headers["x-cortex-neuron"] == "n3"
 
 
 async def test_a_model_that_breaks_a_second_neuron_is_not_carried_through_the_fleet() -> None:
