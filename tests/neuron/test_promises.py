@@ -42,4 +42,3 @@ async def test_a_changed_file_replaces_its_promise(tmp_path: Path) -> None:
         await residents.want(replace(spec, context=77))
         assert harness.read == 6
         assert len(residents._promises) == 1
-        assert not residents._threads
