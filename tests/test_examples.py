@@ -65,7 +65,7 @@ def test_what_an_example_shows_in_comments_is_valid_too(tmp_path):
     """Each commented key of cortex.toml and neuron.toml, put in force, is read without a fault."""
     (tmp_path / "neuron.token").write_text("x" * 32)
     (tmp_path / "neuron.token").chmod(0o600)
-    for name in ("cortex.toml", "neuron.toml", "models.toml"):
+    for name in ("models.toml", "cortex.toml", "neuron.toml"):
         text = (CPU / name).read_text().replace("64 hex digits", "0" * 64)
         uncommented = re.sub(r"^# (?=[a-z0-9_]+ = |\[\[)", "", text, flags=re.M)
         assert uncommented != text

@@ -13,16 +13,12 @@ from pathlib import Path
 import trio
 import typer
 
-from cortex.catalogue import Catalogue
 from cortex.cli.ports import ensure_free
 from cortex.cli.running import Service, hold
-from cortex.config.files import Role as FileKind
 from cortex.config.files import candidates
 from cortex.config.files import check as check_file
-from cortex.config.gateway import GatewayConfig, read_gateway
-from cortex.config.models import merge_aliases, read_models
 from cortex.config.network import Address
-from cortex.config.neuron import NeuronConfig, read_neuron
+from cortex.config.whole import Config, Kind, Whole, whole_gateway, whole_neuron
 from cortex.errors import ConfigError
 from cortex.logs import Format, escape
 
@@ -33,7 +29,7 @@ log = logging.getLogger(__name__)
 class Prepared:
     """A role whose files are good."""
 
-    name: FileKind
+    name: Kind
     run: Service
     listeners: tuple[Address, Address]
     log_format: Format
@@ -47,30 +43,27 @@ def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
     if path is None:
         places = " or ".join(map(str, candidates("gateway", env)))
         raise ConfigError([f"no cortex.toml: write {places}, name one with --config, or try 'cortex up'"])
-    config, warnings = read_gateway(path, env)
-    catalogue, models, more = _catalogue(config, env)
-    merge_aliases(catalogue, config.aliases)  # the role does it too; its faults belong to the files
+    read = whole_gateway(path, env, _find("models", None, env))
 
     async def run(stop: trio.Event) -> None:
         from cortex import gateway as role  # noqa: PLC0415 - --check does without the role
 
-        await role.run(config, catalogue, stop=stop)
+        await role.run(read.config, read.catalogue, stop=stop)
 
-    return _prepared("gateway", config, run, (path, models), (*warnings, *more))
+    return _prepared("gateway", path, read, run)
 
 
 def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:
     """The neuron of the file, or of no file: then it serves what it finds."""
     path = _find("neuron", given, env)
-    config, warnings = read_neuron(path, env)
-    catalogue, models, more = _catalogue(config, env)
+    read = whole_neuron(path, env, _find("models", None, env))
 
     async def run(stop: trio.Event) -> None:
         from cortex import neuron as role  # noqa: PLC0415 - as above
 
-        await role.run(config, catalogue, stop=stop)
+        await role.run(read.config, read.catalogue, stop=stop)
 
-    return _prepared("neuron", config, run, (path, models), (*warnings, *more))
+    return _prepared("neuron", path, read, run)
 
 
 def start(role: Prepared, only_check: bool, level: str, form: Format | None) -> None:
@@ -106,29 +99,15 @@ async def _serve(role: Prepared, stop: trio.Event) -> None:
     await role.run(stop)
 
 
-def _prepared(
-    name: FileKind,
-    config: GatewayConfig | NeuronConfig,
-    run: Service,
-    files: tuple[Path | None, ...],
-    warnings: tuple[str, ...],
-) -> Prepared:
-    found = tuple(path for path in files if path is not None)
-    return Prepared(name, run, (config.listen, config.metrics_listen), config.log_format, found, warnings)
+def _prepared(name: Kind, path: Path | None, read: Whole[Config], run: Service) -> Prepared:
+    config = read.config
+    found = tuple(file for file in (path, read.models) if file is not None)
+    listeners = config.listen, config.metrics_listen
+    return Prepared(name, run, listeners, config.log_format, found, read.warnings)
 
 
-def _find(kind: FileKind, given: Path | None, env: Mapping[str, str]) -> Path | None:
+def _find(kind: Kind, given: Path | None, env: Mapping[str, str]) -> Path | None:
     """The given file, else the first that exists of the usual ones."""
     if given is not None:
         return given
     return next((path for path in candidates(kind, env) if path.exists()), None)
-
-
-def _catalogue(
-    config: GatewayConfig | NeuronConfig, env: Mapping[str, str]
-) -> tuple[Catalogue, Path | None, list[str]]:
-    path = _find("models", config.models_config, env)
-    if path is None:
-        return Catalogue(), None, []
-    catalogue, warnings = read_models(path)
-    return catalogue, path, warnings

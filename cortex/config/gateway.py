@@ -2,7 +2,8 @@
 
 Every default of the gateway stands in a field here. Secrets come from the files that
 the config names and show in no repr. Which models exist is the catalogue's knowledge
-(`config.models`); the aliases of this file are merged into it there.
+(`config.models`); the aliases of this file are merged into it there, and `config.whole`
+reads both files as one.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Literal
 
+from cortex.catalogue import Catalogue
 from cortex.config.limits import Limits
+from cortex.config.listeners import check_listeners
+from cortex.config.models import alias_faults
 from cortex.config.network import PRIVATE, Address, Network
 from cortex.config.overrides import override
 from cortex.config.reading import Document, Values, distinct, fill, open_document, take
@@ -86,14 +90,25 @@ class GatewayConfig:
 
 def read_gateway(path: FilePath | None, env: Mapping[str, str]) -> tuple[GatewayConfig, list[str]]:
     """The configuration and its warnings; ConfigError lists every fault of the file."""
+    values, document = gather(path, env)
+    for alias, why in alias_faults(Catalogue(), values.get("aliases", {})).items():
+        document.found.fault(("aliases", alias), why)
+    warnings = document.found.settle()
+    return finish(values, document), warnings
+
+
+def gather(path: FilePath | None, env: Mapping[str, str]) -> tuple[Values, Document]:
+    """The good values of the file, aliases aside, and its findings, which are yet to be settled."""
     document = open_document(path)
     override(document, GATEWAY_FILE, NEURON_FILE, env)
     values = take(GATEWAY_FILE, document.plain, (), document.found)
     _old_place(values, document)
+    usual = GatewayConfig()
+    addresses = usual.listen, usual.metrics_listen
+    check_listeners(values.get("gateway", {}), ("gateway",), addresses, document.found)
     _check_neurons(values.get("neurons", []), document)
     _check_keys(values.get("keys", []), document)
-    warnings = document.found.settle()
-    return _config(values, document.folder), warnings
+    return values, document
 
 
 def _old_place(values: Values, document: Document) -> None:
@@ -126,10 +141,11 @@ def _check_keys(rows: list[Values], document: Document) -> None:
             document.found.fault(("keys", i, "scopes"), "is empty: such a key could do nothing")
 
 
-def _config(values: Values, folder: FilePath) -> GatewayConfig:
+def finish(values: Values, document: Document) -> GatewayConfig:
+    """The configuration of values without a fault."""
     said: Values = values.get("gateway", {})
     if "models_config" in said:
-        said["models_config"] = folder / said["models_config"]
+        said["models_config"] = document.folder / said["models_config"]
     for name, shape in (("eviction", Eviction), ("cold_load", ColdLoad), ("limits", Limits), ("poll", Poll)):
         said[name] = fill(shape, values.get(name, {}))
     said["neurons"] = tuple(fill(NeuronRef, row) for row in values.get("neurons", []))

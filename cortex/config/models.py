@@ -38,20 +38,28 @@ def merge_aliases(catalogue: Catalogue, aliases: Mapping[str, str]) -> Catalogue
 
     An alias may stand for a model that only a neuron's own catalogue has.
     """
+    faults = alias_faults(catalogue, aliases)
+    if faults:
+        raise ConfigError([f"cortex.toml: aliases.{alias}: {why}" for alias, why in faults.items()])
+    return Catalogue(catalogue.specs, {**catalogue.aliases, **aliases})
+
+
+def alias_faults(catalogue: Catalogue, aliases: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with aliases of cortex.toml, by themselves and beside a catalogue."""
     merged = dict(catalogue.aliases)
-    faults = [
-        f"cortex.toml: aliases.{alias}: {clash}"
+    faults = {
+        alias: clash
         for alias, model in aliases.items()
         if (clash := _claim(merged, catalogue.specs, alias, model))
-    ]
-    faults += [
-        f"cortex.toml: aliases.{alias}: stands for '{model}', which is an alias itself; write the id"
-        for alias, model in merged.items()
-        if model in merged
-    ]
-    if faults:
-        raise ConfigError(faults)
-    return Catalogue(catalogue.specs, merged)
+    }
+    for alias, model in merged.items():
+        if model not in merged:
+            continue
+        if alias in aliases:
+            faults.setdefault(alias, f"stands for '{model}', which is an alias itself; write the id")
+        else:
+            faults.setdefault(model, f"is what '{alias}' of the catalogue stands for; that must be an id")
+    return faults
 
 
 def spec_to_plain(spec: ModelSpec) -> dict[str, Json]:

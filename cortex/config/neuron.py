@@ -12,6 +12,7 @@ from typing import Literal
 
 from cortex.catalogue import ModelSpec
 from cortex.config.limits import Limits
+from cortex.config.listeners import check_listeners
 from cortex.config.models import check_rows, rows_as_written, spec_of
 from cortex.config.network import PRIVATE, Address, Network
 from cortex.config.overrides import override
@@ -79,21 +80,35 @@ class NeuronConfig:
 
 def read_neuron(path: FilePath | None, env: Mapping[str, str]) -> tuple[NeuronConfig, list[str]]:
     """The configuration and its warnings; ConfigError lists every fault of the file."""
+    values, document = gather(path, env)
+    warnings = document.found.settle()
+    return finish(values), warnings
+
+
+def gather(path: FilePath | None, env: Mapping[str, str]) -> tuple[Values, Document]:
+    """The good values of the file, and its findings, which are yet to be settled."""
     document = open_document(path)
     override(document, NEURON_FILE, GATEWAY_FILE, env)
     rows_as_written(document.plain.get("default_models"), ("default_models",), document.found)
     values = take(NEURON_FILE, document.plain, (), document.found)
     check_rows(values.get("default_models", []), ("default_models",), document.found)
-    said = _host(values.get("neuron", {}), document)
-    warnings = document.found.settle()
-    said |= {
+    values["neuron"] = _host(values.get("neuron", {}), document)
+    usual = NeuronConfig()
+    addresses = usual.listen, usual.metrics_listen
+    check_listeners(values["neuron"], ("neuron",), addresses, document.found)
+    return values, document
+
+
+def finish(values: Values) -> NeuronConfig:
+    """The configuration of values without a fault."""
+    said = values["neuron"] | {
         "devices": fill(Devices, values.get("devices", {})),
         "eviction": fill(NeuronEviction, values.get("eviction", {})),
         "llamacpp": fill(LlamaCpp, values.get("harness", {}).get("llamacpp", {})),
         "admission": fill(Admission, values.get("admission", {})),
         "default_models": tuple(spec_of(row) for row in values.get("default_models", [])),
     }
-    return fill(NeuronConfig, said), warnings
+    return fill(NeuronConfig, said)
 
 
 def _host(said: Values, document: Document) -> Values:
