@@ -383,6 +383,8 @@ def test_a_chat_that_contradicts_itself_is_refused_by_name(fields: dict, param: 
         ({"store": True}, "store"),
         ({"min_tokens": 3}, "min_tokens"),
         ({"ignore_eos": True}, "ignore_eos"),
+        ({"thinking_budget": 100}, "thinking_budget"),
+        ({"thinking_budget": 0}, "thinking_budget"),
         ({"typical_p": 0.9}, "typical_p"),
         ({"repeat_penalty": 1.1}, "repeat_penalty"),
         ({"guided_json": {}}, "guided_json"),

@@ -6,12 +6,12 @@ open thought is closed, and a call's marker is said for the model; a grammar hol
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cortex.ask import Ask, Json, Sampling, Shape, Tool
-from cortex.errors import Unsupported
+from cortex.errors import BadAsk, Unsupported
 from cortex.events import Tokens
 from cortex.harness.base import Job, Preflight
 from cortex.text.projection import Projection
@@ -29,6 +29,10 @@ FALLBACK: Final = Sampling(
     repetition_penalty=1.0,
 )
 _CALL: Final = "<tool_call>\n"
+# Two names of one switch: families of models differ.
+_SWITCHES: Final = ("enable_thinking", "thinking")
+# Clients send it to every model, as a hint.
+_HINTS: Final = frozenset({"reasoning_effort"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,12 @@ def check(ask: Ask) -> None:
             "'response_format' together with tools is not supported: the form would forbid every call. "
             "Send the tools with tool_choice none or required, or leave one of the two out",
             param="response_format",
+        )
+    if "thinking_budget" in ask.template:
+        raise Unsupported(
+            "'chat_template_kwargs.thinking_budget' is not supported: no engine here ends a thought early. "
+            "Bound the whole answer with max_tokens, or send enable_thinking false",
+            param="chat_template_kwargs.thinking_budget",
         )
 
 
@@ -102,7 +112,7 @@ def _render(ask: Ask, voice: Voice) -> _Prompt:
     if voice.template is None:
         raise no_template(ask.model)
     tools = () if ask.tool_choice.mode == "none" else ask.tools
-    text = voice.template.render(ask.messages, tools, ask.template)
+    text = voice.template.render(ask.messages, tools, _controls(ask, voice.template))
     last = ask.messages[-1]
     inside = opens_thought(text, last.text if last.role == "assistant" else "")
     if inside and (forced(ask) or ask.shape is not None):
@@ -119,6 +129,31 @@ def _render(ask: Ask, voice: Voice) -> _Prompt:
     bos = voice.preflight.bos
     # The template writes the token and the engine adds it again: two of them harm some models.
     return _Prompt(text.removeprefix(bos) if bos and voice.preflight.adds_bos else text, inside)
+
+
+def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, str | bool | int | float]:
+    """What the template is told, the switch of thinking by the name that it reads. `true` allows
+    thoughts, whether or not the model has any; `false` must be obeyed."""
+    for name in ask.template.keys() - template.variables - _HINTS - {*_SWITCHES}:
+        raise Unsupported(
+            f"'chat_template_kwargs.{name}' does nothing here: the model's chat template does not read it. "
+            "Leave it out",
+            param=f"chat_template_kwargs.{name}",
+        )
+    said = {name: ask.template[name] for name in _SWITCHES if name in ask.template}
+    if not said:
+        return ask.template
+    if len(set(said.values())) > 1:
+        raise BadAsk("'enable_thinking' and 'thinking' contradict each other; send one", param="thinking")
+    name, wanted = next(iter(said.items()))
+    read = [switch for switch in _SWITCHES if switch in template.variables]
+    if not (read or wanted) and template.thinks:
+        raise Unsupported(
+            f"'{name}' false (which is also what reasoning_effort none means) cannot be obeyed: the model's "
+            "chat template has no switch for its thoughts. Leave it out, or use another model",
+            param=name,
+        )
+    return {**ask.template, **dict.fromkeys(read, wanted)}
 
 
 def _jobs(ask: Ask, prompt: _Prompt, voice: Voice, request_id: str) -> list[Job]:

@@ -24,6 +24,8 @@ from jinja2.exceptions import SecurityError, TemplateError
 from cortex.ask import Message, Tool, ToolUse
 from cortex.errors import BadAsk, Unfit, Unsupported
 from cortex.text.sandbox import Refused, Sandbox
+from cortex.text.thinking import CLOSE as THOUGHT_ENDS
+from cortex.text.thinking import OPEN as THOUGHT
 from cortex.text.toolcalls import OPEN as CALL
 from cortex.text.turns import Style, forms, function, turn
 
@@ -84,7 +86,8 @@ def no_template(model: str) -> Unfit:
 class ChatTemplate:
     """A compiled template. `variables` are the names that it reads from outside, so that
     a caller of `render` can tell whether an argument does anything. `calls_in_tags` says that
-    it writes tool calls in the form that `toolcalls` reads."""
+    it writes tool calls in the form that `toolcalls` reads, `thinks` that it knows the marks of
+    a thought."""
 
     def __init__(self, source: str, *, bos: str | None, eos: str | None) -> None:
         size = len(source.encode())
@@ -93,6 +96,7 @@ class ChatTemplate:
         if not source.strip():
             raise Unfit("The chat template is empty: no prompt would reach the model.")
         self.calls_in_tags = CALL in source
+        self.thinks = THOUGHT in source or THOUGHT_ENDS in source
         self._sandbox = Sandbox()
         # An absent token must be undefined: templates print what they get, also None.
         given = {"bos_token": bos, "eos_token": eos}

@@ -40,6 +40,7 @@ class Foreign(Forbidden, kw_only=True):
     web_search_options: Raw = ABSENT
     store: Raw = ABSENT
     min_tokens: Raw = ABSENT
+    thinking_budget: Raw = ABSENT
     ignore_eos: Raw = ABSENT
     stop_token_ids: Raw = ABSENT
     bad_words: Raw = ABSENT
@@ -77,7 +78,7 @@ _ONE: Final = frozenset({b"", b"null", b"1", b"1.0"})
 _TRUE: Final = frozenset({b"", b"null", b"true"})
 NEUTRAL: Final = {
     **dict.fromkeys(Foreign.__struct_fields__, _OFF),
-    **dict.fromkeys(Forbidden.__struct_fields__, _NEVER),
+    **dict.fromkeys((*Forbidden.__struct_fields__, "thinking_budget"), _NEVER),  # 0: think not at all
     **dict.fromkeys(("length_penalty", "repeat_penalty", "typical_p", "tfs_z"), _ONE),
     **dict.fromkeys(("add_generation_prompt", "skip_special_tokens"), _TRUE),
 }

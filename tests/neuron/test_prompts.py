@@ -19,6 +19,9 @@ PLAIN = (
 CALLS = PLAIN + "{# calls stand in <tool_call> tags #}"
 THINKS = CALLS + "{{ '<think>\n' }}"
 BEGINS = "<s>" + PLAIN
+SWITCH = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+OTHER_SWITCH = PLAIN + "{% if thinking %}<think>{% endif %}"
+EFFORT = PLAIN + "{{ reasoning_effort }}{{ preserve_thinking }}"
 HELLO = (Message("user", "hello"),)
 FIND = Tool("find", "finds", {"type": "object", "properties": {"what": {"type": "string"}}})
 LOSE = Tool("lose")
@@ -155,6 +158,64 @@ def test_a_form_and_free_tools_contradict_each_other() -> None:
         check(replace(both, tool_choice=ToolChoice(mode)))
     check(replace(both, tools=()))
     check(replace(both, shape=None))
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "end"),
+    [
+        (SWITCH, {"enable_thinking": False}, "<think></think>"),
+        (SWITCH, {"thinking": False}, "<think></think>"),
+        (SWITCH, {"enable_thinking": True}, "<assistant>"),
+        (SWITCH, {"enable_thinking": False, "thinking": False}, "<think></think>"),
+        (OTHER_SWITCH, {"enable_thinking": True}, "<think>"),
+        (OTHER_SWITCH, {"enable_thinking": False}, "<assistant>"),
+        # A model that never thinks obeys; one that thinks by itself does what `true` allows it.
+        (PLAIN, {"enable_thinking": False}, "<assistant>"),
+        (PLAIN, {"thinking": False}, "<assistant>"),
+        (PLAIN, {"enable_thinking": True}, "<assistant>"),
+        (THINKS, {"enable_thinking": True}, "<think>\n"),
+        (EFFORT, {"reasoning_effort": "low"}, "low"),
+        (EFFORT, {"preserve_thinking": True}, "True"),
+        # Clients send the hint to every model.
+        (PLAIN, {"reasoning_effort": "low"}, "<assistant>"),
+    ],
+)
+def test_thinking_is_told_to_the_template_by_the_name_that_it_reads(
+    template: str, said: dict[str, str | bool], end: str
+) -> None:
+    (job,) = prepare(Ask("m", HELLO, template=said), voice(template), "-").jobs
+    assert str(job.prompt).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "param"),
+    [
+        (THINKS, {"enable_thinking": False}, "enable_thinking"),
+        (THINKS, {"thinking": False}, "thinking"),
+        (PLAIN + "{{ 'x</think>'.split('</think>')[0] }}", {"enable_thinking": False}, "enable_thinking"),
+        (PLAIN, {"preserve_thinking": True}, "chat_template_kwargs.preserve_thinking"),
+        (SWITCH, {"clear_thinking": False}, "chat_template_kwargs.clear_thinking"),
+    ],
+)
+def test_a_switch_that_the_template_does_not_have_is_refused_by_name(
+    template: str, said: dict[str, bool], param: str
+) -> None:
+    with pytest.raises(Unsupported) as refused:
+        prepare(Ask("m", HELLO, template=said), voice(template), "-")
+    assert refused.value.param == param
+    assert f"'{param}'" in refused.value.message
+
+
+def test_the_two_names_of_the_switch_must_agree() -> None:
+    ask = Ask("m", HELLO, template={"enable_thinking": True, "thinking": False})
+    with pytest.raises(BadAsk, match="contradict"):
+        prepare(ask, voice(SWITCH), "-")
+
+
+def test_a_thought_of_limited_length_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(Unsupported) as refused:
+        check(Ask("m", HELLO, template={"thinking_budget": 5}))
+    assert refused.value.param == "chat_template_kwargs.thinking_budget"
 
 
 def test_what_cannot_be_rendered_is_refused() -> None:
