@@ -209,7 +209,8 @@ def _when(record: logging.LogRecord) -> str:
 
 
 def _request_of(record: logging.LogRecord) -> str:
-    """The record's own id (a device thread passes its job's as `extra`), else the bound one."""
+    """The record's own id, else the bound one. A device thread has none bound: where one job is
+    at fault it passes that job's as `extra`."""
     own = getattr(record, "request_id", None)
     return own if isinstance(own, str) else _REQUEST.get()
 

@@ -342,6 +342,22 @@ async def test_a_load_that_is_refused_says_why_and_leaves_nothing() -> None:
         assert len(ends(await say(worker, "scripted"))) == 1
 
 
+async def test_a_job_that_breaks_its_engine_is_logged_under_its_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The device thread serves all requests and has the id of none."""
+
+    def broken(_: Job) -> str:
+        raise ZeroDivisionError("a bug")
+
+    async with working() as worker:
+        await worker.load(ScriptedHarness(Script(reply=broken)), scripted_order())
+        async with worker.generate("scripted", [job(request_id="r-7")]) as mailbox:
+            assert [type(event) for event in ends(await everything(mailbox))] == [Failed]
+    (record,) = [record for record in caplog.records if "engine.faulted" in record.getMessage()]
+    assert record.request_id == "r-7"
+
+
 async def test_what_a_harness_raises_by_a_bug_is_a_failed_load() -> None:
     class Broken(ScriptedHarness):
         def load(self, *_: object) -> None:

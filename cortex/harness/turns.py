@@ -105,7 +105,7 @@ class DeviceLoop:
             case Ring():
                 self._rung = False
             case Submit(model, job):
-                self._drive(model, lambda engine: engine.submit(job))
+                self._drive(model, lambda engine: engine.submit(job), job.request_id)
             case Cancel(model, jobs):
                 self._drive(model, lambda engine: _cancel(engine, jobs))
             case Tokenise():
@@ -135,8 +135,9 @@ class DeviceLoop:
             self._tell(Heard(model, said))
         self.beat = time.monotonic()
 
-    def _drive(self, model: str, deed: Callable[[Engine], _T]) -> _T | None:
-        """What `deed` answers; None when the engine is gone or faulted, or raises now."""
+    def _drive(self, model: str, deed: Callable[[Engine], _T], request_id: str = "-") -> _T | None:
+        """What `deed` answers; None when the engine is gone or faulted, or raises now.
+        `request_id` is of the request that it is done for, where it is one."""
         engine = self._engines.get(model)
         if engine is None or model in self._faulted:
             return None
@@ -144,7 +145,7 @@ class DeviceLoop:
             return deed(engine)
         except Exception as error:
             # Whatever an engine raises, its neighbours go on.
-            log.exception("engine.faulted model=%s", model)
+            log.exception("engine.faulted model=%s", model, extra={"request_id": request_id})
             self._faulted.add(model)
             self._tell(Faulted(model, f"{type(error).__name__}: {error}"))
             return None

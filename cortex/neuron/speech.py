@@ -106,7 +106,7 @@ class Speech:
             ask = await self._read(request, dialect)
         except CortexError as error:
             self._metrics.request_began(account.label)
-            self._note(request, account, error)
+            self._note(account, error)
             self._metrics.request_done(account.done(dialect.name, error.blame))
             raise
         account.label = self._metrics.request_began(ask.model)
@@ -121,7 +121,7 @@ class Speech:
             self._rates[ask.model] = account.rates(self.rates(ask.model))
         except CortexError as error:
             outcome = error.blame
-            self._note(exchange.request, account, error)
+            self._note(account, error)
             raise
         except Exception:
             outcome = "bug"
@@ -195,7 +195,7 @@ class Speech:
         state = next((resident.fault or f"it is {resident.phase}" for _, resident in holders), "not resident")
         raise NotHereNow(f"Model '{model}' cannot be served by neuron '{self._name}' now: {state}")
 
-    def _note(self, request: Request, account: Account, error: CortexError) -> None:
+    def _note(self, account: Account, error: CortexError) -> None:
         """A failure as the books and the log have it."""
         if account.seated is None:
             self._metrics.rejected(error)
@@ -206,8 +206,7 @@ class Speech:
         level = logging.WARNING if error.blame == "engine" else logging.DEBUG
         log.log(
             level,
-            "request.failed id=%s model=%s code=%s cause=%s",
-            request.id,
+            "request.failed model=%s code=%s cause=%s",
             account.label,
             error.code,
             error.message,

@@ -63,7 +63,7 @@ async def _told(error: Exception) -> Response:
     request_id = request.headers.get("x-request-id", "-")
     if isinstance(error, HTTPException):
         error = _http(error)
-    fault = faults.cause(error, request_id)
+    fault = faults.cause(error)
     rendered = faults.response(fault, _dialect(), request_id)
     return Response(rendered.body, rendered.status, dict(rendered.headers), content_type="application/json")
 

@@ -42,12 +42,12 @@ def last_frames(error: CortexError, dialect: Dialect, request_id: str) -> bytes:
     return sse.render(*faults.frames(error, dialect, request_id))
 
 
-def cause(error: BaseException, request_id: str) -> CortexError:
+def cause(error: BaseException) -> CortexError:
     """What to tell the client about `error`. A bug is logged, with its traceback, and veiled."""
     leaves = list(_leaves(error))
     bugs = [leaf for leaf in leaves if not isinstance(leaf, CortexError)]
     if bugs:
-        log.error("request.failed id=%s error=%s", request_id, type(bugs[0]).__name__, exc_info=error)
+        log.error("request.failed error=%s", type(bugs[0]).__name__, exc_info=error)
         return CortexError(BUG)
     named = [leaf for leaf in leaves if isinstance(leaf, CortexError)]
     return named[0] if named else CortexError(BUG)

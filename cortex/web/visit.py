@@ -20,6 +20,7 @@ import trio
 
 from cortex.config.limits import Limits
 from cortex.errors import BadFraming, BadMethod, CortexError, NoUpgrade, SlowBody, Stopping
+from cortex.logs import bind_request
 from cortex.web import faults, guard, head
 from cortex.web.body import read_body
 from cortex.web.connection import Headers, Reply, Request, Terms
@@ -141,13 +142,14 @@ class Visit:
                 return False
             parsed = head.parse(raw)
         except CortexError as error:
-            log.log(
-                logging.WARNING if isinstance(error, BadFraming | NoUpgrade) else logging.DEBUG,
-                "request.refused peer=%s code=%s cause=%r",
-                self._peer,
-                error.code,
-                error.message,
-            )
+            with bind_request(terms.request_id):
+                log.log(
+                    logging.WARNING if isinstance(error, BadFraming | NoUpgrade) else logging.DEBUG,
+                    "request.refused peer=%s code=%s cause=%r",
+                    self._peer,
+                    error.code,
+                    error.message,
+                )
             await Reply(self._line, terms).fail(error)
             return False
         return await self._exchange(parsed)
@@ -191,7 +193,7 @@ class Visit:
         # Until its body is read, a request that is refused ends the connection.
         reply.last = hall.draining or parsed.has_body
         try:
-            with trio.CancelScope() as self._scope:
+            with bind_request(terms.request_id), trio.CancelScope() as self._scope:
                 self._line.on_lost = self._scope.cancel
                 await self._attempt(parsed, route, reply)
             if self._stopping and self._line.alive:
@@ -212,12 +214,12 @@ class Visit:
         except Exception as error:
             if isinstance(error, trio.BrokenResourceError) and not self._line.alive:
                 raise
-            await reply.fail(faults.cause(error, reply.terms.request_id))
+            await reply.fail(faults.cause(error))
         except BaseExceptionGroup as group:
             # A bug while being cancelled: it is logged, and the cancel goes its way.
             errors, rest = group.split(Exception)
             if errors is not None:
-                faults.cause(errors, reply.terms.request_id)
+                faults.cause(errors)
             if rest is not None:
                 raise rest from None
 
