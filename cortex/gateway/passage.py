@@ -7,10 +7,10 @@ client. Contents are never logged.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from math import inf
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -22,7 +22,6 @@ from cortex.gateway.journey import Journey
 from cortex.gateway.listing import Listing
 from cortex.gateway.wants import want_of
 from cortex.ledger import Want
-from cortex.logs import bind_request
 from cortex.metrics import Dialect as DialectName
 from cortex.metrics import Done, Metrics, Outcome
 from cortex.web.connection import Reply, Request
@@ -34,6 +33,10 @@ from cortex.wire.openai import peek, rename
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
+# Looking at a smaller body takes less than a millisecond.
+BIG_BODY: Final = 64 * 2**10
 # A look follows each refusal, so that so many in a row are a fleet in motion.
 MOST_STALE: Final = 3
 # How the clients of today name a conversation, the most telling first.
@@ -70,31 +73,34 @@ class Passage:
     async def _pass(self, request: Request, reply: Reply, dialect: DialectName) -> None:
         journey = Journey(request, reply)
         outcome: Outcome = "hung_up"
-        with bind_request(request.id):
-            try:
-                self._read(journey)
-                if journey.streams:
-                    async with open_stream(reply, "openai") as journey.stream:
-                        await self._travel(journey)
-                else:
-                    await self._travel(journey)
-                outcome = journey.verdict
-            except CortexError as error:
-                outcome = error.blame
-                self._note(journey, error)
-                raise
-            except Exception:
-                outcome = "bug"
-                raise
-            finally:
-                self._close(journey.done(dialect, outcome), journey)
-
-    def _read(self, journey: Journey) -> None:
-        """What routing needs is known. Whatever becomes of it, the request is in the books."""
         try:
-            seen = peek(journey.request.body)
-            journey.model = self._listing.catalogue.resolve(seen.model)
-            journey.body = rename(journey.request.body, seen.model, journey.model)
+            await self._read(journey)
+            if journey.streams:
+                async with open_stream(reply, "openai") as journey.stream:
+                    await self._travel(journey)
+            else:
+                await self._travel(journey)
+            outcome = journey.verdict
+        except CortexError as error:
+            outcome = error.blame
+            self._note(journey, error)
+            raise
+        except Exception:
+            outcome = "bug"
+            raise
+        finally:
+            self._close(journey.done(dialect, outcome), journey)
+
+    async def _read(self, journey: Journey) -> None:
+        """What routing needs is known. Whatever becomes of it, the request is in the books."""
+        body = journey.request.body
+        try:
+            seen = await _aside(body, peek)
+            journey.model = model = self._listing.catalogue.resolve(seen.model)
+            if seen.model == model:
+                journey.body = body
+            else:
+                journey.body = await _aside(body, lambda body: rename(body, seen.model, model))
             journey.streams = seen.stream
             named = map(journey.request.headers.get, SESSIONS)
             journey.affinity = next(filter(None, named), None) or seen.affinity
@@ -255,6 +261,13 @@ class Passage:
             done.usage.completion,
             journey.meter.estimated,
         )
+
+
+async def _aside(body: bytes, look: Callable[[bytes], _T]) -> _T:
+    """What `look` finds in `body`; in a thread where that is long. Cancelled, the thread is left to end."""
+    if len(body) <= BIG_BODY:
+        return look(body)
+    return await trio.to_thread.run_sync(look, body, abandon_on_cancel=True)
 
 
 def _refused(journey: Journey, error: CortexError) -> CortexError:

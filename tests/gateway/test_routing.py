@@ -8,8 +8,10 @@ import msgspec
 import pytest
 import trio
 
+from cortex.catalogue import Catalogue
 from cortex.config.neuron import NeuronConfig, NeuronEviction
 from cortex.errors import LoadFailed
+from cortex.gateway import passage
 from cortex.harness.scripted import Gate, Script
 from tests.fake_web import Client
 from tests.fake_web import ask as raw
@@ -196,6 +198,31 @@ async def test_a_waiter_is_told_that_the_model_is_loading_when_patience_ends(tmp
 
             await eventually(loaded)
             assert said(await ask(gateway.http, "a")) == "late"
+
+
+async def test_a_large_body_is_looked_at_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop has other requests; a small body is not worth a thread."""
+    loop = threading.current_thread()
+    aside: list[tuple[str, bool]] = []
+    for look in (passage.peek, passage.rename):
+
+        def noted(*given: object, look=look) -> object:
+            aside.append((look.__name__, threading.current_thread() is not loop))
+            return look(*given)
+
+        monkeypatch.setattr(passage, look.__name__, noted)
+    catalogue = specs(tmp_path, "a")
+    catalogue = Catalogue(catalogue.specs, {"nick": "a"})
+    big = [{"role": "user", "content": "word"}, {"role": "user", "content": "x" * passage.BIG_BODY}]
+    async with running_neuron(tmp_path, catalogue, Script(reply="hi")) as neuron:
+        async with running_gateway(neuron, catalogue=catalogue) as gateway:
+            assert said(await ask(gateway.http, "nick")) == "hi"
+            assert aside == [("peek", False), ("rename", False)]
+            refused = await gateway.http.post("/v1/chat/completions", json={"model": "nick", "messages": big})
+            assert refused.json()["error"]["code"] == "context_length_exceeded"
+            assert aside[2:] == [("peek", True), ("rename", True)]
+            refused = await gateway.http.post("/v1/chat/completions", content=b'{"n":' + b" " * 70_000)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
 
 
 async def test_a_stream_is_kept_alive_while_its_model_loads(tmp_path: Path) -> None:
