@@ -30,7 +30,7 @@ class Placement:
     newcomer: Newcomer
     victims: tuple[str, ...]
     cost: float
-    must_wait: bool = False
+    must_wait: bool
 
 
 def rank(holders: Iterable[tuple[Place, Resident]], affinity: str = "") -> list[tuple[Place, Resident]]:

@@ -530,6 +530,34 @@ def test_a_claim_that_cannot_work_any_more_is_given_up_for_another() -> None:
     book.ledger.depart(first)
 
 
+@pytest.mark.parametrize("how", ["shut", "doubt", "lost"])
+def test_a_claim_at_a_place_that_goes_is_given_up_for_one_elsewhere(how: str) -> None:
+    book = books(60, resident("a", 60, slots=2))
+    seats = [book.sit("a", 60)]
+    blocked, _ = book.arrive("c", 60)
+    book.tell("q", 60, resident("b", 60, slots=2, load_s=9.0))
+    seats.append(book.sit("b", 60))
+    book.clock.pass_by(OVERTAKE_S)
+    book.settle()
+    assert waits(book.arrive("a", 60)[1]) == "slots"
+    getattr(book.ledger, how)("p", "it goes")
+    book.settle()
+    assert waits(book.arrive("b", 60)[1]) == "slots"
+    for seat in seats:
+        book.ledger.depart(seat)
+    assert isinstance(book.settle()[blocked], Load)
+
+
+def test_several_who_stand_up_before_anybody_looks_are_all_noticed() -> None:
+    book = books(120, resident("a", 60), resident("b", 60))
+    first, second, third = book.sit("a", 60), book.sit("b", 60), book.sit("b", 60)
+    blocked, _ = book.arrive("c", 60)
+    book.ledger.depart(first)
+    book.ledger.depart(second)
+    assert list(book.settle()) == [blocked]
+    book.ledger.depart(third)
+
+
 def test_when_the_blocked_one_leaves_its_victims_are_open_again() -> None:
     book = blocked_by("a")
     book.sit("a", 60)
