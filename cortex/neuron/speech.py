@@ -202,6 +202,11 @@ class Speech:
             model = account.label if self._residents.living(account.label) else ""
             by_code = self.rejected.setdefault(model, {})
             by_code[error.code] = by_code.get(error.code, 0) + 1
+        if error.blame == "caller":
+            # Its message may quote the body, as may what follows the field's own name.
+            field = (error.param or "-").partition(".")[0]
+            log.debug("request.refused model=%s code=%s param=%s", account.label, error.code, field)
+            return
         # Refusals come in floods, and the metrics count them; what an engine did is news.
         level = logging.WARNING if error.blame == "engine" else logging.DEBUG
         log.log(
