@@ -20,7 +20,7 @@ import psutil
 import trio
 
 from cortex.config.neuron import Devices as DevicesConfig
-from cortex.errors import ConfigError
+from cortex.errors import ConfigError, TooSlow
 from cortex.places import Room
 from cortex.wire import neuron as wire
 
@@ -93,12 +93,18 @@ class Devices:
         self._late: set[str] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the readings fresh until cancelled. `started` comes with the first of each."""
-        for probe in self._probes.values():
-            self._readings[probe.name] = await trio.to_thread.run_sync(probe.look, abandon_on_cancel=True)
+        """Keep the readings fresh until cancelled. `started` comes with the first of each; TooSlow
+        when there is none, since nothing is then known of what a model may have."""
         async with trio.open_nursery() as nursery:
             for probe in self._probes.values():
-                nursery.start_soon(self._watch, probe)
+                # Its own thread: a driver that hangs must not take one of those that all share.
+                limiter = trio.CapacityLimiter(1)
+                if fault := await self._look(probe, limiter):
+                    raise TooSlow(
+                        f"Device '{probe.name}' cannot be looked at: {fault}; see to its driver, or leave it "
+                        "out of [devices] use"
+                    )
+                nursery.start_soon(self._watch, probe, limiter)
             task_status.started()
 
     def reading(self, name: str) -> Reading:
@@ -133,14 +139,10 @@ class Devices:
         free = max(0, min(total, reading.available_bytes - self._config.memory_headroom))
         return Room(name, total, other_bytes=total - free)
 
-    async def _watch(self, probe: Probe) -> None:
-        # Its own thread: a driver that hangs must not take one of those that all share.
-        limiter = trio.CapacityLimiter(1)
+    async def _watch(self, probe: Probe, limiter: trio.CapacityLimiter) -> None:
         while True:
             await trio.sleep(LOOK_S)
-            fault = f"no answer in {LOOK_DEADLINE_S:.0f} s"
-            with trio.move_on_after(LOOK_DEADLINE_S):
-                fault = await self._look(probe, limiter)
+            fault = await self._look(probe, limiter)
             if fault and probe.name not in self._late:
                 log.warning("device.late device=%s fault=%s", probe.name, fault)
                 self._late.add(probe.name)
@@ -149,13 +151,15 @@ class Devices:
 
     async def _look(self, probe: Probe, limiter: trio.CapacityLimiter) -> str:
         """A fresh reading is kept; else what was wrong. Cancelled, the thread is left to end."""
-        try:
-            self._readings[probe.name] = await trio.to_thread.run_sync(
-                probe.look, abandon_on_cancel=True, limiter=limiter
-            )
-        except (OSError, psutil.Error) as error:
-            return str(error) or type(error).__name__
-        return ""
+        with trio.move_on_after(LOOK_DEADLINE_S):
+            try:
+                self._readings[probe.name] = await trio.to_thread.run_sync(
+                    probe.look, abandon_on_cancel=True, limiter=limiter
+                )
+            except Exception as error:  # noqa: BLE001 - files of the kernel vary, and so do a reader's bugs
+                return f"{type(error).__name__}: {error}"
+            return ""
+        return f"no answer in {LOOK_DEADLINE_S:g} s"
 
 
 def _host() -> Host:

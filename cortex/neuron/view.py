@@ -94,7 +94,7 @@ class View:
                 failed=dict(activation.failed),
             ),
             models=[self._load(resident) for place in self.ledger for resident in place],
-            warnings=list(self.warnings),
+            warnings=[*self.warnings, *self._late()],
         )
 
     def models(self) -> wire.Residents:
@@ -195,7 +195,12 @@ class View:
             memory_free=free,
             utilization=reading.utilization,
             heartbeat_age_s=self.residents.heartbeat_age_s(place.name),
+            late=self.devices.late(place.name),
         )
+
+    def _late(self) -> list[str]:
+        late = [place.name for place in self.ledger if self.devices.late(place.name)]
+        return [f"device {name} cannot be looked at: its figures are old; the log says why" for name in late]
 
     def _load(self, resident: Resident) -> wire.ModelLoad:
         prefill, decode = self.speech.rates(resident.model)

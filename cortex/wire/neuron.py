@@ -46,6 +46,8 @@ class Discovery(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
+    """`late` says that it does not let itself be looked at, so that its figures are old."""
+
     name: str
     memory_total: Count = 0
     memory_used: Count = 0
@@ -54,6 +56,7 @@ class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
     temperature: float | None = None
     heartbeat_age_s: float | None = None
     poisoned: bool = False
+    late: bool = False
 
 
 class Activation(msgspec.Struct, kw_only=True, frozen=True):

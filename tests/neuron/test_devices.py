@@ -3,13 +3,17 @@
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import trio
 
 from cortex.config.neuron import Devices as DevicesConfig
-from cortex.errors import ConfigError
+from cortex.errors import ConfigError, TooSlow
+from cortex.harness.scripted import Script
 from cortex.neuron import devices as devices_module
 from cortex.neuron.devices import Cpu, Devices, Reading
+from tests.calls import until
+from tests.roles import running_neuron, specs
 
 GIB = 2**30
 
@@ -142,19 +146,81 @@ async def test_a_driver_that_hangs_leaves_the_last_reading_and_says_so(
     assert caplog.text.count("device.late") == 1
 
 
-async def test_a_look_that_fails_does_not_end_the_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError("no /proc"), psutil.AccessDenied(), KeyError("MemAvailable:"), RuntimeError("overflow")]
+)
+async def test_a_look_that_fails_does_not_end_the_neuron(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     monkeypatch.setattr(devices_module, "LOOK_S", 0.005)
     probe = FakeProbe("cpu")
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             devices = await started(nursery, DevicesConfig(), probe)
-            probe.error = OSError("no /proc")
+            probe.error = error
             while not devices.late("cpu"):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            looks = probe.looks
+            while probe.looks < looks + 3:  # noqa: ASYNC110
                 await trio.sleep(0.005)
             probe.error = None
             while devices.late("cpu"):  # noqa: ASYNC110
                 await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
+    assert caplog.text.count("device.late device=cpu") == 1
+    assert type(error).__name__ in caplog.text
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_a_device_that_is_never_seen_ends_the_start_by_name(
+    monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    monkeypatch.setattr(devices_module, "LOOK_DEADLINE_S", 0.05)
+    probe = FakeProbe("gpu:0")
+    if hangs:
+        probe.hang = threading.Event()
+    else:
+        probe.error = RuntimeError("no driver")
+    devices = Devices(DevicesConfig(), (FakeProbe("cpu"), probe))
+    with (
+        trio.fail_after(10),
+        pytest.RaisesGroup(pytest.RaisesExc(TooSlow, match="'gpu:0' cannot be looked at")),
+    ):
+        await devices.run()
+    if probe.hang is not None:
+        probe.hang.set()
+
+
+async def test_a_device_that_is_late_shows_in_health(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices_module, "LOOK_S", 0.005)
+    look, broken = Cpu.look, threading.Event()
+
+    def breaks(cpu: Cpu) -> Reading:
+        if broken.is_set():
+            raise RuntimeError("no /proc")
+        return look(cpu)
+
+    monkeypatch.setattr(Cpu, "look", breaks)
+    with trio.fail_after(30):
+        async with running_neuron(tmp_path, specs(tmp_path, "a"), Script()) as role:
+
+            async def late() -> bool:
+                health = (await role.http.get("/health")).json()
+                (device,) = health["devices"]
+                assert not device["poisoned"]
+                assert bool(health["warnings"]) == device["late"]
+                assert not device["late"] or "device cpu" in health["warnings"][0]
+                return device["late"]
+
+            assert not await late()
+            broken.set()
+            await until(late, 5)
+            broken.clear()
+
+            async def well() -> bool:
+                return not await late()
+
+            await until(well, 5)
 
 
 def container(tmp_path: Path, **files: str) -> Cpu:
