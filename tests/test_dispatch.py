@@ -796,10 +796,13 @@ async def test_the_beats_of_a_load_are_logged(autojump_clock, caplog) -> None:
         await b.dispatch.bring(want("a", 60))
         with pytest.raises(LoadFailed):
             await b.dispatch.bring(want("b", 60))
+        await b.dispatch.bring(want("c", 10))
     beats = [record.getMessage() for record in caplog.records if record.name == "cortex.dispatch"]
     assert beats == [
         "load.started model=a place=p victims=old",
         "load.done model=a place=p seconds=10.00",
         "load.started model=b place=p victims=a",
         "load.failed model=b place=p error=torn",
+        "load.started model=c place=p victims=-",
+        "load.done model=c place=p seconds=10.00",
     ]

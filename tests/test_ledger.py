@@ -590,6 +590,17 @@ def test_the_next_in_line_has_waited_as_long_as_it_has_waited() -> None:
     assert list(book.settle()) == [behind]
 
 
+def test_of_an_order_and_a_request_for_one_model_the_earlier_counts() -> None:
+    book = blocked_by("a")
+    book.sit("a", 60)
+    book.arrive("b", 60, weight=0)
+    book.clock.pass_by(20)
+    book.arrive("b", 60)
+    book.clock.pass_by(OVERTAKE_S - 20)
+    book.settle()
+    assert waits(book.arrive("a", 60)[1]) == "slots"
+
+
 def test_two_blocked_lines_are_let_in_in_the_order_of_their_arrival() -> None:
     book = books(60, resident("a", 60, slots=1))
     seat = book.sit("a", 60)
@@ -1133,6 +1144,9 @@ def test_a_neuron_may_be_told_to_load_though_somebody_must_stand_up_first() -> N
     seat = book.sit("a", 60)
     _, load = book.begin("b", 60)
     assert load.victims == ("a",)
+    assert book.living() == {"a": "loaded", "b": "loading"}
+    # Also by a report that knows nothing of the order yet.
+    book.tell("p", 60, resident("a", 60, slots=1), asked=book.clock() - 1)
     assert book.living() == {"a": "loaded", "b": "loading"}
     book.ledger.depart(seat)
     book.sit("a", 60)
