@@ -9,7 +9,7 @@ from cortex import __version__
 from cortex.ask import Json
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.listing import Listing
-from cortex.ledger import Ledger
+from cortex.ledger import Ledger, Load
 from cortex.wire.fleet import FleetLoad, FleetModel, FleetNeuron, FleetReport, FleetStatus, GatewayReport
 from cortex.wire.neuron import ModelLoad, ResidentReport
 
@@ -74,17 +74,21 @@ class Report:
             neurons=[_neuron(neuron, now) for neuron in self.fleet],
             models=self.listing.models(),
             waiting=self.ledger.waiting,
-            loads=[
-                FleetLoad(
-                    model=model,
-                    neuron=load.place.name,
-                    running_s=now - load.resident.loaded_at,
-                    waiting=self.ledger.waiting_for(model),
-                    total_bytes=load.resident.bytes,
-                )
-                for model, load in self.ledger.loads.items()
-            ],
+            loads=[self._load(model, load, now) for model, load in self.ledger.loads.items()],
             warnings=list(self.warnings),
+        )
+
+    def _load(self, model: str, load: Load, now: float) -> FleetLoad:
+        """As far as the neuron's last report tells; it counts what it reads, and we what it takes."""
+        told = self.fleet[load.place.name].residents.models
+        total = next((row.total_bytes for row in told if row.id == model), 0)
+        return FleetLoad(
+            model=model,
+            neuron=load.place.name,
+            running_s=now - load.resident.loaded_at,
+            waiting=self.ledger.waiting_for(model),
+            done_bytes=next((row.done_bytes for row in told if row.id == model), 0),
+            total_bytes=total or load.resident.bytes,
         )
 
 

@@ -123,6 +123,11 @@ class Residents:
         """What is true of `model` while it is loaded."""
         return self._living.get(model)
 
+    def progress(self, model: str) -> tuple[int, int]:
+        """Bytes of `model` that are read, and in all; 0 of 0 when it is not being loaded."""
+        found = (worker.loading.get(model) for worker in self._workers.values())
+        return next(filter(None, found), (0, 0))
+
     def heartbeat_age_s(self, place: str) -> float:
         """Since when the thread of a device has shown no sign of life."""
         return self._workers[place].heartbeat_age_s

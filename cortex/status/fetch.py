@@ -8,7 +8,7 @@ save that a load once ordered goes on at the other side.
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -166,8 +166,23 @@ def _alone(endpoint: str, health: neuron.Health, residents: neuron.Residents) ->
         neurons=[here],
         models=_catalogue(name, residents),
         waiting=sum(each.queue for each in health.models),
-        loads=[fleet.FleetLoad(model=activation.in_progress, neuron=name)] if activation.in_progress else [],
+        loads=list(_loads(name, activation.in_progress, residents)),
     )
+
+
+def _loads(name: str, default: str | None, residents: neuron.Residents) -> Iterator[fleet.FleetLoad]:
+    """What is coming in, and the default model whose turn it is although no byte of it is read."""
+    coming = [each for each in residents.models if each.state == "loading"]
+    for each in coming:
+        yield fleet.FleetLoad(
+            model=each.id,
+            neuron=name,
+            running_s=each.age_s,
+            done_bytes=each.done_bytes,
+            total_bytes=each.total_bytes,
+        )
+    if default is not None and all(each.id != default for each in coming):
+        yield fleet.FleetLoad(model=default, neuron=name)
 
 
 def _model(resident: neuron.ResidentReport, load: neuron.ModelLoad) -> fleet.FleetModel:

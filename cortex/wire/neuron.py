@@ -101,7 +101,7 @@ class Servable(msgspec.Struct, kw_only=True, frozen=True):
 
 class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     """One model of GET /models. `bytes` are per device name; `queue` is how many requests
-    may wait beyond the `slots`."""
+    may wait beyond the `slots`. While it loads, `done_bytes` of `total_bytes` are read."""
 
     id: str
     harness: str = ""
@@ -118,6 +118,8 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     load_s: float = 0.0
     pinned: bool = False
     priority: int = 100
+    done_bytes: int = 0
+    total_bytes: int = 0
 
 
 class Residents(msgspec.Struct, kw_only=True, frozen=True):

@@ -32,7 +32,7 @@ def a_neuron() -> Played:
         models=[
             neuron.ResidentReport(id="a", devices=["cpu"], bytes={"cpu": 3}, idle_s=7, pinned=True, slots=4),
             neuron.ResidentReport(id="sick", servable=neuron.Servable(ok=False, reason="engine died")),
-            neuron.ResidentReport(id="coming", state="loading"),
+            neuron.ResidentReport(id="coming", state="loading", age_s=2, done_bytes=3, total_bytes=9),
         ],
         known=["a", "z"],
     )
@@ -68,7 +68,10 @@ async def test_a_neuron_alone_is_a_fleet_of_one() -> None:
         idle_s=7,
     )
     assert here.warnings == ["no token", "default model bad is not loaded: corrupt"]
-    assert [load.model for load in report.loads] == ["next"]
+    assert report.loads == [
+        fleet.FleetLoad(model="coming", neuron="benjy", running_s=2, done_bytes=3, total_bytes=9),
+        fleet.FleetLoad(model="next", neuron="benjy"),
+    ]
     assert {model.id: model.state for model in report.models} == {
         "a": "loaded",
         "coming": "loading",
