@@ -8,6 +8,7 @@ coding but chunked, upgrades. A corpus test holds both. Everything refused close
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import httptools
@@ -17,11 +18,16 @@ from cortex.web.connection import Headers
 
 END: Final = b"\r\n\r\n"
 MAX_FIELDS: Final = 100
+# Of what may be the end of a chunked body, in one block: each costs a call. JSON has none but the end.
+MOST_ENDS: Final = 64
 
 _TARGET: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?)(?::[0-9]{1,5})?\Z")
 _START_LINE: Final = re.compile(rb"[A-Z-]+ /[\x21-\x7e]* HTTP/1\.[01]\r\n")
 _LONE_LF: Final = re.compile(rb"(?<!\r)\n")
+# A line of size zero and an empty one; and the rest of a line that began in an earlier block.
+_LAST_CHUNK: Final = re.compile(rb"\n0[^\r\n]*+\r\n(?=\r\n)")
+_LAST_REST: Final = re.compile(rb"[^\r\n]*+\r\n(?=\r\n)")
 _CHUNKED_HEAD: Final = b"POST / HTTP/1.1\r\nHost: body\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -151,6 +157,8 @@ class Chunks:
                         break
         except httptools.HttpParserError as error:
             raise _named(error) from error
+        if start < len(data) and not self.done:
+            raise BadFraming("The body imitates its own end too often; send it with a content-length.")
         return start
 
     def on_headers_complete(self) -> None:
@@ -170,18 +178,15 @@ class Chunks:
 def _cuts(data: bytes | bytearray) -> list[int]:
     """Where to stop feeding, to learn where the body ends: the parser does not tell.
 
-    It ends with CR LF CR LF. An end mark that is split over two blocks lies within the
-    first three bytes of the second, hence the single steps there.
+    It ends with a size of zero and CR LF CR LF. An end mark that is split over two blocks lies
+    within the first three bytes of the second, hence the single steps there. After too many
+    possible ends none follows, not even that of `data`.
     """
-    cuts = list(range(1, min(4, len(data))))
-    found = data.find(END)
-    while found >= 0:
-        if found + 4 > 3:
-            cuts.append(found + 4)
-        found = data.find(END, found + 1)
-    if not cuts or cuts[-1] != len(data):
-        cuts.append(len(data))
-    return cuts
+    ends = [found.end() + 2 for found in islice(_LAST_CHUNK.finditer(data), MOST_ENDS + 1)]
+    if rest := _LAST_REST.match(data):
+        ends.append(rest.end() + 2)
+    last = () if len(ends) > MOST_ENDS else (len(data),)
+    return sorted({*range(1, min(4, len(data))), *ends, *last})
 
 
 def _named(error: httptools.HttpParserError) -> CortexError:

@@ -1,7 +1,9 @@
 """Only strict HTTP/1.1 is taken, and nothing that two readers could read in two ways."""
 
+import httptools
 import pytest
 import trio
+from httptools import HttpRequestParser
 
 from cortex.errors import BadFraming, HeadTooBig, NoUpgrade
 from cortex.web.head import Chunks, Head, check_prefix, parse
@@ -150,9 +152,10 @@ def test_more_than_a_hundred_fields_are_too_many():
         read(post(*hundred, b"X: y"))
 
 
-def test_the_end_of_a_chunked_body_is_found_wherever_the_blocks_are_cut():
+@pytest.mark.parametrize("last", [b"0", b"000", b"0;a=b"])
+def test_the_end_of_a_chunked_body_is_found_wherever_the_blocks_are_cut(last: bytes):
     """What follows is the next request, to the byte."""
-    body, after = b"3;x=y\r\n\r\n\r\r\n2\r\n\n\r\r\n0\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"
+    body, after = b"3;x=y\r\n\r\n\r\r\n2\r\n\n\r\r\n" + last + b"\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"
     for cut in range(1, len(body + after)):
         chunks, taken = Chunks(), 0
         blocks = [(body + after)[:cut], (body + after)[cut:]]
@@ -163,6 +166,38 @@ def test_the_end_of_a_chunked_body_is_found_wherever_the_blocks_are_cut():
                 break
             assert used == len(block)
         assert (taken, bytes(chunks.body)) == (len(body), b"\r\n\r\n\r"), cut
+
+
+def test_empty_lines_within_a_chunked_body_cost_nothing(monkeypatch: pytest.MonkeyPatch):
+    """The parser is called a few times a block, whatever the block holds."""
+    fed: list[int] = []
+
+    class Counted:
+        def __init__(self, protocol: Chunks) -> None:
+            self._parser = HttpRequestParser(protocol)
+
+        def feed_data(self, data: bytes) -> None:
+            fed.append(len(data))
+            self._parser.feed_data(data)
+
+    monkeypatch.setattr(httptools, "HttpRequestParser", Counted)
+    text = b"\r\n\r\n" * 16_000
+    chunks = Chunks()
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
+    assert chunks.feed(body + b"GET") == len(body) and chunks.done
+    assert chunks.body == text and len(fed) < 10
+
+
+def test_a_body_that_imitates_its_end_again_and_again_is_refused():
+    for count in (30, 20_000):
+        text = b"0\r\n\r\n" * count
+        chunks = Chunks()
+        body = b"%x;a\r\n%b\r\n00;b=c\r\n\r\n" % (len(text), text)
+        if count == 30:  # what others sent ahead is not held against it
+            assert chunks.feed(body + b"0\r\n\r\n" * 500) == len(body) and chunks.body == text
+        else:
+            with pytest.raises(BadFraming, match="length"):
+                chunks.feed(body)
 
 
 def test_a_chunked_body_may_come_byte_by_byte():
