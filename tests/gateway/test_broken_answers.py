@@ -180,7 +180,7 @@ async def test_a_whole_answer_is_given_up_when_its_neuron_shows_no_sign_of_life(
             answer = await gateway.ask()
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
         await neuron.until(hung_up=1)
-        assert "seats=0" in repr(gateway.ledger)
+        await gateway.knows(lambda ledger: "seats=0" in repr(ledger))
 
 
 async def test_events_that_come_byte_by_byte_are_whole() -> None:

@@ -250,7 +250,7 @@ async def test_a_stopping_neuron_takes_nobody_new_and_its_models_begin_elsewhere
             assert two.ordered("/models/load") == 1 and len(one.requests) == 1
             go_on.set()
             assert (await client.answer()).body == STREAM
-            assert "seats=0" in repr(gateway.ledger)
+            await gateway.knows(lambda ledger: "seats=0" in repr(ledger))
 
 
 async def test_a_refusal_of_one_that_stops_is_known_before_the_next_poll() -> None:

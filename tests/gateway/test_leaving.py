@@ -67,7 +67,7 @@ async def test_what_is_under_way_is_finished_and_nothing_new_begins() -> None:
             assert (await whole.answer()).body == ANSWER
             began = trio.current_time()
         assert trio.current_time() - began < 5, "it goes as soon as nobody is left"
-        assert "seats=0 waiting=0" in repr(gateway.ledger)
+        await gateway.knows(lambda ledger: "seats=0 waiting=0" in repr(ledger))
 
 
 async def test_who_is_not_done_in_time_gets_an_end_nevertheless() -> None:

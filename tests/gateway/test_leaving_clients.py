@@ -52,7 +52,7 @@ async def test_the_neurons_connection_is_closed_at_once(way, stream: bool, ahead
         client = await gateway.dial()
         await client.send(ask(CHAT, body(stream=stream)) + ahead)
         await neuron.seen(1)
-        assert "seats=1" in repr(gateway.ledger)
+        await gateway.knows(lambda ledger: "seats=1" in repr(ledger))
         await way(client)
         with trio.fail_after(2):
             await neuron.until(hung_up=1)

@@ -224,7 +224,7 @@ async def test_a_fleet_in_motion_is_told_as_such_after_three_tries() -> None:
         assert "moving" in answer.json()["error"]["message"]
         assert int(answer.headers["retry-after"]) >= 1
         assert counts(neuron) == [3]
-        assert "seats=0" in repr(gateway.ledger) and "waiting=0" in repr(gateway.ledger)
+        await gateway.knows(lambda ledger: "seats=0 waiting=0" in repr(ledger))
 
 
 # -- nobody left
