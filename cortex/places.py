@@ -26,8 +26,9 @@ class Resident:
     """One model at one place.
 
     `seats` are held through this ledger. `elsewhere` is what the place itself reported
-    as in flight or queued, `fresh` the part of `seats` taken since that report.
-    `slots` is how many seats there are, None when nobody said.
+    as in flight or queued, `fresh` the part of `seats` taken since it was asked.
+    `slots` is how many seats there are, None when nobody said; in a gateway those that may
+    wait at the neuron are among them.
     Times are those of the ledger's clock, in seconds. `fault` says why it cannot
     serve although it is loaded.
     """
