@@ -10,7 +10,7 @@ and the hang-up watch belong to `line` and `visit`.
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -71,13 +71,14 @@ class Request:
 
     `peer` is the client's address (the one a trusted proxy names, if there is one),
     `caller` the name of its key, "" without one, `arrived` the trio time of its head.
+    The `repr` shows no body and no value of a header.
     """
 
     method: str
     path: str
     query: str
     headers: Headers
-    body: bytes
+    body: bytes = field(repr=False)
     peer: str
     id: str
     caller: str

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from cortex.errors import BadFraming, CortexError, Denied, Unauthorised
@@ -30,7 +30,7 @@ class Credential:
     """A key: its name, the lower-case hex SHA-256 of the key, and what it may do."""
 
     name: str
-    sha256: str
+    sha256: str = field(repr=False)
     scopes: frozenset[str] = frozenset({"inference"})
 
 

@@ -9,7 +9,7 @@ import trio
 
 from cortex.errors import BadFraming, CortexError, Denied, Unauthorised
 from cortex.web import guard
-from cortex.web.connection import Headers
+from cortex.web.connection import Headers, Request
 from cortex.web.guard import Credential, Policy, admit, host_name, preflight, visitor
 from cortex.web.site import inventory
 from tests.fake_web import CHAT, CONTROL, LOCAL, Stage, ask, make_site, open_door
@@ -19,6 +19,24 @@ KEY, ADMIN_KEY = "sk-user", "sk-admin"
 
 def credential(name: str, key: str, *scopes: str) -> Credential:
     return Credential(name, hashlib.sha256(key.encode()).hexdigest(), frozenset(scopes))
+
+
+def test_no_repr_shows_a_digest_a_body_or_a_header() -> None:
+    ann = credential("ann", KEY, "inference")
+    request = Request(
+        method="POST",
+        path="/v1/x",
+        query="",
+        headers=Headers([("x-api-key", KEY)]),
+        body=b"canary",
+        peer="127.0.0.1",
+        id="r-1",
+        caller="ann",
+        arrived=0.0,
+    )
+    shown = repr((ann, Policy(credentials=(ann,)), request))
+    assert "ann" in shown and "r-1" in shown
+    assert not [secret for secret in (ann.sha256, KEY, "canary") if secret in shown]
 
 
 NETWORKS = tuple(map(ip_network, ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "fe80::/10")))
