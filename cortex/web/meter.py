@@ -55,7 +55,6 @@ class Meter:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect: Dialect = dialect
         self.first_content_at: float | None = None
-        self.last_content_at: float | None = None
         self.events = 0
         self.bytes = 0
         self.complete = False
@@ -77,7 +76,6 @@ class Meter:
         count = _content_events(self.dialect, events)
         if count:
             self.events += count
-            self.last_content_at = now
             if self.first_content_at is None:
                 self.first_content_at = now
 

@@ -18,7 +18,7 @@ from msgspec import Raw
 from cortex.ask import Ask
 from cortex.errors import BadAsk
 from cortex.wire import reading
-from cortex.wire.openai_bodies import ModelName, StreamOptions
+from cortex.wire.openai_bodies import ModelName
 
 # As much of the prompt as tells conversations of different agents apart.
 OPENING_BYTES: Final = 1024
@@ -38,15 +38,11 @@ _MODEL: Final = re.compile(
 class Peek:
     """What a gateway needs to know of a request, in any of the dialects it passes on.
 
-    `max_tokens` is the tightest limit that was named. `session` is Anthropic's
-    metadata.user_id. `opening` is where the prompt begins, as sent.
+    `session` is Anthropic's metadata.user_id. `opening` is where the prompt begins, as sent.
     """
 
     model: str
     stream: bool = False
-    include_usage: bool = False
-    max_tokens: int | None = None
-    n: int = 1
     user: str | None = None
     session: str | None = None
     prompt_cache_key: str | None = None
@@ -66,11 +62,6 @@ class _Metadata(msgspec.Struct):
 class _Glimpse(msgspec.Struct):
     model: ModelName | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
     user: str | None = None
     metadata: _Metadata | None = None
     prompt_cache_key: str | None = None
@@ -96,16 +87,11 @@ def peek(body: bytes) -> Peek:
     reading.refuse_twins(body)
     if seen.model is None:
         raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
-    limits = (seen.max_tokens, seen.max_completion_tokens, seen.max_output_tokens)
     starts = (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt)
     opening = next((raw for raw in starts if not reading.absent(raw)), Raw())
-    options = seen.stream_options
     return Peek(
         model=seen.model,
         stream=bool(seen.stream),
-        include_usage=bool(options and options.include_usage),
-        max_tokens=min((limit for limit in limits if limit is not None), default=None),
-        n=1 if seen.n is None else seen.n,
         user=seen.user,
         session=seen.metadata.user_id if seen.metadata else None,
         prompt_cache_key=seen.prompt_cache_key,
