@@ -20,6 +20,7 @@ from cortex.errors import (
     UpstreamFailed,
 )
 from cortex.ledger import Ledger, Load, Refuse, Serve, Wait, Want
+from cortex.ledger.rests import COOL_DOWN_S
 from cortex.places import Room
 from tests.fake_ledger import AGE_S, OVERTAKE_S, Books, Clock, books, policy, resident, want
 
@@ -546,6 +547,23 @@ def test_a_claim_at_a_place_that_goes_is_given_up_for_one_elsewhere(how: str) ->
     for seat in seats:
         book.ledger.depart(seat)
     assert isinstance(book.settle()[blocked], Load)
+
+
+def test_who_was_refused_at_one_place_and_waits_at_another_asks_again_when_it_may() -> None:
+    """The first load of it went there and was refused; meanwhile somebody sat down again."""
+    book = books(60, resident("a", 60, slots=2))
+    book.clock.pass_by(1)
+    first, load = book.begin("c", 60)
+    book.tell("q", 60, resident("b", 60, slots=2, load_s=9.0))
+    seat = book.sit("b", 60)
+    assert book.ledger.failed(load, Stopping("not now")) == []
+    assert book.settle() == {}
+    book.clock.pass_by(COOL_DOWN_S - 1)
+    assert book.settle() == {}
+    assert book.ledger.due == book.clock() + 1
+    book.clock.pass_by(1)
+    assert list(book.settle()) == [first]  # the first place may be asked again
+    book.ledger.depart(seat)
 
 
 def test_several_who_stand_up_before_anybody_looks_are_all_noticed() -> None:

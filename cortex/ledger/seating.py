@@ -236,9 +236,8 @@ class Ledger(Residency):
     def _find_place(self, ticket: Ticket) -> Decision:
         want, now = ticket.want, self.clock()
         assert want.spec is not None  # noqa: S101 - `_decide` asked
-        places = [
-            place for place in self if place.name not in want.avoid and want.model not in place.residents
-        ]
+        # Whoever has it already takes nobody new, or this would not be asked.
+        places = [place for place in self if place.name not in want.avoid]
         rests = {place.name: self._rests.at(want.model, place.name) for place in places}
         asked = (place for place in places if rests[place.name] is None)
         found = router.placements(want.spec, want.need_bytes, asked, self._victims(), want.prefer)
@@ -308,9 +307,8 @@ class Ledger(Residency):
         return False
 
     def _works(self, ticket: Ticket, plan: router.Placement) -> bool:
-        place, want = plan.place, ticket.want
-        asked = place.ready and place.name not in want.avoid and not self._rests.at(want.model, place.name)
-        return asked and evictor.would_do(place, plan.newcomer, plan.victims, self.policy.rules)
+        asked = plan.place.ready and self._rests.at(ticket.want.model, plan.place.name) is None
+        return asked and evictor.would_do(plan.place, plan.newcomer, plan.victims, self.policy.rules)
 
     # -- seats ------------------------------------------------------------------------------
 
