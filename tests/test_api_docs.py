@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cortex.wire.openai_bodies import Body, ChatBody, Foreign, Forbidden, TextBody
+from cortex.wire.openai_bodies import Body, ChatBody, Forbidden, Foreign, TextBody
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "api.md").read_text()

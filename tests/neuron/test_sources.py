@@ -143,7 +143,7 @@ async def test_a_caller_who_leaves_does_not_end_the_look_of_the_others(
 async def test_a_root_that_hangs_delays_a_look_once_and_hides_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sources, "LOOK_DEADLINE_S", 0.2)
+    monkeypatch.setattr(sources, "LOOK_DEADLINE_S", 0.5)
     monkeypatch.setattr(sources, "AGAIN_S", 0.0)
     stuck, well = root / "stuck", root / "well"
     for folder in (stuck, well):
@@ -157,7 +157,7 @@ async def test_a_root_that_hangs_delays_a_look_once_and_hides_nothing(
         began = trio.current_time()
         for number in range(20):
             assert await found.find(f"x{number}") is None
-        assert trio.current_time() - began < 0.2
+        assert trio.current_time() - began < 0.5
         # The other root was looked through again; no second thread went where the first one hangs.
         assert counted.looks >= looks + 20
         assert threading.active_count() <= threads
