@@ -10,7 +10,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`stall_s` cuts a client that stops reading, `upstream_stall_s` a neuron that stops
-    talking, `first_token_s` one that never starts. `queue` bounds all who wait."""
+    talking, `first_token_s` one that never starts. `queue` bounds all who wait.
+
+    A body of which n bytes came has `request_body_s` and n / 16 KiB/s; and, what is sooner for
+    one that hardly moves, 5 s (`request_body_s`, if that is less) and n / 1 KiB/s.
+    """
 
     body: int = 64 * 2**20
     header: int = 16 * 2**10
