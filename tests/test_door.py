@@ -1,5 +1,6 @@
 """What a person types, and what comes back: text, exit codes, signals."""
 
+import json
 import os
 import shutil
 import signal
@@ -103,6 +104,27 @@ def test_help_waits_for_no_library_that_only_a_role_needs() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert said.stdout.splitlines()[-1] == "[]"
+
+
+def test_without_its_libraries_it_says_how_to_install_them() -> None:
+    # -S: nothing that is installed can be found.
+    for words in (["-S", str(ROOT / "cortex.py")], ["-S", "-m", "cortex"]):
+        said = subprocess.run(
+            [sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=False, env={}
+        )
+        assert (said.returncode, said.stdout) == (1, "")
+        assert said.stderr.count("\n") == 1
+        assert "pip install" in said.stderr
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words not in ([], ["models"], ["config"])])
+def test_every_command_has_the_options_of_the_log(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cortex(*words, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "--log-level" in shown
+    assert "--log-format" in shown
 
 
 # -- trouble
@@ -229,14 +251,64 @@ def test_a_gateways_taken_port_names_the_keys_to_change(
     assert "metrics_listen of [gateway]" in said
 
 
+def test_a_port_that_is_taken_only_when_a_role_binds_says_what_to_change(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tell(OSError(98, "Address already in use")) == 1
+    assert "metrics_listen" in capsys.readouterr().err
+
+
+def test_one_port_for_both_listeners_is_told_at_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cortex.toml"
+    file.write_text(
+        '[gateway]\nlisten = "127.0.0.1:7"\nmetrics_listen = "127.0.0.1:7"\n[aliases]\na = "b"\nb = "c"\n'
+    )
+    for words in (["gateway", "--config", str(file)], ["gateway", "--check", "--config", str(file)]):
+        assert cortex(*words) == 2
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"cortex: {file}:3: gateway.metrics_listen: ")
+        assert second.startswith(f"cortex: {file}:5: aliases.a: ")
+
+
+def test_a_catalogue_given_as_a_roles_file_is_told_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('[[models]]\nid = "m"\n')
+    assert cortex("gateway", "--config", str(file)) == 2
+    assert "looks like a models.toml" in capsys.readouterr().err
+
+
+def test_a_neuron_whose_weights_may_come_from_nowhere_is_warned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models.toml").write_text('[[models]]\nid = "m"\nsource = "path:/srv/m.gguf"\n')
+    file = tmp_path / "neuron.toml"
+    file.write_text('[neuron]\nmodels_config = "models.toml"\n')
+    for words in (["neuron", "--check", "--config", str(file)], ["config", "check", str(file)]):
+        assert cortex(*words) == 0
+        assert "model_roots" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("host", "reason"), [("192.0.2.1", "no such address"), ("no.such.host.invalid", "not known")]
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "no such address"),
+        ("no.such.host.invalid", "not known"),
+        ("", "--host"),
+        ("a b", "--host"),
+    ],
 )
 def test_an_address_that_is_not_ours_is_told_too(
     host: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cortex("up", "--host", host) == 1
-    assert reason in capsys.readouterr().err
+    assert cortex("up", "--host", host) in {1, 2}
+    said = capsys.readouterr().err
+    assert reason in said
+    assert "--host" in said
+    assert "--port" not in said
 
 
 # -- up
@@ -313,6 +385,37 @@ async def test_status_of_nobody_is_exit_code_2() -> None:
     assert said.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("endpoint", ["nonsense", "ftp://host", "http://", "http://[::1", "http://h:99999"])
+@pytest.mark.parametrize("words", [["status"], ["status", "--watch"], ["models", "list"]])
+def test_an_endpoint_that_is_no_url_is_a_usage_error(
+    words: list[str], endpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cortex(*words, "--endpoint", endpoint) == 2
+    assert "--endpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [401, 403])
+async def test_who_is_not_let_in_hears_of_the_token_file(code: int) -> None:
+    for body in ({"error": {"message": "No.", "code": "forbidden"}}, b"go away"):
+        played = Played().says("GET /fleet", body, code)
+        async with played_at(played) as url:
+            for words in (["status"], ["models", "list"], ["models", "load", "m"]):
+                said = await told(*words, "--endpoint", url)
+                assert said.returncode == 2
+                assert b"--token-file" in said.stderr
+                assert said.stderr.count(b"\n") == 1
+
+
+async def test_what_is_asked_shows_in_the_log_of_a_command_that_asks() -> None:
+    played = Played().says("GET /fleet", FleetReport())
+    async with played_at(played) as url:
+        said = await told("status", "--endpoint", url, "--log-level", "debug", "--log-format", "json")
+        quiet = await told("status", "--endpoint", url)
+    assert [json.loads(line)["level"] for line in said.stderr.splitlines()] == ["debug"]
+    assert b"/fleet" in said.stderr
+    assert quiet.stderr == b""
+
+
 async def test_watching_a_pipe_prints_a_report_a_line_until_it_is_interrupted() -> None:
     played = Played().says("GET /fleet", FleetReport(status="impaired"))
     async with (
@@ -358,7 +461,7 @@ async def test_the_token_comes_from_a_file(tmp_path: Path) -> None:
         assert (await told("status", "--endpoint", url, "--token-file", str(file))).returncode == 0
         missing = await told("status", "--endpoint", url, "--token-file", str(tmp_path / "none"))
     assert played.heard[0][2]["authorization"] == "Bearer s3cret"
-    assert (missing.returncode, missing.stderr.count(b"\n")) == (1, 1)
+    assert (missing.returncode, missing.stderr.count(b"\n")) == (2, 1)
 
 
 # -- signals

@@ -23,6 +23,7 @@ from cortex.cli.options import (
     Endpoint,
     Form,
     Level,
+    LogForm,
     LogFormat,
     LogLevel,
     TokenFile,
@@ -71,14 +72,13 @@ def up(
     ] = 31313,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     log_level: LogLevel = Level.WARNING,
-    log_format: Annotated[Form, typer.Option(help="How log lines look.")] = Form.TEXT,
+    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Serve one model from this computer, for trying cortex out."""
     from cortex.cli import up as room
     from cortex.cli.running import hold
-    from cortex.config.network import Address
 
-    order = room.Order(room.choose(model), Address(host, port))
+    order = room.Order(room.choose(model), room.listen_at(host, port))
     room.ensure_free(order)
     hold(lambda stop: room.run(order, stop), log_level.value, log_format.value)
 
@@ -116,23 +116,31 @@ def neuron(
 
 @app.command()
 def status(
+    *,
     endpoint: Endpoint = ENDPOINT,
     token_file: TokenFile = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw again every second, until Ctrl-C.")] = False,
     as_json: AsJson = False,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Show neurons, devices and models. Exit code: 0 all is well, 1 something is not, 2 no answer."""
     from cortex.cli import watching
+    from cortex.cli.running import logged
 
-    look = watching.watch if watch else watching.once
-    raise typer.Exit(look(endpoint, token_file, as_json=as_json))
+    with logged(log_level.value, log_format.value):
+        raise typer.Exit(watching.look(endpoint, token_file, watch=watch, as_json=as_json))
 
 
 @files.command()
 def check(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Any of the three kinds.")],
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Tell all faults of files at once, with key and line. Exit code 2 if there are any."""
     from cortex.cli import roles
+    from cortex.cli.running import logged
 
-    raise typer.Exit(roles.check(paths))
+    with logged(log_level.value, log_format.value):
+        raise typer.Exit(roles.check(paths))

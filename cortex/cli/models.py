@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cortex.cli.options import ENDPOINT, AsJson, Endpoint, TokenFile
+from cortex.cli.options import ENDPOINT, AsJson, Endpoint, Form, Level, LogForm, LogLevel, TokenFile
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The catalogue of a running cortex.")
 
@@ -17,41 +17,70 @@ Model = Annotated[str, typer.Argument(help="A model's id or alias.")]
 
 
 @app.command("list")
-def listing(endpoint: Endpoint = ENDPOINT, token_file: TokenFile = None, as_json: AsJson = False) -> None:
+def listing(
+    endpoint: Endpoint = ENDPOINT,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
     """List the models that can be asked for."""
     from cortex.cli import asking
+    from cortex.cli.running import logged
 
-    asking.show_models(endpoint, token_file, as_json=as_json)
+    with logged(log_level.value, log_format.value):
+        asking.show_models(endpoint, token_file, as_json=as_json)
 
 
 @app.command()
 def show(
-    model: Model, endpoint: Endpoint = ENDPOINT, token_file: TokenFile = None, as_json: AsJson = False
+    model: Model,
+    *,
+    endpoint: Endpoint = ENDPOINT,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Show one model: its state, where it lives, and where it may live."""
     from cortex.cli import asking
+    from cortex.cli.running import logged
 
-    asking.show_model(model, endpoint, token_file, as_json=as_json)
+    with logged(log_level.value, log_format.value):
+        asking.show_model(model, endpoint, token_file, as_json=as_json)
 
 
 @app.command()
-def load(model: Model, endpoint: Endpoint = ENDPOINT, token_file: TokenFile = None) -> None:
+def load(
+    model: Model,
+    endpoint: Endpoint = ENDPOINT,
+    token_file: TokenFile = None,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
     """Load a model, and wait until it is resident."""
     from cortex.cli import asking
+    from cortex.cli.running import logged
 
-    asking.order(f"loading {model}", endpoint, token_file, lambda at: at.load(model))
+    with logged(log_level.value, log_format.value):
+        asking.order(f"loading {model}", endpoint, token_file, lambda at: at.load(model))
     typer.echo(f"{model} is loaded")
 
 
 @app.command()
 def unload(
     model: Model,
+    *,
     endpoint: Endpoint = ENDPOINT,
     token_file: TokenFile = None,
     force: Annotated[bool, typer.Option("--force", help="End the requests that use it.")] = False,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Unload a model wherever it is resident."""
     from cortex.cli import asking
+    from cortex.cli.running import logged
 
-    asking.order(f"unloading {model}", endpoint, token_file, lambda at: at.unload(model, force=force))
+    with logged(log_level.value, log_format.value):
+        asking.order(f"unloading {model}", endpoint, token_file, lambda at: at.unload(model, force=force))
     typer.echo(f"{model} is unloaded")

@@ -23,6 +23,7 @@ TokenFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LogLevel = Annotated[Level, typer.Option(help="Log records of this level and above, on stderr.")]
+LogForm = Annotated[Form, typer.Option("--log-format", help="How log lines look.")]
 LogFormat = Annotated[Form | None, typer.Option(help="How log lines look; else as the file says.")]
 Config = Annotated[
     Path | None, typer.Option(help="The file to read; else the first of the usual places that exists.")

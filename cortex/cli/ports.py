@@ -28,18 +28,19 @@ class CannotListen(CortexError):
     code, blame = "cannot_listen", "caller"
 
 
-def ensure_free(addresses: Iterable[Address], remedy: str) -> None:
+def ensure_free(addresses: Iterable[Address], port_remedy: str, host_remedy: str) -> None:
     """Every address can be listened on. CannotListen names the first that cannot, who has
-    it, and `remedy`."""
+    it, and the remedy for its port or for its host."""
     for address in addresses:
         try:
             _try(address)
         except socket.gaierror as error:
-            raise CannotListen(f"cannot listen on {address}: {error.strerror}; {remedy}") from error
+            raise CannotListen(f"cannot listen on {address}: {error.strerror}; {host_remedy}") from error
         except OSError as error:
             reason = _REASONS.get(error.errno or 0) or error.strerror
             if error.errno == errno.EADDRINUSE:
                 reason = f"the port is taken by {who_has(address.port)}"
+            remedy = host_remedy if error.errno == errno.EADDRNOTAVAIL else port_remedy
             raise CannotListen(f"cannot listen on {address}: {reason}; {remedy}") from error
 
 

@@ -73,7 +73,8 @@ def start(role: Prepared, only_check: bool, level: str, form: Format | None) -> 
             typer.echo(f"warning: {escape(warning)}", err=True)
         typer.echo(f"ok: {', '.join(map(str, role.files)) or 'no file, all is default'}")
         return
-    ensure_free(role.listeners, f"stop it, or set listen and metrics_listen of [{role.name}] to other ports")
+    keys = f"set listen and metrics_listen of [{role.name}] to"
+    ensure_free(role.listeners, f"stop it, or {keys} other ports", f"{keys} addresses of this host")
     hold(partial(_serve, role), level, form or role.log_format)
 
 
@@ -82,6 +83,7 @@ def check(paths: list[Path]) -> int:
     faulty = False
     for path in paths:
         report = check_file(path)
+        log.debug("config.checked file=%s kind=%s", path, report.kind)
         for warning in report.warnings:
             typer.echo(f"warning: {escape(warning)}", err=True)
         for fault in report.faults:

@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, TypeAlias
 
 import trio
@@ -24,10 +25,18 @@ Service: TypeAlias = Callable[[trio.Event], Awaitable[None]]
 
 def hold(service: Service, level: str, form: logs.Format) -> None:
     """Run `service` to its end; the event that it gets is set by the first signal."""
+    with logged(level, form):
+        trio.run(_hold, service)
+
+
+@contextmanager
+def logged(level: str, form: logs.Format) -> Iterator[None]:
+    """What is logged within goes to stderr."""
     outlet = logs.configure(level, form, sys.stderr)
     try:
-        trio.run(_hold, service)
+        yield
     finally:
+        logging.getLogger().removeHandler(outlet)
         outlet.close()
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import typer
 
-from cortex.errors import ConfigError, CortexError, Unreachable
+from cortex.errors import BadAsk, ConfigError, CortexError, Denied, Unauthorised, Unreachable
 from cortex.logs import escape
 
 # Ctrl-C where no role was running yet: 128 + SIGINT, as shells count.
@@ -21,6 +21,10 @@ class Usage(CortexError):
     """The command line asks for something that this version does not do."""
 
     code, blame = "usage", "caller"
+
+
+# The command line or a file is to be put right, or nobody answers whom we may ask.
+_TWO: Final = (ConfigError, Usage, BadAsk, Unreachable, Unauthorised, Denied)
 
 
 def tell(error: BaseException) -> int:
@@ -57,8 +61,11 @@ def _lines(error: BaseException) -> list[str]:
         return error.faults
     if isinstance(error, OSError) and error.filename is not None:
         return [f"{error.filename}: {error.strerror}"]
+    if isinstance(error, OSError):
+        # The bind does not say which; what is taken before the start is told with its owner.
+        return [f"cannot listen: {error.strerror}; set listen and metrics_listen to others"]
     return [str(error)]
 
 
 def _code(error: BaseException) -> int:
-    return 2 if isinstance(error, ConfigError | Usage | Unreachable) else 1
+    return 2 if isinstance(error, _TWO) else 1

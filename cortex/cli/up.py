@@ -30,7 +30,7 @@ from cortex.cli.running import leave
 from cortex.cli.trouble import Usage
 from cortex.config.gateway import GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
-from cortex.config.network import Address
+from cortex.config.network import Address, read_host
 from cortex.config.neuron import NeuronConfig
 from cortex.errors import CortexError, LoadFailed
 from cortex.logs import escape
@@ -97,10 +97,20 @@ def choose(model: str | None) -> Choice:
     return Choice(spec, path, header.file_bytes)
 
 
+def listen_at(host: str, port: int) -> Address:
+    """The address that the options name. Usage when the host is none."""
+    try:
+        return Address(read_host(host), port)
+    except ValueError as error:
+        raise Usage(f"--host {host!r} is no host name or IP address; 127.0.0.1 is the usual one") from error
+
+
 def ensure_free(order: Order) -> None:
     """Both listeners can be had; the error says who is in the way."""
     ensure_free_ports(
-        (order.listen, order.metrics_listen), "choose others with --port N, or any free ones with --port 0"
+        (order.listen, order.metrics_listen),
+        "choose others with --port N, or any free ones with --port 0",
+        "name an address of this computer with --host; 127.0.0.1 is for it alone, 0.0.0.0 for its network",
     )
 
 

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from cortex.cli.asking import ANSWER_S, ask, draw, token_of, within
+from cortex.cli.trouble import tell
 from cortex.errors import CortexError
 from cortex.logs import escape
 from cortex.status import view
@@ -30,6 +31,15 @@ UNREACHABLE: Final = 2
 Draw: TypeAlias = Callable[[RenderableType], object]
 
 
+def look(endpoint: str, token_file: Path | None, *, watch: bool, as_json: bool) -> int:
+    """The exit code. 1 is kept for a fleet that is not well: what was not seen at all is 2."""
+    try:
+        return (keep_watching if watch else once)(endpoint, token_file, as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - `tell` raises again what is a bug
+        tell(error)
+        return UNREACHABLE
+
+
 def once(endpoint: str, token_file: Path | None, *, as_json: bool) -> int:
     """The exit code, after the report has been printed."""
     report = ask(endpoint, token_file, Asker.report)
@@ -40,7 +50,7 @@ def once(endpoint: str, token_file: Path | None, *, as_json: bool) -> int:
     return view.exit_code(report)
 
 
-def watch(endpoint: str, token_file: Path | None, *, as_json: bool) -> int:
+def keep_watching(endpoint: str, token_file: Path | None, *, as_json: bool) -> int:
     """The exit code of the last look, after Ctrl-C."""
     console = Console(highlight=False)
     redrawn = console.is_terminal and not as_json

@@ -6,6 +6,7 @@ and nothing printed here. Deadlines are the caller's; cancelling leaves nothing 
 save that a load once ordered goes on at the other side.
 """
 
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -17,8 +18,10 @@ import msgspec
 
 from cortex.ask import Json
 from cortex.catalogue import unknown
-from cortex.errors import BadAsk, CortexError, Unreachable, UpstreamFailed, named
+from cortex.errors import BadAsk, CortexError, Denied, Unauthorised, Unreachable, UpstreamFailed, named
 from cortex.wire import fleet, neuron
+
+log = logging.getLogger(__name__)
 
 # Of a body that is no cortex's, enough to recognise whose it is.
 _EXCERPT: Final = 120
@@ -73,7 +76,9 @@ class Asker:
     async def _send(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
         headers = {} if body is None else {"content-type": "application/json"}
         try:
-            return await self._http.request(method, path, content=body, headers=headers)
+            answer = await self._http.request(method, path, content=body, headers=headers)
+            log.debug("asked method=%s url=%s status=%d", method, answer.url, answer.status_code)
+            return answer
         except httpx.TransportError as error:
             raise Unreachable(
                 f"no cortex answers at {self.endpoint} ({_cause(error)}); start one with 'cortex up', "
@@ -99,7 +104,8 @@ async def asker(endpoint: str, token: str | None) -> AsyncIterator[Asker]:
         base = httpx.URL(endpoint)
     except httpx.InvalidURL as error:
         raise BadAsk(f"--endpoint {endpoint!r} is no URL: {error}", param="endpoint") from error
-    if base.scheme not in {"http", "https"} or not base.host:
+    good_port = base.port is None or 0 < base.port < 2**16
+    if base.scheme not in {"http", "https"} or not base.host or not good_port:
         raise BadAsk(
             f"--endpoint {endpoint!r} is no URL; it looks like http://127.0.0.1:31313", param="endpoint"
         )
@@ -127,12 +133,26 @@ class _Refusal(msgspec.Struct):
 
 def _refusal(answer: httpx.Response, endpoint: str) -> CortexError:
     """The error that the other side named; or what it said instead."""
+    if answer.status_code in {401, 403}:
+        return _not_let_in(answer, endpoint)
     try:
         fault = msgspec.json.decode(answer.content, type=_Refusal).error
     except msgspec.MsgspecError:
         said = answer.text[:_EXCERPT].strip() or "nothing"
         return UpstreamFailed(f"{endpoint} answers {answer.status_code} and says {said!r}; is it a cortex?")
     return named(fault.code or "", answer.status_code, fault.message)
+
+
+def _not_let_in(answer: httpx.Response, endpoint: str) -> CortexError:
+    try:
+        said = msgspec.json.decode(answer.content, type=_Refusal).error.message
+    except msgspec.MsgspecError:
+        said = answer.text[:_EXCERPT].strip()
+    kind = Unauthorised if answer.status_code == 401 else Denied
+    return kind(
+        f"{endpoint} answers {answer.status_code}: {said or 'no reason given'} "
+        "(--token-file names a file with the key of the gateway, or the token of the neuron)"
+    )
 
 
 def _cause(error: BaseException) -> str:
