@@ -205,8 +205,8 @@ def report(benches: Sequence[Bench], said: argparse.Namespace) -> None:
             print(bench.speed(streams, rounds), flush=True)
     print(
         "\nSpeeds in tokens/s; all figures but CPU are medians. Quiet: the ratio over the rounds in which\n"
-        f"others used {QUIET_CORES} cores at most. CPU: ms a token, bare engine / neuron with engine / gateway /\n"
-        "client. Others: cores that the rest of the machine used.\n"
+        f"others used {QUIET_CORES} cores at most. CPU: ms a token, bare engine / neuron with engine /\n"
+        "gateway / client. Others: cores that the rest of the machine used.\n"
     )
     _heads("first word, ms", "bare", "neuron", "through", "added", "added, 9 of 10 below")
     for bench in benches:
