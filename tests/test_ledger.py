@@ -531,6 +531,51 @@ def test_a_claim_that_cannot_work_any_more_is_given_up_for_another() -> None:
     book.ledger.depart(first)
 
 
+def test_when_a_claim_moves_those_it_kept_out_sit_down_at_once() -> None:
+    book = blocked_by("a", "b")
+    book.sit("a", 60), book.sit("b", 60)
+    book.arrive("c", 60)
+    book.clock.pass_by(OVERTAKE_S)
+    book.settle()
+    late, decision = book.arrive("a", 60)
+    assert waits(decision) == "slots"
+    book.ledger.holders("a")[0][1].pinned = True
+    book.ledger.open("elsewhere", ())  # a reason to look
+    assert list(book.settle()) == [late]
+    assert waits(book.arrive("b", 60)[1]) == "slots"
+
+
+def test_who_meant_to_send_the_same_one_away_claims_another_at_once() -> None:
+    book = blocked_by("a", "b")
+    seat = book.sit("a", 60)
+    book.sit("b", 60)
+    first, _ = book.arrive("c", 60)
+    book.arrive("d", 60)
+    book.clock.pass_by(OVERTAKE_S)
+    book.settle()
+    book.ledger.depart(book.sit("b", 60))  # both claim a
+    book.ledger.depart(seat)
+    assert list(book.settle()) == [first]
+    assert waits(book.arrive("b", 60)[1]) == "slots"
+
+
+def test_when_a_claim_moves_those_it_held_up_come_in_at_once() -> None:
+    book = books(110, resident("a", 60))
+    book.sit("a")
+    book.arrive("c", 80)
+    book.clock.pass_by(OVERTAKE_S)
+    book.settle()
+    held, decision = book.arrive("d", 50)
+    assert waits(decision) == "room"
+    book.tell("q", 80, resident("b", 80))
+    book.sit("b")
+    assert book.settle() == {}
+    book.ledger.holders("a")[0][1].pinned = True
+    book.ledger.open("elsewhere", ())  # a reason to look
+    ((ticket, load),) = book.settle().items()
+    assert ticket is held and load.place.name == "p"
+
+
 @pytest.mark.parametrize("how", ["shut", "doubt", "lost"])
 def test_a_claim_at_a_place_that_goes_is_given_up_for_one_elsewhere(how: str) -> None:
     book = books(60, resident("a", 60, slots=2))

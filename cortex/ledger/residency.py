@@ -215,7 +215,6 @@ class Residency:
         resident.pinned = pins and not self.policy.delegates
         load = self._loads[want.model] = Load(want, place, placement.victims, resident)
         self._put(place, resident)
-        self._roomier = True  # less room, but others may have meant to send the same away
         return load
 
     def loaded(self, load: Load, facts: Resident) -> None:

@@ -282,7 +282,7 @@ class Ledger(Residency):
         claimed = self._claims.of(model)
         # Kept to as long as it can work: who is coldest changes with every request, and two
         # that are closed in turns would never empty.
-        plans = [wait.plan] if claimed is None or not self._works(ticket, claimed) else [claimed, wait.plan]
+        plans = [wait.plan] if claimed is None or not self._works(claimed) else [claimed, wait.plan]
         plan, ready_at = min(
             ((plan, max(now, *self._moments(ticket, plan))) for plan in plans), key=itemgetter(1)
         )
@@ -306,9 +306,9 @@ class Ledger(Residency):
                 return True
         return False
 
-    def _works(self, ticket: Ticket, plan: router.Placement) -> bool:
-        asked = plan.place.ready and self._rests.at(ticket.want.model, plan.place.name) is None
-        return asked and evictor.would_do(plan.place, plan.newcomer, plan.victims, self.policy.rules)
+    def _works(self, plan: router.Placement) -> bool:
+        rules = self.policy.rules
+        return plan.place.ready and evictor.would_do(plan.place, plan.newcomer, plan.victims, rules)
 
     # -- seats ------------------------------------------------------------------------------
 
