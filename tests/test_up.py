@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -119,6 +120,24 @@ async def test_a_hanging_client_does_not_keep_it() -> None:
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
             assert time.monotonic() - began < 2
+
+
+async def test_ctrl_c_over_a_stream_that_nobody_reads_is_quiet() -> None:
+    """Gateway and neuron leave together: neither has to tell that the other is gone."""
+    endless = {"1015": -100, "1017": -100}  # neither end of text nor of turn
+    body = {"model": demo.MODEL_ID, "prompt": "x", "max_tokens": 1900, "stream": True, "logit_bias": endless}
+    sent = json.dumps(body).encode()
+    async with up() as (process, printed):
+        port = int(url_in(printed).removesuffix("/v1").rpartition(":")[2])
+        with socket.socket() as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            unread.connect(("127.0.0.1", port))
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: {len(sent)}\r\n\r\n"
+            unread.sendall(head.encode() + sent)
+            assert unread.recv(1)  # it has begun
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+        assert await process.stderr.receive_some() == b""
 
 
 async def test_a_model_that_no_engine_takes_ends_it_with_the_cause(tmp_path: Path) -> None:

@@ -118,12 +118,18 @@ class Fleet:
         self._silent_s = silent_s
         self._neurons = {ref.name: Neuron(ref, Remote(ref, client), _pool(ref)) for ref in refs}
         self._struck: dict[str, float] = {}
+        self.stopping = False
 
     def __iter__(self) -> Iterator[Neuron]:
         return iter(self._neurons.values())
 
     def __getitem__(self, name: str) -> Neuron:
         return self._neurons[name]
+
+    @property
+    def news(self) -> int:
+        """The level at which a failure is logged: no warning of what goes with a gateway that goes."""
+        return logging.INFO if self.stopping else logging.WARNING
 
     def knowers(self, model: str) -> frozenset[str]:
         """Neurons that can load `model` from a catalogue of their own, those away included."""
@@ -240,14 +246,14 @@ class Fleet:
             self._away(neuron, why)
         elif not neuron.up:
             if neuron.failures == 1:
-                log.warning("neuron.away neuron=%s why=%s", neuron.name, why)
+                log.log(self.news, "neuron.away neuron=%s why=%s", neuron.name, why)
                 self._metrics.neuron_away(neuron.name)
             neuron.why = why
         if trio.current_time() - neuron.seen_at > self._silent_s:
             neuron.give_up()
 
     def _away(self, neuron: Neuron, why: str) -> None:
-        log.warning("neuron.lost neuron=%s why=%s", neuron.name, why)
+        log.log(self.news, "neuron.lost neuron=%s why=%s", neuron.name, why)
         neuron.discovery, neuron.why = None, why
         self._metrics.neuron_away(neuron.name)
         self._dispatch.abandon(self._dispatch.ledger.lost(neuron.name, why))

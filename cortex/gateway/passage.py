@@ -239,7 +239,8 @@ class Passage:
             # Its message may quote the body.
             log.debug("request.refused code=%s param=%s", error.code, error.param)
         else:
-            log.warning(
+            log.log(
+                self._fleet.news,
                 "request.failed model=%s neuron=%s code=%s cause=%s",
                 journey.model,
                 journey.neuron,

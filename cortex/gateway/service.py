@@ -61,7 +61,7 @@ class Gateway:
         """Nobody is served any more."""
         api, page, report = self._parts
         log.info("gateway.draining in_flight=%d", api.in_flight)
-        report.stopping = True
+        report.stopping = report.fleet.stopping = True
         await api.drain(drain_s)
         await page.drain(0.0)
         log.info("gateway.stopped")
