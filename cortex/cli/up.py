@@ -205,6 +205,8 @@ async def _end(
     await stop.wait()
     # First: whoever still waits for a role must not see it go.
     starting.cancel()
+    # A gateway that is still starting cannot know yet why its neuron leaves.
+    logging.getLogger("cortex.gateway").setLevel(logging.ERROR)
     with trio.move_on_after(DRAINED_S):
         async with trio.open_nursery() as nursery:
             for role in roles:
