@@ -198,16 +198,16 @@ class Dispatch:
         """Bring a model in, or let the ledger know that it did not come."""
         model, place = load.want.model, load.place.name
         log.info("load.started model=%s place=%s victims=%s", model, place, ",".join(load.victims) or "-")
-        # Stands when it is cancelled, alone or with `run`: somebody wanted that, and it is no fault.
-        given_up = Stopping(f"The load of '{model}' was given up; try again in a moment")
-        error: CortexError | None = given_up
+        # Stands when it is cancelled, alone or with `run`.
+        error: CortexError | None = Stopping(f"The load of '{model}' was given up; try again in a moment")
         try:
             with self._scopes[load]:
                 error = await self._bring_in(load)
         finally:
             del self._scopes[load]
             if error is not None:
-                level = logging.INFO if error is given_up else logging.WARNING
+                # Somebody wanted what stops it; that is no fault.
+                level = logging.INFO if isinstance(error, Stopping) else logging.WARNING
                 log.log(level, "load.failed model=%s place=%s error=%s", model, place, error.message)
                 self._witness.load_failed(model, error)
                 for ticket in self.ledger.failed(load, error):

@@ -806,3 +806,14 @@ async def test_the_beats_of_a_load_are_logged(autojump_clock, caplog) -> None:
         "load.started model=c place=p victims=-",
         "load.done model=c place=p seconds=10.00",
     ]
+
+
+async def test_a_load_that_ends_with_what_carries_it_is_no_warning(autojump_clock, caplog) -> None:
+    """A device that stops says so to the load it had: whoever stopped it wanted that."""
+    caplog.set_level(logging.INFO)
+    async with bench() as b:
+        b.loader.fails["a", "p"] = Stopping("the device is not running")
+        await b.asked("a", "a")
+        await trio.sleep(11)
+    (failed,) = (record for record in caplog.records if "load.failed" in record.getMessage())
+    assert failed.levelno == logging.INFO
