@@ -25,6 +25,7 @@ from cortex.harness.worker import DeviceWorker
 from cortex.ledger import Ledger, Load, Want
 from cortex.neuron import prompts
 from cortex.neuron.generation import Generation
+from cortex.neuron.progress import Progress, Underway
 from cortex.neuron.prompts import Voice
 from cortex.neuron.sources import Found, locate
 from cortex.places import Resident
@@ -112,6 +113,8 @@ class Residents:
         self._config, self.found, self.engines = config, found, engines
         self._workers, self._ledger = workers, ledger
         self._living: dict[str, Living] = {}
+        # What is told of loads before a device's thread has them: queued, download, verify.
+        self.underway = Underway()
         # The last promise of each model, with what it was made for.
         self._promises: dict[str, tuple[tuple[object, ...], Promise]] = {}
         # A thread a model: a file that hangs costs the others nothing. Each is kept by those
@@ -123,10 +126,13 @@ class Residents:
         """What is true of `model` while it is loaded."""
         return self._living.get(model)
 
-    def progress(self, model: str) -> tuple[int, int]:
-        """Bytes of `model` that are read, and in all; 0 of 0 when it is not being loaded."""
-        found = (worker.loading.get(model) for worker in self._workers.values())
-        return next(filter(None, found), (0, 0))
+    def progress(self, model: str) -> Progress | None:
+        """How far `model` has come on its way in; None when it is not being loaded."""
+        for worker in self._workers.values():
+            if (bytes_read := worker.loading.get(model)) is not None:
+                return Progress("load", *bytes_read)
+        coming = Progress("queued") if model in self._ledger.loads else None
+        return self.underway.of(model) or coming
 
     def heartbeat_age_s(self, place: str) -> float:
         """Since when the thread of a device has shown no sign of life."""

@@ -108,7 +108,7 @@ class View:
     def resident(self, resident: Resident) -> wire.ResidentReport:
         """One row of GET /models."""
         now, living = trio.current_time(), self.residents.living(resident.model)
-        done, total = self.residents.progress(resident.model)
+        progress = self.residents.progress(resident.model)
         return wire.ResidentReport(
             id=resident.model,
             harness="" if living is None else living.harness,
@@ -125,8 +125,9 @@ class View:
             load_s=resident.load_s,
             pinned=resident.pinned,
             priority=resident.priority,
-            done_bytes=done,
-            total_bytes=total,
+            phase=None if progress is None else progress.phase,
+            done_bytes=0 if progress is None else progress.done_bytes,
+            total_bytes=0 if progress is None else progress.total_bytes,
         )
 
     def entries(self) -> list[dict[str, Json]]:

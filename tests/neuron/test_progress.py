@@ -48,7 +48,7 @@ async def test_the_progress_of_a_load_reaches_status_by_neuron_and_gateway(tmp_p
         nursery.start_soon(ask)
         await until(half_way, 5)
         row = (await residents(role))["a"]
-        assert (row["state"], row["total_bytes"]) == ("loading", 2 * HALF)
+        assert (row["state"], row["phase"], row["total_bytes"]) == ("loading", "load", 2 * HALF)
         await until(half_way_at_the_gateway, 5)
         (load,) = await loads(gateway)
         # Of what the neuron reads, rather than of what the model will take.
@@ -61,5 +61,6 @@ async def test_the_progress_of_a_load_reaches_status_by_neuron_and_gateway(tmp_p
         while not answers:  # noqa: ASYNC110
             await trio.sleep(0.005)
         row = (await residents(role))["a"]
-        assert (row["state"], row["done_bytes"], row["total_bytes"]) == ("loaded", 0, 0)
+        assert (row["state"], row["phase"]) == ("loaded", None)
+        assert (row["done_bytes"], row["total_bytes"]) == (0, 0)
         assert answers == ["hi"]
