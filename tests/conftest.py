@@ -11,4 +11,19 @@
    where there is no CUDA device.
 7. Warnings are errors; unknown marks are errors.
 8. No sleeps to let things happen: `wait_all_tasks_blocked`, or an event from the fake.
+9. Nothing is written outside of pytest's own folders: `XDG_STATE_HOME` is one of them, in child
+   processes too, and every neuron of `roles` has a state_dir of its own.
 """
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("STATE_DIRECTORY", raising=False)
+        patch.setenv("XDG_STATE_HOME", os.fspath(tmp_path_factory.mktemp("state")))
+        yield

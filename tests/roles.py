@@ -5,6 +5,8 @@ says what it answers and how many bytes it takes. Leaving a block stops the role
 unless the test set `stop` itself.
 """
 
+import os
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -73,6 +75,7 @@ async def running_neuron(
         listen=ANY,
         metrics_listen=ANY,
         model_roots=(folder,),
+        state_dir=config.state_dir or _new_folder(),
         devices=Devices(memory_limit=memory, memory_headroom=0),
         eviction=NeuronEviction(min_residency_s=config.eviction.min_residency_s),
     )
@@ -90,7 +93,8 @@ async def demo_neuron(
     harnesses: Mapping[str, Harness] | None = None,
 ) -> AsyncIterator[Running]:
     """A neuron with llama.cpp, and with the bundled model when it is given no other."""
-    config = replace(config, name="n1", listen=ANY, metrics_listen=ANY)
+    state = config.state_dir or _new_folder()
+    config = replace(config, name="n1", listen=ANY, metrics_listen=ANY, state_dir=state)
     async with _running(lambda run: neuron.run(config, catalogue, harnesses=harnesses, **run)) as role:
         yield role
 
@@ -117,6 +121,11 @@ def patient(load_s: float = 300.0, queue_s: float = 60.0, **limits: float) -> Ga
     return GatewayConfig(
         cold_load=ColdLoad(max_wait_s=load_s), limits=Limits(queue_wait_s=queue_s, drain_s=1.0, **limits)
     )
+
+
+def _new_folder() -> Path:
+    """For a neuron's state; conftest says where such folders may be."""
+    return Path(tempfile.mkdtemp(dir=os.environ["XDG_STATE_HOME"]))
 
 
 @asynccontextmanager

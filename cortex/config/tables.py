@@ -195,7 +195,7 @@ NEURON_FILE: Final = Table(
                 "trusted_networks": Known(NETWORK, form="list"),
                 "allowed_hosts": Known(HOST, form="list"),
                 "model_roots": Known(PATH, form="list"),
-                "state_dir": Known(PATH, idle=True),
+                "state_dir": Known(PATH),
                 "log_format": LOG_FORMAT,
             }
         ),

@@ -5,6 +5,7 @@ finish, and stop the threads, which unload what they have.
 """
 
 import logging
+import os
 import secrets
 import socket
 import time
@@ -32,6 +33,7 @@ from cortex.neuron.orders import Orders
 from cortex.neuron.residents import Engines, Residents
 from cortex.neuron.sources import Found
 from cortex.neuron.speech import Speech
+from cortex.neuron.state import State, usual_folder
 from cortex.neuron.view import Activation, View
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
@@ -96,6 +98,8 @@ async def _assemble(
     name = config.name or "neuron"
     found = Found(catalogue, config.model_roots)
     await nursery.start(found.run)
+    state = State(config.state_dir or usual_folder(os.environ))
+    await nursery.start(state.run)
     devices = Devices(config.devices)
     await nursery.start(devices.run)
     rules = Rules(config.eviction.strategy, config.eviction.min_residency_s)
@@ -126,6 +130,7 @@ async def _assemble(
         residents=residents,
         speech=speech,
         activation=Activation(),
+        state=state,
         warnings=_warnings(config),
     )
     orders = Orders(residents, dispatch, view, metrics)

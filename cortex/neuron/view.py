@@ -17,6 +17,7 @@ from cortex.ledger import Ledger
 from cortex.neuron.devices import Devices
 from cortex.neuron.residents import Residents
 from cortex.neuron.speech import Speech
+from cortex.neuron.state import State
 from cortex.places import Phase, Place, Resident
 from cortex.wire import neuron as wire
 
@@ -55,6 +56,7 @@ class View:
     residents: Residents
     speech: Speech
     activation: Activation
+    state: State
     warnings: tuple[str, ...] = ()
 
     def discovery(self) -> wire.Discovery:
@@ -94,7 +96,7 @@ class View:
                 failed=dict(activation.failed),
             ),
             models=[self._load(resident) for place in self.ledger for resident in place],
-            warnings=[*self.warnings, *self._late()],
+            warnings=[*self.warnings, *self.state.warnings, *self._late()],
         )
 
     def models(self) -> wire.Residents:
