@@ -31,6 +31,7 @@ COMMANDS = [
     ["serve"],
     ["neuron"],
     ["status"],
+    ["doctor"],
     ["models"],
     ["models", "list"],
     ["models", "show"],
@@ -90,7 +91,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     cortex("--help")
     shown = capsys.readouterr().out
     listed = [line.split()[0] for line in shown.partition("Commands:\n")[2].splitlines()]
-    assert listed == ["up", "gateway", "serve", "neuron", "status", "models", "config"]
+    assert listed == ["up", "gateway", "serve", "neuron", "status", "doctor", "models", "config"]
 
 
 def test_help_waits_for_no_library_that_only_a_role_needs() -> None:

@@ -37,7 +37,7 @@ HOMES: dict[str, set[str] | None] = {
     "tokenizers": {"harness"},
     "httptools": {"web"},
     "huggingface_hub": {"hub"},
-    "psutil": {"neuron/devices", "cli"},
+    "psutil": {"neuron/devices", "neuron/doctor", "cli"},
     "pynvml": {"neuron/devices"},
     "torch": {"harness/exllamav2"},
     "exllamav2": {"harness/exllamav2"},

@@ -132,6 +132,14 @@ def status(
         raise typer.Exit(watching.look(endpoint, token_file, watch=watch, as_json=as_json))
 
 
+@app.command()
+def doctor(config: Config = None, as_json: AsJson = False) -> None:
+    """Look this host over: what a neuron needs, and the remedy for what is not there."""
+    from cortex.cli import doctor as room
+
+    raise typer.Exit(room.run(config, os.environ, as_json=as_json))
+
+
 @files.command()
 def check(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Any of the three kinds.")],

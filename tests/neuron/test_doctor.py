@@ -1,0 +1,123 @@
+"""What the doctor finds on a host: each verdict with its remedy, and no check that hides another."""
+
+import os
+import resource
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cortex.config.neuron import Devices, NeuronConfig
+from cortex.neuron import doctor
+from cortex.neuron.doctor import Finding, examine
+from tests.fake_terminal import told
+
+
+class Engine:
+    version = "1.2"
+
+    def __init__(self, why: str | None) -> None:
+        self._why = why
+
+    def unavailable(self) -> str | None:
+        return self._why
+
+
+def verdicts(found: Iterator[Finding]) -> list[tuple[str, str]]:
+    return [(finding.subject, finding.verdict) for finding in found]
+
+
+async def test_a_check_that_breaks_or_hangs_hides_no_other() -> None:
+    hung = threading.Event()
+
+    def breaks() -> Iterator[Finding]:
+        yield Finding("broken", "ok", "half")
+        raise OSError("the disk is gone")
+
+    def hangs() -> list[Finding]:
+        hung.wait(20)
+        return []
+
+    checks = {"broken": breaks, "hung": hangs, "well": lambda: [Finding("well", "ok", "here")]}
+    try:
+        found = await examine(checks, within_s=0.5)
+    finally:
+        hung.set()
+    assert [(each.subject, each.verdict) for each in found] == [
+        ("broken", "fail"),
+        ("hung", "fail"),
+        ("well", "ok"),
+    ]
+    assert "the disk is gone" in found[0].what and "no answer" in found[1].what
+
+
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ({"a": None, "b": None}, ["ok", "ok"]),
+        ({"a": None, "b": "no driver"}, ["ok", "warn"]),
+        ({"a": "no AVX2", "b": "no driver"}, ["fail", "fail"]),
+    ],
+)
+def test_one_engine_that_runs_is_enough(why: dict[str, str | None], told: list[str]) -> None:
+    found = list(doctor.engines({name: Engine(reason) for name, reason in why.items()}))
+    assert [each.verdict for each in found] == told
+    assert [each.remedy for each in found] == [reason or "" for reason in why.values()]
+
+
+def test_roots_of_weights_must_be_there_and_readable(tmp_path: Path) -> None:
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0)
+    found = list(doctor.weights([tmp_path, tmp_path / "gone", shut]))
+    # To root nothing is shut.
+    assert [each.verdict for each in found] == ["ok", "fail", "ok" if os.geteuid() == 0 else "fail"]
+    assert str(tmp_path / "gone") in found[1].what
+
+
+def test_state_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "here").mkdir()
+    for folder, verdict in (("here", "ok"), ("new/deep", "ok"), ("file", "fail")):
+        found = list(doctor.state(NeuronConfig(state_dir=tmp_path / folder)))
+        assert verdicts(found) == [("state", verdict)], folder
+    assert not list((tmp_path / "here").iterdir())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_host_without_memory_for_models_is_warned_of() -> None:
+    assert verdicts(doctor.memory(NeuronConfig(devices=Devices(memory_headroom=0)))) == [("memory", "ok")]
+    (found,) = doctor.memory(NeuronConfig(devices=Devices(memory_limit=2**20)))
+    assert found.verdict == "warn" and "1MiB" in found.what and "memory_limit" in found.remedy
+
+
+def test_a_low_limit_of_open_files_is_warned_of() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+        low = list(doctor.host())[-1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (low.verdict, "LimitNOFILE" in low.remedy) == ("warn", True)
+
+
+async def test_the_command_tells_a_taken_port_a_faulty_file_and_its_exit_code(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        good = tmp_path / "neuron.toml"
+        listen = f'listen = "127.0.0.1:{port}"\nmetrics_listen = "127.0.0.1:0"\n'
+        good.write_text(f'[neuron]\n{listen}state_dir = "{tmp_path}"\n')
+        said = await told("doctor", "--config", str(good), "--json")
+    found = {each["subject"]: each for each in msgspec.json.decode(said.stdout)}
+    assert (said.returncode, found["port of listen"]["verdict"]) == (0, "warn")
+    assert f"pid {os.getpid()}" in found["port of listen"]["what"]
+    assert found["port of metrics_listen"]["verdict"] == "ok"
+    bad = tmp_path / "bad.toml"
+    bad.write_text('[neuron]\nlistn = "127.0.0.1:1"\n')
+    said = await told("doctor", "--config", str(bad))
+    shown = said.stdout.decode()
+    assert (said.returncode, shown.startswith("fail  config")) == (1, True)
+    assert "listn" in "".join(shown.split())
+    assert any(line.startswith("ok    engine llamacpp") for line in shown.splitlines())
