@@ -28,7 +28,7 @@ from cortex.errors import (
 )
 from cortex.events import EngineEvent, Failed, Stopped, Tokens
 from cortex.harness import worker as worker_module
-from cortex.harness.base import EngineFacts, Job, LoadOrder
+from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.scripted import Gate, Script, ScriptedHarness, numbered, scripted_order
 from cortex.harness.worker import DeviceWorker, Mailbox
@@ -92,7 +92,7 @@ async def test_a_job_is_heard_from_start_to_end() -> None:
     async with working() as worker:
         harness = ScriptedHarness(Script(tokens_per_turn=2))
         facts = await worker.load(harness, scripted_order())
-        assert facts == EngineFacts(2**20, 8192, 4)
+        assert facts == EngineFacts(Memory(2**20), 8192, 4)
         heard = await say(worker, "scripted")
         assert text(heard) == b"say it back"
         assert [event.reason for event in ends(heard)] == ["stop"]

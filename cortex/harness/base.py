@@ -11,7 +11,7 @@ before any native code sees it, and loads. `tests/contract` holds both to this p
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from cortex.ask import Sampling, Shape
 from cortex.events import EngineEvent
@@ -58,12 +58,52 @@ class Preflight:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What is true of a loaded engine: measured bytes, context and slots granted."""
+class Memory:
+    """Bytes of a device that an engine holds, measured as far as it can be. What cannot be told
+    apart counts as weights."""
 
-    bytes: int
+    weights_bytes: int
+    cache_bytes: int = 0
+    overhead_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.weights_bytes + self.cache_bytes + self.overhead_bytes
+
+
+# What a job may ask of an engine, by the name of the request's field that asks for it.
+Feature: TypeAlias = Literal[
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "logprobs",
+    "json_object",
+    "json_schema",
+    "text",  # a prompt of text
+    "ids",  # a prompt of token ids
+]
+EVERYTHING: Final[frozenset[Feature]] = frozenset(get_args(Feature))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What is true of a loaded engine: memory as measured after the load, context and slots
+    granted, and what jobs may ask of it."""
+
+    memory: Memory
     context: int
     slots: int
+    can: frozenset[Feature] = EVERYTHING
+
+    @property
+    def bytes(self) -> int:
+        return self.memory.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +152,14 @@ class Engine(Protocol):
         """One pass over the live jobs: at most one step of compute; what they said, in order."""
 
     def tokenise(self, text: str) -> tuple[int, ...]:
-        """Token ids of `text`, special tokens understood, none added."""
+        """Token ids of `text`, special tokens understood, none added. Raises BadAsk."""
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens spelt out; bytes that are no character are U+FFFD.
+        Raises BadAsk for a number that is no token."""
+
+    def memory(self) -> Memory:
+        """What it holds at present, measured again."""
 
     def unload(self) -> None:
         """Free everything. Live jobs are ended first; the engine is unusable afterwards."""

@@ -1,8 +1,8 @@
 """What is said across the line between a worker and its device thread.
 
-Orders go to the thread, words come back; plain data both, so that the line can also be
-a socket to another process. A `ticket` numbers an order that wants an answer: it gets
-exactly one `Done` or `Undone`.
+Orders go to the thread, words come back; plain data both, so that the line can also be a
+socket to another process: `codec` carries whatever stands here. A `ticket` numbers an
+order that wants an answer: it gets exactly one `Done` or `Undone`.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cortex.errors import CortexError
-from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Said
+from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory, Said
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
+    """Bring a model in; `harness` is a name."""
+
     ticket: int
-    harness: Harness
+    harness: str
     order: LoadOrder
 
 
@@ -42,6 +44,21 @@ class Tokenise:
 
 
 @dataclass(frozen=True, slots=True)
+class Detokenise:
+    ticket: int
+    model: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Tell what memory the engine holds at present."""
+
+    ticket: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     model: str
     job: Job
@@ -63,7 +80,9 @@ class Stop:
     """Unload everything and end."""
 
 
-Order: TypeAlias = Load | GiveUp | Unload | Tokenise | Submit | Cancel | Ring | Stop
+Question: TypeAlias = Tokenise | Detokenise | Measure
+Order: TypeAlias = Load | GiveUp | Unload | Question | Submit | Cancel | Ring | Stop
+Answer: TypeAlias = EngineFacts | Memory | tuple[int, ...] | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +90,7 @@ class Done:
     """The order with this ticket was carried out."""
 
     ticket: int
-    answer: EngineFacts | tuple[int, ...] | None = None
+    answer: Answer = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,17 @@ from typing import Final
 from cortex.ask import Sampling
 from cortex.errors import BadAsk, CortexError, EngineFailed, LoadFailed, PromptTooLong, Unfit, Unsupported
 from cortex.events import EngineEvent, Failed, Prefilled, Started, Stopped, TokenLogprob, Tokens, Usage
-from cortex.harness.base import EngineFacts, Job, LoadOrder, Preflight, Progress, Said
+from cortex.harness.base import (
+    EVERYTHING,
+    EngineFacts,
+    Feature,
+    Job,
+    LoadOrder,
+    Memory,
+    Preflight,
+    Progress,
+    Said,
+)
 
 _PIECE: Final = re.compile(rb" ?[^ ]{1,6}| ")
 _MARK: Final = b"\x01"  # before a token's bytes, so that leading zero bytes count too
@@ -38,6 +48,12 @@ def tokens_of(text: str | bytes) -> tuple[int, ...]:
 def bytes_of(token: int) -> bytes:
     """The bytes of a token; empty for a number that is no token."""
     return token.to_bytes(max(1, (token.bit_length() + 7) // 8), "big")[1:]
+
+
+def _known_bytes_of(token: int) -> bytes:
+    if not (token > 0 and token.to_bytes(max(1, (token.bit_length() + 7) // 8), "big").startswith(_MARK)):
+        raise BadAsk(f"{token} is no token of this model", param="tokens")
+    return bytes_of(token)
 
 
 def numbered(count: int | None = None) -> Iterator[bytes]:
@@ -105,6 +121,7 @@ class Script:
     bytes: int = 2**20
     trained_context: int = 8192
     template: str | None = SCRIPT_TEMPLATE
+    can: frozenset[Feature] = EVERYTHING
 
 
 @dataclass(slots=True)
@@ -128,7 +145,7 @@ class ScriptedEngine:
     """One model that plays a script."""
 
     def __init__(self, order: LoadOrder, script: Script) -> None:
-        self._facts = EngineFacts(script.bytes, order.context, order.slots)
+        self._facts = EngineFacts(Memory(script.bytes), order.context, order.slots, script.can)
         self.script = script
         self.unloaded = False
         self.turns = 0
@@ -180,6 +197,12 @@ class ScriptedEngine:
 
     def tokenise(self, text: str) -> tuple[int, ...]:
         return tokens_of(text)
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        return b"".join(map(_known_bytes_of, ids)).decode("utf-8", "replace")
+
+    def memory(self) -> Memory:
+        return self._facts.memory
 
     def unload(self) -> None:
         self._live.clear()

@@ -11,21 +11,25 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from cortex.errors import CortexError, EngineFailed, LoadFailed
-from cortex.harness.base import Engine, EngineFacts
+from cortex.harness.base import Engine, EngineFacts, Harness
 from cortex.harness.orders import (
+    Answer,
     Cancel,
+    Detokenise,
     Done,
     Faulted,
     GiveUp,
     Gone,
     Heard,
     Load,
+    Measure,
     Order,
     Progress,
+    Question,
     Ring,
     Stop,
     Submit,
@@ -42,13 +46,13 @@ _T = TypeVar("_T")
 
 
 class DeviceLoop:
-    """The engines of one device, and whose turn it is."""
+    """The engines of one device, and whose turn it is. `harnesses` may grow while it runs."""
 
-    def __init__(self, tell: Callable[[Word], None]) -> None:
+    def __init__(self, tell: Callable[[Word], None], harnesses: Mapping[str, Harness]) -> None:
         self.inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.beat = time.monotonic()
         self.idle = False
-        self._tell = tell
+        self._tell, self._harnesses = tell, harnesses
         self._engines: dict[str, Engine] = {}
         self._tickets: dict[str, int] = {}  # which load brought the model
         self._faulted: set[str] = set()
@@ -108,8 +112,8 @@ class DeviceLoop:
                 self._drive(model, lambda engine: engine.submit(job), job.request_id)
             case Cancel(model, jobs):
                 self._drive(model, lambda engine: _cancel(engine, jobs))
-            case Tokenise():
-                self._tokenise(order)
+            case Tokenise() | Detokenise() | Measure():
+                self._answer(order)
             case GiveUp():
                 self._give_up(order)
             case Stop():
@@ -164,14 +168,14 @@ class DeviceLoop:
         """The model is here, unless the load failed or is not wanted any more."""
         model = load.order.model
         try:
-            engine = load.harness.load(
+            engine = self._harnesses[load.harness].load(
                 load.order, lambda done, total: self._progress(load, done, total), self.ring
             )
         except CortexError:
             raise
         except Exception as error:
             log.exception("load.failed model=%s", model)
-            what = f"{load.harness.name} raised {type(error).__name__}: {error}"
+            what = f"{load.harness} raised {type(error).__name__}: {error}"
             raise LoadFailed(f"{model}: {what}") from error
         self._engines[model], self._tickets[model] = engine, load.ticket
         self._line.append(model)
@@ -209,8 +213,8 @@ class DeviceLoop:
             self._given_up = True
         self._tell(Done(order.ticket))
 
-    def _tokenise(self, order: Tokenise) -> None:
-        answer = self._drive(order.model, lambda engine: _tokenise(engine, order.text))
+    def _answer(self, order: Question) -> None:
+        answer = self._drive(order.model, lambda engine: _ask(engine, order))
         match answer:
             case None:
                 what = f"{order.model}: the engine has failed or is gone; unload the model, and load it again"
@@ -235,10 +239,16 @@ class DeviceLoop:
         self._tell(Gone(model))
 
 
-def _tokenise(engine: Engine, text: str) -> tuple[int, ...] | CortexError:
-    """A text that cannot be tokenised is no fault of the engine."""
+def _ask(engine: Engine, order: Question) -> Answer | CortexError:
+    """A question that cannot be answered is no fault of the engine."""
     try:
-        return engine.tokenise(text)
+        match order:
+            case Tokenise(_, _, text):
+                return engine.tokenise(text)
+            case Detokenise(_, _, ids):
+                return engine.detokenise(ids)
+            case Measure():
+                return engine.memory()
     except CortexError as error:
         return error
 

@@ -70,7 +70,8 @@ class DeviceWorker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._loop = DeviceLoop(self._tell)
+        self._harnesses: dict[str, Harness] = {}
+        self._loop = DeviceLoop(self._tell, self._harnesses)
         self._token: trio.lowlevel.TrioToken | None = None
         self._open = False
         self._words: deque[orders.Word] = deque()
@@ -109,7 +110,8 @@ class DeviceWorker:
         resident = self._residents.get(order.model)
         if order.model in self._loading or (resident is not None and not resident.leaving):
             raise RuntimeError(f"{order.model} is loading or loaded on {self.name}")
-        reply = self._send(lambda ticket: orders.Load(ticket, harness, order), loads=order.model)
+        self._harnesses[harness.name] = harness
+        reply = self._send(lambda ticket: orders.Load(ticket, harness.name, order), loads=order.model)
         self._loading[order.model] = (0, 0)
         arrived = False
         try:

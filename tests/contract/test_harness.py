@@ -179,6 +179,33 @@ def test_a_tokeniser_reads_any_text(open_bench: Open) -> None:
         assert bench.engine.tokenise(text) == bench.engine.tokenise(text)
 
 
+def test_ids_become_the_text_that_they_were(open_bench: Open) -> None:
+    engine = open_bench().engine
+    for text in ("", GREEK, "a b  c", FRANCE):
+        assert engine.detokenise(engine.tokenise(text)) == text
+
+
+def test_ids_that_end_within_a_character_become_text_all_the_same(open_bench: Open) -> None:
+    engine = open_bench(Script(split=True)).engine
+    ids = engine.tokenise("Ж" * 5)
+    assert isinstance(engine.detokenise(ids[:1]), str)
+    assert isinstance(engine.detokenise(ids[1:]), str)
+
+
+@pytest.mark.parametrize("number", [-1, 2**62, 10**30])
+def test_a_number_that_is_no_token_is_refused(open_bench: Open, number: int) -> None:
+    with pytest.raises(BadAsk, match="no token"):
+        open_bench().engine.detokenise((number,))
+
+
+def test_memory_is_measured_again_and_is_no_less_than_promised(open_bench: Open) -> None:
+    bench = open_bench()
+    promised, memory = bench.harness.preflight(bench.order), bench.engine.memory()
+    assert (memory.weights_bytes, memory.cache_bytes) == (promised.weights_bytes, promised.cache_bytes)
+    assert bench.engine.facts.bytes >= promised.bytes
+    assert memory.bytes >= promised.bytes
+
+
 @pytest.mark.parametrize("limit", [1, 3])
 def test_max_tokens_ends_with_length(open_bench: Open, limit: int) -> None:
     _, stopped = open_bench().answer(Job(1, FRANCE, GREEDY, max_tokens=limit))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from cortex.ask import Json, Shape
-from cortex.errors import CortexError, EngineFailed, Unsupported
+from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported
 from cortex.events import (
     EngineEvent,
     Failed,
@@ -26,7 +26,7 @@ from cortex.events import (
     Tokens,
     Usage,
 )
-from cortex.harness.base import EngineFacts, Job, Said
+from cortex.harness.base import EngineFacts, Job, Memory, Said
 from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.asking import Chunk
 from cortex.harness.llamacpp.listener import Listener
@@ -87,10 +87,13 @@ class LlamaCppEngine:
         listener: Listener,
         header: GgufHeader,
         facts: EngineFacts,
+        *,
         ring: Callable[[], None],
+        measure: Callable[[], Memory],
     ) -> None:
         self._complete: Complete | None = complete
         self._listener, self._header, self._facts, self._ring = listener, header, facts, ring
+        self._measure = measure
         self._live: dict[int, _Call] = {}
         self._heard: deque[tuple[_Call, bytes | _Ended]] = deque()
         self._schemas: dict[bytes, bool] = {}  # whether the engine enforces it
@@ -137,6 +140,19 @@ class LlamaCppEngine:
 
     def tokenise(self, text: str) -> tuple[int, ...]:
         return self._listener.tokenise(text)
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        # The engine itself would read beyond its vocabulary.
+        for token in ids:
+            if not 0 <= token < self._header.vocabulary:
+                raise BadAsk(
+                    f"{token} is no token; this model has tokens 0 to {self._header.vocabulary - 1}",
+                    param="tokens",
+                )
+        return self._listener.detokenise(ids)
+
+    def memory(self) -> Memory:
+        return self._measure()
 
     def unload(self) -> None:
         for call in self._live.values():

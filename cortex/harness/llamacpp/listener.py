@@ -9,6 +9,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,10 @@ _DEADLINE_S: Final = 60.0  # a megabyte of text takes about a second
 
 class _Tokens(msgspec.Struct):
     tokens: list[int]
+
+
+class _Content(msgspec.Struct):
+    content: str
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -52,9 +57,23 @@ class Listener:
             said = msgspec.json.encode({"content": text, "add_special": as_prompt, "parse_special": True})
         except UnicodeEncodeError as error:
             raise BadAsk("The text holds half of a surrogate pair, which is no character") from error
+        return tuple(msgspec.json.decode(self._ask("/tokenize", said), type=_Tokens).tokens)
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, all of which are tokens."""
+        data = self._ask("/detokenize", msgspec.json.encode({"tokens": ids}))
+        # Bytes that are no character come as they are.
+        whole = data.decode("utf-8", "replace").encode()
+        return msgspec.json.decode(whole, type=_Content).content
+
+    def close(self) -> None:
+        """The folder is gone. The engine must have closed its end before."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _ask(self, path: str, said: bytes) -> bytes:
         connection = _UnixConnection(self.socket)
         try:
-            connection.request("POST", "/tokenize", said, {"Authorization": f"Bearer {self.key}"})
+            connection.request("POST", path, said, {"Authorization": f"Bearer {self.key}"})
             answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -63,8 +82,4 @@ class Listener:
             connection.close()
         if answer.status != 200:
             raise EngineFailed(f"llama.cpp's tokeniser answered {answer.status}: {data[:200]!r}")
-        return tuple(msgspec.json.decode(data, type=_Tokens).tokens)
-
-    def close(self) -> None:
-        """The folder is gone. The engine must have closed its end before."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        return data

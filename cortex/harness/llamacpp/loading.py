@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cortex.errors import LoadFailed, Unfit
-from cortex.harness.base import EngineFacts, LoadOrder, Preflight, Progress
+from cortex.harness.base import EngineFacts, LoadOrder, Memory, Preflight, Progress
 from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
@@ -31,10 +31,14 @@ _NEEDED_FLAGS: Final = frozenset({"avx2", "fma", "f16c"})
 
 
 class LlamaCppHarness:
-    """GGUF on the CPU."""
+    """GGUF on the CPU. `alone` says that one model is all that this process will ever load: what
+    the process grows by is then the model's, at any time."""
 
-    def __init__(self, cpu_flags: Callable[[], frozenset[str] | None] | None = None) -> None:
+    def __init__(
+        self, cpu_flags: Callable[[], frozenset[str] | None] | None = None, *, alone: bool = False
+    ) -> None:
         self.name = "llamacpp"
+        self._alone = alone
         self._cpu_flags = cpu_flags or _cpu_flags
 
     @property
@@ -86,18 +90,31 @@ class LlamaCppHarness:
             before = _resident_bytes()
             server = _construct(order, promised, header, listener)
             _warm_up(order, server)
-            grown = _resident_bytes() - before
+            memory = _memory(promised, _resident_bytes() - before)
             if progress(header.file_bytes, header.file_bytes):
                 raise LoadFailed(f"{order.model}: the load was given up")
-            # Resident memory is what is touched so far; the header's figures are what will be.
-            facts = EngineFacts(max(grown, promised.bytes), promised.context, order.slots)
-            return LlamaCppEngine(server.handle_completions, listener, header, facts, ring)
+            facts = EngineFacts(memory, promised.context, order.slots)
+            return LlamaCppEngine(
+                server.handle_completions,
+                listener,
+                header,
+                facts,
+                ring=ring,
+                measure=lambda: _memory(promised, _resident_bytes() - before) if self._alone else memory,
+            )
         except BaseException as error:
             # The error must not keep the engine's memory alive through its frames.
             server = None
             traceback.clear_frames(error.__traceback__)
             listener.close()
             raise
+
+
+def _memory(promised: Preflight, grown: int) -> Memory:
+    """Resident memory is what is touched so far; the header's figures are what will be."""
+    told = promised.weights_bytes + promised.cache_bytes
+    overhead = max(promised.overhead_bytes, grown - told)
+    return Memory(promised.weights_bytes, promised.cache_bytes, overhead)
 
 
 def _check(order: LoadOrder, header: GgufHeader) -> None:
