@@ -9,7 +9,7 @@ Anything that is not a `CortexError` is a bug and becomes a plain 500.
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, TypeAlias
 
-Fact: TypeAlias = str | int | float | bool | list[str]
+Fact: TypeAlias = str | int | float | bool | list[str] | dict[str, int]
 
 
 class CortexError(Exception):

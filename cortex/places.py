@@ -29,7 +29,8 @@ class Resident:
     as in flight or queued, `fresh` the part of `seats` taken since it was asked.
     `slots` is how many seats there are, None when nobody said; in a gateway those that may
     wait at the neuron are among them.
-    Times are those of the ledger's clock, in seconds. `fault` says why it cannot
+    Times are those of the ledger's clock, in seconds. Unused for `idle_unload_s` it is sent away
+    (0: never). `fault` says why it cannot
     serve although it is loaded.
     """
 
@@ -45,6 +46,7 @@ class Resident:
     loaded_at: float = 0.0
     last_used: float = 0.0
     load_s: float = 0.0
+    idle_unload_s: float = 0.0
     fault: str | None = None
 
     @property

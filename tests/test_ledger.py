@@ -901,7 +901,8 @@ def test_a_neuron_names_the_figures_when_its_engine_found_too_little_room() -> N
 def test_what_could_never_fit_is_refused_for_good() -> None:
     error = refusal(books(100).arrive("a", 101)[1])
     assert isinstance(error, DoesNotFit)
-    assert error.facts == {"needed_bytes": 101, "free_bytes": 100}
+    devices = {"free_by_device": {"g": 100}, "total_by_device": {"g": 100}}
+    assert error.facts == {"needed_bytes": 101, "free_bytes": 100, **devices}
     error = refusal(fleet("p", "q").arrive("a", 101)[1])
     assert isinstance(error, NeverFits) and error.final and error.retry_after_s is None
     assert "p: it needs a device with 101B" in error.message and "q: " in error.message
@@ -911,7 +912,8 @@ def test_what_could_fit_but_not_at_present_names_who_blocks() -> None:
     book = books(100, resident("a", 30, pinned=True), resident("b", 30, pinned=True))
     error = refusal(book.arrive("c", 50)[1])
     assert isinstance(error, Busy)
-    assert error.facts == {"blocked_by": ["a", "b"], "needed_bytes": 50, "free_bytes": 40}
+    devices = {"free_by_device": {"g": 40}, "total_by_device": {"g": 100}}
+    assert error.facts == {"blocked_by": ["a", "b"], "needed_bytes": 50, "free_bytes": 40, **devices}
     assert "40B are free, and a, b may not be evicted" in error.message
 
 

@@ -40,19 +40,37 @@ def no_room(want: Want, places: Collection[Place], *, delegates: bool) -> Cortex
     why = {place.name: router.never(spec, want.need_bytes, place) if spec else None for place in places}
     free = max((place.free(room) for place in places for room in place.rooms), default=0)
     facts: dict[str, Fact] = {"needed_bytes": want.need_bytes, "free_bytes": max(free, 0)}
+    if not delegates:
+        rooms = [(place, room) for place in places for room in place.rooms.values()]
+        facts["free_by_device"] = {room.name: max(place.free(room.name), 0) for place, room in rooms}
+        facts["total_by_device"] = {room.name: room.total_bytes for _, room in rooms}
     if why and all(why.values()):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(why.items()))
-        kind = NeverFits if delegates else DoesNotFit
-        return kind(f"No place could ever hold '{want.model}' ({reasons})", facts=facts)
+        if delegates:
+            return NeverFits(f"No place could ever hold '{want.model}' ({reasons})", facts=facts)
+        return DoesNotFit(
+            f"No device could ever hold '{want.model}', which needs {size(want.need_bytes)} "
+            f"({reasons}; {_figures(places)}); give it a smaller context, or a smaller quant",
+            facts=facts,
+        )
     if not any(place.ready and why[place.name] is None for place in places):
         return Recovering(f"No neuron that could hold '{want.model}' is up at the moment")
     if delegates:
         return NoRoom(f"No neuron has room for '{want.model}' at the moment", facts=facts)
     blockers = sorted(resident.model for place in places for resident in place)
     return Busy(
-        f"No room for '{want.model}': it needs {size(want.need_bytes)}, {size(max(free, 0))} are free, "
+        f"No room for '{want.model}': it needs {size(want.need_bytes)}, {_figures(places)}, "
         f"and {', '.join(blockers)} may not be evicted for it",
         facts={"blocked_by": blockers, **facts},
+    )
+
+
+def _figures(places: Collection[Place]) -> str:
+    """What each device has."""
+    rooms = ((place, room) for place in places for room in place.rooms.values())
+    return ", ".join(
+        f"{room.name} has {size(max(place.free(room.name), 0))} of {size(room.total_bytes)} free"
+        for place, room in rooms
     )
 
 

@@ -123,10 +123,16 @@ class Residency:
     # -- residents --------------------------------------------------------------------------
 
     def leaving(self, place: str, model: str, *, force: bool = False) -> Resident:
-        """`model` takes nobody new from here on. Raises Busy while somebody sits there."""
+        """`model` takes nobody new from here on. Raises Busy while somebody sits there, or it is
+        pinned: only `force` overrides either."""
         resident = self._places[place].residents[model]
         if resident.phase != "loaded":
             raise Busy(f"Model '{model}' is {resident.phase} already")
+        if resident.pinned and not force:
+            raise Busy(
+                f"Model '{model}' is pinned at '{place}'; unpin it first, or repeat with force",
+                facts={"blocked_by": [model]},
+            )
         if not force and not resident.idle:
             raise Busy(
                 f"Model '{model}' has {resident.seats} requests in flight; repeat with force to cut them",
@@ -211,7 +217,7 @@ class Residency:
         resident.loaded_at = resident.last_used = self.clock()
         resident.priority = placement.newcomer.priority
         # Whom a gateway must not send away its neurons tell.
-        pins = want.spec is not None and bool(want.spec.pinned_on)
+        pins = want.pinned or (want.spec is not None and bool(want.spec.pinned_on))
         resident.pinned = pins and not self.policy.delegates
         load = self._loads[want.model] = Load(want, place, placement.victims, resident)
         self._put(place, resident)

@@ -1,4 +1,4 @@
-"""Who sits where and who waits: the ledger itself.
+"""Who sits where and who waits: the ledger's second storey, on top of residency.
 
 A `Ticket` is one request's way through: it waits in the line of its model, sits at a
 resident, and leaves. A resident with seats taken is never evicted. A model is loaded once,
@@ -23,7 +23,7 @@ from cortex.places import Place, Resident
 
 
 @dataclass(slots=True, repr=False)
-class Ledger(Residency):
+class Seating(Residency):
     """Residency, seats and the lines. `repr` counts all of them."""
 
     _lines: dict[str, Line] = field(default_factory=dict)
@@ -114,6 +114,16 @@ class Ledger(Residency):
         for ticket in told:
             self._step_out(ticket)
         return told
+
+    def withdrawn(self, load: Load) -> None:
+        """The load was called off, which says nothing against model or place: whoever is in line
+        for it has another one begun."""
+        if self._loads.get(load.want.model) is load:
+            self._withdraw(load)
+
+    def usual_load_s(self, model: str) -> float | None:
+        """How long its last load took; None when none was seen."""
+        return self._load_s.get(model)
 
     def overdue(self, ticket: Ticket) -> CortexError:
         """What a ticket in line is told when its patience ends, by what it waits for."""

@@ -28,7 +28,8 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What an arrival needs. `weight` seats (0: the model resident, no seat).
+    """What an arrival needs. `weight` seats (0: the model resident, no seat). `pinned` says that
+    the model is not to be sent away again.
 
     `may_load` and `evict` say what may be done for it; `avoid` names places that
     refused it already, and `prefer` whom it would rather see evicted.
@@ -41,6 +42,7 @@ class Want:
     affinity: str = ""
     may_load: bool = True
     evict: bool = True
+    pinned: bool = False
     prefer: tuple[str, ...] = ()
     avoid: frozenset[str] = frozenset()
 

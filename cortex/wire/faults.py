@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from cortex.ask import Json
-from cortex.errors import CortexError, NeverFits, PromptTooLong
+from cortex.errors import CortexError, Fact, NeverFits, PromptTooLong
 from cortex.wire.sse import Frame
 
 Dialect: TypeAlias = Literal["openai", "anthropic", "responses"]
@@ -78,5 +78,10 @@ def _anthropic(error: CortexError) -> dict[str, Json]:
     return {"type": "error", "error": told}
 
 
-def _plain(value: str | float | bool | list[str]) -> Json:
-    return list(value) if isinstance(value, list) else value
+def _plain(value: Fact) -> Json:
+    match value:
+        case list():
+            return list(value)
+        case dict():
+            return dict(value)
+    return value

@@ -22,6 +22,8 @@ class Refusal(msgspec.Struct, frozen=True):
     context_length: int | None = None
     needed_bytes: int | None = None
     free_bytes: int | None = None
+    free_by_device: dict[str, int] | None = None
+    total_by_device: dict[str, int] | None = None
     in_flight: int | None = None
     blocked_by: list[str] | None = None
 
@@ -42,6 +44,8 @@ _FACTS: Final = (
     "context_length",
     "needed_bytes",
     "free_bytes",
+    "free_by_device",
+    "total_by_device",
     "in_flight",
     "blocked_by",
 )
