@@ -1,9 +1,10 @@
 """What a generation can say.
 
 An engine says `Started`, `Prefilled`, `Tokens`, then `Stopped` or `Failed`, once.
-The text pipeline turns `Tokens` into `Text`, `Thought` and `ToolCall`; dialects
-speak those as frames. `choice` numbers the answers of one request (`n`), from 0.
-After `Stopped` or `Failed` nothing more comes for that choice.
+The text pipeline turns `Tokens` into `Text`, `Thought` and `ToolCall`; an engine with a
+template of its own says these itself. Dialects speak them as frames. `choice` numbers
+the answers of one request (`n`), from 0. After `Stopped` or `Failed` nothing more comes
+for that choice.
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ StopReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one choice. `cached` of the prompt were not computed again."""
+    """Tokens of one choice. `cached` of the prompt were not computed again. `estimated`: they
+    were counted from what was said, since nobody told."""
 
     prompt: int = 0
     cached: int = 0
     completion: int = 0
     reasoning: int = 0
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """The prompt is read; the first token comes next."""
+    """The prompt is read; the first token comes next. Of an upstream `prompt_tokens` is 0: it
+    tells at the end."""
 
     prompt_tokens: int
     cached_tokens: int = 0
@@ -104,5 +108,5 @@ class Failed:
     choice: int = 0
 
 
-EngineEvent: TypeAlias = Started | Prefilled | Tokens | Stopped | Failed
 Event: TypeAlias = Started | Prefilled | Text | Thought | ToolCall | Stopped | Failed
+EngineEvent: TypeAlias = Event | Tokens

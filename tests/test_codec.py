@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex import errors
-from cortex.ask import Sampling, Shape
+from cortex.ask import Sampling, Shape, Tool
 from cortex.errors import CortexError, EngineFailed, LoadFailed
 from cortex.events import Failed, Stopped
 from cortex.harness import codec, orders
@@ -50,6 +50,7 @@ for kind, how in (
     (Path, st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0/")).map(Path)),
     (CortexError, error()),
     (Shape, st.builds(Shape, schema=st.none() | st.dictionaries(ANY_TEXT, JSON, max_size=3))),
+    (Tool, st.builds(Tool, parameters=st.dictionaries(ANY_TEXT, JSON, max_size=3))),
 ):
     st.register_type_strategy(kind, how)
 

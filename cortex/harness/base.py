@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
-from cortex.ask import Sampling, Shape
+from cortex.ask import Ask, Sampling, Shape
 from cortex.events import EngineEvent
 
 
@@ -94,12 +94,17 @@ EVERYTHING: Final[frozenset[Feature]] = frozenset(get_args(Feature))
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What is true of a loaded engine: memory as measured after the load, context and slots
-    granted, and what jobs may ask of it."""
+    granted, and what jobs may ask of it.
+
+    `chats`: it has a template, defaults of sampling and parsers of its own, and takes a whole
+    ask (`Job.chat`). `context` is 0 where an upstream does not tell.
+    """
 
     memory: Memory
     context: int
     slots: int
     can: frozenset[Feature] = EVERYTHING
+    chats: bool = False
 
     @property
     def bytes(self) -> int:
@@ -114,6 +119,10 @@ class Job:
     `prompt` is text or token ids; text is tokenised with the model's special tokens
     understood. `max_tokens` None means up to the context's end. Stop strings are not the
     engine's business: they are matched on text, above.
+
+    An engine that `chats` may get a `chat` instead of a prompt: the ask with one choice, its
+    `sampling` only what somebody said. Every field of it is obeyed there, or refused by name,
+    and the answer comes as Text, Thought and ToolCall. Other engines never get one.
     """
 
     id: int
@@ -123,6 +132,7 @@ class Job:
     shape: Shape | None = None
     logprobs: int | None = None
     request_id: str = "-"
+    chat: Ask | None = None
 
 
 Said: TypeAlias = tuple[int, EngineEvent]

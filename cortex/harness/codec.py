@@ -16,8 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from cortex import errors, events
-from cortex.ask import Sampling, Shape
+from cortex import ask, errors, events
 from cortex.errors import CortexError, EngineFailed
 from cortex.harness import base, orders
 
@@ -53,12 +52,20 @@ _KINDS: Final[tuple[type, ...]] = (
     base.EngineFacts,
     base.Memory,
     base.Job,
-    Sampling,
-    Shape,
+    ask.Ask,
+    ask.Message,
+    ask.ToolUse,
+    ask.Tool,
+    ask.ToolChoice,
+    ask.Sampling,
+    ask.Shape,
     events.Started,
     events.Prefilled,
     events.Tokens,
     events.TokenLogprob,
+    events.Text,
+    events.Thought,
+    events.ToolCall,
     events.Stopped,
     events.Usage,
     events.Failed,

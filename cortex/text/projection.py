@@ -86,6 +86,8 @@ class Projection:
                 said = self._leave(self._rest())
                 self.finished = True
                 return [*said, replace(event, choice=self._choice)]
+            case Text() | Thought() | ToolCall():
+                raise TypeError(f"an engine of tokens says no {type(event).__name__}")
 
     # -- the end
 
