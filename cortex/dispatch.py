@@ -71,6 +71,8 @@ class Dispatch:
         self._due: float = inf
         self._asleep = trio.lowlevel.ParkingLot()
         self._emptying = trio.lowlevel.ParkingLot()
+        self._watching = trio.lowlevel.ParkingLot()
+        self._called_off: set[Load] = set()
         ledger.on_change = self._look_soon
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -104,12 +106,22 @@ class Dispatch:
         finally:
             self._leave(ticket)
 
-    async def bring(self, want: Want) -> Resident:
+    async def bring(
+        self, want: Want, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> Resident:
         """Wait until the model is resident; nobody is seated. Patience is for requests: an order
-        waits for as long as its load goes on. Cancelled, the load goes on."""
-        async with self.seat(replace(want, weight=0)) as ticket:
+        waits for as long as its load goes on. `started` comes when it is not refused at once.
+        Cancelled, the load goes on."""
+        ticket = await self._enter(replace(want, weight=0), task_status)
+        try:
             assert ticket.resident is not None  # noqa: S101 - a seated ticket has one
             return ticket.resident
+        finally:
+            self._leave(ticket)
+
+    async def changed(self) -> None:
+        """Somebody came or left, or a load ended. Rather too often than not."""
+        await self._watching.park()
 
     async def emptied(self, resident: Resident) -> None:
         """Nobody sits at `resident` any more."""
@@ -125,6 +137,7 @@ class Dispatch:
                 self._start(self._nursery, decision)
             else:
                 self._waiters[ticket].tell(decision)
+        self._watching.unpark_all()
         self._look_at(self.ledger.due)
 
     def abandon(self, loads: Iterable[Load]) -> None:
@@ -133,14 +146,24 @@ class Dispatch:
             if load in self._scopes:
                 self._scopes[load].cancel()
 
+    def call_off(self, load: Load) -> None:
+        """Give up a load that nobody wants any more. Whoever wants it before its end has another
+        one begun."""
+        if load in self._scopes:
+            self._called_off.add(load)
+            self._scopes[load].cancel()
+
     # -- waiting ----------------------------------------------------------------------------
 
-    async def _enter(self, want: Want) -> Ticket:
+    async def _enter(
+        self, want: Want, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> Ticket:
         if self._nursery is None:
             raise _stopping()
         ticket, decision = self.ledger.arrive(want)
         match decision:
             case Serve():
+                task_status.started()
                 return ticket
             case Refuse(error):
                 raise error
@@ -149,6 +172,7 @@ class Dispatch:
         try:
             if isinstance(decision, Load):
                 self._start(self._nursery, decision)
+            task_status.started()
             self.wake()
             said = await self._hear(ticket, waiter, self._limit(decision))
             if isinstance(said, Refuse):
@@ -210,9 +234,16 @@ class Dispatch:
                 level = logging.INFO if isinstance(error, Stopping) else logging.WARNING
                 log.log(level, "load.failed model=%s place=%s error=%s", model, place, error.message)
                 self._witness.load_failed(model, error)
-                for ticket in self.ledger.failed(load, error):
-                    self._waiters[ticket].tell(Refuse(error))
+                self._undo(load, error)
+            self._called_off.discard(load)
             self.wake()
+
+    def _undo(self, load: Load, error: CortexError) -> None:
+        if load in self._called_off and isinstance(error, Stopping):
+            self.ledger.withdrawn(load)
+            return
+        for ticket in self.ledger.failed(load, error):
+            self._waiters[ticket].tell(Refuse(error))
 
     async def _bring_in(self, load: Load) -> CortexError | None:
         """None when the model is in and the ledger knows. Cancelled, nobody was told anything."""

@@ -642,6 +642,64 @@ async def test_loads_that_are_given_up_are_told_to_those_who_wait(autojump_clock
         assert b.loader.began == [("a", "p")]
 
 
+async def test_a_load_that_is_called_off_costs_the_next_one_who_asks_nothing(autojump_clock) -> None:
+    async with bench(by_hand=True) as b:
+        scope = await b.asked("first", "a")
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        (load,) = b.ledger.loads.values()
+        b.dispatch.call_off(load)
+        b.ask("second", "a")  # comes before the load has ended
+        await wait_all_tasks_blocked()
+        assert b.loader.ended == [("a", "p", "cut")]
+        assert b.loader.began == [("a", "p"), ("a", "p")]
+        b.dispatch.call_off(load)  # twice does no harm, and not to the new load
+        b.loader.finish("a")
+        await wait_all_tasks_blocked()
+    assert (b.served, b.told) == (["second"], {})
+
+
+async def test_a_load_that_ends_as_it_is_called_off_has_come_in(autojump_clock) -> None:
+    async with bench(by_hand=True) as b:
+        await b.asked("first", "a")
+        (load,) = b.ledger.loads.values()
+        b.loader.finish("a")
+        b.dispatch.call_off(load)
+        await wait_all_tasks_blocked()
+        ends = [how for *_, how in b.loader.ended]
+        assert b.loader.began == [("a", "p")] * len(ends)
+        if "cut" in ends:
+            b.loader.finish("a")
+    assert b.served == ["first"]
+
+
+async def test_an_order_says_whether_it_is_refused_at_once(autojump_clock) -> None:
+    async with bench(by_hand=True) as b:
+        with pytest.raises(DoesNotFit):
+            await b.nursery.start(b.dispatch.bring, want("a", 1000))
+        await b.nursery.start(b.dispatch.bring, want("a", 10))
+        assert list(b.ledger.loads) == ["a"]
+        b.loader.finish("a")
+
+
+async def test_whoever_keeps_places_hears_of_each_change(autojump_clock) -> None:
+    async with bench() as b:
+        heard = 0
+
+        async def listen() -> None:
+            nonlocal heard
+            while True:
+                await b.dispatch.changed()
+                heard += 1
+
+        b.nursery.start_soon(listen)
+        await b.asked("a", "a")
+        begun = heard
+        await trio.sleep(20)
+        assert b.served == ["a"] and heard > begun
+        b.nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("back", [True, False])
 async def test_a_place_in_doubt_makes_arrivals_wait_until_it_is_known(autojump_clock, back: bool) -> None:
     async with bench(delegates=True) as b:

@@ -914,7 +914,7 @@ def test_what_could_fit_but_not_at_present_names_who_blocks() -> None:
     assert isinstance(error, Busy)
     devices = {"free_by_device": {"g": 40}, "total_by_device": {"g": 100}}
     assert error.facts == {"blocked_by": ["a", "b"], "needed_bytes": 50, "free_bytes": 40, **devices}
-    assert "40B are free, and a, b may not be evicted" in error.message
+    assert "g has 40B of 100B free, and a, b may not be evicted" in error.message
 
 
 def test_a_gateway_says_that_there_is_no_room_and_when_to_come_again() -> None:
