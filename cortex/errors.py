@@ -98,6 +98,12 @@ class UnknownRoute(CortexError):
     status, code, blame = 404, "not_found", "caller"
 
 
+class UnknownJob(CortexError):
+    """No load has this id, or it ended long ago."""
+
+    status, code, blame = 404, "job_not_found", "caller"
+
+
 class NotResident(CortexError):
     """Unload or pin of a model that does not live here."""
 
@@ -155,6 +161,14 @@ class EngineFailed(CortexError):
     """An error during a generation."""
 
     status, code, blame = 502, "engine_failed", "engine"
+
+
+class OutOfMemory(EngineFailed):
+    """A device had no memory left for what it computes; it goes on, without these jobs."""
+
+
+class DeviceLost(EngineFailed):
+    """The device computes nothing more until its process is started again."""
 
 
 class LoadFailed(CortexError):
