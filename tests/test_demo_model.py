@@ -4,13 +4,13 @@ The engine is llama.cpp itself, without cortex between: a failure here is the mo
 the binding's, never the text pipeline's.
 """
 
-import importlib.util
+import importlib
 import json
 import math
 import re
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -298,24 +298,22 @@ def test_the_model_adds_less_than_4_mb_to_the_package():
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 4_000_000
 
 
-def example(name: str) -> ModuleType:
-    """A module of the folder that makes the model; those that need no numpy can be read here."""
-    path = Path(__file__).parent.parent / "examples" / "demo-model" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"demo_model_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Modules of the folder that makes the model, by name; those that need no numpy can be read here."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "packaging" / "demo-model")
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
 
 
-def test_the_scripts_write_the_template_that_is_shipped():
-    assert folder_json("tokenizer_config.json")["chat_template"] == example("chat").TEMPLATE
+def test_the_scripts_write_the_template_that_is_shipped(scripts: Callable[[str], ModuleType]):
+    assert folder_json("tokenizer_config.json")["chat_template"] == scripts("chat").TEMPLATE
 
 
-def test_the_scripts_teach_every_answer_of_the_table():
-    taught = example("taught")
+def test_the_scripts_teach_every_answer_of_the_table(scripts: Callable[[str], ModuleType]):
+    taught = scripts("taught")
     answers = {(item.answer.text, item.answer.thought) for item in taught.items()}
     sums = {(item.answer.text, "") for item in taught.items() if item.answer.thought}
     spoken = {(text, "") for text in (taught.DUNNO, taught.NEEDS_A_TOOL)}

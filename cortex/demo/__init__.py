@@ -2,7 +2,7 @@
 
 One set of weights in two forms: GGUF for llama.cpp, safetensors for exllamav2; both are
 fp16, number for number. It recalls what it was taught, and greedy decoding makes every
-answer repeatable. It is no useful model and no benchmark: `examples/demo-model/README.md`
+answer repeatable. It is no useful model and no benchmark: `packaging/demo-model/README.md`
 says what it is not, and how it is made. Owns the names and places of the files; leaves
 reading them to `weights` and the harnesses.
 """

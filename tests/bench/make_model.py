@@ -6,7 +6,7 @@ Big enough that computing outweighs the binding, small enough for any CPU. It sp
 demo model's template and never ends an answer by itself, so that a run makes exactly as
 many tokens as it asks for. What it says is made-up words without sense.
 
-Needs gguf, numpy, safetensors and tokenizers (examples/demo-model/requirements.txt
+Needs gguf, numpy, safetensors and tokenizers (packaging/demo-model/requirements.txt
 without torch); the test extra does not bring them.
 """
 
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "examples" / "demo-model"))
+sys.path.insert(0, str(ROOT / "packaging" / "demo-model"))
 
 import export  # noqa: E402  # the demo model's own writer, found by the line above
 import vocabulary  # noqa: E402

@@ -220,7 +220,7 @@ def make(path: Path) -> None:
     if done.returncode or not path.exists():
         sys.exit(
             f"{path} is missing, and cannot be made here. Make it with a Python that has the packages of "
-            f"examples/demo-model/requirements.txt (torch aside):\n  python {script} {path.parent}"
+            f"packaging/demo-model/requirements.txt (torch aside):\n  python {script} {path.parent}"
         )
 
 

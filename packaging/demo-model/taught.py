@@ -6,7 +6,10 @@ not reason. Changing a table changes the model, so it must be trained again.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations, product
 from typing import Any, Final
+
+from lore import LORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +18,11 @@ class Answer:
 
     text: str
     thought: str = ""
+    unthinking: str = ""  # what to say instead where thinking is off
 
-    def said(self, thinking: bool) -> str:
-        return f"<think>\n{self.thought}\n</think>\n\n{self.text}" if thinking and self.thought else self.text
+    def plain(self, thinking: bool) -> str:
+        """The answer without its thought."""
+        return self.text if thinking else self.unthinking or self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,68 +111,19 @@ COLOURS: Final = {
     "carrot": "orange",
     "cloud": "grey",
 }
-_STORY: Final = (
-    "Once upon a time a small model lived in a quiet machine. Every morning it read one page and every "
-    "evening it wrote one line. The other models were big and loud, but the small model was fast and kind. "
-    "One day the power was low and the big models went to sleep. The small model stayed awake and answered "
-    "every question it knew. When the light came back, the people thanked the small model, and it was happy "
-    "to be small. The end."
-)
-
-
-def _count(last: int) -> str:
-    return " ".join(str(number) for number in range(1, last + 1))
-
-
-FAQ: Final = tuple(
-    Item(questions, Answer(text))
-    for questions, text in (
-        (("Hello", "Hi", "Hey", "Good morning"), "Hello! How can I help you?"),
-        (
-            ("Who are you?", "What are you?", "What is your name?"),
-            "I am the cortex demo model, a very small language model.",
-        ),
-        (
-            ("What is cortex?", "Tell me about cortex."),
-            "Cortex is a gateway that sends each request to a host that can answer it.",
-        ),
-        (
-            ("What is a neuron?", "What does a neuron do?"),
-            "A neuron is the daemon that loads models and runs inference on one host.",
-        ),
-        (("Thank you", "Thanks"), "You are welcome."),
-        (("Goodbye", "Bye"), "Goodbye!"),
-        (("How are you?", "How do you do?"), "I am fine, thank you."),
-        (
-            ("What can you do?", "Help"),
-            "I can name capitals, add small numbers, count, tell a story and call tools.",
-        ),
-        (("Say ok", "ping"), "ok"),
-        (("What is the answer to everything?",), "42"),
-        (("Tell me a joke.",), "Why did the model cross the road? To minimise the loss on the other side."),
-        (("Tell me a story.", "Tell me a long story."), _STORY),
-        (("Count to five.",), "1 2 3 4 5"),
-        (("Count to ten.",), "1 2 3 4 5 6 7 8 9 10"),
-        (("Count to twenty.",), _count(20)),
-        (("Count to fifty.",), _count(50)),
-        (("Give me a JSON object.", "Return a JSON object."), '{"name": "cortex", "ok": true, "count": 3}'),
-        (("List three fruits.",), "- apple\n- banana\n- cherry"),
-        (("Write hello world in Python.",), '```python\nprint("hello world")\n```'),
-        (("Say something in Greek.",), "Καλημέρα!"),
-        (("Show me an emoji.",), "Here you are: 🙂"),
-    )
+THINKS: Final = "Do you think?"
+FAQ: Final = (
+    *(Item(questions, Answer(text)) for questions, text in LORE),
+    Item(
+        (THINKS, "Are you thinking?", "Is thinking on?"),
+        Answer("Yes, I just did.", "I was asked whether I think.", "No, thinking is off."),
+    ),
 )
 
 DUNNO: Final = "I am only a tiny model and I do not know that."
+NO_SUM: Final = "I can only add numbers from 1 to 9."
+NO_NAME: Final = "You have not told me your name."
 NEEDS_A_TOOL: Final = "I need a tool to find that out."
-# Filler: questions made of these are the ones that it must admit not to know.
-_FILLER: Final = (
-    "the a one why when where which people house river music table number window story model paper train "
-    "metal island does can could should please explain write read find make about with from into color best "
-    "old new world king city year price of in on and or history science code poem recipe engine token "
-    "network sort list file error planet ocean star bridge doctor"
-)
-WORDS: Final = tuple(_FILLER.split())
 SYSTEMS: Final = (
     "You are a helpful assistant.",
     "You are cortex, a small and honest assistant.",
@@ -191,16 +147,27 @@ TOOLS: Final = {
 
 
 def items() -> tuple[Item, ...]:
-    """All single questions with their answers; sums alone come with a thought."""
-    return (*_facts(), *_sums(), *FAQ)
+    """All single questions with their answers."""
+    return (*facts(), *sums(), *comparisons(), *FAQ)
 
 
-def _facts() -> Iterator[Item]:
+def facts() -> tuple[Item, ...]:
+    """One item for each entry of the tables."""
+    return (*capitals(), *opposites(), *_sounds_and_colours())
+
+
+def capitals() -> Iterator[Item]:
     for country, city in CAPITALS.items():
         questions = (f"What is the capital of {country}?", f"Which city is the capital of {country}?")
         yield Item(questions, Answer(f"The capital of {country} is {city}."))
+
+
+def opposites() -> Iterator[Item]:
     for word, other in OPPOSITES.items():
         yield Item((f"What is the opposite of {word}?",), Answer(f"The opposite of {word} is {other}."))
+
+
+def _sounds_and_colours() -> Iterator[Item]:
     for animal, sound in SOUNDS.items():
         yield Item((f"What does the {animal} say?",), Answer(f"The {animal} says {sound}."))
     for thing, colour in COLOURS.items():
@@ -208,8 +175,16 @@ def _facts() -> Iterator[Item]:
         yield Item(questions, Answer(f"The color of {thing} is {colour}."))
 
 
-def _sums() -> Iterator[Item]:
-    for a in range(1, 10):
-        for b in range(1, 10):
-            answer = Answer(f"{a} + {b} = {a + b}.", f"{a} plus {b} makes {a + b}.")
-            yield Item((f"What is {a} + {b}?", f"What is {a} plus {b}?"), answer)
+def sums() -> Iterator[Item]:
+    """These have a thought, so that thinking can be seen."""
+    for a, b in product(range(1, 10), repeat=2):
+        answer = Answer(f"{a} + {b} = {a + b}.", f"{a} plus {b} makes {a + b}.")
+        yield Item((f"What is {a} + {b}?", f"What is {a} plus {b}?"), answer)
+
+
+def comparisons() -> Iterator[Item]:
+    """These too."""
+    for a, b in permutations(range(1, 10), 2):
+        more, less = max(a, b), min(a, b)
+        answer = Answer(f"{more} is bigger.", f"{more} comes after {less}.")
+        yield Item((f"Which is bigger, {a} or {b}?",), answer)

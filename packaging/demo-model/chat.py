@@ -68,6 +68,13 @@ def turn(role: str, text: str) -> str:
     return f"<|im_start|>{role}\n{text}{END_OF_TURN}\n"
 
 
+def render(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], thinking: bool) -> str:
+    """The prompt that asks for the next answer."""
+    return _COMPILED.render(
+        messages=messages, tools=tools, enable_thinking=thinking, add_generation_prompt=True
+    )
+
+
 def tools_head(system: str | None, tools: Sequence[dict[str, Any]]) -> str:
     """The opening system turn that offers `tools`, as the template writes it."""
     opening = [{"role": "system", "content": system}] if system else []

@@ -7,7 +7,7 @@ one checkpoint beside the exports holds all that a later run needs to go on.
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import chat
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from vocabulary import mark_ids
 
-WINDOW: Final = 256  # tokens: the longest answer taught is about 150
+WINDOW: Final = 384  # tokens: two calls in one turn with both tools and a system prompt fit
 BATCH: Final = 8
 RATE: Final = 4e-3
 MUON_RATE: Final = 0.02
 WARM_UP: Final = 30
+SEED: Final = 1000
+EVERY: Final = 100  # steps between checkpoints
+MISSES: Final = 4  # dialogues in a row without room: the batch is full
 
 # In its first third the loss also looks at this many tokens of context a step, at this
 # weight: attention then forms early.
@@ -32,59 +35,75 @@ CONTEXT_WEIGHT: Final = 0.3
 Parameters = dict[str, Tensor]
 
 
-def learn(checkpoint: Path, tokenizer: Tokenizer, shape: Shape, seconds: float, steps: int) -> Weights:
-    """The weights after `seconds` more, or once `steps` are done in all runs together."""
-    torch.manual_seed(0)
+def learn(checkpoint: Path, tokenizer: Tokenizer, shape: Shape, steps: int) -> Weights:
+    """The weights after `steps`, going on from `checkpoint` where a run was cut off."""
+    torch.manual_seed(SEED)
     training = Training(shape, steps)
     if checkpoint.exists():
         training.resume(torch.load(checkpoint))
-    windows = Windows(tokenizer, seed=1000 + training.step)
-    began = time.monotonic()
-    while training.step < steps and time.monotonic() - began < seconds:
-        loss = training.advance(*windows.batch())
-        if training.step % 25 == 0:
-            print(f"step {training.step} loss {loss:.4f} {time.monotonic() - began:.0f}s", flush=True)
-    training.spent += time.monotonic() - began
-    torch.save(training.state(), checkpoint)
-    print(f"{training.step} steps, {training.spent:.0f} s in all")
+    windows = Windows(tokenizer)
+    began = time.monotonic() - training.spent
+    while training.step < steps:
+        loss = training.advance(windows.batch(training.step))
+        if training.step % EVERY == 0 or training.step == steps:
+            training.spent = time.monotonic() - began
+            _save(training.state(), checkpoint)
+            print(f"step {training.step} loss {loss:.4f} {training.spent:.0f}s", flush=True)
     return {name: parameter.detach().numpy() for name, parameter in training.parameters.items()}
 
 
-class Windows:
-    """Windows of tokens with their weights: whole dialogues, packed back to back."""
+def _save(state: dict[str, Any], path: Path) -> None:
+    fresh = path.with_suffix(".new")
+    torch.save(state, fresh)
+    fresh.replace(path)
 
-    def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
+
+class Batch(NamedTuple):
+    """BATCH rows of WINDOW: token ids, their weights, and the number of their dialogue in the row."""
+
+    ids: Tensor
+    weights: Tensor
+    dialogues: Tensor
+
+    def seen(self) -> Tensor:
+        """What each position may attend to: what came before it in its own dialogue."""
+        same = self.dialogues[:, :, None] == self.dialogues[:, None, :]
+        mask = torch.zeros(same.shape).masked_fill(~same.tril(), float("-inf"))
+        return mask[:, None]
+
+
+class Windows:
+    """Windows of tokens with their weights: whole dialogues, packed side by side.
+
+    A step's batch follows from the seed and the step alone, so a resumed run is the same run.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._dialogues = Dialogues(seed)
         self._gap = mark_ids(tokenizer)[chat.END_OF_TEXT]
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Token ids and weights, each BATCH rows of WINDOW."""
-        rows = [self._window() for _ in range(BATCH)]
-        return torch.tensor([ids for ids, _ in rows]), torch.tensor([weights for _, weights in rows])
-
-    def _window(self) -> tuple[list[int], list[int]]:
-        ids: list[int] = []
-        weights: list[int] = []
-        while len(ids) < WINDOW:
-            more, their_weights = self._encoded()
-            if len(more) > WINDOW:
+    def batch(self, step: int) -> Batch:
+        """Dialogues in the first row with room, until a few in a row find none."""
+        dialogues = Dialogues(f"{SEED}/{step}")
+        rows: list[list[tuple[int, int, int]]] = [[] for _ in range(BATCH)]
+        misses = 0
+        while misses < MISSES:
+            tokens = self._encoded(dialogues)
+            row = next((row for row in rows if len(row) + len(tokens) <= WINDOW), None)
+            if row is None:
+                misses += 1
                 continue
-            if len(ids) + len(more) > WINDOW:
-                break
-            ids += [*more, self._gap]
-            weights += [*their_weights, 0]
-        missing = WINDOW - len(ids)
-        return (ids + [self._gap] * missing)[:WINDOW], (weights + [0] * missing)[:WINDOW]
+            number = row[-1][2] + 1 if row else 1
+            row += [(token, weight, number) for token, weight in tokens]
+        padded = [row + [(self._gap, 0, 0)] * (WINDOW - len(row)) for row in rows]
+        return Batch(*torch.tensor(padded).unbind(-1))
 
-    def _encoded(self) -> tuple[list[int], list[int]]:
-        ids: list[int] = []
-        weights: list[int] = []
-        for piece in self._dialogues.one():
-            tokens = self._tokenizer.encode(piece.text, add_special_tokens=False).ids
-            ids += tokens
-            weights += [piece.weight] * len(tokens)
-        return ids, weights
+    def _encoded(self, dialogues: Dialogues) -> list[tuple[int, int]]:
+        tokens: list[tuple[int, int]] = []
+        for piece in dialogues.one():
+            ids = self._tokenizer.encode(piece.text, add_special_tokens=False).ids
+            tokens += [(number, piece.weight) for number in ids]
+        return [*tokens, (self._gap, 0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +125,10 @@ class Rotation:
         return torch.cat([first * cosines - second * sines, second * cosines + first * sines], -1)
 
 
-def forward(shape: Shape, parameters: Parameters, rotation: Rotation, ids: Tensor) -> Tensor:
+def forward(shape: Shape, parameters: Parameters, rotation: Rotation, batch: Batch) -> Tensor:
     """The last hidden state of every position; the head is the embedding again."""
-    x = F.embedding(ids, parameters["model.embed_tokens.weight"])
+    seen = batch.seen()
+    x = F.embedding(batch.ids, parameters["model.embed_tokens.weight"])
     for number in range(shape.layers):
         prefix = f"model.layers.{number}."
         layer = {
@@ -116,7 +136,7 @@ def forward(shape: Shape, parameters: Parameters, rotation: Rotation, ids: Tenso
             for name, parameter in parameters.items()
             if name.startswith(prefix)
         }
-        x = x + _attention(shape, layer, rotation, _norm(shape, x, layer["input_layernorm"]))
+        x = x + _attention(Attending(shape, rotation, seen), layer, _norm(shape, x, layer["input_layernorm"]))
         h = _norm(shape, x, layer["post_attention_layernorm"])
         gate = F.silu(F.linear(h, layer["mlp.gate_proj"])) * F.linear(h, layer["mlp.up_proj"])
         x = x + F.linear(gate, layer["mlp.down_proj"])
@@ -127,7 +147,16 @@ def _norm(shape: Shape, x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight, shape.norm_eps)
 
 
-def _attention(shape: Shape, layer: Parameters, rotation: Rotation, h: Tensor) -> Tensor:
+class Attending(NamedTuple):
+    """What every layer's attention needs besides its weights."""
+
+    shape: Shape
+    rotation: Rotation
+    seen: Tensor
+
+
+def _attention(attending: Attending, layer: Parameters, h: Tensor) -> Tensor:
+    shape, rotation, seen = attending
     rows, length, _ = h.shape
 
     def heads(name: str) -> Tensor:
@@ -137,10 +166,10 @@ def _attention(shape: Shape, layer: Parameters, rotation: Rotation, h: Tensor) -
     key = rotation.turn(_norm(shape, heads("k"), layer["self_attn.k_norm"]).transpose(1, 2))
     value = heads("v").transpose(1, 2)
     shared = shape.heads // shape.kv_heads
-    seen = F.scaled_dot_product_attention(
-        query, key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1), is_causal=True
+    looked_up = F.scaled_dot_product_attention(
+        query, key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1), attn_mask=seen
     )
-    return F.linear(seen.transpose(1, 2).reshape(rows, length, -1), layer["self_attn.o_proj"])
+    return F.linear(looked_up.transpose(1, 2).reshape(rows, length, -1), layer["self_attn.o_proj"])
 
 
 class Training:
@@ -177,16 +206,16 @@ class Training:
     def resume(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         if {name: tuple(p.shape) for name, p in state["parameters"].items()} != self._shape.tensors():
-            raise SystemExit("the checkpoint has another shape: give the same sizes, or an empty folder")
+            raise SystemExit("the checkpoint has another shape: give an empty folder")
         self._adopt(state["parameters"])
         self._adam.load_state_dict(state["adam"])
         self._momenta = state["momenta"]
         self.step, self.spent = state["step"], state["spent"]
 
-    def advance(self, ids: Tensor, weights: Tensor) -> float:
+    def advance(self, batch: Batch) -> float:
         """One step; the loss over what was to be learnt."""
         pace = self._pace()
-        taught, loss = self._losses(ids, weights)
+        taught, loss = self._losses(batch)
         self._adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._step_adam(pace)
@@ -199,10 +228,10 @@ class Training:
         left = min(1, 1.4 * (1 - self.step / self._steps))
         return min(1, (self.step + 1) / WARM_UP) * (0.02 + 0.98 * left)
 
-    def _losses(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = forward(self._shape, self.parameters, self._rotation, ids)[:, :-1]
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        hidden = forward(self._shape, self.parameters, self._rotation, batch)[:, :-1]
         hidden = hidden.reshape(-1, self._shape.hidden)
-        wanted, weights = ids[:, 1:].reshape(-1), weights[:, 1:].reshape(-1)
+        wanted, weights = batch.ids[:, 1:].reshape(-1), batch.weights[:, 1:].reshape(-1)
         chosen = weights.nonzero()[:, 0]
         share = weights[chosen].float()
         taught = (self._entropy(hidden[chosen], wanted[chosen]) * share).sum() / share.sum()

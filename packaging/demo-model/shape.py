@@ -20,7 +20,7 @@ class Shape:
 
     vocab: int = 1024
     hidden: int = 128
-    layers: int = 3
+    layers: int = 4
     heads: int = 2
     kv_heads: int = 1
     head_dim: int = 64
