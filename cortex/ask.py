@@ -6,10 +6,22 @@ dialect it was. `None` means "not said": the model's own defaults then hold.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
+Scalar: TypeAlias = str | bool | int | float
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+
+# What a request may tell a chat template, and its type. Anything else could stand for a name of
+# ours (messages, tools), change whose voice is whose, or do nothing without saying so.
+TEMPLATE_WORDS: Final[Mapping[str, type]] = {
+    "enable_thinking": bool,
+    "thinking": bool,
+    "preserve_thinking": bool,
+    "clear_thinking": bool,
+    "thinking_budget": int,
+    "reasoning_effort": str,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class Ask:
 
     `prompt` is text or token ids. `stop` strings end the visible text.
     `logprobs` asks for that many alternatives beside each token (0 = the token alone).
-    `template` holds allow-listed scalars for the chat template (`enable_thinking`).
+    `template` holds scalars for the chat template, of TEMPLATE_WORDS.
     """
 
     model: str
@@ -107,4 +119,4 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     echo: bool = False
-    template: Mapping[str, str | bool | int | float] = field(default_factory=dict)
+    template: Mapping[str, Scalar] = field(default_factory=dict)

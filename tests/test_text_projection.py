@@ -23,6 +23,8 @@ from cortex.events import (
     Usage,
 )
 from cortex.text.projection import Projection
+from cortex.text.thinking import Thinking
+from cortex.text.toolcalls import reader
 from tests.play import splits
 
 
@@ -37,11 +39,10 @@ def projection(
     ids = count()
     return Projection(
         choice=choice,
-        thinking=thinking,
-        tools=tools,
+        thinking=None if thinking == "off" else Thinking(inside=thinking == "inside"),
+        calls=reader("hermes", (), lambda: f"{next(ids):024d}") if tools else None,
         stops=stops,
         parallel=parallel,
-        new_id=lambda: f"{next(ids):024d}",
     )
 
 

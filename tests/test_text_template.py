@@ -177,8 +177,8 @@ GOLDEN = {
         LLAMA,
         [SYSTEM, ASKED, CALL, RESULT],
         [NOW],
-        {"date_string": "1 May 2031"},
-        "<bos>[system]1 May 2031|Be terse.<eos>[user]Hi, <b>ö</b><eos>"
+        {},
+        "<bos>[system]TODAY|Be terse.<eos>[user]Hi, <b>ö</b><eos>"
         '[assistant]{"name": "now", "parameters": {"zone": "Köln", "n": [1, null]}}<eos>'
         '[ipython]"12:00"<eos>[tools]now[assistant]',
     ),
@@ -215,7 +215,8 @@ GOLDEN = {
     ("source", "messages", "tools", "kwargs", "prompt"), GOLDEN.values(), ids=GOLDEN.keys()
 )
 def test_templates_of_the_known_families_write_their_prompt(source, messages, tools, kwargs, prompt):
-    assert template(source).render(messages, tools, kwargs) == prompt
+    written = template(source).render(messages, tools, kwargs)
+    assert re.sub(r"\[system\]\d\d \w+ \d{4}", "[system]TODAY", written) == prompt
 
 
 def test_the_demo_template_lists_its_tools():
@@ -241,7 +242,7 @@ def test_keys_are_there_only_where_there_is_something_to_say():
     )
     thought = Message("assistant", "a", thought="t")
     assert keys.render([ASKED, thought, CALL, RESULT], [], {}) == (
-        "role,content;Hi, <b>ö</b>;role,content,reasoning_content;a;role,content,tool_calls;;"
+        "role,content;Hi, <b>ö</b>;thinking,role,content,reasoning_content;a;role,content,tool_calls;;"
         "role,content,tool_call_id,name;12:00;True"
     )
 

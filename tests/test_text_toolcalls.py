@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.events import Text, ToolCall
-from cortex.text.toolcalls import ToolCalls
+from cortex.text.toolcalls import CallReader, reader
 from tests.work import lines
 
 Said = list[str | tuple[str, str]]
 
 
-def scanner() -> ToolCalls:
+def scanner() -> CallReader:
     ids = count()
-    return ToolCalls(lambda: f"{next(ids):024d}-more")
+    return reader("hermes", (), lambda: f"{next(ids):024d}-more")
 
 
 def read(cut: list[str]) -> Said:

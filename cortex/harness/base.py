@@ -35,7 +35,8 @@ class Preflight:
     """What the file's own header promises, before anything is loaded.
 
     `bytes` are weights + KV cache + overhead for the order's context and slots.
-    `template`, `bos`, `eos` come from the file; None when it has none.
+    `template`, `bos`, `eos` come from the file; None when it has none. `tool_template` takes the
+    template's place where tools are given.
     `adds_bos` says that the engine itself puts `bos` before a text prompt.
     `defaults` is the model's generation_config, if it ships one.
     """
@@ -51,6 +52,7 @@ class Preflight:
     eos: str | None = None
     adds_bos: bool = False
     defaults: Sampling = Sampling()
+    tool_template: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -118,7 +120,8 @@ class Job:
 
     `prompt` is text or token ids; text is tokenised with the model's special tokens
     understood. `max_tokens` None means up to the context's end. Stop strings are not the
-    engine's business: they are matched on text, above.
+    engine's business: they are matched on text, above. Special tokens have no text in an answer,
+    but for those of `visible`: markers that are read above.
 
     An engine that `chats` may get a `chat` instead of a prompt: the ask with one choice, its
     `sampling` only what somebody said. Every field of it is obeyed there, or refused by name,
@@ -133,6 +136,7 @@ class Job:
     logprobs: int | None = None
     request_id: str = "-"
     chat: Ask | None = None
+    visible: tuple[str, ...] = ()
 
 
 Said: TypeAlias = tuple[int, EngineEvent]

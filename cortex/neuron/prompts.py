@@ -6,17 +6,18 @@ open thought is closed, and a call's marker is said for the model; a grammar hol
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cortex.ask import Ask, Json, Sampling, Shape, Tool
+from cortex.ask import Ask, Sampling, Scalar
 from cortex.errors import BadAsk, Unsupported
 from cortex.events import Tokens
 from cortex.harness.base import Job, Preflight
 from cortex.text.projection import Projection
-from cortex.text.template import ChatTemplate, no_template
-from cortex.text.thinking import CLOSE, opens_thought
+from cortex.text.template import ChatTemplate, no_template, no_tools
+from cortex.text.thinking import Thinking, opens_thought
+from cortex.text.toolcalls import CallReader, Forced, force, reader
 
 # Used where neither the request, nor the catalogue, nor the model says anything.
 FALLBACK: Final = Sampling(
@@ -28,7 +29,6 @@ FALLBACK: Final = Sampling(
     frequency_penalty=0.0,
     repetition_penalty=1.0,
 )
-_CALL: Final = "<tool_call>\n"
 # Two names of one switch: families of models differ.
 _SWITCHES: Final = ("enable_thinking", "thinking")
 # Clients send it to every model, as a hint.
@@ -36,11 +36,31 @@ _HINTS: Final = frozenset({"reasoning_effort"})
 
 
 @dataclass(frozen=True, slots=True)
+class Templates:
+    """A model's own: `tool_use` takes the place of `plain` where tools are given."""
+
+    plain: ChatTemplate | None = None
+    tool_use: ChatTemplate | None = None
+
+    def of(self, ask: Ask) -> ChatTemplate:
+        """The one that writes the prompt of `ask`. Raises Unfit when there is none."""
+        chosen = (self.tool_use or self.plain) if _shown(ask) else self.plain
+        if chosen is None:
+            raise no_template(ask.model)
+        return chosen
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names that they read from outside."""
+        return frozenset().union(*(each.variables for each in (self.plain, self.tool_use) if each))
+
+
+@dataclass(frozen=True, slots=True)
 class Voice:
-    """How a resident is spoken to: its template, its own defaults, and whether its engine
+    """How a resident is spoken to: its templates, its own defaults, and whether its engine
     puts the begin-of-sequence token before a prompt by itself."""
 
-    template: ChatTemplate | None
+    templates: Templates
     preflight: Preflight
     defaults: Sampling
 
@@ -55,10 +75,12 @@ class Errand:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """`inside`: the model goes on within a thought."""
+    """`inside`: the model goes on within a thought. A plain prompt has no template."""
 
     text: str | tuple[int, ...]
+    template: ChatTemplate | None = None
     inside: bool = False
+    forced: Forced | None = None
 
 
 def check(ask: Ask) -> None:
@@ -77,6 +99,22 @@ def check(ask: Ask) -> None:
         )
 
 
+def foresee(ask: Ask, templates: Templates) -> None:
+    """Refuse what a model with these templates could not obey, before it is loaded."""
+    if ask.prompt is not None:
+        return
+    template = templates.of(ask)
+    _controls(ask, template)
+    if _shown(ask) and "tools" not in template.variables:
+        raise no_tools()
+    if forced(ask) and template.call_form is None:
+        raise Unsupported(
+            f"'tool_choice' {ask.tool_choice.mode} needs a model whose chat template writes calls in a form "
+            "that is known here (docs/api.md lists them); use auto, or another model",
+            param="tool_choice",
+        )
+
+
 def prepare(ask: Ask, voice: Voice, request_id: str) -> Errand:
     """What the engine is handed. Raises BadAsk when the template refuses the messages."""
     prompt = _Prompt(ask.prompt) if ask.prompt is not None else _render(ask, voice)
@@ -88,50 +126,31 @@ def forced(ask: Ask) -> bool:
     return bool(ask.tools) and ask.tool_choice.mode in ("required", "named")
 
 
-def call_shape(tools: Sequence[Tool], name: str | None) -> Shape:
-    """The schema of one call to `name`, or to any of `tools`."""
-    calls: list[Json] = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool.name},
-                "arguments": dict(tool.parameters) or {"type": "object"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-        if name is None or tool.name == name
-    ]
-    schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    assert isinstance(schema, dict)  # noqa: S101 - calls are objects
-    return Shape("json_schema", schema)
+def _shown(ask: Ask) -> bool:
+    """Whether the model gets to see the tools."""
+    return bool(ask.tools) and ask.tool_choice.mode != "none"
 
 
 def _render(ask: Ask, voice: Voice) -> _Prompt:
-    if voice.template is None:
-        raise no_template(ask.model)
-    tools = () if ask.tool_choice.mode == "none" else ask.tools
-    text = voice.template.render(ask.messages, tools, _controls(ask, voice.template))
+    foresee(ask, voice.templates)
+    template = voice.templates.of(ask)
+    text = template.render(ask.messages, ask.tools if _shown(ask) else (), _controls(ask, template))
     last = ask.messages[-1]
-    inside = opens_thought(text, last.text if last.role == "assistant" else "")
+    inside = opens_thought(text, last.text if last.role == "assistant" else "", template.marks)
     if inside and (forced(ask) or ask.shape is not None):
         # Within a thought the grammar's text would count as one, and the answer be empty.
-        text, inside = f"{text}\n{CLOSE}\n\n", False
-    if forced(ask):
-        if not voice.template.calls_in_tags:
-            raise Unsupported(
-                f"'tool_choice' {ask.tool_choice.mode} needs a model whose chat template writes calls in "
-                "<tool_call> tags; use auto, or another model",
-                param="tool_choice",
-            )
-        text += _CALL
+        text, inside = f"{text}\n{template.marks.close}\n\n", False
+    call = None
+    if forced(ask) and template.call_form is not None:
+        call = force(template.call_form, ask.tools, ask.tool_choice.name)
+        text += call.opening
     bos = voice.preflight.bos
     # The template writes the token and the engine adds it again: two of them harm some models.
-    return _Prompt(text.removeprefix(bos) if bos and voice.preflight.adds_bos else text, inside)
+    text = text.removeprefix(bos) if bos and voice.preflight.adds_bos else text
+    return _Prompt(text, template, inside, call)
 
 
-def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, str | bool | int | float]:
+def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, Scalar]:
     """What the template is told, the switch of thinking by the name that it reads. `true` allows
     thoughts, whether or not the model has any; `false` must be obeyed."""
     for name in ask.template.keys() - template.variables - _HINTS - {*_SWITCHES}:
@@ -166,8 +185,9 @@ def _jobs(ask: Ask, prompt: _Prompt, voice: Voice, request_id: str) -> list[Job]
             prompt=prompt.text,
             sampling=sampling if seed is None else replace(sampling, seed=(seed + choice) % 2**32),
             max_tokens=ask.max_tokens,
-            shape=call_shape(ask.tools, ask.tool_choice.name) if forced(ask) else ask.shape,
+            shape=prompt.forced.shape if prompt.forced else ask.shape,
             logprobs=ask.logprobs,
+            visible=prompt.template.markers if prompt.template else (),
             request_id=request_id,
         )
         for choice in range(ask.n)
@@ -178,15 +198,21 @@ def _projections(ask: Ask, prompt: _Prompt) -> list[Projection]:
     made = [
         Projection(
             choice=choice,
-            thinking="off" if ask.prompt is not None else "inside" if prompt.inside else "outside",
-            tools=bool(ask.tools) and ask.tool_choice.mode != "none",
+            thinking=Thinking(inside=prompt.inside, kind=prompt.template.marks) if prompt.template else None,
+            calls=_calls(ask, prompt),
             stops=ask.stop,
             parallel=ask.parallel_tool_calls,
-            new_id=lambda: secrets.token_hex(12),
         )
         for choice in range(ask.n)
     ]
-    if forced(ask):
+    if prompt.forced is not None and prompt.forced.opening:
         for projection in made:
-            projection.feed(Tokens(_CALL.encode(), 0))
+            projection.feed(Tokens(prompt.forced.opening.encode(), 0))
     return made
+
+
+def _calls(ask: Ask, prompt: _Prompt) -> CallReader | None:
+    """What reads the calls of one choice, where there may be any."""
+    if not _shown(ask) or prompt.template is None or prompt.template.call_form is None:
+        return None
+    return reader(prompt.template.call_form, ask.tools, lambda: secrets.token_hex(12))

@@ -26,7 +26,7 @@ from cortex.ledger import Ledger, Load, Want
 from cortex.neuron import prompts
 from cortex.neuron.generation import Generation
 from cortex.neuron.progress import Progress, Underway
-from cortex.neuron.prompts import Voice
+from cortex.neuron.prompts import Templates, Voice
 from cortex.neuron.sources import Found, locate
 from cortex.places import Resident
 from cortex.text.template import ChatTemplate
@@ -47,7 +47,7 @@ class Promise:
 
     order: LoadOrder
     header: Preflight
-    template: ChatTemplate | None
+    templates: Templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,7 @@ class Living:
     @property
     def capabilities(self) -> tuple[str, ...]:
         """What it can do, as far as its file tells."""
-        template = self.voice.template
-        reads = frozenset() if template is None else template.variables
+        reads = self.voice.templates.reads
         told = (("chat", "messages"), ("tools", "tools"), ("reasoning", "enable_thinking"))
         return ("completion", *(name for name, variable in told if variable in reads))
 
@@ -151,15 +150,19 @@ class Residents:
         load = self._ledger.loads.get(model)
         return load.want.spec if load is not None else await self.found.find(model)
 
-    async def want(self, spec: ModelSpec, seats: int = 0) -> Want:
-        """What the dispatcher must be asked for `seats`, with the bytes that the file's header
-        promises. Raises Unfit when the header says that no engine should see the file. What
+    async def want(self, spec: ModelSpec, ask: Ask | None = None) -> Want:
+        """What the dispatcher must be asked for the seats of `ask`, with the bytes that the file's
+        header promises. Raises Unfit when the header says that no engine should see the file. What
         is loaded is served although its file has changed or gone."""
         living = self._living.get(spec.id)
         promise = await self._look(spec) if living is None else living.promise
-        if seats > promise.order.slots:
+        seats = 0
+        if ask is not None:
             # Known before the load, which would be for nothing.
-            raise BadAsk(f"'n' is {seats}, and the model has {promise.order.slots} slots", param="n")
+            seats = ask.n
+            if seats > promise.order.slots:
+                raise BadAsk(f"'n' is {seats}, and the model has {promise.order.slots} slots", param="n")
+            prompts.foresee(ask, promise.templates)
         # The catalogue pins to neurons. Here the places are devices: all of them, or none.
         pinned = living.spec.pinned_on if living is not None else self._pinned_on(spec)
         here = replace(spec, pinned_on=pinned, residency_priority=spec.priority)
@@ -176,7 +179,7 @@ class Residents:
             await self.unload(place, victim)
         worker, harness = self._workers[place], self.engines.of(spec)
         facts = await worker.load(harness, replace(promise.order, device=place))
-        voice = Voice(promise.template, promise.header, spec.sampling.over(promise.header.defaults))
+        voice = Voice(promise.templates, promise.header, spec.sampling.over(promise.header.defaults))
         self._living[spec.id] = Living(spec, harness.name, promise, facts, voice, worker)
         return Resident(
             spec.id,
@@ -258,7 +261,7 @@ class Residents:
                     f"{header.trained_context} tokens it was trained for; set a smaller one in models.toml"
                 )
             order = replace(order, context=header.context)
-            known = key, Promise(order, header, _template(spec.id, header))
+            known = key, Promise(order, header, _templates(spec.id, header))
             self._promises[spec.id] = known
         return known[1]
 
@@ -281,10 +284,13 @@ class Residents:
         return tuple(self._workers) if self._config.name in spec.pinned_on else ()
 
 
-def _template(model: str, header: Preflight) -> ChatTemplate | None:
-    if header.template is None:
-        return None
+def _templates(model: str, header: Preflight) -> Templates:
+    sources = (header.template, header.tool_template)
     try:
-        return ChatTemplate(header.template, bos=header.bos, eos=header.eos)
+        plain, tool_use = (
+            None if source is None else ChatTemplate(source, bos=header.bos, eos=header.eos)
+            for source in sources
+        )
     except CortexError as error:
         raise Unfit(f"Model '{model}': its chat template is refused: {error.message}") from error
+    return Templates(plain, tool_use)

@@ -185,7 +185,7 @@ class Speech:
         spec = await self._residents.spec(ask.model)
         if spec is None:
             raise unknown(ask.model, list(self._residents.found.known()))
-        return replace(await self._residents.want(spec, ask.n), may_load=not routed)
+        return replace(await self._residents.want(spec, ask), may_load=not routed)
 
     def _refuse_stale_route(self, model: str) -> None:
         """A gateway's request is for what is here: it loads, and chooses, by itself."""

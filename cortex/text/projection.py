@@ -9,10 +9,10 @@ the first tool call where only one is wanted, ends it at once: the driver then
 cancels the job, whose later events are not heard.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from cortex.events import (
     EngineEvent,
@@ -32,7 +32,7 @@ from cortex.text.detokenise import Detokeniser
 from cortex.text.riders import Riders
 from cortex.text.stops import Stops
 from cortex.text.thinking import Thinking
-from cortex.text.toolcalls import ToolCalls
+from cortex.text.toolcalls import CallReader
 
 Piece: TypeAlias = Text | Thought | ToolCall
 
@@ -40,26 +40,24 @@ Piece: TypeAlias = Text | Thought | ToolCall
 class Projection:
     """One choice. `finished` is True once its end was said.
 
-    `new_id` gives at least 24 characters that no other call has. `thinking` is "off"
-    for plain completions, "inside" when the prompt leaves a thought open.
+    `thinking` and `calls` read thoughts and tool calls in the form of the model; without
+    them there are none, as in plain completions.
     """
 
     def __init__(
         self,
         *,
         choice: int,
-        thinking: Literal["off", "outside", "inside"],
-        tools: bool,
-        stops: Sequence[str],
-        parallel: bool,
-        new_id: Callable[[], str],
+        thinking: Thinking | None = None,
+        calls: CallReader | None = None,
+        stops: Sequence[str] = (),
+        parallel: bool = True,
     ) -> None:
         self.finished = False
         self._choice = choice
         self._parallel = parallel
         self._bytes = Detokeniser()
-        self._thinking = None if thinking == "off" else Thinking(inside=thinking == "inside")
-        self._calls = ToolCalls(new_id) if tools else None
+        self._thinking, self._calls = thinking, calls
         self._stops = Stops(stops)
         self._called = False
         self._riders = Riders()

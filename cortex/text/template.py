@@ -16,35 +16,19 @@ raises, neighbours of one role are joined too, as templates like to see roles al
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from secrets import token_hex
-from typing import Final, TypeAlias
+from typing import Final
 
 from jinja2 import meta
 from jinja2.exceptions import SecurityError, TemplateError
 
-from cortex.ask import Message, Tool, ToolUse
+from cortex.ask import TEMPLATE_WORDS, Message, Scalar, Tool, ToolUse
 from cortex.errors import BadAsk, Unfit, Unsupported
 from cortex.text.sandbox import Refused, Sandbox
-from cortex.text.thinking import CLOSE as THOUGHT_ENDS
-from cortex.text.thinking import OPEN as THOUGHT
-from cortex.text.toolcalls import OPEN as CALL
+from cortex.text.thinking import KINDS, marks
+from cortex.text.toolcalls import call_form, markers
 from cortex.text.turns import Style, forms, function, turn
 
-Scalar: TypeAlias = str | bool | int | float
-
 MAX_SOURCE_BYTES: Final = 64 * 1024
-
-# What templates of known model families read, and its type. Anything else could stand
-# for a name of ours (messages, tools), or do nothing without saying so.
-_KWARGS: Final[Mapping[str, type]] = {
-    "clear_thinking": bool,
-    "date_string": str,
-    "enable_thinking": bool,
-    "preserve_thinking": bool,
-    "reasoning_effort": str,
-    "thinking": bool,
-    "thinking_budget": int,
-    "tools_in_user_message": bool,
-}
 
 _FAULTS: Final = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 
@@ -56,11 +40,11 @@ def allowed_kwargs(given: Mapping[str, object]) -> dict[str, Scalar]:
     """
     allowed: dict[str, Scalar] = {}
     for name, value in given.items():
-        kind = _KWARGS.get(name)
+        kind = TEMPLATE_WORDS.get(name)
         if kind is None:
             raise Unsupported(
                 f"The template argument {name!r} is not supported. Leave it out, or use one of: "
-                f"{', '.join(_KWARGS)}.",
+                f"{', '.join(TEMPLATE_WORDS)}.",
                 param=f"chat_template_kwargs.{name}",
             )
         if value is None:
@@ -83,11 +67,19 @@ def no_template(model: str) -> Unfit:
     )
 
 
+def no_tools() -> Unsupported:
+    """The error of tools for a model that cannot be shown any."""
+    return Unsupported(
+        "The model's chat template has no place for tools. Leave them out, or use another model.",
+        param="tools",
+    )
+
+
 class ChatTemplate:
     """A compiled template. `variables` are the names that it reads from outside, so that
-    a caller of `render` can tell whether an argument does anything. `calls_in_tags` says that
-    it writes tool calls in the form that `toolcalls` reads, `thinks` that it knows the marks of
-    a thought."""
+    a caller of `render` can tell whether an argument does anything. `call_form` is the form in
+    which it writes tool calls, `marks` what stands around a thought, `thinks` whether it knows
+    thoughts at all; `markers` are all those words."""
 
     def __init__(self, source: str, *, bos: str | None, eos: str | None) -> None:
         size = len(source.encode())
@@ -95,8 +87,10 @@ class ChatTemplate:
             raise Unfit(f"The chat template has {size} bytes; at most {MAX_SOURCE_BYTES} are accepted.")
         if not source.strip():
             raise Unfit("The chat template is empty: no prompt would reach the model.")
-        self.calls_in_tags = CALL in source
-        self.thinks = THOUGHT in source or THOUGHT_ENDS in source
+        self.call_form = call_form(source)
+        known = marks(source)
+        self.marks, self.thinks = known or KINDS[0], known is not None
+        self.markers = (*self.marks, *(markers(self.call_form) if self.call_form else ()))
         self._sandbox = Sandbox()
         # An absent token must be undefined: templates print what they get, also None.
         given = {"bos_token": bos, "eos_token": eos}
@@ -122,11 +116,12 @@ class ChatTemplate:
         Raises BadAsk when the template refuses the messages, Unfit when it misbehaves.
         """
         if tools and "tools" not in self.variables:
-            raise Unsupported("The model's chat template has no place for tools.", param="tools")
+            raise no_tools()
         facts = {
             **self._tokens,
             **allowed_kwargs(template_kwargs),
             "tools": [function(tool) for tool in tools] or None,
+            "documents": None,
         }
         _check(messages, continue_final=continue_final)
         refusal, lossy = None, None
@@ -193,24 +188,37 @@ class ChatTemplate:
         return self._tried_with_call(user, style)
 
     def _tried_with_call(self, user: Message, style: Style) -> Style:
-        """`style`, with arguments as text if objects fail or come out in Python's spelling."""
+        """`style`, with arguments as text if objects fail or come out in Python's spelling, and
+        with short ids if those alone are accepted."""
+        style = self._tried_with_ids(user, style)
         word = token_hex(8)
-        call = ToolUse("abcdefghi", "probe", f'{{"{word}": "{word}"}}')
-        turns = [user, Message("assistant", tool_calls=(call,)), Message("tool", "1", tool_call_id=call.id)]
+        turns = _called(user, "abcdefghi", f'{{"{word}": "{word}"}}')
         written = self._probe(turns, style)
         textual = replace(style, text_arguments=True)
         if written is None or f"'{word}'" in written:
             return textual if self._probe(turns, textual) is not None else style
         return style
 
+    def _tried_with_ids(self, user: Message, style: Style) -> Style:
+        turns, short = _called(user, "call_0123456789"), replace(style, short_ids=True)
+        if self._probe(turns, style) is None and self._probe(turns, short) is not None:
+            return short
+        return style
+
     def _probe(self, messages: Sequence[Message], style: Style) -> str | None:
         """The prompt, or None when the template wants something else."""
         tools = [function(Tool("probe"))] if len(messages) > 1 else None
-        facts = {**self._tokens, "tools": tools, "add_generation_prompt": True}
+        facts = {**self._tokens, "tools": tools, "documents": None, "add_generation_prompt": True}
         try:
             return self._fill(messages, facts, style)
         except (Refused, BadAsk):
             return None
+
+
+def _called(user: Message, call_id: str, arguments: str = "{}") -> list[Message]:
+    """A small dialogue with one call and its result."""
+    call = ToolUse(call_id, "probe", arguments)
+    return [user, Message("assistant", tool_calls=(call,)), Message("tool", "1", tool_call_id=call_id)]
 
 
 def _mark() -> str:

@@ -1,7 +1,8 @@
 """Reasoning is told from the visible answer by its markers, piece by piece.
 
-A thought opens with `<think>` at the start of the answer or of a line, and closes
-with the first `</think>`. In the middle of a line the opening marker is text: an
+Which markers a model has, its chat template tells; `marks` knows the kinds there are. A
+thought opens with the opening one at the start of the answer or of a line, and closes
+with the first closing one. In the middle of a line the opening marker is text: an
 answer *about* the marker would otherwise vanish into a thought. A template may have
 opened the thought already; `opens_thought` reads that from the prompt.
 
@@ -10,30 +11,49 @@ Blanks between the start of the answer and a thought go with it. Everything else
 comes out, in order; only what may be the beginning of a marker is held back.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from cortex.events import Text, Thought
 from cortex.text.held import Hoard, overlap
 
-OPEN: Final = "<think>"
-CLOSE: Final = "</think>"
+
+class Marks(NamedTuple):
+    """What stands before and behind a thought."""
+
+    open: str
+    close: str
 
 
-def opens_thought(prompt: str, prefill: str = "") -> bool:
+# The first is also what models write whose template says nothing of thoughts.
+KINDS: Final = (
+    Marks("<think>", "</think>"),
+    Marks("[THINK]", "[/THINK]"),
+    Marks("<reasoning>", "</reasoning>"),
+    Marks("<thought>", "</thought>"),
+)
+
+
+def marks(source: str) -> Marks | None:
+    """The markers that the template `source` knows; None when it knows none."""
+    return next((kind for kind in KINDS if kind.open in source or kind.close in source), None)
+
+
+def opens_thought(prompt: str, prefill: str = "", kind: Marks = KINDS[0]) -> bool:
     """Whether the model goes on inside a thought.
 
     The prompt ends with the opening marker and blanks, or the caller's own
     `prefill` (a trailing assistant turn) leaves a thought open. Markers elsewhere
     in the prompt are somebody's text.
     """
-    return prompt.rstrip().endswith(OPEN) or prefill.rfind(OPEN) > prefill.rfind(CLOSE)
+    return prompt.rstrip().endswith(kind.open) or prefill.rfind(kind.open) > prefill.rfind(kind.close)
 
 
 class Thinking:
     """One answer's scanner. `inside` is True between the markers."""
 
-    def __init__(self, *, inside: bool) -> None:
+    def __init__(self, *, inside: bool, kind: Marks = KINDS[0]) -> None:
         self.inside = inside
+        self._kind = kind
         self._held = ""
         self._trim = inside  # the next line ends belong to a marker
         self._newlines = 0  # of a thought: dropped if the thought closes here
@@ -47,7 +67,7 @@ class Thinking:
         self._held = ""
         said: list[Text | Thought] = []
         while at < len(whole):
-            marker = CLOSE if self.inside else OPEN
+            marker = self._kind.close if self.inside else self._kind.open
             found = whole.find(marker, at)
             end = len(whole) - overlap(whole, at, marker) if found < 0 else found
             said += self._say(whole[at:end])

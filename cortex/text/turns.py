@@ -8,8 +8,10 @@ insist on, in which no word is missing.
 """
 
 import json
+from base64 import b32encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import groupby
 
 from cortex.ask import Json, Message, Tool, ToolUse
@@ -18,24 +20,32 @@ from cortex.ask import Json, Message, Tool, ToolUse
 @dataclass(frozen=True, slots=True)
 class Style:
     """What a template takes: content as a list of parts (models that see images), the
-    arguments of a call as JSON text instead of an object."""
+    arguments of a call as JSON text instead of an object, ids of nine letters and digits
+    (Mistral) and no others."""
 
     parts: bool = False
     text_arguments: bool = False
+    short_ids: bool = False
+
+    def id(self, given: str) -> str:
+        """An id as the template takes it: the same one for a call and for its result."""
+        if not self.short_ids or (len(given) == 9 and given.isascii() and given.isalnum()):
+            return given
+        return b32encode(sha256(given.encode("utf-8", "replace")).digest())[:9].decode()
 
 
 def turn(message: Message, style: Style = Style()) -> dict[str, Json]:
     """One message as templates read it."""
     text = message.text
-    said: dict[str, Json] = {"role": message.role, "content": text}
-    if style.parts:
-        said["content"] = [{"type": "text", "text": text}]
+    # Thoughts have two names: templates of one family know the second only.
+    said: dict[str, Json] = {"thinking": message.thought} if message.thought else {}
+    said |= {"role": message.role, "content": [{"type": "text", "text": text}] if style.parts else text}
     if message.thought:
         said["reasoning_content"] = message.thought
     if message.tool_calls:
         said["tool_calls"] = [_call(call, style) for call in message.tool_calls]
     if message.tool_call_id is not None:
-        said["tool_call_id"] = message.tool_call_id
+        said["tool_call_id"] = style.id(message.tool_call_id)
     if message.name is not None:
         said["name"] = message.name
     return said
@@ -68,7 +78,7 @@ def forms(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
 
 def _call(call: ToolUse, style: Style) -> Json:
     arguments = call.arguments if style.text_arguments else _object(call.arguments)
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+    return {"id": style.id(call.id), "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
 def _object(text: str) -> Json:

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import UNSET
 
-from cortex.ask import Ask
+from cortex.ask import TEMPLATE_WORDS, Ask, Scalar
 from cortex.errors import BadAsk, EngineFailed, Unsupported
 from cortex.events import (
     Event,
@@ -48,15 +48,6 @@ from cortex.wire.sse import DONE, Frame
 
 _ROLE: Final = b'"delta":{"role":"assistant","content":""}'
 _EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-# What a request may tell a template. Anything else could change whose voice is whose.
-_KWARGS: Final = {
-    "enable_thinking": bool,
-    "thinking": bool,
-    "preserve_thinking": bool,
-    "clear_thinking": bool,
-    "thinking_budget": int,
-    "reasoning_effort": str,
-}
 
 
 def read(body: bytes) -> Ask:
@@ -94,22 +85,25 @@ def _logprobs(wanted: ChatBody) -> int | None:
     return None
 
 
-def _template(wanted: ChatBody) -> dict[str, str | bool | int | float]:
+def _template(wanted: ChatBody) -> dict[str, Scalar]:
     """What the template is told about thinking; the ways to say it must agree."""
-    said: dict[str, str | bool | int | float] = {}
+    said: dict[str, Scalar] = {}
     for name, value in (
         reading.part(wanted.chat_template_kwargs, SCALARS, "chat_template_kwargs") or {}
     ).items():
         param = f"chat_template_kwargs.{name}"
-        if name not in _KWARGS:
-            raise BadAsk(f"'{param}' is not accepted; allowed are {', '.join(_KWARGS)}", param=param)
-        if value is not None and type(value) is not _KWARGS[name]:
-            raise BadAsk(f"'{param}' must be of type {_KWARGS[name].__name__}", param=param)
+        if name not in TEMPLATE_WORDS:
+            raise BadAsk(f"'{param}' is not accepted; allowed are {', '.join(TEMPLATE_WORDS)}", param=param)
+        if value is not None and type(value) is not TEMPLATE_WORDS[name]:
+            raise BadAsk(f"'{param}' must be of type {TEMPLATE_WORDS[name].__name__}", param=param)
         if value is not None:
             said[name] = value
     effort = wanted.reasoning_effort
-    if effort is not None and effort not in _EFFORTS:
-        raise BadAsk(f"'reasoning_effort' must be one of {', '.join(_EFFORTS)}", param="reasoning_effort")
+    # Templates print the word: any other would be a voice of its own.
+    told = {"reasoning_effort": effort, "chat_template_kwargs.reasoning_effort": said.get("reasoning_effort")}
+    for param, word in told.items():
+        if word is not None and word not in _EFFORTS:
+            raise BadAsk(f"'{param}' must be one of {', '.join(_EFFORTS)}", param=param)
     if effort == "none":
         _agree(said, "enable_thinking", False, "reasoning_effort")
     elif effort is not None:
@@ -119,7 +113,7 @@ def _template(wanted: ChatBody) -> dict[str, str | bool | int | float]:
     return said
 
 
-def _agree(said: dict[str, str | bool | int | float], name: str, value: str | bool, param: str) -> None:
+def _agree(said: dict[str, Scalar], name: str, value: str | bool, param: str) -> None:
     if said.setdefault(name, value) != value:
         raise BadAsk(f"'{param}' contradicts another field about '{name}'", param=param)
 

@@ -16,7 +16,7 @@ from cortex.harness.base import LoadOrder
 from cortex.harness.llamacpp import LlamaCppHarness, asking
 from cortex.harness.llamacpp.listener import Listener
 from cortex.harness.llamacpp.loading import parameters
-from cortex.neuron.prompts import Voice, prepare
+from cortex.neuron.prompts import Templates, Voice, prepare
 from cortex.text.template import ChatTemplate
 from cortex.translator import openai_chat
 from tests.bench.client import Burst
@@ -48,7 +48,7 @@ class Bare:
         promised = LlamaCppHarness().preflight(order)
         assert promised.template is not None, f"{path} has no chat template"
         template = ChatTemplate(promised.template, bos=promised.bos, eos=promised.eos)
-        self._voice = Voice(template, promised, Sampling())
+        self._voice = Voice(Templates(template), promised, Sampling())
         self._context = promised.context
         self.listener = Listener()
         self._server = xllamacpp.Server(parameters(order, promised, self.listener))

@@ -95,6 +95,7 @@ def body(job: Job, prompt: str | tuple[int, ...], context: int) -> dict[str, Jso
         **_NEUTRAL,
         **_sampling(job.sampling, context),
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
+        "preserved_tokens": list(job.visible),
         "max_tokens": -1 if job.max_tokens is None else max(1, min(job.max_tokens, context)),
     }
     if job.logprobs is not None:
