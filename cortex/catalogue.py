@@ -15,6 +15,8 @@ from cortex.errors import BadAsk, UnknownModel
 
 # Two names this alike may be a slip of the same one: "smal" and "small" have 0.73.
 LIKE: Final = 0.35
+# What each harness computes on. A device is called by its kind, or by its kind and a number.
+KINDS: Final[Mapping[str, str]] = {"llamacpp": "cpu", "exllamav2": "cuda", "upstream": "upstream"}
 MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
 
 
@@ -63,6 +65,12 @@ class ModelSpec:
             return self.residency_priority
         return 1000 if self.pinned_on else 100
 
+    def runs_on(self, device: str) -> bool:
+        """Whether its harness computes on a device of that name; a harness that is not said may."""
+        kind = None if self.harness is None else KINDS.get(self.harness)
+        known = device.partition(":")[0]
+        return kind is None or kind == known or known not in KINDS.values()
+
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
@@ -91,12 +99,12 @@ def unknown(name: str, known: Iterable[str]) -> UnknownModel | BadAsk:
     """The error for a model name that nothing answers to, with near names."""
     if not valid_id(name):
         return BadAsk("'model' must be a model id: letters, digits and ._:/- only", param="model")
-    near = _near(name, known)
-    hint = f" Did you mean {' or '.join(near)}?" if near else " GET /v1/models lists what there is."
+    like = near(name, known)
+    hint = f" Did you mean {' or '.join(like)}?" if like else " GET /v1/models lists what there is."
     return UnknownModel(f"The model '{name}' does not exist here.{hint}", param="model")
 
 
-def _near(name: str, known: Iterable[str]) -> list[str]:
+def near(name: str, known: Iterable[str]) -> list[str]:
     """At most three of `known` that share the most letter triples with `name` (Dice's coefficient).
 
     Sets of triples, not an alignment: a catalogue of thousands is looked through within

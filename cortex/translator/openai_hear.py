@@ -1,0 +1,287 @@
+"""The events of an OpenAI-compatible engine's stream become neutral events.
+
+A machine takes the data of one event after another (b"" for a comment), and None when the
+body has ended; it answers with what was said. It ends with one Stopped or Failed. An answer
+is complete when its finish_reason was heard and the stream's own end after it; a stream that
+just stops, or says [DONE] without a reason, has failed. Calls of tools are said whole.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from cortex.errors import CortexError, EngineFailed, Unsupported, UpstreamFailed
+from cortex.events import (
+    Event,
+    Failed,
+    Prefilled,
+    Started,
+    Stopped,
+    StopReason,
+    Text,
+    Thought,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from cortex.translator import openai_errors
+from cortex.wire.openai_heard import (
+    CHUNK,
+    Delta,
+    HeardCall,
+    HeardChoice,
+    HeardChunk,
+    HeardError,
+    HeardLogprobs,
+    HeardUsage,
+    decode,
+)
+
+Machine: TypeAlias = Generator[list[Event], bytes | None, None]
+
+DONE: Final = b"[DONE]"
+# All calls of one answer. A stream that goes on for ever must end somewhere.
+MOST_CALL_BYTES: Final = 4 * 2**20
+_IMPOSSIBLE: Final = -9999.0  # how the vendor writes minus infinity
+_REASONS: Final[dict[str, StopReason]] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What the answer is held against. `logprobs` as in the ask; `parallel`: several calls are
+    wanted, else those after the first are left out; `prompt_bytes` is what was sent, for an
+    estimate where no usage comes. `new_id` names a call that has no id."""
+
+    logprobs: int | None = None
+    parallel: bool = True
+    prompt_bytes: int = 0
+    new_id: Callable[[], str] = lambda: "call_0"
+
+
+def hear(hearing: Hearing) -> Machine:
+    """Data in, events out, of a chat's stream or a text completion's. Prime with next(): that the
+    engine has taken the request comes first. Finished after Stopped or Failed."""
+    answer = _Answer(hearing)
+    said: list[Event] = [Started()]
+    while True:
+        data = yield said
+        try:
+            said = answer.ended() if data is None or data == DONE else answer.hear(data)
+        except CortexError as error:
+            yield [Failed(error)]
+            return
+        if said and isinstance(said[-1], Stopped):
+            yield said
+            return
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call as it comes in."""
+
+    index: int | None
+    id: str
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One choice, as far as it was heard. `pieces` are content events, for an estimate."""
+
+    hearing: Hearing
+    prefilled: bool = False
+    call: _Call | None = None
+    called: int = 0
+    call_bytes: int = 0
+    pieces: int = 0
+    thoughts: int = 0
+    scored: bool = False
+    riders: list[TokenLogprob] = field(default_factory=list)
+    reason: StopReason | None = None
+    stop: str | None = None
+    usage: HeardUsage | None = None
+
+    def hear(self, data: bytes) -> list[Event]:
+        """What one event says."""
+        if not data:
+            return []
+        chunk = decode(data, CHUNK)
+        if chunk is None:
+            raise UpstreamFailed("The engine that serves this model sent an event that cannot be read")
+        _check(chunk)
+        self.usage = chunk.usage or self.usage
+        said: list[Event] = []
+        for choice in chunk.choices or ():
+            if choice.index != 0:
+                raise UpstreamFailed("The engine that serves this model answers with more than was asked for")
+            said += self._choice(choice)
+        return said
+
+    def ended(self) -> list[Event]:
+        """The end of the stream: a good one only when the reason was said."""
+        if self.reason is None:
+            raise EngineFailed(
+                "The engine that serves this model broke off before the answer was complete; send it again"
+            )
+        said = [*self._begun(), *self._whole()]
+        reason = "tool_calls" if self.called else self.reason
+        return [*said, Stopped(reason, self._used(), self.stop)]
+
+    def _choice(self, choice: HeardChoice) -> list[Event]:
+        if choice.logprobs is not None and self.hearing.logprobs is not None:
+            self.riders += _scores(choice.logprobs, self.hearing.logprobs)
+        delta = choice.delta or Delta(content=choice.text)
+        said = self._delta(delta)
+        if choice.finish_reason:
+            if choice.finish_reason not in _REASONS:
+                raise EngineFailed(
+                    "The engine that serves this model ended the answer early: its finish_reason is "
+                    f"{choice.finish_reason[:40]!r}"
+                )
+            self.reason = _REASONS[choice.finish_reason]
+            stop = choice.stop_reason if choice.stop_reason is not None else choice.matched_stop
+            self.stop = stop if isinstance(stop, str) else None
+            said += self._whole()
+        return said
+
+    def _delta(self, delta: Delta) -> list[Event]:
+        thought = delta.reasoning_content or delta.reasoning
+        text = delta.content or delta.refusal
+        said: list[Event] = []
+        if thought or text or delta.tool_calls:
+            said = self._begun()
+            self.pieces += 1
+        if thought:
+            self.thoughts += 1
+            said.append(Thought(thought))
+        if text:
+            said.append(Text(text, self._ride()))
+        elif thought or delta.tool_calls:
+            # Those of thoughts and calls: log probabilities belong to the visible answer.
+            self.riders.clear()
+        for piece in delta.tool_calls or ():
+            said += self._piece(piece)
+        return said
+
+    def _begun(self) -> list[Event]:
+        if self.prefilled:
+            return []
+        self.prefilled = True
+        told = self.usage
+        return [Prefilled(told.prompt_tokens if told else 0)]
+
+    def _ride(self) -> tuple[TokenLogprob, ...]:
+        if self.hearing.logprobs is None:
+            return ()
+        riders, self.riders = tuple(self.riders), []
+        self.scored = self.scored or bool(riders)
+        if not self.scored:
+            raise Unsupported(
+                "'logprobs' is not supported by the engine that serves this model, which sends none; "
+                "leave it out",
+                param="logprobs",
+            )
+        return riders
+
+    # -- tool calls
+
+    def _piece(self, piece: HeardCall) -> list[Event]:
+        """A piece of the call in hand, or the first one of the next: then the one before is whole."""
+        said: list[Event] = []
+        if self.call is None or _is_other(self.call, piece):
+            said = self._whole()
+            self.call = _Call(piece.index, piece.id or self.hearing.new_id())
+        if piece.function is not None:
+            self.call.name = self.call.name or piece.function.name or ""
+            arguments = piece.function.arguments or ""
+            self.call.arguments.append(arguments)
+            self.call_bytes += len(arguments)
+        if self.call_bytes > MOST_CALL_BYTES:
+            raise UpstreamFailed(f"The calls of one answer are longer than {MOST_CALL_BYTES} bytes")
+        return said
+
+    def _whole(self) -> list[Event]:
+        """The call in hand is complete."""
+        call, self.call = self.call, None
+        if call is None:
+            return []
+        if not call.name:
+            raise UpstreamFailed("The engine that serves this model calls a tool without saying which")
+        self.called += 1
+        if self.called > 1 and not self.hearing.parallel:
+            return []
+        return [ToolCall(call.id, call.name, "".join(call.arguments) or "{}")]
+
+    # -- usage
+
+    def _used(self) -> Usage:
+        """As told; where nothing is, one token for each piece, and four bytes of prompt for one."""
+        told = self.usage
+        if told is None:
+            prompt = -(-self.hearing.prompt_bytes // 4)
+            return Usage(prompt, 0, self.pieces, self.thoughts, estimated=True)
+        completion = told.completion_tokens or 0
+        prompt_details, details = told.prompt_tokens_details, told.completion_tokens_details
+        reasoning = told.reasoning_tokens if details is None else details.reasoning_tokens
+        return Usage(
+            prompt=told.prompt_tokens,
+            cached=(prompt_details.cached_tokens or 0) if prompt_details else 0,
+            completion=completion,
+            # Many engines think and do not count it.
+            reasoning=min(self.thoughts, completion) if reasoning is None else reasoning,
+            estimated=told.estimated,
+        )
+
+
+def _check(chunk: HeardChunk) -> None:
+    """Raises what the event tells of, when it is no answer but an error."""
+    if chunk.error is not None:
+        raise openai_errors.broke(chunk.error)
+    if chunk.object == "error":
+        raise openai_errors.broke(HeardError(message=chunk.message, code=chunk.code))
+
+
+def _is_other(call: _Call, piece: HeardCall) -> bool:
+    if piece.index is not None and call.index is not None and piece.index != call.index:
+        return True
+    # Some engines number every call 0, and some none; a call's id comes with its first piece.
+    return bool(piece.id) and piece.id != call.id
+
+
+def _scores(told: HeardLogprobs, wanted: int) -> Sequence[TokenLogprob]:
+    if told.content is not None:
+        return [
+            TokenLogprob(
+                token.token,
+                _number(token.logprob),
+                tuple((top.token, _number(top.logprob)) for top in (token.top_logprobs or ())[:wanted]),
+            )
+            for token in told.content
+        ]
+    tokens = told.tokens or ()
+    values = [*(told.token_logprobs or ()), *(None for _ in tokens)]
+    tops = [*(told.top_logprobs or ()), *(None for _ in tokens)]
+    return [
+        TokenLogprob(token, _number(value), _best(top or {}, wanted))
+        for token, value, top in zip(tokens, values, tops, strict=False)
+    ]
+
+
+def _best(top: dict[str, float | None], wanted: int) -> tuple[tuple[str, float], ...]:
+    scored = ((text, _number(value)) for text, value in top.items())
+    return tuple(sorted(scored, key=lambda pair: -pair[1])[:wanted])
+
+
+def _number(logprob: float | None) -> float:
+    return _IMPOSSIBLE if logprob is None else max(logprob, _IMPOSSIBLE)
