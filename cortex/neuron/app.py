@@ -4,20 +4,28 @@ Management bodies are typed; every answer and every error is JSON in the OpenAI 
 Inference does not pass here: its routes belong to the door.
 """
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
+import msgspec
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from cortex.ask import Json
 from cortex.catalogue import unknown
-from cortex.errors import Unsupported
+from cortex.errors import BadAsk
 from cortex.neuron.orders import Orders
 from cortex.neuron.view import View
 from cortex.web.application import answer, as_site_app, bare, body_as, new_application
 from cortex.web.guard import Scope
 from cortex.web.site import App
+from cortex.wire import keeping, sse
 from cortex.wire import neuron as wire
+
+# As often as a stream of answers: what stands between shall not take the silence for an end.
+KEEP_ALIVE_S: Final = 10.0
 
 # Every control route and its methods: what asks for less than admin is said here alone.
 CONTROL: Final = {
@@ -29,6 +37,10 @@ CONTROL: Final = {
     "/models": ("GET",),
     "/models/load": ("POST",),
     "/models/unload": ("POST",),
+    "/models/pin": ("POST",),
+    "/models/unpin": ("POST",),
+    "/models/jobs": ("GET",),
+    "/models/jobs/some-job": ("GET", "DELETE"),
     "/v1/models": ("GET",),
     "/v1/models/some-model": ("GET",),
 }
@@ -40,7 +52,8 @@ def scope_of(method: str, path: str) -> Scope:
         return "open"
     if path.startswith("/v1/"):
         return "inference"
-    return "read" if method in ("GET", "HEAD") and path in CONTROL else "admin"
+    known = path in CONTROL or path.startswith("/models/jobs/")
+    return "read" if method in ("GET", "HEAD") and known else "admin"
 
 
 def build_app(view: View, orders: Orders) -> App:
@@ -58,6 +71,8 @@ def routes(view: View, orders: Orders) -> QuartTrio:
         return answer(view.discovery())
 
     _models(app, view, orders)
+    _pins(app, orders)
+    _jobs(app, orders)
     return app
 
 
@@ -68,11 +83,10 @@ def _models(app: QuartTrio, view: View, orders: Orders) -> None:
 
     @app.post("/models/load")
     async def load() -> Response:
-        if "wait" in request.args:
-            raise Unsupported(
-                "'wait' is not supported here: a load is answered when it is done", param="wait"
-            )
-        return answer(await orders.load(await body_as(wire.LoadRequest)))
+        order = await body_as(wire.LoadRequest)
+        if _waits(request.args.get("wait", "true")):
+            return answer(await orders.load(order))
+        return answer(await orders.load_soon(order), 202)
 
     @app.post("/models/unload")
     async def unload() -> Response:
@@ -91,6 +105,54 @@ def _models(app: QuartTrio, view: View, orders: Orders) -> None:
         if model not in view.ids():
             raise unknown(name, view.ids())
         return answer(view.entry(model))
+
+
+def _pins(app: QuartTrio, orders: Orders) -> None:
+    @app.post("/models/pin")
+    async def pin() -> Response:
+        return answer(await orders.pin((await body_as(keeping.PinRequest)).id, pinned=True))
+
+    @app.post("/models/unpin")
+    async def unpin() -> Response:
+        return answer(await orders.pin((await body_as(keeping.PinRequest)).id, pinned=False))
+
+
+def _jobs(app: QuartTrio, orders: Orders) -> None:
+    @app.get("/models/jobs")
+    async def jobs() -> Response:
+        return answer(orders.jobs.report())
+
+    @app.get("/models/jobs/<job_id>")
+    async def job(job_id: str) -> Response:
+        found = orders.jobs.find(job_id)
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return Response(_frames(orders.jobs.follow(found)), content_type="text/event-stream")
+        return answer(orders.jobs.told(found))
+
+    @app.delete("/models/jobs/<job_id>")
+    async def call_off(job_id: str) -> Response:
+        return answer(await orders.call_off(job_id))
+
+
+def _waits(said: str) -> bool:
+    if said not in ("true", "false"):
+        raise BadAsk(f"'wait' is true or false, not '{said[:20]}'", param="wait")
+    return said == "true"
+
+
+async def _frames(told: AsyncGenerator[keeping.LoadJob, None]) -> AsyncIterator[bytes]:
+    """Each change as an event named by the job's state, and a comment where there is none for long:
+    the last event says how it ended."""
+    last, silent_since = keeping.LoadJob(id="", model=""), trio.current_time()
+    async with aclosing(told):
+        async for job in told:
+            known = msgspec.structs.replace(job, running_s=last.running_s, eta_s=last.eta_s)
+            if known != last:
+                last, silent_since = job, trio.current_time()
+                yield sse.render(sse.Frame(msgspec.json.encode(job), "job", event=job.state))
+            elif trio.current_time() - silent_since >= KEEP_ALIVE_S:
+                silent_since = trio.current_time()
+                yield sse.COMMENT
 
 
 def _probes(app: QuartTrio, view: View) -> None:

@@ -1,4 +1,4 @@
-"""What a neuron is told to do with models: load, unload, and its defaults at start.
+"""What a neuron is told to do with models: load, unload, pin, and its defaults at start.
 
 What was begun is carried through although whoever asked for it has left: a model that is
 half gone would keep its room for ever. An engine that broke is sent away here, too.
@@ -11,14 +11,17 @@ from typing import Final
 
 import trio
 
-from cortex.catalogue import ModelSpec
+from cortex.catalogue import ModelSpec, unknown
 from cortex.config.models import spec_from_plain
 from cortex.dispatch import Dispatch
-from cortex.errors import CortexError, NotHereNow, NotResident, Stopping
+from cortex.errors import Busy, CortexError, NotHereNow, NotResident, Stopping
+from cortex.ledger import Want
 from cortex.metrics import Metrics
+from cortex.neuron.jobs import Job, Jobs
 from cortex.neuron.residents import Residents
 from cortex.neuron.view import Activation, View
 from cortex.places import Resident
+from cortex.wire import keeping
 from cortex.wire import neuron as wire
 
 log = logging.getLogger(__name__)
@@ -38,12 +41,26 @@ class _Leaving:
     error: CortexError | None = None
 
 
+@dataclass(slots=True)
+class _Standing:
+    """A task status that remembers whether it was told."""
+
+    task_status: trio.TaskStatus[None]
+    told: bool = False
+
+    def started(self, value: None = None) -> None:
+        self.told = True
+        self.task_status.started(value)
+
+
 class Orders:
     """Obeys the management routes and the list of default models. `run` must be running."""
 
-    def __init__(self, residents: Residents, dispatch: Dispatch, view: View, metrics: Metrics) -> None:
+    def __init__(
+        self, residents: Residents, dispatch: Dispatch, view: View, metrics: Metrics, jobs: Jobs
+    ) -> None:
         self._residents, self._dispatch, self._view = residents, dispatch, view
-        self._metrics = metrics
+        self._metrics, self.jobs = metrics, jobs
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -56,19 +73,59 @@ class Orders:
     async def load(self, order: wire.LoadRequest) -> wire.LoadAnswer:
         """The model is resident. The neuron's own catalogue wins over the spec that was sent.
         Cancelled, the load goes on for whoever asks next."""
-        self._refuse_when_stopping()
-        sent = spec_from_plain(order.spec)
-        # By its id alone: what comes in under another id is not what was asked for.
-        spec = self._residents.found.spec(sent.id) or sent
+        want = await self._wanted(order)
         ledger = self._dispatch.ledger
-        joined, before = spec.id in ledger.loads, self._names()
-        wanted = await self._residents.want(spec)
-        want = replace(wanted, evict=order.evict == "allow", prefer=tuple(order.victims))
+        joined, before = want.model in ledger.loads, self._names()
         resident = await self._dispatch.bring(want)
-        if not any(held is resident for _, held in ledger.holders(spec.id)):
-            raise NotHereNow(f"Model '{spec.id}' came in and was sent away again at once; load it again")
-        evicted = [] if joined or spec.id in before else sorted(before - self._names())
+        if not any(held is resident for _, held in ledger.holders(want.model)):
+            raise NotHereNow(f"Model '{want.model}' came in and was sent away again at once; load it again")
+        evicted = [] if joined or want.model in before else sorted(before - self._names())
         return wire.LoadAnswer(resident=self._view.resident(resident), evicted=evicted, joined=joined)
+
+    async def load_soon(self, order: wire.LoadRequest) -> keeping.LoadJob:
+        """The job of the load, which goes on by itself. What can be refused at once is raised."""
+        want = await self._wanted(order)
+        job = self.jobs.open(want.model)
+        while job.unwanted:
+            await job.over.wait()
+            job = self.jobs.open(want.model)
+        if job.ordered is None:
+            job.ordered = trio.CancelScope()
+            await self._held.start(self._carry_out, job, want)
+        return self.jobs.told(job)
+
+    async def call_off(self, job_id: str) -> keeping.LoadJob:
+        """The job is over, and nothing of the load is left if it had not ended before. Busy while
+        others wait for the model."""
+        job = self.jobs.find(job_id)
+        if job.ended is None:
+            if others := self.jobs.others(job):
+                raise Busy(
+                    f"{others} others wait for '{job.model}': its load goes on; repeat when they have left",
+                    facts={"waiting": others},
+                )
+            job.unwanted = True
+            if job.ordered is not None:
+                job.ordered.cancel()
+            if job.load is not None:
+                self._dispatch.call_off(job.load)
+            await job.over.wait()
+        return self.jobs.told(job)
+
+    async def pin(self, name: str, *, pinned: bool) -> keeping.PinAnswer:
+        """The model stays from here on, or may leave again; kept over a restart. UnknownModel when
+        there is none to pin, Busy when the catalogue has the say."""
+        residents, ledger = self._residents, self._dispatch.ledger
+        model = residents.meant(name)
+        holders = ledger.holders(model)
+        if pinned and not holders and model not in residents.found.known():
+            raise unknown(name, residents.found.known())
+        if not pinned and residents.pinned_by_catalogue(model):
+            raise Busy(f"Model '{model}' is pinned by models.toml; take this neuron out of its pinned_on")
+        ledger.pin(model, pinned=pinned)
+        log.info("model.%s model=%s resident=%s", "pinned" if pinned else "unpinned", model, bool(holders))
+        await residents.pins.put(model, pinned=pinned)
+        return keeping.PinAnswer(id=model, pinned=pinned, resident=bool(holders))
 
     async def unload(self, order: wire.UnloadRequest) -> None:
         """The model is gone. Without `force`, Busy while requests sit there. Cancelled, it
@@ -112,6 +169,36 @@ class Orders:
         activation.in_progress = None
         if activation.state == "activating":
             activation.state = "ready"
+
+    async def _wanted(self, order: wire.LoadRequest) -> Want:
+        """What the dispatcher is asked for an order to load."""
+        self._refuse_when_stopping()
+        sent = spec_from_plain(order.spec)
+        # By its id alone: what comes in under another id is not what was asked for.
+        spec = self._residents.found.spec(sent.id) or sent
+        want = await self._residents.want(spec)
+        return replace(want, evict=order.evict == "allow", prefer=tuple(order.victims))
+
+    async def _carry_out(
+        self, job: Job, want: Want, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Stand in line for the model, as long as the job is wanted."""
+        scope, standing = job.ordered, _Standing(task_status)
+        assert scope is not None  # noqa: S101 - whoever starts this has made it
+        # Stands when the scope or `run` is cancelled.
+        error: CortexError | None = Stopping(f"The load of '{job.model}' was given up")
+        try:
+            with scope:
+                await self._dispatch.bring(want, task_status=standing)
+                error = None
+        except CortexError as refusal:
+            error = refusal
+            if not standing.told:
+                raise
+        finally:
+            job.ordered = None
+            if job.load is None:
+                self.jobs.end(job, error)
 
     @property
     def _held(self) -> trio.Nursery:

@@ -25,6 +25,7 @@ from cortex.harness.worker import DeviceWorker
 from cortex.ledger import Ledger, Load, Want
 from cortex.neuron import prompts
 from cortex.neuron.generation import Generation
+from cortex.neuron.pins import Pins
 from cortex.neuron.progress import Progress, Underway
 from cortex.neuron.prompts import Templates, Voice
 from cortex.neuron.sources import Found, locate
@@ -108,9 +109,11 @@ class Residents:
         workers: Mapping[str, DeviceWorker],
         engines: Engines,
         ledger: Ledger,
+        *,
+        pins: Pins,
     ) -> None:
         self._config, self.found, self.engines = config, found, engines
-        self._workers, self._ledger = workers, ledger
+        self._workers, self._ledger, self.pins = workers, ledger, pins
         self._living: dict[str, Living] = {}
         # What is told of loads before a device's thread has them: queued, download, verify.
         self.underway = Underway()
@@ -132,6 +135,11 @@ class Residents:
                 return Progress("load", *bytes_read)
         coming = Progress("queued") if model in self._ledger.loads else None
         return self.underway.of(model) or coming
+
+    def pinned_by_catalogue(self, model: str) -> bool:
+        """Whether its entry pins it here: ours, or the one that a gateway sent."""
+        living, spec = self._living.get(model), self.found.spec(model)
+        return bool(living.spec.pinned_on if living is not None else spec and self._pinned_on(spec))
 
     def heartbeat_age_s(self, place: str) -> float:
         """Since when the thread of a device has shown no sign of life."""
@@ -166,7 +174,7 @@ class Residents:
         # The catalogue pins to neurons. Here the places are devices: all of them, or none.
         pinned = living.spec.pinned_on if living is not None else self._pinned_on(spec)
         here = replace(spec, pinned_on=pinned, residency_priority=spec.priority)
-        return Want(spec.id, here, promise.header.bytes, weight=seats)
+        return Want(spec.id, here, promise.header.bytes, weight=seats, pinned=self._pinned(here))
 
     async def load(self, load: Load) -> Resident:
         """Send the victims away, then bring the model in on its device's thread. Cancelled or
@@ -177,6 +185,18 @@ class Residents:
         promise = await self._look(spec)
         for victim in load.victims:
             await self.unload(place, victim)
+        return await self._bring_in(spec, promise, place)
+
+    async def put_down(self, model: str) -> None:
+        """Its memory is free; to all who ask it is still here, since it comes again (`take_up`)."""
+        await self._living[model].worker.unload(model)
+
+    async def take_up(self, place: str, model: str) -> Resident:
+        """What was put down is in again, from the same file. Raises as `load`; then it is gone."""
+        living = self._living.pop(model)
+        return await self._bring_in(living.spec, living.promise, place)
+
+    async def _bring_in(self, spec: ModelSpec, promise: Promise, place: str) -> Resident:
         worker, harness = self._workers[place], self.engines.of(spec)
         facts = await worker.load(harness, replace(promise.order, device=place))
         voice = Voice(promise.templates, promise.header, spec.sampling.over(promise.header.defaults))
@@ -186,8 +206,9 @@ class Residents:
             "loaded",
             {place: facts.bytes},
             priority=spec.priority,
-            pinned=bool(spec.pinned_on),
+            pinned=self._pinned(spec),
             slots=facts.slots,
+            idle_unload_s=spec.idle_unload_s,
         )
 
     async def unload(self, place: str, model: str) -> None:
@@ -279,6 +300,10 @@ class Residents:
             cache=spec.cache or "fp16",
             options=options,
         )
+
+    def _pinned(self, spec: ModelSpec) -> bool:
+        """Whether it stays: by order, or since the catalogue pins it here."""
+        return bool(spec.pinned_on) or spec.id in self.pins
 
     def _pinned_on(self, spec: ModelSpec) -> tuple[str, ...]:
         return tuple(self._workers) if self._config.name in spec.pinned_on else ()

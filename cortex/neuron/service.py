@@ -29,7 +29,9 @@ from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
 from cortex.neuron.app import build_app, scope_of
 from cortex.neuron.devices import Devices
+from cortex.neuron.jobs import Jobs
 from cortex.neuron.orders import Orders
+from cortex.neuron.pins import Pins
 from cortex.neuron.residents import Engines, Residents
 from cortex.neuron.sources import Found
 from cortex.neuron.speech import Speech
@@ -43,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # As often as Prometheus could want to know.
 TELL_S: Final = 2.0
+# Not in neuron.toml, so as for a gateway that is told nothing.
+WAITS: Final = ColdLoad()
 
 
 async def run(
@@ -102,22 +106,18 @@ async def _assemble(
     await nursery.start(state.run)
     devices = Devices(config.devices)
     await nursery.start(devices.run)
-    rules = Rules(config.eviction.strategy, config.eviction.min_residency_s)
-    waits = ColdLoad()  # not in the file, so as for a gateway that is told nothing
-    limits = LedgerPolicy(rules, config.admission.queue, waits.max_overtake_s, queue_per_model=True)
-    ledger = Ledger(trio.current_time, limits)
+    ledger = _ledger(config)
     workers: dict[str, DeviceWorker] = {}
     for room in devices.rooms():
         ledger.open(room.name, [room])
         workers[room.name] = DeviceWorker(f"{room.name}-dev-0")
         await nursery.start(workers[room.name].run)
-    residents = Residents(config, found, workers, await Engines.probed(kinds), ledger)
-    metrics = Metrics(
-        lambda model: found.spec(model) is not None or bool(ledger.holders(model)),
-        dropped_records=logs.dropped,
-    )
-    patience = Patience(config.admission.max_wait_s, waits.max_wait_s)
-    dispatch = Dispatch(ledger, residents, patience, LoadBook(metrics))
+    pins = await Pins.remembered(state)
+    residents = Residents(config, found, workers, await Engines.probed(kinds), ledger, pins=pins)
+    metrics = _metrics(found, ledger)
+    patience = Patience(config.admission.max_wait_s, WAITS.max_wait_s)
+    jobs = Jobs(residents, ledger, residents.progress)
+    dispatch = Dispatch(ledger, jobs, patience, LoadBook(metrics))
     await nursery.start(dispatch.run)
     speech = Speech(name, residents, dispatch, metrics)
     view = View(
@@ -133,12 +133,28 @@ async def _assemble(
         state=state,
         warnings=_warnings(config),
     )
-    orders = Orders(residents, dispatch, view, metrics)
+    orders = Orders(residents, dispatch, view, metrics, jobs)
     await nursery.start(orders.run)
+    await nursery.start(jobs.run)
     nursery.start_soon(_tell, view, metrics)
     site = Site(speech.routes(), build_app(view, orders), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
     return _Neuron(Door(site, config.limits), page, view, orders)
+
+
+def _ledger(config: NeuronConfig) -> Ledger:
+    """Empty, and judging as the file says."""
+    rules = Rules(config.eviction.strategy, config.eviction.min_residency_s)
+    policy = LedgerPolicy(rules, config.admission.queue, WAITS.max_overtake_s, queue_per_model=True)
+    return Ledger(trio.current_time, policy)
+
+
+def _metrics(found: Found, ledger: Ledger) -> Metrics:
+    """Empty; what lives here and what could are labels."""
+    return Metrics(
+        lambda model: found.spec(model) is not None or bool(ledger.holders(model)),
+        dropped_records=logs.dropped,
+    )
 
 
 async def _tell(view: View, metrics: Metrics) -> None:

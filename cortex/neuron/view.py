@@ -105,6 +105,7 @@ class View:
             boot_id=self.boot_id,
             models=[self.resident(resident) for place in self.ledger for resident in place],
             known=sorted(self.residents.found.known()),
+            pinned=list(self.residents.pins),
         )
 
     def resident(self, resident: Resident) -> wire.ResidentReport:

@@ -125,11 +125,13 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Residents(msgspec.Struct, kw_only=True, frozen=True):
-    """GET /models. `known` are the models that the neuron's own catalogue can load."""
+    """GET /models. `known` are the models that the neuron's own catalogue can load, `pinned` those
+    that stay once they are here, by order."""
 
     boot_id: str = ""
     models: list[ResidentReport] = []
     known: list[str] = []
+    pinned: list[str] = []
 
 
 class LoadRequest(msgspec.Struct, kw_only=True, frozen=True):

@@ -11,11 +11,10 @@ from cortex import demo
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import Engine, LoadOrder, Progress
 from cortex.harness.llamacpp import LlamaCppHarness
-from cortex.harness.scripted import Script
 from tests.calls import CHAT, Json, fault_of, residents, text_of
 from tests.demo_questions import QUESTIONS
 from tests.fake_gguf import PAIRS, gguf
-from tests.roles import Running, demo_neuron, running_neuron, specs
+from tests.roles import Running, demo_neuron
 
 GOOD = demo.GGUF.read_bytes()
 
@@ -125,11 +124,3 @@ async def test_a_file_that_changes_is_looked_at_again(tmp_path: Path) -> None:
         await role.http.post("/models/unload", json={"id": "m"})
         path.write_bytes(GOOD[: len(GOOD) // 2])
         assert (await role.http.post(CHAT, json=hello("m"))).status_code == 422
-
-
-async def test_a_load_that_is_not_to_be_waited_for_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
-    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script()) as neuron:
-        answer = await neuron.http.post("/models/load?wait=false", json={"spec": {"id": "a"}})
-        assert answer.status_code == 400
-        assert answer.json()["error"]["param"] == "wait"
-        assert (await neuron.http.get("/models")).json()["models"] == []

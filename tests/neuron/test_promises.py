@@ -11,8 +11,10 @@ from cortex.evictor import Rules
 from cortex.harness.base import LoadOrder, Preflight
 from cortex.harness.scripted import Script, ScriptedHarness
 from cortex.ledger import Ledger, Policy
+from cortex.neuron.pins import Pins
 from cortex.neuron.residents import Engines, Residents
 from cortex.neuron.sources import Found
+from cortex.neuron.state import State
 
 
 class Counting(ScriptedHarness):
@@ -29,9 +31,8 @@ async def test_a_changed_file_replaces_its_promise(tmp_path: Path) -> None:
     harness = Counting(Script())
     engines = Engines({"llamacpp": harness}, {"llamacpp": None}, {"llamacpp": None})
     ledger = Ledger(trio.current_time, Policy(Rules("lru", 0.0), 1, 1.0))
-    residents = Residents(
-        NeuronConfig(model_roots=(tmp_path,)), Found(Catalogue(), (tmp_path,)), {}, engines, ledger
-    )
+    config, found = NeuronConfig(model_roots=(tmp_path,)), Found(Catalogue(), (tmp_path,))
+    residents = Residents(config, found, {}, engines, ledger, pins=Pins(State(None)))
     spec = ModelSpec("a", source=f"path:{tmp_path}/a.gguf")
     with trio.fail_after(30):
         for size in range(1, 6):

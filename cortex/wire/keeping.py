@@ -1,0 +1,63 @@
+"""What a neuron tells of its loads and pins, beyond the reports that gateways read.
+
+As in `wire.neuron`, every field has a default, sizes are bytes and times seconds. What is not
+known is null.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from cortex.errors import CortexError
+
+State: TypeAlias = Literal["queued", "loading", "done", "failed", "cancelled"]
+
+
+class Failure(msgspec.Struct, kw_only=True, frozen=True):
+    """Why a load did not come to its good end: what POST /models/load would have answered."""
+
+    code: str = ""
+    status: int = 500
+    message: str = ""
+
+    @classmethod
+    def of(cls, error: CortexError) -> "Failure":
+        """The same in plain words."""
+        return cls(code=error.code, status=error.status, message=error.message)
+
+
+class LoadJob(msgspec.Struct, kw_only=True, frozen=True):
+    """One load. While it is `loading`, `phase` is queued, download, verify or load, and
+    `done_bytes` of `total_bytes` of that phase are done. `waiting` counts who waits for it."""
+
+    id: str
+    model: str
+    state: State = "queued"
+    device: str | None = None
+    phase: str | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+    running_s: float = 0.0
+    eta_s: float | None = None
+    waiting: int = 0
+    error: Failure | None = None
+
+
+class LoadJobs(msgspec.Struct, kw_only=True, frozen=True):
+    """GET /models/jobs: those under way first, then the finished ones, the newest first."""
+
+    jobs: list[LoadJob] = []
+
+
+class PinRequest(msgspec.Struct, kw_only=True, frozen=True):
+    """POST /models/pin and /models/unpin."""
+
+    id: str
+
+
+class PinAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """`resident` says whether it is here; a pin is kept for when it comes."""
+
+    id: str
+    pinned: bool
+    resident: bool = False
