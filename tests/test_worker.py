@@ -306,7 +306,7 @@ async def test_a_bug_of_the_thread_is_raised_in_the_nursery(monkeypatch: pytest.
                     await worker.load(ScriptedHarness(Script(hold=gate)), scripted_order())
                     listeners.start_soon(listen)
                     await wait_all_tasks_blocked()
-                    monkeypatch.setattr(worker._loop, "_take_turn", lambda: 1 / 0)
+                    monkeypatch.setattr(worker._thread.loop, "_take_turn", lambda: 1 / 0)
                     gate.open()
     assert isinstance(heard[-1][1], Failed)
     with pytest.raises(Stopping):
@@ -441,7 +441,7 @@ async def test_a_queued_load_that_is_given_up_never_begins() -> None:
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as waiting:
                     waiting.start_soon(worker.load, harness, scripted_order("late"))
-                    await until(lambda: len(worker._loop._later) == 1)
+                    await until(lambda: len(worker._thread.loop._later) == 1)
                     scope.cancel()
             assert set(worker.loading) == {"slow"}
             slow.set()
@@ -572,7 +572,7 @@ async def test_the_heart_beats_only_where_there_is_something_to_do() -> None:
         stall = threading.Event()
         harness = ScriptedHarness(Script(stall=stall))
         await worker.load(harness, scripted_order())
-        await until(lambda: worker._loop.idle)
+        await until(lambda: worker._thread.loop.idle)
         assert worker.heartbeat_age_s == 0.0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(say, worker, "scripted")
@@ -587,7 +587,7 @@ async def test_rings_from_any_thread_wake_the_loop() -> None:
         await worker.load(ScriptedHarness(Script(hold=gate)), scripted_order())
         async with worker.generate("scripted", (job("a b c"),)) as mailbox:
             for _ in range(3):
-                await until(lambda: worker._loop.idle)
+                await until(lambda: worker._thread.loop.idle)
                 await trio.to_thread.run_sync(gate.let, 1)
                 assert text(await mailbox.take())
             gate.open()

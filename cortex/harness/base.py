@@ -11,7 +11,7 @@ before any native code sees it, and loads. `tests/contract` holds both to this p
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeAlias, get_args
+from typing import Final, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from cortex.ask import Ask, Sampling, Shape
 from cortex.events import EngineEvent
@@ -19,7 +19,8 @@ from cortex.events import EngineEvent
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """What to load, where, and how. `context` is per sequence, in tokens."""
+    """What to load, where, and how. `context` is per sequence, in tokens; `digest` tells this
+    file from another of the same name."""
 
     model: str
     path: Path
@@ -28,6 +29,7 @@ class LoadOrder:
     slots: int
     cache: str = "fp16"
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +149,17 @@ class Engine(Protocol):
 
     Every job ends with exactly one `Stopped` or `Failed`, also a cancelled one
     (then the reason is `stop`), and only after the engine has let go of its slot.
+
+    What a method raises is judged by `severity`. An engine that knows what befell it raises
+    OutOfMemory, DeviceLost or another error of ours.
     """
 
     @property
     def facts(self) -> EngineFacts: ...
 
     def submit(self, job: Job) -> None:
-        """Take `job` in. At most `facts.slots` are live; one more is a bug (RuntimeError)."""
+        """Take `job` in. At most `facts.slots` are live; one more is a bug (RuntimeError).
+        When it raises, the job was not taken in."""
 
     def cancel(self, job_id: int) -> None:
         """End the job at the next step. Unknown and finished ids are no error."""
@@ -179,13 +185,35 @@ class Engine(Protocol):
         """Free everything. Live jobs are ended first; the engine is unusable afterwards."""
 
 
+@runtime_checkable
+class Computing(Protocol):
+    """Also kept by an engine that computes between its turns, in threads of its own."""
+
+    def silent_since(self) -> float:
+        """When the quietest of its live jobs last came forward, in monotonic seconds; in
+        prefill, all of them count as one. Called on the device's thread."""
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """Also kept by an engine that can go on after one of its methods raised."""
+
+    def reset(self) -> None:
+        """All jobs are forgotten, and new ones may come. Raises when that is not so."""
+
+
 Progress: TypeAlias = Callable[[int, int], bool]
 
 
 class Harness(Protocol):
-    """A kind of engine. Stateless; one object serves every device."""
+    """A kind of engine. Stateless; one object serves every device.
+
+    `factory` is the dotted name ("module:callable") of what makes it in a child process; None
+    where it must live in ours.
+    """
 
     name: str
+    factory: str | None
 
     def unavailable(self) -> str | None:
         """None when it can run here, else the reason and the remedy."""

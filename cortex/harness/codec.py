@@ -48,6 +48,7 @@ _KINDS: Final[tuple[type, ...]] = (
     orders.Heard,
     orders.Faulted,
     orders.Gone,
+    orders.Beat,
     base.LoadOrder,
     base.EngineFacts,
     base.Memory,

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from cortex.errors import CortexError
 from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory, Said
+from cortex.harness.severity import Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,13 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Faulted:
-    """The engine raised; it is driven no more until it is unloaded."""
+    """The engine raised. `sticky`: the device is lost with all that is on it. Else a `broken`
+    engine is driven no more until it is unloaded, and another goes on with the next job."""
 
     model: str
     why: str
+    severity: Severity = "unknown"
+    broken: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +135,13 @@ class Gone:
     model: str
 
 
-Word: TypeAlias = Done | Undone | Progress | Heard | Faulted | Gone
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """From a child, now and then: when its device's thread last showed a sign of life, by the
+    host's monotonic clock, and whether it has nothing to do."""
+
+    at: float
+    idle: bool
+
+
+Word: TypeAlias = Done | Undone | Progress | Heard | Faulted | Gone | Beat

@@ -280,6 +280,7 @@ class ScriptedHarness:
 
     def __init__(self, script: Script | None = None, scripts: Mapping[str, Script] | None = None) -> None:
         self.name = "scripted"
+        self.factory: str | None = "cortex.harness.scripted:ScriptedHarness"
         self.engines: dict[str, ScriptedEngine] = {}
         self._script, self._scripts = script or Script(), dict(scripts or {})
 

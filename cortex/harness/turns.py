@@ -63,6 +63,11 @@ class DeviceLoop:
         self._rung = False
         self._stopping = False
 
+    @property
+    def loading(self) -> bool:
+        """Whether a load is in hand."""
+        return self._in_hand is not None
+
     def ring(self) -> None:
         """Wake the loop, from any thread. Rings that nobody has answered yet are one."""
         if not self._rung:

@@ -1,11 +1,11 @@
-"""A device worker: one device, one OS thread, and its jobs as trio sees them.
+"""A device worker: one device, its hosts, and its jobs as trio sees them.
 
-This half runs in trio. It knows which models the thread has, hands an engine no more
-jobs than it has slots (the surplus waits here, where giving up costs nothing), and
-spreads what the thread says to the mailboxes. The thread's half is `turns`. Words come
-back by one coalesced wake-up a turn, so the device never waits for a reader; a mailbox
-is bounded by its jobs' own token limits. A seat is given back only when the engine has
-let go of its slot.
+This half runs in trio. It knows which models are on the device and who hosts them: the
+device's thread, or a child process of a model's own. It hands an engine no more jobs than
+it has slots (the surplus waits here, where giving up costs nothing), and spreads what the
+hosts say to the mailboxes. A mailbox is bounded by its jobs' own token limits. A seat is
+given back only when the engine has let go of its slot. A child that dies takes its own
+model along, and nothing else.
 """
 
 import itertools
@@ -14,127 +14,118 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import trio
 
-from cortex.errors import EngineFailed, NotHereNow, NotResident, Recovering, Stopping
+from cortex.errors import CortexError, EngineFailed, LoadFailed, NotHereNow, NotResident, Recovering, Stopping
 from cortex.harness import orders
-from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Said
+from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Memory, Said
+from cortex.harness.hosts import Host
+from cortex.harness.hosts.process import ProcessHost
+from cortex.harness.hosts.spawn import Plan
+from cortex.harness.hosts.thread import ThreadHost
+from cortex.harness.replies import Reply
 from cortex.harness.seats import Mailbox, Seated, Seats
-from cortex.harness.turns import DeviceLoop
 
 __all__ = ["DeviceWorker", "Mailbox"]
 
 log = logging.getLogger(__name__)
 
 LET_GO_S: Final = 10.0  # a step of compute, or a report of load progress, is much shorter
-STOP_S: Final = 20.0  # to unload everything; then the thread is left behind
-HANDED_AT_ONCE: Final = 256  # words; the rest goes in the next pass of trio's loop
-
-
-@dataclass(slots=True)
-class _Reply:
-    """The answer to one order, once it is there."""
-
-    ticket: int
-    loads: str | None = None  # the model that the order brings
-    done: trio.Event = field(default_factory=trio.Event)
-    word: orders.Done | orders.Undone | None = None
-
-    def hear(self, word: orders.Done | orders.Undone) -> "_Reply":
-        self.word = word
-        self.done.set()
-        return self
-
-    def facts(self) -> EngineFacts:
-        match self.word:
-            case orders.Done(_, EngineFacts() as facts):
-                return facts
-            case orders.Undone(_, error):
-                raise error
-        raise RuntimeError(f"a load was answered with {self.word}")
-
-    def ids(self) -> tuple[int, ...]:
-        match self.word:
-            case orders.Done(_, tuple() as ids):
-                return ids
-            case orders.Undone(_, error):
-                raise error
-        raise RuntimeError(f"tokenise was answered with {self.word}")
+STOP_S: Final = 20.0  # to unload everything; then a thread is left behind, and a child killed
 
 
 class DeviceWorker:
-    """The device called `name`, as its thread is called: cpu-dev-0, cuda-dev-1."""
+    """The device called `name`, as its thread is called: cpu-dev-0, cuda-dev-1.
+
+    `on_death` is told of each model whose child died, why, and for how long it had served.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.on_death: Callable[[str, str, float], None] = lambda model, why, lived_s: None
         self._harnesses: dict[str, Harness] = {}
-        self._loop = DeviceLoop(self._tell, self._harnesses)
-        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread = ThreadHost(name, self._harnesses, lambda word: self._spread(self._thread, word))
+        self._children: dict[str, ProcessHost] = {}
+        self._nursery: trio.Nursery | None = None
         self._open = False
-        self._words: deque[orders.Word] = deque()
         self._residents: dict[str, Seats] = {}
         self._loading: dict[str, tuple[int, int]] = {}
-        self._replies: dict[int, _Reply] = {}
+        self._replies: dict[int, Reply] = {}
         self._numbers = itertools.count(1)
-        self._bug: Exception | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the thread until cancelled; then unload everything, within STOP_S.
+        """Hold the thread and the children until cancelled; then unload everything, within STOP_S.
 
         What the thread dies of is raised here. Whoever still waits is told `Stopping`.
         """
-        self._token, self._open = trio.lowlevel.current_trio_token(), True
-        # The thread has the time after STOP to unload, whoever cancelled us.
+        # The hosts have the time after STOP to unload, whoever cancelled us.
         hold = trio.CancelScope(shield=True)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hold_thread, hold)
+                await nursery.start(self._hold_hosts, hold)
                 task_status.started()
                 try:
                     await trio.sleep_forever()
                 finally:
                     self._open = False
-                    self._loop.inbox.put(orders.Stop())
+                    self._thread.send(orders.Stop())
+                    for child in self._children.values():
+                        child.leave()
                     hold.deadline = trio.current_time() + STOP_S
         finally:
+            self._open = False
             self._end_all()
 
-    async def load(self, harness: Harness, order: LoadOrder) -> EngineFacts:
-        """The model is here. Raises what the harness raises: LoadFailed, DoesNotFit, Unfit.
+    async def load(self, harness: Harness, order: LoadOrder, *, isolated: bool = False) -> EngineFacts:
+        """The model is here, with `isolated` in a process of its own. Raises what the harness
+        raises: LoadFailed, DoesNotFit, Unfit.
 
         When cancelled, the load is told to give up, and is waited for; nothing of it stays.
         """
-        resident = self._residents.get(order.model)
-        if order.model in self._loading or (resident is not None and not resident.leaving):
-            raise RuntimeError(f"{order.model} is loading or loaded on {self.name}")
-        self._harnesses[harness.name] = harness
-        reply = self._send(lambda ticket: orders.Load(ticket, harness.name, order), loads=order.model)
-        self._loading[order.model] = (0, 0)
-        arrived = False
+        model = order.model
+        resident = self._residents.get(model)
+        if model in self._loading or (resident is not None and not resident.leaving):
+            raise RuntimeError(f"{model} is loading or loaded on {self.name}")
+        if not self._open:
+            raise self._stopped()
+        self._loading[model] = (0, 0)
         try:
-            await reply.done.wait()
-            arrived = True
+            await self._departed(model)
+            self._harnesses[harness.name] = harness
+            child = self._begin_child(harness, model) if isolated else None
+            reply = self._send(
+                child or self._thread, lambda ticket: orders.Load(ticket, harness.name, order), loads=model
+            )
+            await self._arrival(reply, child, model)
         finally:
-            if not arrived:
-                await self._call_off(reply, order.model)
-            del self._loading[order.model]
+            del self._loading[model]
         return reply.facts()
 
     async def unload(self, model: str) -> None:
-        """The model is gone; its jobs, if it had any, failed. Cancelled, it still goes."""
+        """The model is gone, and its process if it had one; its jobs, if it had any, failed.
+        Cancelled, it still goes."""
         resident = self._here(model)
         resident.leaving = True
-        await self._send(lambda ticket: orders.Unload(ticket, model)).done.wait()
+        if (child := self._children.get(model)) is not None:
+            child.leave()
+            await child.over.wait()
+        else:
+            await self._send(self._thread, lambda ticket: orders.Unload(ticket, model)).done.wait()
 
     async def tokenise(self, model: str, text: str) -> tuple[int, ...]:
         """Token ids of `text`, special tokens understood, none added."""
-        self._here(model)
-        reply = self._send(lambda ticket: orders.Tokenise(ticket, model, text))
-        await reply.done.wait()
-        return reply.ids()
+        return (await self._ask(model, lambda ticket: orders.Tokenise(ticket, model, text))).ids()
+
+    async def detokenise(self, model: str, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens spelt out."""
+        return (await self._ask(model, lambda ticket: orders.Detokenise(ticket, model, tuple(ids)))).text()
+
+    async def measure(self, model: str) -> Memory:
+        """What memory the model's engine holds at present."""
+        return (await self._ask(model, lambda ticket: orders.Measure(ticket, model))).memory()
 
     @asynccontextmanager
     async def generate(self, model: str, jobs: Sequence[Job]) -> AsyncIterator[Mailbox]:
@@ -158,6 +149,10 @@ class DeviceWorker:
         resident = self._residents.get(model)
         return resident.fault if resident is not None else None
 
+    def host(self, model: str) -> Host:
+        """Who hosts `model`, or would if it were here and not isolated."""
+        return self._children.get(model, self._thread)
+
     @property
     def loading(self) -> Mapping[str, tuple[int, int]]:
         """Models that are being loaded: bytes done, bytes in all (0 while not known)."""
@@ -165,53 +160,86 @@ class DeviceWorker:
 
     @property
     def heartbeat_age_s(self) -> float:
-        """Since when the thread has shown no sign of life; 0 when there is nothing to do."""
-        busy = any(resident.live for resident in self._residents.values())
-        if self._loop.idle and not busy and not self._replies:
-            return 0.0
-        return max(0.0, time.monotonic() - self._loop.beat)
+        """Since when one of the hosts has shown no sign of life; 0 when there is nothing to do."""
+        children = (child.age_s for child in self._children.values() if self._busy(child))
+        return max(self.thread_age_s, *children, 0.0)
 
-    async def _hold_thread(self, hold: trio.CancelScope) -> None:
+    @property
+    def thread_age_s(self) -> float:
+        """The same of the thread in this process alone. A child that hangs ends by itself."""
+        working = not self._thread.idle or self._busy(self._thread)
+        return self._thread.age_s if working else 0.0
+
+    # -- hosts ------------------------------------------------------------------------------
+
+    async def _hold_hosts(
+        self, hold: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         with hold:
-            await trio.to_thread.run_sync(
-                self._run_loop,
-                thread_name=self.name,
-                limiter=trio.CapacityLimiter(1),  # not one of the forty that all share
-                abandon_on_cancel=True,  # `hold` is cancelled by its deadline alone
-            )
-        if hold.cancelled_caught:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._thread.run)
+                self._open = True
+                task_status.started()
+        if hold.cancelled_caught and not self._thread.ended:
             log.error("device.stuck device=%s: the thread did not stop in %.0f s", self.name, STOP_S)
-        elif self._bug is not None:
-            raise self._bug
 
-    def _run_loop(self) -> None:
-        try:
-            self._loop.run()
-        except trio.RunFinishedError:
-            return  # nobody is left to tell: the thread was abandoned
+    def _begin_child(self, harness: Harness, model: str) -> ProcessHost:
+        if harness.factory is None or self._nursery is None:
+            raise RuntimeError(f"{harness.name} cannot run in a process of its own")
+        plan = Plan(model=model, device=self.name, factory=harness.factory)
+        child = ProcessHost(
+            plan,
+            lambda word: self._spread(child, word),
+            busy=lambda: self._busy(child),
+            ended=lambda: self._mourn(child),
+        )
+        self._children[model] = child
+        self._nursery.start_soon(child.run)
+        return child
 
-    def _tell(self, word: orders.Word) -> None:
-        """From the thread. One wake-up, however many words."""
-        self._words.append(word)
-        if (token := self._token) is not None:
-            token.run_sync_soon(self._hand_over, idempotent=True)
+    def _mourn(self, child: ProcessHost) -> None:
+        """What lived in a child that is over is over, whether it was to leave or died."""
+        model = child.plan.model
+        del self._children[model]
+        died = EngineFailed(f"{model}: {child.cause}")
+        for reply in [each for each in self._replies.values() if each.host is child]:
+            ended = LoadFailed(died.message) if reply.loads is not None else died
+            self._settle(self._replies.pop(reply.ticket), orders.Undone(reply.ticket, ended))
+        resident = self._residents.get(model)
+        if resident is None:
+            return
+        if child.leaving:
+            self._bury(resident)
+            return
+        log.error("child.died device=%s model=%s cause=%s", self.name, model, child.cause)
+        late = NotHereNow(f"{died.message}. This request had not begun")
+        self._bury(resident, died, late)
+        self.on_death(model, child.cause, time.monotonic() - resident.since)
 
-    def _hand_over(self) -> None:
-        # Runs inside trio's own loop, and must not raise: that would end the whole run.
-        try:
-            for _ in range(min(len(self._words), HANDED_AT_ONCE)):
-                self._spread(self._words.popleft())
-            if self._words and self._token is not None:
-                self._token.run_sync_soon(self._hand_over, idempotent=True)
-        except Exception as error:  # noqa: BLE001 - kept, and raised out of `run`
-            self._bug = error
-            self._loop.inbox.put(orders.Stop())
+    def _bury(
+        self, resident: Seats, live: CortexError | None = None, waiting: CortexError | None = None
+    ) -> None:
+        """The resident is no more; its jobs hear how they ended, or that it was unloaded."""
+        del self._residents[resident.model]
+        unloaded = f"{resident.model} was unloaded before"
+        late = NotHereNow(f"{unloaded} this request had its turn") if self._open else self._stopped()
+        resident.fail_all(live or EngineFailed(f"{unloaded} the answer was complete"), waiting or late)
+        resident.gone.set()
 
-    def _spread(self, word: orders.Word) -> None:
+    def _busy(self, host: Host) -> bool:
+        """Whether somebody waits for something that `host` does."""
+        seated = (self.host(model) is host for model, resident in self._residents.items() if resident.live)
+        return any(seated) or any(reply.host is host for reply in self._replies.values())
+
+    # -- words ------------------------------------------------------------------------------
+
+    def _spread(self, host: Host, word: orders.Word) -> None:
         match word:
             case orders.Heard(model, said):
                 self._spread_events(self._residents[model], said)
             case orders.Done(ticket) | orders.Undone(ticket):
+                if self._replies[ticket].host is not host:
+                    raise RuntimeError(f"ticket {ticket} was not given to this host")
                 self._settle(self._replies.pop(ticket), word)
             case orders.Progress(model, done, total):
                 if model in self._loading:
@@ -221,18 +249,13 @@ class DeviceWorker:
                 resident.fault = f"the engine failed: {why}"
                 resident.fail_all(EngineFailed(f"{model}: {resident.fault}"), _recovering(resident))
             case orders.Gone(model):
-                if (gone := self._residents.pop(model, None)) is not None:
-                    late = NotHereNow(f"{model} was unloaded before this request had its turn")
-                    gone.fail_all(
-                        EngineFailed(f"{model} was unloaded before the answer was complete"),
-                        late if self._open else self._stopped(),
-                    )
+                if (gone := self._residents.get(model)) is not None:
+                    self._bury(gone)
 
-    def _settle(self, reply: _Reply, word: orders.Done | orders.Undone) -> None:
+    def _settle(self, reply: Reply, word: orders.Done | orders.Undone) -> None:
+        reply.hear(word)
         if reply.loads is not None and isinstance(word, orders.Done):
-            self._residents[reply.loads] = Seats(reply.loads, reply.hear(word).facts())
-        else:
-            reply.hear(word)
+            self._residents[reply.loads] = Seats(reply.loads, reply.facts())
 
     def _spread_events(self, resident: Seats, said: Sequence[Said]) -> None:
         for job_id, event in said:
@@ -242,8 +265,8 @@ class DeviceWorker:
     def _admit(self, resident: Seats) -> None:
         while resident.waiting and len(resident.live) < resident.facts.slots:
             seated = resident.waiting.popleft()
+            self._put(self.host(resident.model), orders.Submit(resident.model, seated.job))
             resident.live[seated.job.id] = seated
-            self._loop.inbox.put(orders.Submit(resident.model, seated.job))
 
     async def _take_back(self, resident: Seats, mailbox: Mailbox) -> None:
         """The mailbox has no job left; or, after LET_GO_S, a stuck one is reported."""
@@ -251,31 +274,68 @@ class DeviceWorker:
         jobs = resident.jobs_of(mailbox)
         if not jobs:
             return
-        self._loop.inbox.put(orders.Cancel(resident.model, jobs))
+        self.host(resident.model).send(orders.Cancel(resident.model, jobs))
         with trio.move_on_after(LET_GO_S, shield=True):
             while resident.jobs_of(mailbox):
                 await resident.freed.wait()
             return
         log.error("job.stuck device=%s model=%s: slots not given back", self.name, resident.model)
 
-    async def _call_off(self, load: _Reply, model: str) -> None:
+    async def _departed(self, model: str) -> None:
+        """Nothing is left of a model that was leaving: its bytes are free, and nothing that it
+        says is taken for a successor's."""
+        if (child := self._children.get(model)) is not None:
+            await child.over.wait()
+        elif (resident := self._residents.get(model)) is not None:
+            await resident.gone.wait()
+
+    async def _arrival(self, load: Reply, child: ProcessHost | None, model: str) -> None:
+        """The load is answered. One that failed leaves no process; nor does one that is called off."""
+        arrived = False
+        try:
+            await load.done.wait()
+            arrived = True
+        finally:
+            if not arrived:
+                await self._call_off(load, child, model)
+        if child is not None and isinstance(load.word, orders.Undone):
+            child.leave()
+            await child.over.wait()
+
+    async def _call_off(self, load: Reply, child: ProcessHost | None, model: str) -> None:
         """Nothing of the load remains; or, after LET_GO_S, it is left to end by itself."""
         if not self._open:
             return
-        order = self._send(lambda ticket: orders.GiveUp(ticket, load.ticket))
         with trio.move_on_after(LET_GO_S, shield=True):
-            await order.done.wait()
-            await load.done.wait()
+            if child is not None:
+                child.leaving = True
+                child.kill("was given up")
+                await child.over.wait()
+            else:
+                order = self._send(self._thread, lambda ticket: orders.GiveUp(ticket, load.ticket))
+                await order.done.wait()
+                await load.done.wait()
             return
         log.error("load.stuck device=%s model=%s: it goes as soon as it has come", self.name, model)
 
-    def _send(self, order: Callable[[int], orders.Order], loads: str | None = None) -> _Reply:
+    async def _ask(self, model: str, question: Callable[[int], orders.Order]) -> Reply:
+        self._here(model)
+        reply = self._send(self.host(model), question)
+        await reply.done.wait()
+        return reply
+
+    def _send(self, host: Host, order: Callable[[int], orders.Order], loads: str | None = None) -> Reply:
         if not self._open:
             raise self._stopped()
-        reply = _Reply(next(self._numbers), loads)
+        reply = Reply(next(self._numbers), host, loads)
+        self._put(host, order(reply.ticket))
         self._replies[reply.ticket] = reply
-        self._loop.inbox.put(order(reply.ticket))
         return reply
+
+    def _put(self, host: Host, order: orders.Order) -> None:
+        if not self._busy(host):
+            host.rouse()
+        host.send(order)
 
     def _here(self, model: str) -> Seats:
         resident = self._residents.get(model)
@@ -298,17 +358,13 @@ class DeviceWorker:
 
     def _end_all(self) -> None:
         """Whoever still waits hears that the device stops."""
-        while self._words:
-            self._hand_over()
-        self._token = None
+        self._thread.close()
         for reply in self._replies.values():
             reply.hear(orders.Undone(reply.ticket, self._stopped()))
-        for resident in self._residents.values():
-            resident.fail_all(
-                EngineFailed(f"{self.name} stopped before the answer was complete"), self._stopped()
-            )
         self._replies.clear()
-        self._residents.clear()
+        for resident in tuple(self._residents.values()):
+            stopped = EngineFailed(f"{self.name} stopped before the answer was complete")
+            self._bury(resident, stopped, self._stopped())
 
 
 def _recovering(resident: Seats) -> Recovering:

@@ -5,6 +5,6 @@ one, `asking` writes its requests and reads its answers, `listener` is the one d
 HTTP side that is used. Nothing outside this folder knows the binding.
 """
 
-from cortex.harness.llamacpp.loading import LlamaCppHarness
+from cortex.harness.llamacpp.loading import LlamaCppHarness, in_child
 
-__all__ = ["LlamaCppHarness"]
+__all__ = ["LlamaCppHarness", "in_child"]

@@ -38,6 +38,7 @@ class LlamaCppHarness:
         self, cpu_flags: Callable[[], frozenset[str] | None] | None = None, *, alone: bool = False
     ) -> None:
         self.name = "llamacpp"
+        self.factory: str | None = "cortex.harness.llamacpp:in_child"
         self._alone = alone
         self._cpu_flags = cpu_flags or _cpu_flags
 
@@ -108,6 +109,11 @@ class LlamaCppHarness:
             traceback.clear_frames(error.__traceback__)
             listener.close()
             raise
+
+
+def in_child() -> LlamaCppHarness:
+    """The one of a process that loads one model."""
+    return LlamaCppHarness(alone=True)
 
 
 def _memory(promised: Preflight, grown: int) -> Memory:

@@ -1,0 +1,145 @@
+"""Starting a child: its command line, what it inherits, and the folder for its files.
+
+It gets one end of a socket, the null device for input and output, a pipe for its errors,
+a session of its own (so that the terminal's Ctrl-C is for the neuron alone), and of our
+environment what engines need. It must be started by a thread that outlives it: the kernel
+kills it when that thread ends.
+"""
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+import cortex
+
+_PREFIX: Final = "cortex-engine-"
+_NAMES: Final = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TZ", "USER"})
+_FAMILIES: Final = ("CUDA_", "GGML_", "GOMP_", "KMP_", "LC_", "MALLOC_", "NVIDIA_", "OMP_", "TORCH_")
+# The interpreter is isolated from the environment and from the folder that it starts in, and
+# is told instead where we found what we are made of.
+_BEGIN: Final = (
+    "import json, sys; path = json.loads(sys.argv[1])['path']; "
+    "sys.path += [each for each in path if each not in sys.path]; "
+    "from cortex.harness.hosts.child import main; main(sys.argv[1])"
+)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is told at its start. `factory` is the dotted name of what makes its harness:
+    it comes from a harness's own code, never from a file or a request."""
+
+    model: str
+    device: str
+    factory: str
+    parent: int = 0
+    line: int = -1  # the descriptor of its end of the socket
+    # For how long its device's thread may show no sign of life: in a turn, in a load.
+    turn_stall_s: float = 30.0
+    load_stall_s: float = 120.0
+    path: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """A child, our end of the socket and of its stderr."""
+
+    process: "subprocess.Popen[bytes]"
+    line: socket.socket
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where a child's temporary files go; ours as long as we hold its lock."""
+
+    path: Path
+    lock: int
+
+    @classmethod
+    def made(cls) -> "Folder":
+        """A new one. Those of neurons that were killed are removed on the occasion."""
+        root = Path(tempfile.gettempdir())
+        for left in root.glob(f"{_PREFIX}*"):
+            cls._sweep(left)
+        while True:
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.is_dir():
+                return cls(path, lock)
+            os.close(lock)  # somebody else swept it between the two
+
+    def remove(self) -> None:
+        """The folder is gone, with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self.lock)
+
+    @staticmethod
+    def _sweep(path: Path) -> None:
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            return  # not ours, or gone
+        try:
+            if os.fstat(lock).st_uid == os.getuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            pass  # a neuron that lives holds it
+        finally:
+            os.close(lock)
+
+
+def start(plan: Plan, folder: Path) -> Born:
+    """The child, begun. Raises OSError, with nothing left open.
+
+    Blocks for some milliseconds: on the thread that stays, for the reason above.
+    """
+    ours, theirs = socket.socketpair()
+    errors, their_errors = os.pipe()
+    try:
+        plan = msgspec.structs.replace(plan, parent=os.getpid(), line=theirs.fileno(), path=_path())
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter, and a line of our own
+            command(plan),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=their_errors,
+            pass_fds=(theirs.fileno(),),
+            env={**environment(os.environ), "TMPDIR": str(folder)},
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        os.close(errors)
+        raise
+    finally:
+        theirs.close()
+        os.close(their_errors)
+    ours.setblocking(False)
+    os.set_blocking(errors, False)
+    return Born(process, ours, errors)
+
+
+def command(plan: Plan) -> list[str]:
+    """The one place that knows how a Python of ours is started."""
+    return [sys.executable, "-I", "-c", _BEGIN, msgspec.json.encode(plan).decode()]
+
+
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Of our environment what engines need: no token, no proxy, nothing that steers Python."""
+    return {name: value for name, value in ours.items() if name in _NAMES or name.startswith(_FAMILIES)}
+
+
+def _path() -> list[str]:
+    return [*filter(None, sys.path), str(Path(cortex.__file__).parent.parent)]
