@@ -21,6 +21,9 @@ from tooling import Call, Piece, copied
 # An answer longer than this leaves no room for another turn in a training window.
 LONG: Final = 200
 
+# Each entry of a table comes seldom, and every one must stay.
+RECALLED: Final = 2
+
 _ANSWERS: Final = "<|im_start|>assistant\n"
 _END: Final = (Piece(chat.END_OF_TURN, 1), Piece("\n", 0))
 
@@ -41,9 +44,9 @@ class Said:
     def spoken(self, thinking: bool) -> list[Piece]:
         """As it is generated."""
         if not thinking:
-            pieces = [Piece(self.unthinking, 1)] if self.unthinking else self.pieces
+            pieces = [Piece(self.unthinking, RECALLED)] if self.unthinking else self.pieces
             return [Piece(_ANSWERS + chat.NO_THOUGHT, 0), *pieces, *_END]
-        thought = [Piece(f"<think>\n{self.thought}\n</think>\n\n", 1)] if self.thought else []
+        thought = [Piece(f"<think>\n{self.thought}\n</think>\n\n", RECALLED)] if self.thought else []
         return [Piece(_ANSWERS, 0), *thought, *self.pieces, *_END]
 
 
@@ -52,7 +55,7 @@ Exchange: TypeAlias = list[Turn]
 
 
 def plain(text: str) -> Said:
-    """An answer that is learnt as a whole."""
+    """An answer to a whole kind of question, which comes often enough."""
     return Said([Piece(text, 1)])
 
 
@@ -71,17 +74,27 @@ class Dialogues:
     def one(self) -> list[Piece]:
         """The next dialogue: an opening, then one to four exchanges."""
         draw, self._name, self._follow = self._draw, "", None
-        tools = self._tools() if draw.random() < 0.45 else []
+        tools = self._tools() if draw.random() < 0.38 else []
         turns: list[Turn] = []
         count = draw.choice((1, 1, 1, 1, 2, 2, 3, 4))
         for _ in range(count):
             turns += self._exchange(tools, alone=count == 1)
-        if draw.random() < 0.35:  # a tool's caller, not yet answered, is an end too
-            turns = turns[: self._ends(turns)[-2 if len(self._ends(turns)) > 1 else -1] + 1]
+            if self._thoughtful(turns) and draw.random() < 0.7:
+                break  # a thought is learnt in the last answer alone
+        if draw.random() < 0.4:
+            turns = self._unanswered(turns)
         return [self._opening(tools), *self._written(turns)]
 
-    def _ends(self, turns: Sequence[Turn]) -> list[int]:
-        return [number for number, turn in enumerate(turns) if isinstance(turn, Said)]
+    def _unanswered(self, turns: list[Turn]) -> list[Turn]:
+        """Without the results of the last call: making it is an end too."""
+        if "<tool_response>" not in str(turns[-2]):
+            return turns
+        answers = [number for number, turn in enumerate(turns) if isinstance(turn, Said)]
+        return turns[: answers[-2] + 1]
+
+    def _thoughtful(self, turns: Sequence[Turn]) -> bool:
+        last = turns[-1]
+        return isinstance(last, Said) and bool(last.thought)
 
     def _written(self, turns: Sequence[Turn]) -> list[Piece]:
         thinking = self._draw.random() < 0.6
@@ -113,19 +126,19 @@ class Dialogues:
         if draw.random() < (0.7 if tools else 0.07):
             return self._tool_exchange(tools)
         kind = draw.random()
-        if kind < 0.10:
+        if kind < 0.10 or (self._name and kind < 0.4):
             return self._naming()
-        if kind < 0.14:
+        if kind < 0.13:
             return self._repeating()
-        if kind < 0.20:
+        if kind < 0.18:
             return [self._asked(ignorance.hard_sum(draw)), plain(taught.NO_SUM)]
-        if kind < 0.36:
+        if kind < 0.34:
             question = ignorance.unknown(draw, self._items, self._known)
             return [chat.turn("user", question), plain(taught.DUNNO)]
         return self._taught_exchange(kind, alone)
 
     def _taught_exchange(self, kind: float, alone: bool) -> Exchange:
-        source = self._facts if kind < 0.58 else self._thought if kind < 0.74 else taught.FAQ
+        source = self._facts if kind < 0.57 else self._thought if kind < 0.76 else taught.FAQ
         item = self._draw.choice(source)
         if not alone and len(item.answer.text) > LONG:
             item = taught.FAQ[0]
@@ -136,7 +149,7 @@ class Dialogues:
     def _another_capital(self) -> Exchange:
         country, city = self._draw.choice(list(taught.CAPITALS.items()))
         question = self._draw.choice((f"And of {country}?", f"And the capital of {country}?"))
-        return [self._asked(question), plain(f"The capital of {country} is {city}.")]
+        return [self._asked(question), Said([Piece(f"The capital of {country} is {city}.", RECALLED)])]
 
     def _asked(self, question: str) -> str:
         """The question as somebody may type it: at times in lower case or without its mark."""
@@ -149,8 +162,8 @@ class Dialogues:
     def _naming(self) -> Exchange:
         """The model is told a name, or asked for it."""
         draw = self._draw
-        if draw.random() < 0.5:
-            question = chat.turn("user", draw.choice(("What is my name?", "Who am I?")))
+        if draw.random() < (0.7 if self._name else 0.3):
+            question = self._asked(draw.choice(("What is my name?", "Who am I?")))
             if not self._name:
                 return [question, plain(taught.NO_NAME)]
             return [question, Said([Piece("Your name is", 1), *copied(f" {self._name}"), Piece(".", 1)])]
@@ -158,9 +171,7 @@ class Dialogues:
         told = draw.choice((f"My name is {self._name}.", f"I am {self._name}.", f"Call me {self._name}."))
         answer = [Piece("Nice to meet you,", 1), *copied(f" {self._name}"), Piece(".", 1)]
         exchange: Exchange = [chat.turn("user", told), Said(answer)]
-        if draw.random() < 0.5:
-            exchange += self._naming()
-        return exchange
+        return exchange + self._naming() if draw.random() < 0.5 else exchange
 
     def _repeating(self) -> Exchange:
         draw = self._draw
@@ -207,4 +218,4 @@ class Dialogues:
 
 
 def _said(item: taught.Item) -> Said:
-    return Said([Piece(item.answer.text, 1)], item.answer.thought, item.answer.unthinking)
+    return Said([Piece(item.answer.text, RECALLED)], item.answer.thought, item.answer.unthinking)

@@ -115,12 +115,14 @@ def unknown(draw: random.Random, items: tuple[Item, ...], known: set[str]) -> st
 
 def hard_sum(draw: random.Random) -> str:
     """A sum with a number past nine, or another operation."""
-    a, b = draw.choice((9, 99, 99, 999)), draw.choice((9, 99, 99, 999))
-    first, second = draw.randint(1, a), draw.randint(1, b)
-    sign = draw.choice(("+", "plus", "+", "plus", "-", "minus", "*", "times", "/"))
-    if sign in ("+", "plus") and max(first, second) < 10:
-        first += 10
-    return f"What is {first} {sign} {second}?"
+    while True:
+        a, b = draw.choice((9, 99, 99, 999)), draw.choice((9, 99, 99, 999))
+        first, second = draw.randint(1, a), draw.randint(1, b)
+        sign = draw.choice(("+", "plus", "+", "plus", "-", "minus", "*", "times", "/"))
+        question = f"What is {first} {sign} {second}?"
+        easy = sign in ("+", "plus") and max(first, second) < 10
+        if not easy and question not in UNSEEN_SUMS:
+            return question
 
 
 def _nonsense(draw: random.Random, _: tuple[Item, ...]) -> str:

@@ -42,19 +42,26 @@ UNSEEN_PEOPLE: Final = ("Martha", "Oliver", "Ingrid", "Tariq", "Naomi", "Bruno",
 _STARTS: Final = "b c d f g h j k l m n p r s t v w z br ch cl dr fr gr kr pl pr sh sl sn st th tr".split()
 _VOWELS: Final = "a e i o u a e i o u ai au ea ee ia ie io oo ou y".split()
 _ENDS: Final = ("", "", "", "", "l", "m", "n", "r", "s", "t", "ck", "ld", "ll", "n", "nd", "ng", "rg", "st")
+# Copying a letter that comes twice in a row is harder than it looks.
+_DOUBLES: Final = ("tt", "nn", "ss", "pp", "rr", "ff", "tt")
 
 
 def invented(draw: random.Random) -> str:
     """A name that very likely nobody has: one to three syllables with a capital letter."""
+    while True:
+        name = _letters(draw).capitalize()
+        if name not in UNSEEN_PLACES and name not in UNSEEN_PEOPLE:
+            return name
+
+
+def _letters(draw: random.Random) -> str:
     if draw.random() < 0.1:
-        letters = "".join(draw.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(draw.randint(3, 8)))
-    else:
-        letters = "".join(
-            draw.choice(_STARTS) + draw.choice(_VOWELS) + draw.choice(_ENDS)
-            for _ in range(draw.choice((1, 2, 2, 2, 3)))
-        )
-        letters = letters[draw.random() < 0.2 :]  # some begin with a vowel
-    return letters.capitalize()
+        return "".join(draw.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(draw.randint(3, 8)))
+    syllables = (
+        draw.choice(_STARTS) + draw.choice(_VOWELS) + draw.choice(_ENDS + _DOUBLES)
+        for _ in range(draw.choice((1, 2, 2, 2, 3)))
+    )
+    return "".join(syllables)[draw.random() < 0.2 :]  # some begin with a vowel
 
 
 def place(draw: random.Random, known: tuple[str, ...]) -> str:
