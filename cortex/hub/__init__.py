@@ -1,0 +1,15 @@
+"""Brings models from a Hugging Face hub into the cache that all its tools share.
+
+Only importer of huggingface_hub, which says where cache, endpoint and token are. The bytes
+are driven here: its own downloads cannot be cancelled, do not resume and check no hash. What
+is promised: a model is in its snapshot whole and verified, or not at all; no file is fetched
+that could run as code; the token is seen by the hub's own host only. Which model is wanted,
+and what becomes of it, is the callers' business.
+"""
+
+from cortex.hub.choice import Format
+from cortex.hub.hub import Hub, Tell
+from cortex.hub.source import Source
+from cortex.hub.tree import Local
+
+__all__ = ["Format", "Hub", "Local", "Source", "Tell"]
