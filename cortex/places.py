@@ -1,7 +1,7 @@
 """Where models live: what the router, the evictor and the ledger look at.
 
 In the gateway a place is a neuron, in a neuron a place is a device (its only
-`Room`). A resident's bytes are kept per room, since a model fits a device or it
+`Room`) or a group of them. A resident's bytes are kept per room, since a model fits a device or it
 does not, whatever the sum says. Only the ledger assigns to these objects.
 """
 
@@ -14,11 +14,13 @@ Phase: TypeAlias = Literal["loading", "loaded", "leaving", "recovering"]
 
 @dataclass(slots=True)
 class Room:
-    """One device of a place. `other_bytes` are taken by what is not a resident."""
+    """One device of a place. `other_bytes` are taken by what is not a resident. Rooms of one
+    `group` hold a model together; where nobody told of groups, it is None and all rooms may."""
 
     name: str
     total_bytes: int
     other_bytes: int = 0
+    group: str | None = None
 
 
 @dataclass(slots=True)

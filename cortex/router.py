@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cortex.catalogue import ModelSpec
-from cortex.places import Newcomer, Place, Resident
+from cortex.places import Newcomer, Place, Resident, Room
 from cortex.units import size
 
 # Who leaves a place for a newcomer; with True, who would once the seated have stood up.
@@ -48,12 +48,12 @@ def never(spec: ModelSpec, need_bytes: int, place: Place) -> str | None:
         return f"the catalogue pins it on {', '.join(spec.pinned_on)}"
     if not place.ready and not place.rooms:
         return None  # never seen: nobody can rule it out
-    share = _share(spec, need_bytes)
-    large = sum(room.total_bytes >= share for room in place.rooms.values())
-    if large < spec.min_devices:
-        wanted = "a device" if spec.min_devices == 1 else f"{spec.min_devices} devices, each"
-        return f"it needs {wanted} with {size(share)} of memory"
-    return None
+    if any(True for _ in _shares(spec, need_bytes, place)):
+        return None
+    if not any(spec.runs_on(room) for room in place.rooms):
+        return f"it has no device for harness {spec.harness}"
+    wanted = "a device" if spec.min_devices == 1 else f"{spec.min_devices} devices, each"
+    return f"it needs {wanted} with {size(_share(spec, need_bytes))} of memory"
 
 
 def placements(
@@ -71,11 +71,8 @@ def placements(
     found: list[Placement] = []
     for place in places:
         if place.ready and never(spec, need_bytes, place) is None:
-            for rooms in _rooms(spec, need_bytes, place):
-                newcomer = Newcomer(
-                    dict.fromkeys(rooms, -(-need_bytes // len(rooms))), spec.priority, tuple(prefer)
-                )
-                found.extend(_ways(place, newcomer, victims))
+            for need in _shares(spec, need_bytes, place):
+                found.extend(_ways(place, Newcomer(need, spec.priority, tuple(prefer)), victims))
     return sorted(
         found,
         key=lambda p: (p.must_wait, bool(p.victims), p.cost, len(p.victims), -_free(p), p.place.name),
@@ -92,13 +89,38 @@ def _ways(place: Place, newcomer: Newcomer, victims: Victims) -> Iterator[Placem
             return
 
 
-def _rooms(spec: ModelSpec, need_bytes: int, place: Place) -> Iterator[tuple[str, ...]]:
+def _shares(spec: ModelSpec, need_bytes: int, place: Place) -> Iterator[dict[str, int]]:
+    """Every way to lay the bytes out over the rooms of `place`, were it empty: in as few of one
+    group as it takes. Several rooms share evenly where that fits, else by their size."""
     share = _share(spec, need_bytes)
-    large = [room for room in place.rooms if place.rooms[room].total_bytes >= share]
-    if spec.min_devices == 1:
-        yield from ((room,) for room in large)
-    else:
-        yield tuple(sorted(large, key=lambda room: -place.free(room))[: spec.min_devices])
+    for group, rooms in _groups(spec, place).items():
+        large = [room for room in rooms if room.total_bytes >= share]
+        if spec.min_devices == 1 and large:
+            yield from ({room.name: need_bytes} for room in large)
+        elif len(large) >= spec.min_devices:
+            chosen = sorted(large, key=lambda room: -place.free(room.name))[: spec.min_devices]
+            yield {room.name: -(-need_bytes // spec.min_devices) for room in chosen}
+        elif group is not None and (spread := _spread(spec, need_bytes, rooms)) is not None:
+            yield spread
+
+
+def _groups(spec: ModelSpec, place: Place) -> dict[str | None, list[Room]]:
+    groups: dict[str | None, list[Room]] = {}
+    for room in place.rooms.values():
+        if spec.runs_on(room.name):
+            groups.setdefault(room.group, []).append(room)
+    return groups
+
+
+def _spread(spec: ModelSpec, need_bytes: int, rooms: list[Room]) -> dict[str, int] | None:
+    """By size over the fewest rooms that hold it, the largest first."""
+    fit = [room for room in rooms if room.total_bytes >= max(spec.min_device_memory, 1)]
+    largest = sorted(fit, key=lambda room: (-room.total_bytes, room.name))
+    for count in range(spec.min_devices, len(largest) + 1):
+        total = sum(room.total_bytes for room in largest[:count])
+        if total >= need_bytes:
+            return {room.name: -(-need_bytes * room.total_bytes // total) for room in largest[:count]}
+    return None
 
 
 def _share(spec: ModelSpec, need_bytes: int) -> int:

@@ -121,7 +121,6 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         ("[harness.exllamav2]\ncache = 'q4'", "harness.exllamav2"),
         ("[harness.upstream]", "harness.upstream"),
         ("[hub]\noffline = true\ncache_dir = 'x'", "hub"),
-        ("[devices]\ngroups = [['cuda:0', 'cuda:1']]", "devices.groups"),
         ("[eviction]\ndefrag_after_cycles = 50", "eviction.defrag_after_cycles"),
     ],
 )

@@ -198,7 +198,10 @@ def _token_id(value: object) -> int:
 def _group(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) < 2:
         raise ValueError('must be a list of at least two devices, such as ["cuda:0", "cuda:1"]')
-    return tuple(str(DEVICE.read(item)) for item in value)
+    devices = tuple(str(DEVICE.read(item)) for item in value)
+    if "cpu" in devices:
+        raise ValueError("must be CUDA devices: no model is spread over the CPU and a GPU")
+    return devices
 
 
 _PART: Final = r"[A-Za-z0-9][\w.-]*"

@@ -16,7 +16,7 @@ from cortex.config.listeners import check_listeners
 from cortex.config.models import check_rows, rows_as_written, spec_of
 from cortex.config.network import PRIVATE, Address, Network
 from cortex.config.overrides import override
-from cortex.config.reading import Document, Values, fill, open_document, take
+from cortex.config.reading import Document, Findings, Values, fill, open_document, take
 from cortex.config.tables import GATEWAY_FILE, NEURON_FILE
 from cortex.config.tokens import read_token
 
@@ -25,11 +25,13 @@ __all__ = ["Address", "Admission", "Devices", "LlamaCpp", "NeuronConfig", "Neuro
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Empty `use` means every device of the host. `memory_limit` caps each device, in bytes."""
+    """Empty `use` means every device of the host. `memory_limit` caps each device, in bytes. The
+    devices of a group are one place, where a model may take several of them."""
 
     use: tuple[str, ...] = ()
     memory_limit: int | None = None
     memory_headroom: int = 2**30
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def gather(path: FilePath | None, env: Mapping[str, str]) -> tuple[Values, Docum
     rows_as_written(document.plain.get("default_models"), ("default_models",), document.found)
     values = take(NEURON_FILE, document.plain, (), document.found)
     check_rows(values.get("default_models", []), ("default_models",), document.found)
+    _check_groups(values.get("devices", {}), document.found)
     values["neuron"] = _host(values.get("neuron", {}), document)
     usual = NeuronConfig()
     addresses = usual.listen, usual.metrics_listen
@@ -109,6 +112,19 @@ def finish(values: Values) -> NeuronConfig:
         "default_models": tuple(spec_of(row) for row in values.get("default_models", [])),
     }
     return fill(NeuronConfig, said)
+
+
+def _check_groups(said: Values, found: Findings) -> None:
+    """A device is in one group, and is one that is used."""
+    seen: dict[str, int] = {}
+    for i, group in enumerate(said.get("groups", ())):
+        for device in group:
+            at = ("devices", "groups", i)
+            if device in seen:
+                found.fault(at, f"names {device}, which groups[{seen[device]}] has; a device is in one place")
+            elif said.get("use") and device not in said["use"]:
+                found.fault(at, f"names {device}, which devices.use does not; add it there")
+            seen.setdefault(device, i)
 
 
 def _host(said: Values, document: Document) -> Values:

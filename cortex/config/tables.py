@@ -204,7 +204,7 @@ NEURON_FILE: Final = Table(
                 "use": Known(DEVICE, form="list"),
                 "memory_limit": Known(sizes(1)),
                 "memory_headroom": Known(sizes()),
-                "groups": Known(GROUP, form="list", idle=True, still=()),
+                "groups": Known(GROUP, form="list"),
             }
         ),
         "eviction": Table(

@@ -295,12 +295,17 @@ def _pool(ref: NeuronRef) -> Pool:
 
 
 def _rooms(health: wire.Health, residents: wire.Residents) -> list[Room]:
-    """The devices. A poisoned one is among them, since it will be back, but nothing fits there."""
+    """The devices. One that is poisoned or absent is among them, since it may be back, but nothing
+    fits there."""
     rooms = []
     for device in health.devices:
         ours = sum(report.bytes.get(device.name, 0) for report in residents.models)
-        others = BEYOND_BYTES if device.poisoned else device.memory_total - device.memory_free - ours
-        rooms.append(Room(device.name, device.memory_total, others))
+        others = (
+            BEYOND_BYTES
+            if device.poisoned or device.absent
+            else device.memory_total - device.memory_free - ours
+        )
+        rooms.append(Room(device.name, device.memory_total, others, device.place))
     return rooms
 
 

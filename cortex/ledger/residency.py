@@ -120,6 +120,15 @@ class Residency:
         self._places[name].doubt = True
         self.shut(name, reason)
 
+    def rooms(self, name: str, rooms: Iterable[Room]) -> None:
+        """What models may have at a place has changed; who lives and sits there stays. Those who
+        wait are looked at again only where there is more than before."""
+        place = self._places[name]
+        before = {room: place.free(room) for room in place.rooms}
+        place.rooms = {room.name: room for room in rooms}
+        if any(place.free(room) > before.get(room, 0) for room in place.rooms):
+            self._stir()
+
     # -- residents --------------------------------------------------------------------------
 
     def leaving(self, place: str, model: str, *, force: bool = False) -> Resident:

@@ -28,7 +28,7 @@ from cortex.ledger import Ledger
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
 from cortex.neuron.app import build_app, scope_of
-from cortex.neuron.devices import Devices
+from cortex.neuron.devices import Devices, Rooms, thread_name
 from cortex.neuron.jobs import Jobs
 from cortex.neuron.orders import Orders
 from cortex.neuron.pins import Pins
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # As often as Prometheus could want to know.
 TELL_S: Final = 2.0
+# Cards that were here once, by uuid.
+DEVICES: Final = "devices.json"
 # Not in neuron.toml, so as for a gateway that is told nothing.
 WAITS: Final = ColdLoad()
 
@@ -104,14 +106,16 @@ async def _assemble(
     await nursery.start(found.run)
     state = State(config.state_dir or usual_folder(os.environ))
     await nursery.start(state.run)
-    devices = Devices(config.devices)
+    devices = await Devices.found(config.devices, state.read(DEVICES, dict[str, str]))
     await nursery.start(devices.run)
+    await state.keep(DEVICES, devices.remembered)
     ledger = _ledger(config)
     workers: dict[str, DeviceWorker] = {}
-    for room in devices.rooms():
-        ledger.open(room.name, [room])
-        workers[room.name] = DeviceWorker(f"{room.name}-dev-0")
-        await nursery.start(workers[room.name].run)
+    rooms = Rooms(config.devices, devices, ledger)
+    rooms.open()
+    for place, names in rooms.places.items():
+        workers[place] = DeviceWorker(thread_name(names))
+        await nursery.start(workers[place].run)
     pins = await Pins.remembered(state)
     residents = Residents(config, found, workers, await Engines.probed(kinds), ledger, pins=pins)
     metrics = _metrics(found, ledger)

@@ -18,7 +18,7 @@ from cortex.neuron.devices import Devices
 from cortex.neuron.residents import Residents
 from cortex.neuron.speech import Speech
 from cortex.neuron.state import State
-from cortex.places import Phase, Place, Resident
+from cortex.places import Phase, Place, Resident, Room
 from cortex.wire import neuron as wire
 
 DIALECTS: Final = ("openai_chat", "openai_text")
@@ -61,13 +61,16 @@ class View:
 
     def discovery(self) -> wire.Discovery:
         """GET /discovery."""
-        host, engines = self.devices.host, self.residents.engines
+        host, driver, engines = self.devices.host, self.devices.driver, self.residents.engines
         return wire.Discovery(
             name=self.name,
             hostname=host.hostname,
             os=host.os,
             kernel=host.kernel,
-            devices=self.devices.list(),
+            driver=driver.version,
+            cuda=driver.cuda,
+            cuda_why_not=driver.why_not,
+            devices=self.devices.report(),
             harnesses=[
                 wire.HarnessReport(
                     name=name, available=why is None, version=engines.versions[name], why_not=why
@@ -87,7 +90,7 @@ class View:
             name=self.name,
             boot_id=self.boot_id,
             uptime_s=trio.current_time() - self.started_at,
-            devices=[self._device(place) for place in self.ledger],
+            devices=[self._device(place, room) for place in self.ledger for room in place.rooms.values()],
             activation=wire.Activation(
                 state=activation.state,
                 pending=list(activation.pending),
@@ -96,7 +99,7 @@ class View:
                 failed=dict(activation.failed),
             ),
             models=[self._load(resident) for place in self.ledger for resident in place],
-            warnings=[*self.warnings, *self.state.warnings, *self._late()],
+            warnings=[*self.warnings, *self.state.warnings, *self.devices.warnings()],
         )
 
     def models(self) -> wire.Residents:
@@ -190,24 +193,22 @@ class View:
         aliases = self.residents.found.catalogue.names(spec) if spec is not None else ()
         return {**facts, "aliases": list(aliases)}
 
-    def _device(self, place: Place) -> wire.DeviceHealth:
+    def _device(self, place: Place, room: Room) -> wire.DeviceHealth:
         """Memory as models may use it: what is left of the limit and of the host's own."""
-        total = sum(room.total_bytes for room in place.rooms.values())
-        free = max(0, place.free_bytes)
-        reading = self.devices.reading(place.name)
+        free = max(0, place.free(room.name))
+        reading = self.devices.readings.get(room.name)
         return wire.DeviceHealth(
-            name=place.name,
-            memory_total=total,
-            memory_used=total - free,
+            name=room.name,
+            place=place.name,
+            memory_total=room.total_bytes,
+            memory_used=room.total_bytes - free,
             memory_free=free,
-            utilization=reading.utilization,
+            utilization=None if reading is None else reading.utilization,
+            temperature=None if reading is None else reading.temperature,
             heartbeat_age_s=self.residents.heartbeat_age_s(place.name),
-            late=self.devices.late(place.name),
+            late=self.devices.late(room.name),
+            absent=self.devices.absent(room.name) is not None,
         )
-
-    def _late(self) -> list[str]:
-        late = [place.name for place in self.ledger if self.devices.late(place.name)]
-        return [f"device {name} cannot be looked at: its figures are old; the log says why" for name in late]
 
     def _load(self, resident: Resident) -> wire.ModelLoad:
         prefill, decode = self.speech.rates(resident.model)

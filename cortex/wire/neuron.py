@@ -16,11 +16,15 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Device(msgspec.Struct, kw_only=True, frozen=True):
+    """`device` is its name in neuron.toml (cuda:0), `name` what it is sold as."""
+
     index: int = 0
+    device: str = ""
     name: str = ""
     kind: str = "cpu"
     memory_total: Count = 0
     compute_capability: str | None = None
+    uuid: str | None = None
 
 
 class HarnessReport(msgspec.Struct, kw_only=True, frozen=True):
@@ -31,7 +35,8 @@ class HarnessReport(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Discovery(msgspec.Struct, kw_only=True, frozen=True):
-    """GET /discovery. `boot_id` changes with every start of the process."""
+    """GET /discovery. `boot_id` changes with every start of the process; `cuda_why_not` says why
+    there is no CUDA device."""
 
     name: str = ""
     hostname: str = ""
@@ -39,6 +44,7 @@ class Discovery(msgspec.Struct, kw_only=True, frozen=True):
     kernel: str = ""
     driver: str | None = None
     cuda: str | None = None
+    cuda_why_not: str | None = None
     devices: list[Device] = []
     harnesses: list[HarnessReport] = []
     dialects: list[str] = []
@@ -46,9 +52,12 @@ class Discovery(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
-    """`late` says that it does not let itself be looked at, so that its figures are old."""
+    """Memory as models may use it. `place` is shared by devices that hold models together.
+    `late` says that it does not let itself be looked at, so that its figures are old; `absent`
+    that it fell off its bus."""
 
     name: str
+    place: str | None = None
     memory_total: Count = 0
     memory_used: Count = 0
     memory_free: Count = 0
@@ -57,6 +66,7 @@ class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
     heartbeat_age_s: float | None = None
     poisoned: bool = False
     late: bool = False
+    absent: bool = False
 
 
 class Activation(msgspec.Struct, kw_only=True, frozen=True):
@@ -70,7 +80,8 @@ class Activation(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ModelLoad(msgspec.Struct, kw_only=True, frozen=True):
-    """What one resident has to do at the moment."""
+    """What one resident has to do at the moment. `kv_tokens_used` are prompts and answers of live
+    jobs, of the `kv_tokens_total` that the KV cache holds."""
 
     id: str
     in_flight: Count = 0
@@ -79,6 +90,8 @@ class ModelLoad(msgspec.Struct, kw_only=True, frozen=True):
     rejected: dict[str, Count] = {}
     tok_s_decode: float | None = None
     tok_s_prefill: float | None = None
+    kv_tokens_used: Count = 0
+    kv_tokens_total: Count = 0
 
 
 class Health(msgspec.Struct, kw_only=True, frozen=True):

@@ -9,9 +9,11 @@ import trio
 
 from cortex.config.neuron import Devices as DevicesConfig
 from cortex.errors import ConfigError, TooSlow
+from cortex.evictor import Rules
 from cortex.harness.scripted import Script
-from cortex.neuron import devices as devices_module
-from cortex.neuron.devices import Cpu, Devices, Reading
+from cortex.ledger import Ledger, Policy
+from cortex.neuron.devices import Cpu, Devices, Reading, Rooms
+from cortex.neuron.devices import watch as devices_module
 from tests.calls import until
 from tests.roles import running_neuron, specs
 
@@ -23,6 +25,8 @@ class FakeProbe:
 
     def __init__(self, name: str, *readings: Reading) -> None:
         self.name, self.kind, self.model = name, name.partition(":")[0], f"model of {name}"
+        self.compute: str | None = None
+        self.uuid: str | None = None
         self.readings = list(readings) or [Reading(16 * GIB, 10 * GIB)]
         self.looks = 0
         self.hang: threading.Event | None = None
@@ -48,7 +52,14 @@ async def rooms(config: DevicesConfig, *probes: FakeProbe) -> dict[str, tuple[in
         async with trio.open_nursery() as nursery:
             devices = await started(nursery, config, *probes)
             nursery.cancel_scope.cancel()
-    return {room.name: (room.total_bytes, room.total_bytes - room.other_bytes) for room in devices.rooms()}
+    ledger = empty()
+    Rooms(config, devices, ledger).open()
+    found = [room for place in ledger for room in place.rooms.values()]
+    return {room.name: (room.total_bytes, room.total_bytes - room.other_bytes) for room in found}
+
+
+def empty() -> Ledger:
+    return Ledger(lambda: 0.0, Policy(Rules("lru", 0.0), 8, 30.0))
 
 
 @pytest.mark.parametrize(
@@ -74,11 +85,10 @@ async def test_the_real_host_has_a_cpu() -> None:
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             devices = await started(nursery, DevicesConfig(memory_headroom=0))
-            (room,) = devices.rooms()
-            assert room.name == "cpu"
-            assert room.total_bytes > room.other_bytes >= 0
-            (listed,) = devices.list()
-            assert (listed.index, listed.kind, listed.memory_total) == (0, "cpu", room.total_bytes)
+            total = devices.reading("cpu").total_bytes
+            assert total > devices.reading("cpu").available_bytes >= 0
+            (listed,) = devices.report()
+            assert (listed.index, listed.device, listed.kind, listed.memory_total) == (0, "cpu", "cpu", total)
             assert "threads" in listed.name
             reading = devices.reading("cpu")
             assert reading.utilization is not None
@@ -112,8 +122,8 @@ async def test_readings_are_refreshed_and_asking_costs_no_look(monkeypatch: pyte
             devices = await started(nursery, DevicesConfig(), probe)
             looks = probe.looks
             for _ in range(100):
-                devices.rooms()
-                devices.list()
+                devices.warnings()
+                devices.report()
                 devices.reading("cpu")
             assert probe.looks == looks
             while devices.reading("cpu").available_bytes != 3 * GIB:  # noqa: ASYNC110
@@ -234,7 +244,7 @@ def test_a_container_has_the_memory_of_its_limit(tmp_path: Path) -> None:
         tmp_path,
         memory_max=f"{64 * 2**20}\n",
         memory_current=f"{40 * 2**20}\n",
-        memory_stat=f"anon 5\ninactive_file {10 * 2**20}\nslab 1\n",
+        memory_stat=f"anon 5\ninactive_file {4 * 2**20}\nactive_file {6 * 2**20}\nslab 1\n",
     )
     reading = cpu.look()
     assert (reading.total_bytes, reading.available_bytes) == (64 * 2**20, 34 * 2**20)
