@@ -40,7 +40,7 @@ SHAPES = {
     ("models.toml", "models.sampling"): Sampling,
 }
 # Keys that reach a field of another name, and keys whose one value needs no field.
-FIELDS = {"token_file": "token", "isolation": None}
+FIELDS = {"token_file": "token"}
 
 
 def sections(table, at=()):

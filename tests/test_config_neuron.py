@@ -4,7 +4,6 @@ from ipaddress import ip_network
 
 import pytest
 
-from cortex import __version__
 from cortex.catalogue import ModelSpec
 from cortex.config.neuron import (
     Address,
@@ -75,7 +74,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         strategy = "priority"
         min_residency_s = "1m"
         [harness.llamacpp]
-        isolation = "thread"
+        isolation = "process"
         threads = 3
         batch = 64
         mmap = false
@@ -108,7 +107,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         log_format="json",
         devices=Devices(("cuda:0", "cpu"), 200 * 2**20, 0),
         eviction=NeuronEviction("priority", 60.0),
-        llamacpp=LlamaCpp(3, 64, False),
+        llamacpp=LlamaCpp(3, 64, False, "process"),
         admission=Admission(1, 0, 0.5),
         default_models=(ModelSpec("a", footprint=2**30), ModelSpec("b", footprint=2**20)),
     )
@@ -138,8 +137,8 @@ def test_a_value_that_asks_for_nothing_is_no_warning(read, text):
     ("text", "expected"),
     [
         (
-            "[harness.llamacpp]\nisolation = 'process'",
-            f"2: harness.llamacpp.isolation: must be 'thread' in version {__version__}, not 'process'",
+            "[harness.llamacpp]\nisolation = 'child'",
+            "2: harness.llamacpp.isolation: must be 'thread' or 'process', not 'child'",
         ),
         ("[harness.llama]", "1: harness.llama: unknown key; did you mean 'llamacpp'?"),
         ("[harness.upstream]\nx = 1", "2: harness.upstream.x: unknown key; nothing is known here"),

@@ -37,7 +37,7 @@ def live(table):
     for name, node in table.keys.items():
         if isinstance(node, Table) and not node.idle and name != "default_models":
             yield from live(node)
-        elif isinstance(node, Known) and not (node.idle or node.refused or node.old) and name != "isolation":
+        elif isinstance(node, Known) and not (node.idle or node.refused or node.old):
             yield name
 
 

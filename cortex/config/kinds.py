@@ -12,7 +12,6 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cortex import __version__
 from cortex.catalogue import valid_id
 from cortex.config.network import Network, read_address, read_endpoint, read_host, read_origin
 from cortex.units import parse_size, parse_span
@@ -228,7 +227,7 @@ NAME: Final = texts("name", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name of lette
 REVISION: Final = texts(
     "revision", r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", "a branch, a tag or a commit"
 )
-ISOLATION: Final = texts("thread", "thread", f"'thread' in version {__version__}")
+ISOLATION: Final = one_of("thread", "process")
 TEXT: Final = texts("text", r".+", "text that is not empty")
 ORIGIN: Final = Kind("origin", lambda value: read_origin(text_of(value)))
 DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")

@@ -42,11 +42,13 @@ class NeuronEviction:
 
 @dataclass(frozen=True, slots=True)
 class LlamaCpp:
-    """`threads` None lets the neuron count the cores. `batch` is tokens of prompt a turn."""
+    """`threads` None lets the neuron count the cores. `batch` is tokens of prompt a turn. `isolation`
+    None leaves it to the size of the model."""
 
     threads: int | None = None
     batch: int = 256
     mmap: bool = True
+    isolation: Literal["thread", "process"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,7 @@ NEURON_FILE: Final = Table(
                 ),
                 "exllamav2": Table(
                     {
-                        "isolation": Known(TEXT),
+                        "isolation": Known(ISOLATION),
                         "cache": Known(TEXT),
                         "chunk": Known(whole(1, 10**6)),
                         "attention": Known(TEXT),
