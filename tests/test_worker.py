@@ -587,7 +587,7 @@ async def test_rings_from_any_thread_wake_the_loop() -> None:
         await worker.load(ScriptedHarness(Script(hold=gate)), scripted_order())
         async with worker.generate("scripted", (job("a b c"),)) as mailbox:
             for _ in range(3):
-                await until(lambda: worker._thread.loop.idle)
+                await until(lambda: worker._thread.loop.pulse.doing.phase == "wait")
                 await trio.to_thread.run_sync(gate.let, 1)
                 assert text(await mailbox.take())
             gate.open()

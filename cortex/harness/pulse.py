@@ -37,13 +37,17 @@ class Pulse:
     def __init__(self, journal: Journal | None = None) -> None:
         self.doing = IDLE
         self._journal = journal
+        self._blamed: Sequence[Blamed] = ()
 
-    def enter(self, doing: Doing, blamed: Sequence[Blamed]) -> Doing:
-        """From here on it is `doing`, and `blamed` if the process dies of it. Answers what it was."""
-        before, self.doing = self.doing, replace(doing, beat=time.monotonic())
+    def enter(self, doing: Doing, blamed: Sequence[Blamed]) -> None:
+        """From here on it is `doing`, and `blamed` if the process dies of it."""
+        self.doing, self._blamed = replace(doing, beat=time.monotonic()), blamed
         if self._journal is not None:
             self._journal.write(doing.phase, blamed)
-        return before
+
+    def lose(self) -> None:
+        """The device is lost over what it was at."""
+        self.enter(replace(self.doing, phase="lost"), self._blamed)
 
     def wait(self, doing: Doing) -> None:
         """The thread sleeps while engines compute; the journal keeps whom it named last."""

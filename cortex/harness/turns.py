@@ -1,27 +1,30 @@
 """The device thread's half of a worker: engines take turns, one inbox between them.
 
-`DeviceLoop` owns the engines of one device and is touched by its thread only (`ring` and
-the inbox aside). It sleeps on the inbox only when no engine is restless. While a model
-loads, the engines that are already here go on: each report of progress gives them a
-turn. What an engine raises faults that engine alone; anything else is a bug and ends
-the loop.
+`DeviceLoop` owns the engines of one device and is touched by its thread only (`ring`, `beat`
+and the inbox aside). It sleeps on the inbox only when no engine is restless. While a model
+loads, the engines that are already here have as much time as the load. What an engine
+raises is judged by `severity`: it costs the jobs, the engine or the device, and never the
+loop; anything else is a bug and ends it.
 """
 
 import logging
 import queue
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from cortex.errors import CortexError, EngineFailed, LoadFailed
-from cortex.harness.base import Engine, EngineFacts, Harness
+from cortex.errors import CortexError, DeviceLost, EngineFailed, LoadFailed
+from cortex.harness.base import Engine, EngineFacts, Harness, Job
+from cortex.harness.driven import Driven
+from cortex.harness.faults import Faults
+from cortex.harness.journal import Blamed, Journal
 from cortex.harness.orders import (
     Answer,
     Cancel,
     Detokenise,
     Done,
-    Faulted,
     GiveUp,
     Gone,
     Heard,
@@ -38,30 +41,57 @@ from cortex.harness.orders import (
     Unload,
     Word,
 )
+from cortex.harness.pulse import IDLE, Doing, Phase, Pulse
 
 log = logging.getLogger(__name__)
 
 _RING: Final = Ring()
+# Orders between two turns: who asks a lot keeps nobody from his turn.
+ORDERS_A_PASS: Final = 64
+# How often it is looked whether jobs of a silent engine came forward.
+SILENT_S: Final = 1.0
+# A load waits no longer than this for those who are here, however rarely it tells how far it is.
+SHARE_S: Final = 1.0
 _T = TypeVar("_T")
 
 
 class DeviceLoop:
     """The engines of one device, and whose turn it is. `harnesses` may grow while it runs."""
 
-    def __init__(self, tell: Callable[[Word], None], harnesses: Mapping[str, Harness]) -> None:
+    def __init__(
+        self,
+        tell: Callable[[Word], None],
+        harnesses: Mapping[str, Harness],
+        journal: Journal | None = None,
+    ) -> None:
         self.inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self.beat = time.monotonic()
-        self.idle = False
+        self.pulse = Pulse(journal)
+        self._roused = time.monotonic()
         self._tell, self._harnesses = tell, harnesses
-        self._engines: dict[str, Engine] = {}
-        self._tickets: dict[str, int] = {}  # which load brought the model
-        self._faulted: set[str] = set()
+        self._engines: dict[str, Driven] = {}
         self._line: deque[str] = deque()
         self._later: deque[Order] = deque()  # what waits for the load in hand
-        self._in_hand: int | None = None  # ticket of the load that is under way
+        self._in_hand: Load | None = None
         self._given_up = False  # that load
+        self._resumed = 0.0  # it had the thread to itself since then
+        self._faults = Faults(tell, self.pulse)
+        self._wrecks: list[Engine] = []  # of a lost device: to free them would touch it
         self._rung = False
         self._stopping = False
+
+    @property
+    def beat(self) -> float:
+        """The last sign of life; whoever gives an idle loop something to do sets it, too."""
+        return max(self._roused, self.pulse.doing.beat)
+
+    @beat.setter
+    def beat(self, at: float) -> None:
+        self._roused = at
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do, as far as the thread knows."""
+        return self.pulse.doing.phase == "idle"
 
     @property
     def loading(self) -> bool:
@@ -78,31 +108,51 @@ class DeviceLoop:
         """Obey and take turns until told to stop; every engine is unloaded then."""
         try:
             while not self._stopping:
-                self._obey_all(wait=not self._later and self._next() is None)
+                self._obey_all()
                 self._take_turn()
         finally:
             for model in tuple(self._engines):
                 self._drop(model)
-            self.idle = True
+            if self._faults.lost is None:
+                self.pulse.enter(IDLE, ())
 
-    def _obey_all(self, *, wait: bool) -> None:
-        while self._later and not self._stopping:
+    # -- orders -----------------------------------------------------------------------------
+
+    def _obey_all(self) -> None:
+        if self._later:
             self._obey(self._later.popleft())
-        self.idle = wait
-        try:
-            order = self.inbox.get(block=wait)
-            self.beat, self.idle = time.monotonic(), False
-            while not self._stopping:
+        if not self._later and not self._stopping and self._next() is None:
+            order = self._sleep()
+            if order is not None:
                 self._obey(order)
-                order = self.inbox.get_nowait()
-        except queue.Empty:
-            self.beat = time.monotonic()
+        for _ in range(ORDERS_A_PASS):
+            if self._stopping:
+                return
+            try:
+                self._obey(self.inbox.get_nowait(), behind=bool(self._later))
+            except queue.Empty:
+                return
 
-    def _obey(self, order: Order) -> None:
+    def _sleep(self) -> Order | None:
+        """The next order; None when it is time to see what silent jobs do."""
+        if self._faults.lost is not None:
+            return self.inbox.get()
+        live = [driven for driven in self._engines.values() if driven.live]
+        if not live:
+            self.pulse.enter(IDLE, ())
+            return self.inbox.get()
+        self.pulse.wait(min((driven.waits() for driven in live), key=lambda doing: doing.beat))
+        try:
+            return self.inbox.get(timeout=SILENT_S)
+        except queue.Empty:
+            return None
+
+    def _obey(self, order: Order, *, behind: bool = False) -> None:
+        """Loads and unloads keep their order, `behind` those that wait."""
         match order:
-            case Load():
+            case Load() if not behind:
                 self._load(order)
-            case Unload(ticket, model):
+            case Unload(ticket, model) if not behind:
                 self._drop(model)
                 self._tell(Done(ticket))
             case _:
@@ -114,7 +164,7 @@ class DeviceLoop:
             case Ring():
                 self._rung = False
             case Submit(model, job):
-                self._drive(model, lambda engine: engine.submit(job), job.request_id)
+                self._submit(model, job)
             case Cancel(model, jobs):
                 self._drive(model, lambda engine: _cancel(engine, jobs))
             case Tokenise() | Detokenise() | Measure():
@@ -126,97 +176,17 @@ class DeviceLoop:
             case _:
                 self._later.append(order)
 
-    def _next(self) -> str | None:
-        """Who is restless, the one that waited longest first."""
-        for model in tuple(self._line):
-            if self._drive(model, lambda engine: engine.restless()):
-                return model
-        return None
-
-    def _take_turn(self) -> None:
-        model = self._next()
-        if model is None:
+    def _submit(self, model: str, job: Job) -> None:
+        driven = self._drivable(model)
+        if driven is None:
             return
-        self._line.remove(model)
-        self._line.append(model)
-        said = self._drive(model, lambda engine: engine.turn())
-        if said:
-            self._tell(Heard(model, said))
-        self.beat = time.monotonic()
-
-    def _drive(self, model: str, deed: Callable[[Engine], _T], request_id: str = "-") -> _T | None:
-        """What `deed` answers; None when the engine is gone or faulted, or raises now.
-        `request_id` is of the request that it is done for, where it is one."""
-        engine = self._engines.get(model)
-        if engine is None or model in self._faulted:
-            return None
+        driven.take(job)
+        self._enter("turn", driven)
         try:
-            return deed(engine)
-        except Exception as error:
-            # Whatever an engine raises, its neighbours go on.
-            log.exception("engine.faulted model=%s", model, extra={"request_id": request_id})
-            self._faulted.add(model)
-            self._tell(Faulted(model, f"{type(error).__name__}: {error}"))
-            return None
-
-    def _load(self, load: Load) -> None:
-        self._in_hand, self._given_up = load.ticket, False
-        try:
-            facts = self._bring(load)
-        except CortexError as error:
-            self._tell(Undone(load.ticket, error))
-        else:
-            self._tell(Done(load.ticket, facts))
-        self._in_hand = None
-
-    def _bring(self, load: Load) -> EngineFacts:
-        """The model is here, unless the load failed or is not wanted any more."""
-        model = load.order.model
-        try:
-            engine = self._harnesses[load.harness].load(
-                load.order, lambda done, total: self._progress(load, done, total), self.ring
-            )
-        except CortexError:
-            raise
-        except Exception as error:
-            log.exception("load.failed model=%s", model)
-            what = f"{load.harness} raised {type(error).__name__}: {error}"
-            raise LoadFailed(f"{model}: {what}") from error
-        self._engines[model], self._tickets[model] = engine, load.ticket
-        self._line.append(model)
-        if self._look():
-            self._drop(model)
-            raise _unwanted(load)
-        return engine.facts
-
-    def _progress(self, load: Load, done_bytes: int, total_bytes: int) -> bool:
-        """Whether to give up; and a turn for the engines that are already here."""
-        self._tell(Progress(load.order.model, done_bytes, total_bytes))
-        unwanted = self._look()
-        self._take_turn()
-        return unwanted
-
-    def _look(self) -> bool:
-        """Look into the inbox during a load; whether that load is given up."""
-        self.beat = time.monotonic()
-        try:
-            while True:
-                self._obey_at_once(self.inbox.get_nowait())
-        except queue.Empty:
-            return self._stopping or self._given_up
-
-    def _give_up(self, order: GiveUp) -> None:
-        """A load that is done is taken back, one that waits is dropped, one in hand is told."""
-        for model, ticket in tuple(self._tickets.items()):
-            if ticket == order.load:
-                self._drop(model)
-        for waiting in tuple(self._later):
-            if isinstance(waiting, Load) and waiting.ticket == order.load:
-                self._later.remove(waiting)
-                self._tell(Undone(waiting.ticket, _unwanted(waiting)))
-        if self._in_hand == order.load:
-            self._given_up = True
-        self._tell(Done(order.ticket))
+            driven.engine.submit(job)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its neighbours go on
+            self._faults.refused(driven, job, error)
+        self.pulse.beat()
 
     def _answer(self, order: Question) -> None:
         answer = self._drive(order.model, lambda engine: _ask(engine, order))
@@ -229,18 +199,152 @@ class DeviceLoop:
             case _:
                 self._tell(Done(order.ticket, answer))
 
+    # -- turns ------------------------------------------------------------------------------
+
+    def _next(self) -> str | None:
+        """Who is restless, the one that waited longest first."""
+        for model in tuple(self._line):
+            driven = self._drivable(model)
+            if driven is not None and self._guard(driven, driven.engine.restless):
+                return model
+        return None
+
+    def _take_turn(self) -> bool:
+        """Whether somebody had a turn to take."""
+        model = self._next()
+        if model is None:
+            return False
+        self._line.remove(model)
+        self._line.append(model)
+        driven = self._engines[model]
+        self._enter("turn", driven)
+        said = self._guard(driven, driven.engine.turn)
+        if said is not None:
+            driven.hear(said)
+        if said:
+            self._tell(Heard(model, said))
+        self.pulse.beat()
+        return True
+
+    def _drivable(self, model: str) -> Driven | None:
+        driven = self._engines.get(model)
+        return None if driven is None or driven.broken or self._faults.lost is not None else driven
+
+    def _drive(self, model: str, deed: Callable[[Engine], _T]) -> _T | None:
+        """What `deed` answers; None when the engine is gone or faulted, or raises now."""
+        driven = self._drivable(model)
+        if driven is None:
+            return None
+        self._enter("turn", driven)
+        answer = self._guard(driven, lambda: deed(driven.engine))
+        self.pulse.beat()
+        return answer
+
+    def _guard(self, driven: Driven, deed: Callable[[], _T]) -> _T | None:
+        try:
+            return deed()
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises, its neighbours go on
+            self._faults.raised(driven, error)
+            return None
+
+    def _enter(self, phase: Phase, driven: Driven) -> None:
+        blamed = [each.blamed for each in self._engines.values() if each is driven or each.computes]
+        self.pulse.enter(driven.at(phase), blamed)
+
+    # -- loads ------------------------------------------------------------------------------
+
+    def _load(self, load: Load) -> None:
+        self._in_hand, self._given_up = load, False
+        try:
+            facts = self._bring(load)
+        except CortexError as error:
+            self._tell(Undone(load.ticket, error))
+        else:
+            self._tell(Done(load.ticket, facts))
+        self._in_hand = None
+
+    def _bring(self, load: Load) -> EngineFacts:
+        """The model is here, unless the load failed or is not wanted any more."""
+        if self._faults.lost is not None:
+            raise DeviceLost(f"{load.order.model}: the device is lost: {self._faults.lost}")
+        self._enter_load(load)
+        try:
+            engine = self._harnesses[load.harness].load(
+                load.order, lambda done, total: self._progress(load, done, total), self.ring
+            )
+        except Exception as error:
+            told = self._faults.undone(load, error)
+            if told is error:
+                raise
+            # Its frames may hold all that was read so far.
+            traceback.clear_frames(error.__traceback__)
+            raise told from None
+        model = load.order.model
+        self._engines[model] = Driven(model, engine, load.ticket, load.order.digest)
+        self._line.append(model)
+        if self._look():
+            self._drop(model)
+            raise self._faults.undone(load, _unwanted(load))
+        self.pulse.beat()
+        return engine.facts
+
+    def _progress(self, load: Load, done_bytes: int, total_bytes: int) -> bool:
+        """Whether to give up. The engines that are here already have as long as the load had."""
+        took_s = min(time.monotonic() - self._resumed, SHARE_S)
+        self._tell(Progress(load.order.model, done_bytes, total_bytes))
+        unwanted = self._look()
+        until = time.monotonic() + took_s
+        while self._take_turn() and not unwanted and time.monotonic() < until:
+            unwanted = self._look()
+        self._enter_load(load)
+        return unwanted or self._faults.lost is not None
+
+    def _enter_load(self, load: Load) -> None:
+        if self._faults.lost is not None:
+            return
+        order = load.order
+        others = [each.blamed for each in self._engines.values() if each.computes]
+        self.pulse.enter(Doing("load", order.model), (Blamed(order.model, order.digest), *others))
+        self._resumed = time.monotonic()
+
+    def _look(self) -> bool:
+        """Look into the inbox during a load; whether that load is given up."""
+        for _ in range(ORDERS_A_PASS):
+            try:
+                self._obey_at_once(self.inbox.get_nowait())
+            except queue.Empty:
+                break
+        return self._stopping or self._given_up or self._faults.lost is not None
+
+    def _give_up(self, order: GiveUp) -> None:
+        """A load that is done is taken back, one that waits is dropped, one in hand is told."""
+        for model, driven in tuple(self._engines.items()):
+            if driven.ticket == order.load:
+                self._drop(model)
+        for waiting in tuple(self._later):
+            if isinstance(waiting, Load) and waiting.ticket == order.load:
+                self._later.remove(waiting)
+                self._tell(Undone(waiting.ticket, _unwanted(waiting)))
+        if self._in_hand is not None and self._in_hand.ticket == order.load:
+            self._given_up = True
+        self._tell(Done(order.ticket))
+
     def _drop(self, model: str) -> None:
         """The engine is unloaded, whatever it says to that; its jobs are heard no more."""
-        engine = self._engines.pop(model, None)
-        if engine is None:
+        driven = self._engines.get(model)
+        if driven is None:
             return
+        if self._faults.lost is not None:
+            self._wrecks.append(driven.engine)
+        else:
+            self._enter("unload", driven)
+            try:
+                driven.engine.unload()
+            except Exception:
+                log.exception("unload.failed model=%s", model)
+        del self._engines[model]
         self._line.remove(model)
-        self._faulted.discard(model)
-        del self._tickets[model]
-        try:
-            engine.unload()
-        except Exception:
-            log.exception("unload.failed model=%s", model)
+        self.pulse.beat()
         self._tell(Gone(model))
 
 
@@ -254,6 +358,8 @@ def _ask(engine: Engine, order: Question) -> Answer | CortexError:
                 return engine.detokenise(ids)
             case Measure():
                 return engine.memory()
+    except DeviceLost:
+        raise
     except CortexError as error:
         return error
 
