@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.events import Text, Thought
-from cortex.text.thinking import Thinking, opens_thought
+from cortex.text.thinking import KINDS, Marks, Thinking, marks, opens_thought
 
 Said = list[tuple[str, str]]
 
 
-def read(cut: list[str], *, inside: bool = False) -> Said:
+def read(cut: list[str], *, inside: bool = False, kind: Marks = KINDS[0]) -> Said:
     """What was said, neighbours of one kind joined."""
-    scanner = Thinking(inside=inside)
+    scanner = Thinking(inside=inside, kind=kind)
     said: Said = []
     for piece in [*(p for part in cut for p in scanner.feed(part)), *scanner.flush()]:
         kind = "thought" if isinstance(piece, Thought) else "text"
@@ -81,6 +81,41 @@ def test_every_cut_gives_the_same_thoughts_and_text(answer: str, said: Said):
         assert read(cut) == said, cut
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("inside", [False, True])
+def test_every_kind_of_marker_reads_alike(kind: Marks, inside: bool):
+    table = INSIDE if inside else OUTSIDE
+    for answer, said in table.values():
+        there = [(what, _with(kind, text)) for what, text in said]
+        for cut in cuts(_with(kind, answer)):
+            assert read(cut, inside=inside, kind=kind) == there, cut
+
+
+def _with(kind: Marks, text: str) -> str:
+    return text.replace("<think>", kind.open).replace("</think>", kind.close)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_markers_of_another_kind_are_text(kind: Marks):
+    others = "".join(f"{other.open}a{other.close}\n" for other in KINDS if other != kind)
+    assert read([others], kind=kind) == [("text", others)]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("{{ '<think>\n' }}", KINDS[0]),
+        ("{{ content.split('</think>')[-1] }}", KINDS[0]),
+        ("[THINK]{{ thought }}[/THINK]", KINDS[1]),
+        ("<reasoning>", KINDS[2]),
+        ("</thought>", KINDS[3]),
+        ("{{ content }}", None),
+    ],
+)
+def test_the_template_says_which_markers_its_model_has(source: str, kind: Marks | None):
+    assert marks(source) == kind
+
+
 @pytest.mark.parametrize(("answer", "said"), INSIDE.values(), ids=INSIDE.keys())
 def test_an_answer_may_begin_inside_a_thought(answer: str, said: Said):
     for cut in cuts(answer):
@@ -131,4 +166,6 @@ def test_any_mixture_of_markers_reads_the_same_in_pieces(parts: list[str], insid
     ],
 )
 def test_the_prompt_tells_whether_the_model_goes_on_in_a_thought(prompt: str, prefill: str, inside: bool):
-    assert opens_thought(prompt, prefill) is inside
+    for kind in KINDS:
+        assert opens_thought(_with(kind, prompt), _with(kind, prefill), kind) is inside
+    assert not opens_thought(prompt, prefill, KINDS[1])

@@ -34,6 +34,11 @@ _NEUTRAL: Final[Mapping[str, Json]] = {
     "verbose": True,  # brings tokens_predicted, the only true count
     "return_progress": True,  # a prompt can be cancelled only where it is reported
 }
+# JSON on one line, spaced as models see most of it. Free blanks are legal, and a small model that
+# would rather say something else fills its whole answer with them.
+_SPACING: Final[Mapping[str, Json]] = {
+    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+}
 _IMPOSSIBLE_LOGPROB: Final = -9999.0  # JSON has no minus infinity
 
 
@@ -111,7 +116,7 @@ def trial() -> dict[str, Json]:
 
 
 def schema(shape: Shape) -> Json:
-    return {"type": "object"} if shape.schema is None else dict(shape.schema)
+    return {**({"type": "object"} if shape.schema is None else shape.schema), **_SPACING}
 
 
 def encode(said: Mapping[str, Json]) -> bytes:

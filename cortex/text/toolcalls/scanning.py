@@ -5,6 +5,7 @@ text answers with the text's end. A block is what may become a call: it is kept 
 word until it is one, or certainly none. Blanks around a call go with it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ Said: TypeAlias = list[Text | ToolCall]
 Stage: TypeAlias = Callable[[str, int], int]
 
 
-class CallReader:
+class CallReader(ABC):
     """One answer's scanner. A form adds its stages, and `openings`: the markers that begin a
     block, which all begin with one character."""
 
@@ -78,9 +79,9 @@ class CallReader:
         self._tell(whole[start:])
         return len(whole)
 
+    @abstractmethod
     def _open(self, opening: str) -> None:
         """Past an opening marker: choose the next stage."""
-        raise NotImplementedError
 
     def _word(self, whole: str, at: int, *words: str) -> str | None:
         """Which of `words` stands here: "" when only more text can tell (what is there is

@@ -1,0 +1,99 @@
+"""The forms of thoughts and tool calls work on llama.cpp: markers are heard, forced calls hold."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from cortex.ask import Sampling, Shape
+from cortex.demo import GGUF
+from cortex.events import EngineEvent, Failed, Stopped, Tokens
+from cortex.harness.base import Job, LoadOrder
+from cortex.harness.llamacpp import LlamaCppHarness
+from cortex.harness.llamacpp.engine import LlamaCppEngine
+from cortex.text.toolcalls import CallForm, force
+from tests.call_forms import TOOLS, read
+
+GREEDY = Sampling(0.0, 1.0, 0, 0.0, None, 0.0, 0.0, 1.0)
+PROMPT = "<|im_start|>user\nWhat is the weather in Oslo?<|im_end|>\n<|im_start|>assistant\n"
+ORDER = LoadOrder("demo", GGUF, "cpu", 512, 1, options={"threads": 1, "batch": 32})
+HARNESS = LlamaCppHarness()
+
+pytestmark = pytest.mark.skipif(HARNESS.unavailable() is not None, reason=str(HARNESS.unavailable()))
+
+
+class Asked:
+    """An engine that is asked one job after another."""
+
+    def __init__(self) -> None:
+        self._bell = threading.Semaphore(0)
+        self.engine: LlamaCppEngine = HARNESS.load(ORDER, lambda done, total: False, self._bell.release)
+
+    def text(self, job: Job) -> str:
+        self.engine.submit(job)
+        heard: list[EngineEvent] = []
+        while not heard or not isinstance(heard[-1], Stopped | Failed):
+            assert self._bell.acquire(timeout=20)
+            heard += [event for _, event in self.engine.turn()]
+        assert isinstance(heard[-1], Stopped), heard
+        return b"".join(event.data for event in heard if isinstance(event, Tokens)).decode()
+
+
+@pytest.fixture(scope="module")
+def asked() -> Iterator[Asked]:
+    asked = Asked()
+    yield asked
+    asked.engine.unload()
+
+
+def test_a_special_token_has_its_text_where_it_is_asked_for(asked: Asked) -> None:
+    """Several families' markers are such tokens: unheard, a call would be no call."""
+    marker = "<|im_start|>"
+    (token,) = asked.engine.tokenise(marker)
+    job = Job(1, PROMPT, replace(GREEDY, logit_bias={token: 100.0}), max_tokens=2)
+    assert asked.text(job) == ""
+    assert asked.text(replace(job, visible=("<tool_call>", marker, "[no token]"))) == marker * 2
+
+
+@pytest.mark.parametrize("form", ["hermes", "qwen_xml", "llama", "mistral_list", "mistral_args"])
+@pytest.mark.parametrize("name", [None, "weather", "now"])
+def test_a_forced_call_is_held_by_the_engine(asked: Asked, form: CallForm, name: str | None) -> None:
+    """Whatever the model would rather say, in forms that it never learnt, and with references."""
+    tools = tuple(replace(tool, parameters=_small(tool.parameters)) for tool in TOOLS)
+    forced = force(form, tools, name)
+    said = asked.text(Job(1, PROMPT + forced.opening, GREEDY, max_tokens=250, shape=forced.shape))
+    ((called, arguments),) = read(form, [forced.opening, said])
+    assert called in ({"weather", "now"} if name is None else {name})
+    assert set(json.loads(arguments)) == ({"unit", "point"} if called == "weather" else set())
+
+
+def test_a_forced_form_leaves_no_room_for_blanks(asked: Asked) -> None:
+    """They are legal JSON, and a small model would fill its answer with them."""
+    shape = Shape(
+        "json_schema", {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": [1, 2]}}}
+    )
+    wanted = replace(shape, schema={**shape.schema, "required": ["a", "b"], "additionalProperties": False})
+    said = asked.text(Job(1, PROMPT, GREEDY, max_tokens=100, shape=wanted))
+    assert said == '{"a": 1, "b": [1, 2]}'
+
+
+def _small(parameters: dict[str, object]) -> dict[str, object]:
+    """A schema with a reference, of which a small model finds the end."""
+    if not parameters:
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    point = {
+        "type": "object",
+        "properties": {"x": {"type": "boolean"}},
+        "required": ["x"],
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"unit": {"enum": ["c", "f"]}, "point": {"$ref": "#/$defs/Point"}},
+        "required": ["unit", "point"],
+        "additionalProperties": False,
+        "$defs": {"Point": point},
+    }
