@@ -7,6 +7,7 @@ code points, and its id is those bytes as a number; so ids, text and counts agre
 each in the one way that its name says.
 """
 
+import ctypes
 import itertools
 import re
 import threading
@@ -21,6 +22,7 @@ from cortex.errors import BadAsk, CortexError, EngineFailed, LoadFailed, PromptT
 from cortex.events import EngineEvent, Failed, Prefilled, Started, Stopped, TokenLogprob, Tokens, Usage
 from cortex.harness.base import (
     EVERYTHING,
+    Apart,
     EngineFacts,
     Feature,
     Job,
@@ -97,6 +99,18 @@ class Gate:
             bell()
 
 
+def hang(*_: object) -> None:
+    """Never returns, and keeps nobody else from running."""
+    while True:
+        threading.Event().wait()
+
+
+def hold_interpreter(*_: object) -> None:
+    """Never returns, and nothing else in Python runs any more."""
+    while True:
+        ctypes.PyDLL(None).sleep(3600)
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """What an engine answers, and what goes wrong.
@@ -105,6 +119,9 @@ class Script:
     the words of the prompt come back. `hold` steps the turns; `stall` keeps a turn from
     returning until it is set; `slow_load` keeps a load from ending until it is set, while
     it reports progress. `crash_after` turns, a turn raises. `fail_after` tokens, a job fails.
+    `on_load`, `on_submit` and `on_turn` (with the turn's number) are done on the device's
+    thread at that moment, and may raise, `hang`, `hold_interpreter` or abort; `resets` says
+    whether the engine goes on after it.
     """
 
     reply: str | Callable[[Job], str | Iterable[bytes]] | None = None
@@ -122,6 +139,10 @@ class Script:
     trained_context: int = 8192
     template: str | None = SCRIPT_TEMPLATE
     can: frozenset[Feature] = EVERYTHING
+    on_load: Callable[[], object] | None = None
+    on_submit: Callable[[Job], object] | None = None
+    on_turn: Callable[[int], object] | None = None
+    resets: bool = True
 
 
 @dataclass(slots=True)
@@ -163,6 +184,8 @@ class ScriptedEngine:
             raise RuntimeError("a job for an engine that is unloaded")
         if len(self._live) >= self._facts.slots:
             raise RuntimeError(f"more than {self._facts.slots} jobs at once")
+        if self.script.on_submit is not None:
+            self.script.on_submit(job)
         self.jobs.append(job)
         try:
             self._live[job.id] = self._seat(job)
@@ -204,6 +227,12 @@ class ScriptedEngine:
     def memory(self) -> Memory:
         return self._facts.memory
 
+    def reset(self) -> None:
+        if not self.script.resets:
+            raise RuntimeError("scripted: what is broken stays broken")
+        self._live.clear()
+        self._refused.clear()
+
     def unload(self) -> None:
         self._live.clear()
         self._refused.clear()
@@ -216,6 +245,8 @@ class ScriptedEngine:
             self.script.hold.use()
         if self.script.stall is not None:
             self.script.stall.wait()
+        if self.script.on_turn is not None:
+            self.script.on_turn(self.turns)
         if self.script.crash_after is not None and self.turns > self.script.crash_after:
             raise RuntimeError(f"scripted crash in turn {self.turns}")
 
@@ -280,7 +311,7 @@ class ScriptedHarness:
 
     def __init__(self, script: Script | None = None, scripts: Mapping[str, Script] | None = None) -> None:
         self.name = "scripted"
-        self.factory: str | None = "cortex.harness.scripted:ScriptedHarness"
+        self.apart: Apart | None = Apart("cortex.harness.scripted:ScriptedHarness")
         self.engines: dict[str, ScriptedEngine] = {}
         self._script, self._scripts = script or Script(), dict(scripts or {})
 
@@ -308,6 +339,8 @@ class ScriptedHarness:
         while script.slow_load is not None and not script.slow_load.wait(0.005):
             if progress(script.bytes // 2, script.bytes):
                 raise LoadFailed(f"{order.model}: the load was given up")
+        if script.on_load is not None:
+            script.on_load()
         if script.load_error is not None:
             raise script.load_error
         if progress(script.bytes, script.bytes):

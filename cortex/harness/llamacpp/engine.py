@@ -7,6 +7,7 @@ turns chunks into events. A job ends when its call has returned: only then is it
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ class _Call:
     predicted: int = 0
     reason: StopReason | None = None
     error: CortexError | None = None
+    heard_at: float = field(default_factory=time.monotonic)  # set by its call thread
 
     @property
     def usage(self) -> Usage:
@@ -123,6 +125,13 @@ class LlamaCppEngine:
 
     def restless(self) -> bool:
         return bool(self._heard)
+
+    def silent_since(self) -> float:
+        # A prompt may wait for another one to be read, so in prefill any of them counts. Every
+        # pass has a token for each call that writes, and a chunk for the prompt that it reads.
+        calls = tuple(self._live.values())
+        newest = max((call.heard_at for call in calls), default=time.monotonic())
+        return min((call.heard_at for call in calls if call.prefilled is not None), default=newest)
 
     def turn(self) -> Sequence[Said]:
         said: list[Said] = []
@@ -204,6 +213,7 @@ class LlamaCppEngine:
         bugs: list[BaseException] = []
 
         def chunk(data: bytes) -> bool:
+            call.heard_at = time.monotonic()
             try:
                 hear(data)
                 self._ring()
