@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import chat
+import forms
 import ignorance
 import names
 import taught
@@ -83,6 +84,8 @@ class Dialogues:
                 break  # a thought is learnt in the last answer alone
         if draw.random() < 0.4:
             turns = self._unanswered(turns)
+        elif draw.random() < 0.1:
+            turns[-1] = self._forced()
         return [self._opening(tools), *self._written(turns)]
 
     def _unanswered(self, turns: list[Turn]) -> list[Turn]:
@@ -91,6 +94,10 @@ class Dialogues:
             return turns
         answers = [number for number, turn in enumerate(turns) if isinstance(turn, Said)]
         return turns[: answers[-2] + 1]
+
+    def _forced(self) -> Said:
+        beginning, rest = forms.begun(self._draw)
+        return Said([Piece(beginning, 0), Piece(rest, 1)])
 
     def _thoughtful(self, turns: Sequence[Turn]) -> bool:
         last = turns[-1]

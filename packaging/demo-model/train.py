@@ -15,7 +15,7 @@ import vocabulary
 from shape import Shape, Weights, random_weights
 from tokenizers import Tokenizer
 
-STEPS = 5000
+STEPS = 4500
 
 
 def main() -> None:
