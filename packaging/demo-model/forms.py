@@ -6,7 +6,7 @@ or a list ends. So it learns how such text goes on, once it has begun, after any
 
 import json
 import random
-from typing import Any, Final
+from typing import Final
 
 from ignorance import WORDS
 from names import invented
@@ -23,14 +23,14 @@ def begun(draw: random.Random) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def _value(draw: random.Random, depth: int) -> Any:
+def _value(draw: random.Random, depth: int) -> object:
     kind = draw.random()
     if depth < _DEEPEST and kind < 0.2:
         return _object(draw, depth) if kind < 0.1 else _list(draw, depth)
     return _scalar(draw)
 
 
-def _object(draw: random.Random, depth: int) -> dict[str, Any]:
+def _object(draw: random.Random, depth: int) -> dict[str, object]:
     keys = [
         "_".join(draw.sample(WORDS, draw.choice((1, 1, 1, 2))))
         for _ in range(draw.choice((1, 1, 2, 2, 3, 4)))
@@ -38,7 +38,7 @@ def _object(draw: random.Random, depth: int) -> dict[str, Any]:
     return {key: _value(draw, depth + 1) for key in keys}
 
 
-def _list(draw: random.Random, depth: int) -> list[Any]:
+def _list(draw: random.Random, depth: int) -> list[object]:
     return [_value(draw, depth + 1) for _ in range(draw.choice((0, 1, 1, 2, 2, 3)))]
 
 
