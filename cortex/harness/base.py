@@ -205,15 +205,22 @@ class Resettable(Protocol):
 Progress: TypeAlias = Callable[[int, int], bool]
 
 
-class Harness(Protocol):
-    """A kind of engine. Stateless; one object serves every device.
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How a harness lives in a child process: `factory` is the dotted name ("module:callable") of
+    what makes it there. Models with more weights than `above_bytes` have a child of their own
+    unless the operator says otherwise; None: only when the operator says so."""
 
-    `factory` is the dotted name ("module:callable") of what makes it in a child process; None
-    where it must live in ours.
-    """
+    factory: str
+    above_bytes: int | None = None
+
+
+class Harness(Protocol):
+    """A kind of engine. Stateless; one object serves every device. `apart` is None where it must
+    live in our process."""
 
     name: str
-    factory: str | None
+    apart: Apart | None
 
     def unavailable(self) -> str | None:
         """None when it can run here, else the reason and the remedy."""

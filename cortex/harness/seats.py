@@ -4,7 +4,6 @@ Bookkeeping without threads or awaiting (reading a mailbox aside): a resident kn
 jobs its engine has and which still wait for a slot.
 """
 
-import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -66,7 +65,6 @@ class Seats:
     leaving: bool = False
     freed: trio.Event = field(default_factory=trio.Event)
     gone: trio.Event = field(default_factory=trio.Event)
-    since: float = field(default_factory=time.monotonic)
 
     def hear(self, job_id: int, event: EngineEvent) -> None:
         seated = self.live.get(job_id)

@@ -10,7 +10,6 @@ model along, and nothing else.
 
 import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -40,12 +39,12 @@ STOP_S: Final = 20.0  # to unload everything; then a thread is left behind, and 
 class DeviceWorker:
     """The device called `name`, as its thread is called: cpu-dev-0, cuda-dev-1.
 
-    `on_death` is told of each model whose child died, why, and for how long it had served.
+    `on_death` is told of each loaded model whose child died, and why.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.on_death: Callable[[str, str, float], None] = lambda model, why, lived_s: None
+        self.on_death: Callable[[str, str], None] = lambda model, why: None
         self._harnesses: dict[str, Harness] = {}
         self._thread = ThreadHost(name, self._harnesses, lambda word: self._spread(self._thread, word))
         self._children: dict[str, ProcessHost] = {}
@@ -184,9 +183,9 @@ class DeviceWorker:
             log.error("device.stuck device=%s: the thread did not stop in %.0f s", self.name, STOP_S)
 
     def _begin_child(self, harness: Harness, model: str) -> ProcessHost:
-        if harness.factory is None or self._nursery is None:
+        if harness.apart is None or self._nursery is None:
             raise RuntimeError(f"{harness.name} cannot run in a process of its own")
-        plan = Plan(model=model, device=self.name, factory=harness.factory)
+        plan = Plan(model=model, device=self.name, factory=harness.apart.factory)
         child = ProcessHost(
             plan,
             lambda word: self._spread(child, word),
@@ -214,7 +213,7 @@ class DeviceWorker:
         log.error("child.died device=%s model=%s cause=%s", self.name, model, child.cause)
         late = NotHereNow(f"{died.message}. This request had not begun")
         self._bury(resident, died, late)
-        self.on_death(model, child.cause, time.monotonic() - resident.since)
+        self.on_death(model, child.cause)
 
     def _bury(
         self, resident: Seats, live: CortexError | None = None, waiting: CortexError | None = None

@@ -158,6 +158,13 @@ class Residency:
             self._remove(holder, model)
             self._left.setdefault(place, {})[model] = self.clock()
 
+    def died(self, place: str, model: str) -> None:
+        """`model` is gone from `place`, and nobody told it to. It may come in again in a moment."""
+        holder = self._places.get(place)
+        if holder is not None and model in holder.residents:
+            self._rests.died(model, self.clock() - holder.residents[model].loaded_at)
+            self.gone(place, model)
+
     def fault(self, place: str, model: str, reason: str) -> None:
         """`model` stays where it is, but serves nobody."""
         holder = self._places.get(place)

@@ -11,6 +11,10 @@ from typing import Final
 
 from cortex.errors import Busy, CortexError, DoesNotFit, NoRoom
 
+# A model whose process died comes in again after 1 s, doubling to a minute while it dies young.
+DEATH_S: Final = 1.0
+DEATH_MAX_S: Final = 60.0
+STABLE_S: Final = 60.0
 # A failed load is told at once to everyone who waits, then rests: 10 s, doubling to 5 min.
 COOL_DOWN_S: Final = 10.0
 COOL_DOWN_MAX_S: Final = 300.0
@@ -41,6 +45,19 @@ class Rests:
     clock: Callable[[], float]
     _models: dict[str, Rest] = field(default_factory=dict)
     _places: dict[tuple[str, str], Rest] = field(default_factory=dict)
+    # When a model that died may come in again, and how long that was from its death.
+    _deaths: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def died(self, model: str, lived_s: float) -> None:
+        """It is not loaded again for a moment, which grows as long as it dies young."""
+        _, before = self._deaths.get(model, (0.0, 0.0))
+        delay_s = min(2 * before, DEATH_MAX_S) if before and lived_s < STABLE_S else DEATH_S
+        self._deaths[model] = self.clock() + delay_s, delay_s
+
+    def mourned(self, model: str) -> float | None:
+        """Until when whoever wants `model` has to wait since it died; None when that is over."""
+        until, _ = self._deaths.get(model, (0.0, 0.0))
+        return until if self.clock() < until else None
 
     def note(self, model: str, place: str, error: CortexError) -> bool:
         """The failure is remembered. True when it speaks of the place rather than of the model, so

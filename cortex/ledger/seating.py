@@ -200,7 +200,7 @@ class Seating(Residency):
         3. a replica exists but cannot serve: wait if it is about to be gone or heard of, else
            refuse, never a second copy;
         4. it may not be loaded for this one: refuse;
-        5. its last load failed a moment ago: refuse with that cause;
+        5. it died a moment ago: wait; its last load failed a moment ago: refuse with that cause;
         6. nobody has it: find a place.
         """
         want = ticket.want
@@ -214,6 +214,8 @@ class Seating(Residency):
             return answer
         if not want.may_load or want.spec is None:
             return Refuse(NotHereNow(f"Model '{want.model}' is not resident here"))
+        if (until := self._rests.mourned(want.model)) is not None:
+            return Wait("room", until)
         if (rest := self._rests.of(want.model)) is not None:
             return Refuse(again(rest.error, rest.until - self.clock()))
         return self._find_place(ticket)

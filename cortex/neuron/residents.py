@@ -11,6 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -123,6 +124,8 @@ class Residents:
         # who use it, and is gone with the last one.
         self._threads: weakref.WeakValueDictionary[str, trio.CapacityLimiter] = weakref.WeakValueDictionary()
         self._broken, self.faults = trio.open_memory_channel[tuple[str, str]](math.inf)
+        for place, worker in workers.items():
+            worker.on_death = partial(self._died, place)
 
     def living(self, model: str) -> Living | None:
         """What is true of `model` while it is loaded."""
@@ -198,7 +201,8 @@ class Residents:
 
     async def _bring_in(self, spec: ModelSpec, promise: Promise, place: str) -> Resident:
         worker, harness = self._workers[place], self.engines.of(spec)
-        facts = await worker.load(harness, replace(promise.order, device=place))
+        isolated = self._isolated(harness, promise.header)
+        facts = await worker.load(harness, replace(promise.order, device=place), isolated=isolated)
         voice = Voice(promise.templates, promise.header, spec.sampling.over(promise.header.defaults))
         self._living[spec.id] = Living(spec, harness.name, promise, facts, voice, worker)
         return Resident(
@@ -237,6 +241,19 @@ class Residents:
                 yield Generation(mailbox, errand.projections)
         finally:
             self._note_fault(living)
+
+    def _isolated(self, harness: Harness, header: Preflight) -> bool:
+        """Whether the model gets a process of its own: as configured, else by its size."""
+        if harness.apart is None:
+            return False
+        told, above = self._config.llamacpp.isolation, harness.apart.above_bytes
+        return told == "process" or (told is None and above is not None and header.weights_bytes > above)
+
+    def _died(self, place: str, model: str, why: str) -> None:
+        """The ledger knows that a model's process is gone; the next request has it loaded again."""
+        self._living.pop(model, None)
+        self._ledger.died(place, model)
+        log.warning("model.died model=%s place=%s cause=%s", model, place, why)
 
     def _note_fault(self, living: Living) -> None:
         """The ledger knows when the engine broke, whatever the request came to."""

@@ -115,12 +115,15 @@ class View:
         """One row of GET /models."""
         now, living = trio.current_time(), self.residents.living(resident.model)
         progress = self.residents.progress(resident.model)
+        host = None if living is None else living.worker.host(resident.model)
         return wire.ResidentReport(
             id=resident.model,
             harness="" if living is None else living.harness,
             state=resident.phase,
             devices=sorted(resident.room_bytes),
             bytes=dict(resident.room_bytes),
+            isolation="" if host is None else host.isolation,
+            pid=None if host is None else host.pid,
             context_length=None if living is None else living.facts.context,
             slots=resident.slots,
             queue=self.ledger.policy.queue,

@@ -115,7 +115,8 @@ class Servable(msgspec.Struct, kw_only=True, frozen=True):
 class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     """One model of GET /models. `bytes` are per device name; `queue` is how many requests
     may wait beyond the `slots`. While it loads, `phase` is queued, download, verify or load, and
-    `done_bytes` of `total_bytes` of that phase are done."""
+    `done_bytes` of `total_bytes` of that phase are done. Once it is loaded, `isolation` is thread or
+    process, and `pid` is the process that computes."""
 
     id: str
     harness: str = ""
@@ -132,6 +133,8 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     load_s: float = 0.0
     pinned: bool = False
     priority: int = 100
+    isolation: str = ""
+    pid: int | None = None
     phase: str | None = None
     done_bytes: int = 0
     total_bytes: int = 0

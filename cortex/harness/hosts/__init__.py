@@ -6,15 +6,20 @@ model, so that a crash costs that model only and its memory is given back for ce
 `child` is what runs at the other end, `spawn` starts it, `frames` and `codec` carry it.
 """
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from cortex.harness.orders import Order
 
-__all__ = ["Host"]
+__all__ = ["Host", "Isolation"]
+
+Isolation: TypeAlias = Literal["thread", "process"]
 
 
 class Host(Protocol):
     """What a worker sees of either kind."""
+
+    @property
+    def isolation(self) -> Isolation: ...
 
     @property
     def pid(self) -> int | None:

@@ -21,6 +21,7 @@ from cortex.errors import CortexError, TooBig, Unsupported
 from cortex.events import Failed
 from cortex.harness import codec
 from cortex.harness.base import EngineFacts
+from cortex.harness.hosts import Isolation
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.lines import Lines
 from cortex.harness.hosts.spawn import Born, Folder, Plan, start
@@ -82,6 +83,10 @@ class ProcessHost:
         self._condemned, self._verdict = False, ""
         self._closed = False  # its end of the socket
         self._code: int | None = None
+
+    @property
+    def isolation(self) -> Isolation:
+        return "process"
 
     @property
     def pid(self) -> int | None:

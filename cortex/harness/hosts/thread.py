@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from cortex.harness.base import Harness
+from cortex.harness.hosts import Isolation
 from cortex.harness.orders import Order, Stop, Word
 from cortex.harness.turns import DeviceLoop
 
@@ -30,6 +31,10 @@ class ThreadHost:
         self._token: trio.lowlevel.TrioToken | None = None
         self._words: deque[Word] = deque()
         self._bug: Exception | None = None
+
+    @property
+    def isolation(self) -> Isolation:
+        return "thread"
 
     @property
     def pid(self) -> int | None:

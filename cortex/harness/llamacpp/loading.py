@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cortex.errors import LoadFailed, Unfit
-from cortex.harness.base import EngineFacts, LoadOrder, Memory, Preflight, Progress
+from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress
 from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
@@ -24,6 +24,8 @@ from cortex.weights import GgufHeader, footprint, read_gguf
 CONTEXT_STEP: Final = 256  # the engine rounds a sequence's context up to this
 READ_BYTES: Final = 8 * 2**20  # some milliseconds between two reports of progress
 PROMPT_CACHE_LIMIT: Final = 512 * 2**20  # the engine's own default is 8 GiB
+# The constructor holds Python's lock for about a second a GiB: up to here nobody notices.
+APART_BYTES: Final = 64 * 2**20
 DEFAULT_BATCH: Final = 256  # a batch in flight cannot be cancelled: bigger is later, not faster
 _OPTIONS: Final = frozenset({"batch", "mmap", "threads"})
 _GGML_CACHE: Final = (("fp16", "F16"), ("q8", "Q8_0"), ("q4", "Q4_0"))
@@ -38,7 +40,7 @@ class LlamaCppHarness:
         self, cpu_flags: Callable[[], frozenset[str] | None] | None = None, *, alone: bool = False
     ) -> None:
         self.name = "llamacpp"
-        self.factory: str | None = "cortex.harness.llamacpp:in_child"
+        self.apart: Apart | None = Apart("cortex.harness.llamacpp:in_child", APART_BYTES)
         self._alone = alone
         self._cpu_flags = cpu_flags or _cpu_flags
 
