@@ -32,6 +32,7 @@ from cortex.neuron.prompts import Templates, Voice
 from cortex.neuron.sources import Found, locate
 from cortex.places import Resident
 from cortex.text.template import ChatTemplate
+from cortex.weights import stamp
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +287,8 @@ class Residents:
             raise Unfit(
                 f"Model '{spec.id}': {path}: {error.strerror}; check its source in models.toml"
             ) from error
-        key = (spec.id, path, spec.context, order.slots, order.cache, stat.st_mtime_ns, stat.st_size)
+        files = (stat.st_mtime_ns, stat.st_size, *stamp(path))
+        key = (spec.id, path, spec.context, order.slots, order.cache, *files)
         known = self._promises.get(spec.id)
         if known is None or known[0] != key:
             header = harness.preflight(order)

@@ -55,6 +55,7 @@ class GgufHeader:
     vocabulary: int
     tokeniser: str
     chat_template: str | None
+    tool_template: str | None
     bos: str | None
     eos: str | None
     adds_bos: bool
@@ -333,6 +334,7 @@ def _header(facts: _Meta, weights_bytes: int, main_type: str) -> GgufHeader:
         vocabulary=own("vocab_size", known),
         tokeniser=facts.text("tokenizer.ggml.model") or "none",
         chat_template=facts.text("tokenizer.chat_template"),
+        tool_template=facts.text("tokenizer.chat_template.tool_use"),
         bos=facts.token("tokenizer.ggml.bos_token_id"),
         eos=facts.token("tokenizer.ggml.eos_token_id"),
         adds_bos=_adds_bos(facts),

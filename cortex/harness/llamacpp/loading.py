@@ -19,7 +19,7 @@ from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight
 from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
-from cortex.weights import GgufHeader, footprint, read_gguf
+from cortex.weights import GgufHeader, footprint, read_gguf, templates_of
 
 CONTEXT_STEP: Final = 256  # the engine rounds a sequence's context up to this
 READ_BYTES: Final = 8 * 2**20  # some milliseconds between two reports of progress
@@ -72,6 +72,7 @@ class LlamaCppHarness:
         context = _granted(order.context, header)
         batch = int(order.options.get("batch", DEFAULT_BATCH))
         weights, cache, overhead = footprint(header, context, order.slots, order.cache, batch)
+        beside = templates_of(order.path)
         return Preflight(
             weights_bytes=weights,
             cache_bytes=cache,
@@ -79,7 +80,8 @@ class LlamaCppHarness:
             context=context,
             trained_context=header.context_length,
             architecture=header.architecture,
-            template=header.chat_template,
+            template=beside.plain if beside.found else header.chat_template,
+            tool_template=beside.tool_use if beside.found else header.tool_template,
             bos=header.bos,
             eos=header.eos,
             adds_bos=header.adds_bos,

@@ -1,0 +1,145 @@
+"""Chat templates are found where models keep them, beside the weights.
+
+In this order: `chat_template.jinja` (with `additional_chat_templates/tool_use.jinja`),
+`chat_template.json`, `tokenizer_config.json` (one template, or a list with names). The
+first that holds one wins; a GGUF's own comes after them all. Beside a GGUF only the first
+two count: they are put there on purpose, while a tokenizer's config may be another
+model's. Bounded reads of fixed names; a file that is broken is `Unfit`, not skipped.
+"""
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+
+from cortex.errors import Unfit
+from cortex.units import size
+
+# A tokenizer's config lists all added tokens: the largest have some MiB.
+MOST_BYTES: Final = 16 * 2**20
+JINJA: Final = "chat_template.jinja"
+TOOL_JINJA: Final = "additional_chat_templates/tool_use.jinja"
+JSON: Final = "chat_template.json"
+CONFIG: Final = "tokenizer_config.json"
+
+
+class _Named(msgspec.Struct, frozen=True):
+    name: str
+    template: str
+
+
+class _Token(msgspec.Struct, frozen=True):
+    content: str
+
+
+class _Config(msgspec.Struct, frozen=True):
+    chat_template: str | list[_Named] | None = None
+    bos_token: str | _Token | None = None
+    eos_token: str | _Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSources:
+    """What a model ships. `tool_use` takes the place of `plain` where tools are given. The
+    tokens are None where the files do not tell."""
+
+    plain: str | None = None
+    tool_use: str | None = None
+    bos: str | None = None
+    eos: str | None = None
+
+    @property
+    def found(self) -> bool:
+        return self.plain is not None or self.tool_use is not None
+
+
+_Look: TypeAlias = Callable[[Path], TemplateSources]
+
+
+def templates_of(model: Path) -> TemplateSources:
+    """The templates of the model folder `model`, or those beside the weights file `model`. Raises
+    Unfit. Touches the disk: for a thread."""
+    if not model.is_dir():
+        return _first(model.parent, (_jinja, _json))
+    found = _first(model, (_jinja, _json, _config))
+    tokens = _config(model)
+    return TemplateSources(found.plain, found.tool_use, tokens.bos, tokens.eos)
+
+
+def stamp(model: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Changes when a file does that `templates_of` would look at."""
+    folder = model if model.is_dir() else model.parent
+    return tuple(_stamp(folder / name) for name in (JINJA, TOOL_JINJA, JSON, CONFIG))
+
+
+def _first(folder: Path, looks: tuple[_Look, ...]) -> TemplateSources:
+    found = (look(folder) for look in looks)
+    return next((sources for sources in found if sources.found), TemplateSources())
+
+
+def _jinja(folder: Path) -> TemplateSources:
+    plain = _read(folder / JINJA)
+    return TemplateSources(
+        _text(folder / JINJA, plain), _text(folder / TOOL_JINJA, _read(folder / TOOL_JINJA))
+    )
+
+
+def _json(folder: Path) -> TemplateSources:
+    return _sources(folder / JSON)
+
+
+def _config(folder: Path) -> TemplateSources:
+    return _sources(folder / CONFIG)
+
+
+def _sources(path: Path) -> TemplateSources:
+    data = _read(path)
+    if data is None:
+        return TemplateSources()
+    try:
+        config = msgspec.json.decode(data, type=_Config)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Unfit(f"{path}: is not what it should be: {error}; download it again") from error
+    given = config.chat_template
+    named = {each.name: each.template for each in given} if isinstance(given, list) else {"default": given}
+    return TemplateSources(
+        named.get("default"), named.get("tool_use"), _token(config.bos_token), _token(config.eos_token)
+    )
+
+
+def _token(token: str | _Token | None) -> str | None:
+    return token.content if isinstance(token, _Token) else token
+
+
+def _text(path: Path, data: bytes | None) -> str | None:
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError as error:
+        raise Unfit(f"{path}: is not UTF-8 ({error}); download it again") from error
+
+
+def _read(path: Path) -> bytes | None:
+    """The file's bytes; None when there is none."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unfit(f"{path}: is not a regular file; remove it, or download it again")
+        if status.st_size > MOST_BYTES:
+            raise Unfit(f"{path}: has {size(status.st_size)}; {size(MOST_BYTES)} is the limit")
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Unfit(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
