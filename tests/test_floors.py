@@ -49,6 +49,7 @@ HOMES: dict[str, set[str] | None] = {
         "text",
         "hub/client",
         "web",
+        "weights",
         "harness",
         "gateway",
         "neuron",
