@@ -79,11 +79,17 @@ def burst(address: tuple[str, int], bodies: Sequence[bytes]) -> Burst:
     return Burst(tokens, wall_s, tuple((stream.first_at or began) - began for stream in streams))
 
 
-def ask(address: tuple[str, int], path: str) -> Mapping[str, object]:
-    """The JSON that GET `path` answers with. OSError while nobody listens."""
+def ask(
+    address: tuple[str, int], path: str, body: Mapping[str, object] | None = None
+) -> Mapping[str, object]:
+    """The JSON that GET `path` answers with, or POST with a `body`. OSError while nobody listens."""
+    method, data = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
     with socket.create_connection(address, PATIENCE_S) as sock:
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(f"{head}Connection: close\r\n\r\n".encode() + data)
         data = b"".join(iter(lambda: sock.recv(BLOCK), b""))
+    if not data.startswith(b"HTTP/1.1 200 "):
+        raise OSError(f"{method} {path} was answered with {data[:500]!r}")
     body = data.partition(b"\r\n\r\n")[2]
     said: Mapping[str, object] = json.loads(body[body.index(b"{") : body.rindex(b"}") + 1])
     return said

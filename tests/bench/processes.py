@@ -42,6 +42,7 @@ class Setting:
     context: int
     slots: int
     threads: int
+    isolation: str | None = None  # as the neuron decides
 
 
 @contextmanager
@@ -67,11 +68,12 @@ def _write(folder: Path, setting: Setting, at: Mapping[str, Address]) -> None:
         for name, path in setting.models.items()
     )
     (folder / "models.toml").write_text(entries)
+    isolation = f'isolation = "{setting.isolation}"\n' if setting.isolation else ""
     roots = ", ".join(f'"{root}"' for root in sorted({path.parent for path in setting.models.values()}))
     (folder / "neuron.toml").write_text(
         f'[neuron]\nname = "n1"\nlisten = "{_text(at["neuron"])}"\nmetrics_listen = "127.0.0.1:0"\n'
-        f'models_config = "models.toml"\nmodel_roots = [{roots}]\n'
-        f'[devices]\nuse = ["cpu"]\n[harness.llamacpp]\nthreads = {setting.threads}\n'
+        f'models_config = "models.toml"\nmodel_roots = [{roots}]\nstate_dir = "state"\n'
+        f'[devices]\nuse = ["cpu"]\n[harness.llamacpp]\nthreads = {setting.threads}\n{isolation}'
     )
     (folder / "gateway.toml").write_text(
         f'[gateway]\nlisten = "{_text(at["gateway"])}"\nmetrics_listen = "127.0.0.1:0"\n'
