@@ -18,7 +18,7 @@ import msgspec
 
 from cortex import ask, errors, events
 from cortex.errors import CortexError, EngineFailed
-from cortex.harness import base, orders
+from cortex.harness import base, orders, pulse
 
 Plain: TypeAlias = Any  # what msgpack can carry; msgspec cannot name a type that names itself
 
@@ -49,6 +49,7 @@ _KINDS: Final[tuple[type, ...]] = (
     orders.Faulted,
     orders.Gone,
     orders.Beat,
+    pulse.Doing,
     base.LoadOrder,
     base.EngineFacts,
     base.Memory,

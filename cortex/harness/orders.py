@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from cortex.errors import CortexError
 from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory, Said
+from cortex.harness.pulse import Doing
 from cortex.harness.severity import Severity
 
 
@@ -137,11 +138,10 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """From a child, now and then: when its device's thread last showed a sign of life, by the
-    host's monotonic clock, and whether it has nothing to do."""
+    """From a child, now and then: what its device's thread is at. Both processes have the same
+    monotonic clock."""
 
-    at: float
-    idle: bool
+    doing: Doing
 
 
 Word: TypeAlias = Done | Undone | Progress | Heard | Faulted | Gone | Beat

@@ -160,14 +160,9 @@ class DeviceWorker:
     @property
     def heartbeat_age_s(self) -> float:
         """Since when one of the hosts has shown no sign of life; 0 when there is nothing to do."""
-        children = (child.age_s for child in self._children.values() if self._busy(child))
-        return max(self.thread_age_s, *children, 0.0)
-
-    @property
-    def thread_age_s(self) -> float:
-        """The same of the thread in this process alone. A child that hangs ends by itself."""
-        working = not self._thread.idle or self._busy(self._thread)
-        return self._thread.age_s if working else 0.0
+        hosts: list[Host] = [self._thread, *self._children.values()]
+        working = (host for host in hosts if host.doing.phase != "idle" or self._busy(host))
+        return max((host.age_s for host in working), default=0.0)
 
     # -- hosts ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ model, so that a crash costs that model only and its memory is given back for ce
 from typing import Literal, Protocol, TypeAlias
 
 from cortex.harness.orders import Order
+from cortex.harness.pulse import Doing
 
 __all__ = ["Host", "Isolation"]
 
@@ -32,10 +33,10 @@ class Host(Protocol):
         """There is something to do again: the age of the last sign of life counts from here."""
 
     @property
+    def doing(self) -> Doing:
+        """What the device's thread was at when it was last heard of."""
+
+    @property
     def age_s(self) -> float:
         """Since when the device's thread has shown no sign of life. Means nothing while there is
         nothing to do."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether the device's thread says that it has nothing to do."""

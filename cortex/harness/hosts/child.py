@@ -26,21 +26,26 @@ from typing import Final, NoReturn
 import msgspec
 
 from cortex import logs
-from cortex.harness import codec
+from cortex.harness import alarm, codec
+from cortex.harness.alarm import Ours
 from cortex.harness.base import Harness
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.spawn import Plan
 from cortex.harness.orders import Beat, Stop, Word
 from cortex.harness.turns import DeviceLoop
+from cortex.harness.watch import HUNG, Watch
 
 log = logging.getLogger(__name__)
 
 BEAT_S: Final = 1.0
+# A process that was only stopped has so long to say so, once it goes on.
+ALARM_S: Final = 2.0
 READ_BYTES: Final = 2**16
 # Minutes of talk of a fast model. A neuron that has not read them is lost, and so are we.
 MOST_UNREAD: Final = 2**26
 LAST_WORDS_S: Final = 5.0
-CRASHED, HUNG, UNREAD = 1, 70, 75
+CRASHED: Final = 1
+UNREAD: Final = 75
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -106,8 +111,9 @@ class Child:
         self._plan, self._line = plan, line
         self._outbox = Outbox(line)
         self._loop = DeviceLoop(self._outbox.tell, {harness.name: harness})
+        self._watch = Watch(plan.limits)
+        self._alarm = Ours().alarm(ALARM_S)
         self._told = 0.0
-        self._loaded = False
 
     def run(self) -> NoReturn:
         """Until the neuron says so, or is gone."""
@@ -118,7 +124,7 @@ class Child:
         frames = Frames()
         while True:
             self._beat()
-            if readable.poll(BEAT_S * 1000):
+            if readable.poll(min(BEAT_S, self._plan.limits.look_s) * 1000):
                 self._obey(frames)
 
     def _drive(self) -> None:
@@ -132,14 +138,17 @@ class Child:
         leave(code)
 
     def _beat(self) -> None:
-        now, beat, idle = time.monotonic(), self._loop.beat, self._loop.idle
-        if now < self._told + BEAT_S:
-            return
-        self._told = now
-        self._outbox.tell(Beat(beat, idle))
-        limit = self._plan.load_stall_s if self._loop.loading else self._plan.turn_stall_s
-        if not idle and now - beat > limit:
-            leave(HUNG, f"hang: no sign of life of {self._plan.device} for {now - beat:.0f} s", dump=True)
+        """Tell that we live, and see whether the device's thread does. Whether this thread does
+        is for the alarm to see: an engine may hold the interpreter."""
+        now, doing = time.monotonic(), self._loop.pulse.doing
+        if now >= self._told + BEAT_S:
+            self._told = now
+            self._outbox.tell(Beat(doing))
+        if (hang := self._watch.look(now, {self._plan.device: doing})) is not None:
+            leave(HUNG, f"device.hung {hang}", dump=True)
+        if self._alarm is not None:
+            limits = self._plan.limits
+            self._alarm.put_off(limits.of(doing) or limits.load_s)
 
     def _obey(self, frames: Frames) -> None:
         try:
@@ -184,8 +193,8 @@ def leave(code: int, why: str = "", *, dump: bool = False) -> NoReturn:
     with suppress(OSError):
         if why:
             os.write(2, f"{why}\n".encode())
-        if dump:
-            faulthandler.dump_traceback(file=2, all_threads=True)
+    if dump:
+        alarm.dump()
     os._exit(code)
 
 

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 LONGEST: Final = 4096  # bytes of one line
 # What the interpreter prints when it dies tells where, not why.
-_DUMPS: Final = ("Fatal Python error", "Thread 0x", "Current thread 0x")
+_DUMPS: Final = ("Fatal Python error", "Thread 0x", "Current thread 0x", "Timeout (", "Stack (most")
 # The marks by which the child's own records say their level.
 _LEVELS: Final = {"<2>": logging.ERROR, "<3>": logging.ERROR, "<6>": logging.INFO, "<7>": logging.DEBUG}
 

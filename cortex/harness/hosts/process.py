@@ -20,7 +20,6 @@ import trio
 from cortex.errors import CortexError, TooBig, Unsupported
 from cortex.events import Failed
 from cortex.harness import codec
-from cortex.harness.base import EngineFacts
 from cortex.harness.hosts import Isolation
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.lines import Lines
@@ -28,7 +27,6 @@ from cortex.harness.hosts.spawn import Born, Folder, Plan, start
 from cortex.harness.orders import (
     Beat,
     Detokenise,
-    Done,
     Faulted,
     Gone,
     Heard,
@@ -41,13 +39,14 @@ from cortex.harness.orders import (
     Undone,
     Word,
 )
+from cortex.harness.pulse import Doing
 
 log = logging.getLogger(__name__)
 
 START_S: Final = 30.0  # an interpreter and our imports take half a second
 LOOK_S: Final = 1.0
 # The child ends itself at its limit, if it still can; only then it is ended from here.
-MERCY_S: Final = 3.0
+MERCY_S: Final = 5.0
 DUMP_S: Final = 1.0  # to print its stacks
 EXIT_S: Final = 10.0  # to unload; then SIGTERM
 TERM_S: Final = 1.0  # then SIGKILL
@@ -79,7 +78,8 @@ class ProcessHost:
         self._bell = trio.Event()
         self._lines = Lines(plan.model)
         self._beat = self._heard_at = time.monotonic()
-        self._idle, self._loaded = False, False
+        # Its interpreter and its imports are part of the load.
+        self._doing = Doing("load", plan.model)
         self._condemned, self._verdict = False, ""
         self._closed = False  # its end of the socket
         self._code: int | None = None
@@ -97,8 +97,8 @@ class ProcessHost:
         return max(0.0, time.monotonic() - self._beat)
 
     @property
-    def idle(self) -> bool:
-        return self._idle
+    def doing(self) -> Doing:
+        return self._doing
 
     @property
     def cause(self) -> str:
@@ -200,14 +200,12 @@ class ProcessHost:
         self._heard_at = time.monotonic()
         self._begun.set()
         if isinstance(word, Beat):
-            self._beat, self._idle = max(self._beat, word.at), word.idle
+            self._doing = word.doing
+            self._beat = max(self._beat, word.doing.beat)
             return
         self._beat = self._heard_at
-        match word:
-            case Done(_, EngineFacts()):
-                self._loaded = True
-            case Progress() | Heard() | Faulted() | Gone() if word.model != self.plan.model:
-                raise codec.Garbled(f"it speaks for {word.model}")
+        if isinstance(word, Progress | Heard | Faulted | Gone) and word.model != self.plan.model:
+            raise codec.Garbled(f"it speaks for {word.model}")
         self._hear(word)
 
     # -- orders -----------------------------------------------------------------------------
@@ -269,7 +267,7 @@ class ProcessHost:
         late = 0
         while late < 2:
             await trio.sleep(LOOK_S)
-            limit_s = (self.plan.turn_stall_s if self._loaded else self.plan.load_stall_s) + MERCY_S
+            limit_s = (self.plan.limits.of(self._doing) or self.plan.limits.load_s) + MERCY_S
             age_s = max(time.monotonic() - self._heard_at, self.age_s if self._busy() else 0.0)
             late = late + 1 if age_s > limit_s else 0
         log.error("child.hung model=%s silent_s=%.0f", self.plan.model, age_s)

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 import cortex
+from cortex.harness.watch import Limits
 
 _PREFIX: Final = "cortex-engine-"
 _NAMES: Final = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TZ", "USER"})
@@ -43,9 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     factory: str
     parent: int = 0
     line: int = -1  # the descriptor of its end of the socket
-    # For how long its device's thread may show no sign of life: in a turn, in a load.
-    turn_stall_s: float = 30.0
-    load_stall_s: float = 120.0
+    limits: Limits = Limits()
     path: list[str] = []
 
 

@@ -15,6 +15,7 @@ import trio
 from cortex.harness.base import Harness
 from cortex.harness.hosts import Isolation
 from cortex.harness.orders import Order, Stop, Word
+from cortex.harness.pulse import Doing
 from cortex.harness.turns import DeviceLoop
 
 HANDED_AT_ONCE: Final = 256  # words; the rest goes in the next pass of trio's loop
@@ -45,8 +46,8 @@ class ThreadHost:
         return max(0.0, time.monotonic() - self.loop.beat)
 
     @property
-    def idle(self) -> bool:
-        return self.loop.idle
+    def doing(self) -> Doing:
+        return self.loop.pulse.doing
 
     def send(self, order: Order) -> None:
         self.loop.inbox.put(order)
