@@ -66,6 +66,11 @@ class Seats:
     freed: trio.Event = field(default_factory=trio.Event)
     gone: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """Whom the live jobs are for."""
+        return tuple(dict.fromkeys(seated.job.request_id for seated in self.live.values()))
+
     def hear(self, job_id: int, event: EngineEvent) -> None:
         seated = self.live.get(job_id)
         if seated is None:

@@ -18,15 +18,19 @@ from typing import Final
 
 import trio
 
-from cortex.errors import CortexError, EngineFailed, LoadFailed, NotHereNow, NotResident, Recovering, Stopping
+from cortex.errors import EngineFailed, NotHereNow, NotResident
 from cortex.harness import orders
 from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Memory, Said
 from cortex.harness.hosts import Host
 from cortex.harness.hosts.process import ProcessHost
 from cortex.harness.hosts.spawn import Plan
 from cortex.harness.hosts.thread import ThreadHost
+from cortex.harness.journal import Journal
+from cortex.harness.losses import Losses, recovering
+from cortex.harness.pulse import Doing
 from cortex.harness.replies import Reply
 from cortex.harness.seats import Mailbox, Seated, Seats
+from cortex.harness.watch import Limits
 
 __all__ = ["DeviceWorker", "Mailbox"]
 
@@ -36,23 +40,16 @@ LET_GO_S: Final = 10.0  # a step of compute, or a report of load progress, is mu
 STOP_S: Final = 20.0  # to unload everything; then a thread is left behind, and a child killed
 
 
-class DeviceWorker:
-    """The device called `name`, as its thread is called: cpu-dev-0, cuda-dev-1.
+class DeviceWorker(Losses):
+    """The device called `name`, as its thread is called: cpu-dev-0, cuda-dev-1."""
 
-    `on_death` is told of each loaded model whose child died, and why.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.on_death: Callable[[str, str], None] = lambda model, why: None
+    def __init__(self, name: str, journal: Journal | None = None, limits: Limits = Limits()) -> None:
         self._harnesses: dict[str, Harness] = {}
-        self._thread = ThreadHost(name, self._harnesses, lambda word: self._spread(self._thread, word))
-        self._children: dict[str, ProcessHost] = {}
+        thread = ThreadHost(name, self._harnesses, lambda word: self._spread(thread, word), journal)
+        super().__init__(name, thread)
+        self._limits = limits
         self._nursery: trio.Nursery | None = None
-        self._open = False
-        self._residents: dict[str, Seats] = {}
         self._loading: dict[str, tuple[int, int]] = {}
-        self._replies: dict[int, Reply] = {}
         self._numbers = itertools.count(1)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -88,6 +85,8 @@ class DeviceWorker:
         resident = self._residents.get(model)
         if model in self._loading or (resident is not None and not resident.leaving):
             raise RuntimeError(f"{model} is loading or loaded on {self.name}")
+        if self.poisoned is not None:
+            raise self._lost_now()
         if not self._open:
             raise self._stopped()
         self._loading[model] = (0, 0)
@@ -126,6 +125,11 @@ class DeviceWorker:
         """What memory the model's engine holds at present."""
         return (await self._ask(model, lambda ticket: orders.Measure(ticket, model))).memory()
 
+    async def release(self) -> None:
+        """What allocators keep for later loads is the device's again. Processes of models that are
+        gone keep nothing."""
+        await self._send(self._thread, lambda ticket: orders.Release(ticket)).done.wait()
+
     @asynccontextmanager
     async def generate(self, model: str, jobs: Sequence[Job]) -> AsyncIterator[Mailbox]:
         """Run `jobs` and hear them; their ids are given here, callers know them by index.
@@ -148,14 +152,15 @@ class DeviceWorker:
         resident = self._residents.get(model)
         return resident.fault if resident is not None else None
 
-    def host(self, model: str) -> Host:
-        """Who hosts `model`, or would if it were here and not isolated."""
-        return self._children.get(model, self._thread)
-
     @property
     def loading(self) -> Mapping[str, tuple[int, int]]:
         """Models that are being loaded: bytes done, bytes in all (0 while not known)."""
         return dict(self._loading)
+
+    @property
+    def doing(self) -> Doing:
+        """What the thread in this process is at. Children are watched by themselves."""
+        return self._thread.loop.pulse.doing
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -180,7 +185,7 @@ class DeviceWorker:
     def _begin_child(self, harness: Harness, model: str) -> ProcessHost:
         if harness.apart is None or self._nursery is None:
             raise RuntimeError(f"{harness.name} cannot run in a process of its own")
-        plan = Plan(model=model, device=self.name, factory=harness.apart.factory)
+        plan = Plan(model=model, device=self.name, factory=harness.apart.factory, limits=self._limits)
         child = ProcessHost(
             plan,
             lambda word: self._spread(child, word),
@@ -191,43 +196,11 @@ class DeviceWorker:
         self._nursery.start_soon(child.run)
         return child
 
-    def _mourn(self, child: ProcessHost) -> None:
-        """What lived in a child that is over is over, whether it was to leave or died."""
-        model = child.plan.model
-        del self._children[model]
-        died = EngineFailed(f"{model}: {child.cause}")
-        for reply in [each for each in self._replies.values() if each.host is child]:
-            ended = LoadFailed(died.message) if reply.loads is not None else died
-            self._settle(self._replies.pop(reply.ticket), orders.Undone(reply.ticket, ended))
-        resident = self._residents.get(model)
-        if resident is None:
-            return
-        if child.leaving:
-            self._bury(resident)
-            return
-        log.error("child.died device=%s model=%s cause=%s", self.name, model, child.cause)
-        late = NotHereNow(f"{died.message}. This request had not begun")
-        self._bury(resident, died, late)
-        self.on_death(model, child.cause)
-
-    def _bury(
-        self, resident: Seats, live: CortexError | None = None, waiting: CortexError | None = None
-    ) -> None:
-        """The resident is no more; its jobs hear how they ended, or that it was unloaded."""
-        del self._residents[resident.model]
-        unloaded = f"{resident.model} was unloaded before"
-        late = NotHereNow(f"{unloaded} this request had its turn") if self._open else self._stopped()
-        resident.fail_all(live or EngineFailed(f"{unloaded} the answer was complete"), waiting or late)
-        resident.gone.set()
-
-    def _busy(self, host: Host) -> bool:
-        """Whether somebody waits for something that `host` does."""
-        seated = (self.host(model) is host for model, resident in self._residents.items() if resident.live)
-        return any(seated) or any(reply.host is host for reply in self._replies.values())
-
     # -- words ------------------------------------------------------------------------------
 
     def _spread(self, host: Host, word: orders.Word) -> None:
+        if self.poisoned is not None and host is self._thread:
+            return  # whoever would hear it was told already
         match word:
             case orders.Heard(model, said):
                 self._spread_events(self._residents[model], said)
@@ -238,18 +211,11 @@ class DeviceWorker:
             case orders.Progress(model, done, total):
                 if model in self._loading:
                     self._loading[model] = (done, total)
-            case orders.Faulted(model, why):
-                resident = self._residents[model]
-                resident.fault = f"the engine failed: {why}"
-                resident.fail_all(EngineFailed(f"{model}: {resident.fault}"), _recovering(resident))
+            case orders.Faulted():
+                self._hurt(host, word)
             case orders.Gone(model):
                 if (gone := self._residents.get(model)) is not None:
                     self._bury(gone)
-
-    def _settle(self, reply: Reply, word: orders.Done | orders.Undone) -> None:
-        reply.hear(word)
-        if reply.loads is not None and isinstance(word, orders.Done):
-            self._residents[reply.loads] = Seats(reply.loads, reply.facts())
 
     def _spread_events(self, resident: Seats, said: Sequence[Said]) -> None:
         for job_id, event in said:
@@ -319,6 +285,8 @@ class DeviceWorker:
         return reply
 
     def _send(self, host: Host, order: Callable[[int], orders.Order], loads: str | None = None) -> Reply:
+        if self.poisoned is not None and host is self._thread:
+            raise self._lost_now()
         if not self._open:
             raise self._stopped()
         reply = Reply(next(self._numbers), host, loads)
@@ -340,15 +308,14 @@ class DeviceWorker:
     def _servable(self, model: str) -> Seats:
         if not self._open:
             raise self._stopped()
+        if self.poisoned is not None and model not in self._children:
+            raise self._unserved()
         resident = self._residents.get(model)
         if resident is None or resident.leaving:
             raise NotHereNow(f"{model} is not loaded on {self.name}")
         if resident.fault is not None:
-            raise _recovering(resident)
+            raise recovering(resident)
         return resident
-
-    def _stopped(self) -> Stopping:
-        return Stopping(f"{self.name} is not running")
 
     def _end_all(self) -> None:
         """Whoever still waits hears that the device stops."""
@@ -359,7 +326,3 @@ class DeviceWorker:
         for resident in tuple(self._residents.values()):
             stopped = EngineFailed(f"{self.name} stopped before the answer was complete")
             self._bury(resident, stopped, self._stopped())
-
-
-def _recovering(resident: Seats) -> Recovering:
-    return Recovering(f"{resident.model}: {resident.fault}. Unload it and load it again.")

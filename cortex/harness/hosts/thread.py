@@ -14,6 +14,7 @@ import trio
 
 from cortex.harness.base import Harness
 from cortex.harness.hosts import Isolation
+from cortex.harness.journal import Journal
 from cortex.harness.orders import Order, Stop, Word
 from cortex.harness.pulse import Doing
 from cortex.harness.turns import DeviceLoop
@@ -24,9 +25,15 @@ HANDED_AT_ONCE: Final = 256  # words; the rest goes in the next pass of trio's l
 class ThreadHost:
     """One OS thread, called `name`. `hear` is called in trio, with every word in order."""
 
-    def __init__(self, name: str, harnesses: Mapping[str, Harness], hear: Callable[[Word], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        harnesses: Mapping[str, Harness],
+        hear: Callable[[Word], None],
+        journal: Journal | None = None,
+    ) -> None:
         self.name = name
-        self.loop = DeviceLoop(self._tell, harnesses)
+        self.loop = DeviceLoop(self._tell, harnesses, journal)
         self.ended = False
         self._hear = hear
         self._token: trio.lowlevel.TrioToken | None = None
