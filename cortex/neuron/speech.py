@@ -22,10 +22,10 @@ from cortex.events import Event, Prefilled
 from cortex.ledger import Want
 from cortex.metrics import OTHER, Metrics, Outcome
 from cortex.metrics import Dialect as DialectName
-from cortex.neuron import prompts
 from cortex.neuron.account import Account
 from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
+from cortex.neuron.spending import Spending
 from cortex.translator import openai_chat, openai_text
 from cortex.web.connection import Reply, Request
 from cortex.web.site import Route
@@ -78,8 +78,11 @@ class Exchange:
 class Speech:
     """The handlers of the inference routes."""
 
-    def __init__(self, name: str, residents: Residents, dispatch: Dispatch, metrics: Metrics) -> None:
-        self._name, self._residents, self._dispatch, self._metrics = name, residents, dispatch, metrics
+    def __init__(
+        self, name: str, residents: Residents, dispatch: Dispatch, metrics: Metrics, spending: Spending
+    ) -> None:
+        self._name, self._residents, self._dispatch = name, residents, dispatch
+        self._metrics, self._spending = metrics, spending
         self.rejected: dict[str, dict[str, int]] = {}
         self._rates: dict[str, tuple[float | None, float | None]] = {}
 
@@ -128,6 +131,7 @@ class Speech:
             raise
         finally:
             self._metrics.request_done(account.done(exchange.dialect.name, outcome))
+            self._spending.count(exchange.request.headers.get(wire.KEY_NAME), account.usage)
 
     async def _read(self, request: Request, dialect: Dialect) -> Ask:
         """The body as an ask, the model by its id. Gateways send ids."""
@@ -136,7 +140,6 @@ class Speech:
             ask = await trio.to_thread.run_sync(dialect.read, body, abandon_on_cancel=True)
         else:
             ask = dialect.read(body)
-        prompts.check(ask)
         return ask if _routed(request) else replace(ask, model=self._residents.meant(ask.model))
 
     async def _stream(self, exchange: Exchange) -> None:

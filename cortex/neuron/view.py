@@ -14,10 +14,14 @@ import trio
 from cortex import __version__
 from cortex.ask import Json
 from cortex.ledger import Ledger
+from cortex.neuron import upstreams
 from cortex.neuron.devices import Devices
 from cortex.neuron.residents import Residents
 from cortex.neuron.speech import Speech
+from cortex.neuron.spending import Spending
 from cortex.neuron.state import State
+from cortex.neuron.upkeep import Upkeep
+from cortex.neuron.upstreams import Upstreams
 from cortex.places import Phase, Place, Resident, Room
 from cortex.wire import neuron as wire
 
@@ -55,8 +59,11 @@ class View:
     devices: Devices
     residents: Residents
     speech: Speech
+    spending: Spending
     activation: Activation
     state: State
+    upstreams: Upstreams
+    upkeep: Upkeep
     warnings: tuple[str, ...] = ()
 
     def discovery(self) -> wire.Discovery:
@@ -90,7 +97,12 @@ class View:
             name=self.name,
             boot_id=self.boot_id,
             uptime_s=trio.current_time() - self.started_at,
-            devices=[self._device(place, room) for place in self.ledger for room in place.rooms.values()],
+            devices=[
+                self._device(place, room)
+                for place in self.ledger
+                for room in place.rooms.values()
+                if place.name != upstreams.PLACE  # whose room is not of this host
+            ],
             activation=wire.Activation(
                 state=activation.state,
                 pending=list(activation.pending),
@@ -99,7 +111,14 @@ class View:
                 failed=dict(activation.failed),
             ),
             models=[self._load(resident) for place in self.ledger for resident in place],
-            warnings=[*self.warnings, *self.state.warnings, *self.devices.warnings()],
+            warnings=[
+                *self.warnings,
+                *self.state.warnings,
+                *self.devices.warnings(),
+                *self.upstreams.warnings(),
+                *self.upkeep.warnings,
+            ],
+            key_tokens=self.spending.report(),
         )
 
     def models(self) -> wire.Residents:
@@ -124,7 +143,7 @@ class View:
             bytes=dict(resident.room_bytes),
             isolation="" if host is None else host.isolation,
             pid=None if host is None else host.pid,
-            context_length=None if living is None else living.facts.context,
+            context_length=None if living is None else living.facts.context or None,
             slots=resident.slots,
             queue=self.ledger.policy.queue,
             capabilities=[] if living is None else list(living.capabilities),

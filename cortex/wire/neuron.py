@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 
 from cortex.events import Usage
+from cortex.wire.keeping import EvictionTerms
 
 # No count or size of a true report is larger; arithmetic and gauges are safe with it.
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -94,6 +95,21 @@ class ModelLoad(msgspec.Struct, kw_only=True, frozen=True):
     kv_tokens_total: Count = 0
 
 
+class Tokens(msgspec.Struct, kw_only=True, frozen=True):
+    """What requests used; `cached` are among the `prompt` tokens."""
+
+    prompt: Count = 0
+    cached: Count = 0
+    completion: Count = 0
+
+
+class KeyTokens(msgspec.Struct, kw_only=True, frozen=True):
+    """Tokens by the name of the API key, of one `day` in UTC (2026-11-30)."""
+
+    day: str = ""
+    keys: dict[str, Tokens] = {}
+
+
 class Health(msgspec.Struct, kw_only=True, frozen=True):
     """GET /health of a neuron: a pure cache read."""
 
@@ -105,6 +121,7 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
     activation: Activation = Activation()
     models: list[ModelLoad] = []
     warnings: list[str] = []
+    key_tokens: KeyTokens = KeyTokens()
 
 
 class Servable(msgspec.Struct, kw_only=True, frozen=True):
@@ -152,12 +169,13 @@ class Residents(msgspec.Struct, kw_only=True, frozen=True):
 
 class LoadRequest(msgspec.Struct, kw_only=True, frozen=True):
     """POST /models/load. `spec` is a models.toml entry, read and checked by `config.models`;
-    `victims` are proposals."""
+    `victims` are proposals, and `eviction` stands in for what neuron.toml does not say."""
 
     # Json in truth; msgspec cannot build a decoder for a type that names itself.
     spec: dict[str, Any]
     evict: Literal["allow", "never"] = "allow"
     victims: list[str] = []
+    eviction: EvictionTerms = EvictionTerms()
 
 
 class LoadAnswer(msgspec.Struct, kw_only=True, frozen=True):
@@ -171,6 +189,32 @@ class UnloadRequest(msgspec.Struct, kw_only=True, frozen=True):
 
     id: str
     force: bool = False
+
+
+class Tokenize(msgspec.Struct, kw_only=True, frozen=True):
+    """POST /tokenize: a text, or a chat, which is read again as the body of a completion."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    add_special_tokens: bool = True
+
+
+class Tokenized(msgspec.Struct, kw_only=True, frozen=True):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+
+
+class Detokenize(msgspec.Struct, kw_only=True, frozen=True):
+    """POST /detokenize."""
+
+    model: str
+    tokens: list[int]
+
+
+class Detokenized(msgspec.Struct, kw_only=True, frozen=True):
+    prompt: str
 
 
 # Headers between gateway and neuron; none of them reaches an engine or a client
