@@ -256,6 +256,67 @@ def test_the_cache_follows_from_layers_heads_and_lengths(write: Callable[[bytes]
     assert footprint(header, 1000, 3, "fp16", 512)[2] > footprint(header, 1000, 3, "fp16", 256)[2]
 
 
+LAYER = 2 * (64 + 32) * 2  # bytes a token: heads, K and V, fp16
+
+
+@pytest.mark.parametrize(
+    ("pairs", "whole", "windowed"),
+    [
+        ({"qwen3.attention.sliding_window": 512}, 3, 0),  # which layers it means nobody says
+        ({"qwen3.attention.sliding_window_pattern": [1, 0, 1]}, 3, 0),  # no window
+        (
+            {
+                "qwen3.attention.sliding_window": 512,
+                "qwen3.attention.sliding_window_pattern": Raw(
+                    9, struct.pack("<IQ3?", 7, 3, True, False, True)
+                ),
+            },
+            1,
+            2,
+        ),
+        ({"qwen3.attention.sliding_window": 512, "qwen3.attention.sliding_window_pattern": 3}, 1, 2),
+        ({"qwen3.attention.sliding_window": 512, "qwen3.attention.sliding_window_pattern": 4}, 0, 3),
+        ({"qwen3.attention.head_count_kv": [2, 0, 2]}, 2, 0),
+        ({"qwen3.full_attention_interval": 3}, 1, 0),
+    ],
+)
+def test_a_layer_that_looks_at_less_keeps_less(
+    write: Callable[[bytes], Path], pairs: dict[str, object], whole: int, windowed: int
+) -> None:
+    header = read_gguf(write(gguf({**PAIRS, **pairs})))
+    # A window of 512 and a batch of 256, in whole pages of 256.
+    assert footprint(header, 2048, 3, "fp16", 256)[1] == 3 * LAYER * (whole * 2048 + windowed * 768)
+    assert footprint(header, 512, 3, "fp16", 256)[1] == 3 * LAYER * (whole + windowed) * 512
+
+
+@pytest.mark.parametrize(("architecture", "period"), [("gemma2", 2), ("gemma3", 6), ("cohere2", 4), ("x", 1)])
+def test_a_window_that_the_architecture_implies_is_known(
+    write: Callable[[bytes], Path], architecture: str, period: int
+) -> None:
+    pairs = {key.replace("qwen3", architecture): item for key, item in PAIRS.items()} | {
+        "general.architecture": architecture,
+        f"{architecture}.block_count": 12,
+        f"{architecture}.attention.sliding_window": 64,
+    }
+    header = read_gguf(write(gguf(pairs)))
+    assert header.windowed.count(False) == 12 // period
+    assert period == 1 or not header.windowed[period - 1]
+
+
+def test_recurrent_layers_keep_a_state_a_sequence_however_long(write: Callable[[bytes], Path]) -> None:
+    recurrent = {"conv_kernel": 4, "inner_size": 256, "state_size": 16, "group_count": 2}
+    pairs = {
+        **PAIRS,
+        "qwen3.full_attention_interval": 3,
+        **{f"qwen3.ssm.{key}": item for key, item in recurrent.items()},
+    }
+    header = read_gguf(write(gguf(pairs)))
+    assert header.state_bytes == 2 * 4 * (3 * (256 + 2 * 2 * 16) + 16 * 256)
+    one, two = footprint(header, 1024, 3, "fp16")[1], footprint(header, 2048, 3, "fp16")[1]
+    assert two - one == 3 * LAYER * 1024
+    assert one == 3 * (LAYER * 1024 + header.state_bytes)
+
+
 def test_a_cut_copy_of_the_demo_model_says_how_much_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     shutil.copy(GGUF, path)

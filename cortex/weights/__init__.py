@@ -1,18 +1,30 @@
-"""Weight files, judged by their own header before any engine sees them.
+"""Weight files, judged by their own headers before any engine sees them.
 
 Blocking and bounded: callers read in a thread. A file is a header or `Unfit`.
 """
 
-from cortex.weights.footprint import CACHE_BYTES, footprint
+from cortex.weights.digest import digest
+from cortex.weights.footprint import CACHE_BYTES, EXL2_CACHE_BYTES, cuda_footprint, footprint
 from cortex.weights.gguf import GgufHeader, read_gguf
+from cortex.weights.safetensors import ModelFolder, Tensor, read_folder, read_shard
+from cortex.weights.settings import Settings, read_settings
 from cortex.weights.templates import TemplateSources, stamp, templates_of
 
 __all__ = [
     "CACHE_BYTES",
+    "EXL2_CACHE_BYTES",
     "GgufHeader",
+    "ModelFolder",
+    "Settings",
     "TemplateSources",
+    "Tensor",
+    "cuda_footprint",
+    "digest",
     "footprint",
+    "read_folder",
     "read_gguf",
+    "read_settings",
+    "read_shard",
     "stamp",
     "templates_of",
 ]

@@ -18,7 +18,7 @@ from typing import IO, Final, TypeAlias
 
 from cortex.errors import Unfit
 from cortex.units import size
-from cortex.weights.numbers import BPE_WITH_BOS, LOOKS, MIXTURES, TENSOR_TYPES
+from cortex.weights.numbers import BPE_WITH_BOS, LOOKS, MIXTURES, TENSOR_TYPES, WINDOW_PERIODS
 
 HEADER_LIMIT: Final = 32 * 2**20  # the largest vocabularies in use (262k tokens, with merges) need 15 MiB
 TENSOR_LIMIT: Final = 100_000  # the widest mixtures of experts have some thousands
@@ -36,7 +36,9 @@ _STRING, _ARRAY = 8, 9
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF says of itself. `kv_heads` has one entry a layer; lengths are in elements."""
+    """What a GGUF says of itself. `kv_heads` has one entry a layer, 0 where it attends to nothing;
+    `windowed` says which layers keep no more than the `sliding_window`. `state_bytes` is what the
+    recurrent layers keep of one sequence, however long. Lengths are in elements."""
 
     path: Path
     file_bytes: int
@@ -52,6 +54,8 @@ class GgufHeader:
     key_length: int
     value_length: int
     sliding_window: int | None
+    windowed: tuple[bool, ...]
+    state_bytes: int
     vocabulary: int
     tokeniser: str
     chat_template: str | None
@@ -316,6 +320,11 @@ def _header(facts: _Meta, weights_bytes: int, main_type: str) -> GgufHeader:
     tokens = facts.pairs.get("tokenizer.ggml.tokens")
     known = tokens.count if isinstance(tokens, _Array) else 0
     window = facts.pairs.get(f"{architecture}.attention.sliding_window")
+    windowed = _windowed(facts, architecture, layers) if isinstance(window, int) and window else ()
+    kv_heads = facts.per_layer(f"{architecture}.attention.head_count_kv", layers, max((*heads, 0)))
+    if interval := facts.number(f"{architecture}.full_attention_interval", 0):
+        # Every so many layers one attends; the others are recurrent, whatever the file says of heads.
+        kv_heads = tuple(count if (at + 1) % interval == 0 else 0 for at, count in enumerate(kv_heads))
     return GgufHeader(
         path=facts.data.path,
         file_bytes=facts.data.total,
@@ -327,10 +336,12 @@ def _header(facts: _Meta, weights_bytes: int, main_type: str) -> GgufHeader:
         context_length=own("context_length"),
         embedding_length=embedding,
         feed_forward_length=max(facts.per_layer(f"{architecture}.feed_forward_length", layers, 0), default=0),
-        kv_heads=facts.per_layer(f"{architecture}.attention.head_count_kv", layers, max((*heads, 0))),
+        kv_heads=kv_heads,
         key_length=own("attention.key_length", head_length),
         value_length=own("attention.value_length", head_length),
         sliding_window=window if isinstance(window, int) and window else None,
+        windowed=windowed or (False,) * layers,
+        state_bytes=_state_bytes(facts, architecture, kv_heads.count(0)),
         vocabulary=own("vocab_size", known),
         tokeniser=facts.text("tokenizer.ggml.model") or "none",
         chat_template=facts.text("tokenizer.chat_template"),
@@ -339,6 +350,25 @@ def _header(facts: _Meta, weights_bytes: int, main_type: str) -> GgufHeader:
         eos=facts.token("tokenizer.ggml.eos_token_id"),
         adds_bos=_adds_bos(facts),
     )
+
+
+def _windowed(facts: _Meta, architecture: str, layers: int) -> tuple[bool, ...]:
+    """Which layers look at the sliding window alone: what the file says of each, or of every how
+    many one looks at all, else what llama.cpp knows of that architecture. None, when in doubt."""
+    key = f"{architecture}.attention.sliding_window_pattern"
+    if isinstance(facts.pairs.get(key), tuple):
+        return tuple(bool(each) for each in facts.per_layer(key, layers, 0))
+    period = facts.number(key, WINDOW_PERIODS.get(architecture, 1))
+    return tuple(at % period < period - 1 for at in range(layers)) if period else (True,) * layers
+
+
+def _state_bytes(facts: _Meta, architecture: str, layers: int) -> int:
+    """Convolution and state of `layers` recurrent layers, in single precision."""
+    conv, inner, state, groups = (
+        facts.number(f"{architecture}.ssm.{name}", 0)
+        for name in ("conv_kernel", "inner_size", "state_size", "group_count")
+    )
+    return 4 * layers * (max(0, conv - 1) * (inner + 2 * groups * state) + state * inner)
 
 
 def _adds_bos(facts: _Meta) -> bool:

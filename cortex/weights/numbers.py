@@ -70,3 +70,5 @@ LOOKS: Final = (
 BPE_WITH_BOS: Final = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"}
 )
+# Of so many layers one looks at everything, the last; the others look at a window only.
+WINDOW_PERIODS: Final[Mapping[str, int]] = {"gemma2": 2, "gemma3": 6, "cohere2": 4, "gpt-oss": 2}

@@ -1,0 +1,105 @@
+"""What a model's config.json says, as far as it decides on memory and on who can run it.
+
+A bounded reader: a number that is there is a sane one, or the file is `Unfit`. A model that sees
+or hears keeps its language part's settings in a table of their own, which are the ones meant.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cortex.errors import Unfit
+from cortex.units import size
+
+LIMIT: Final = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Lengths are in elements. `quant_method` is None for plain weights; `bits` None when not said."""
+
+    architecture: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_length: int
+    vocabulary: int
+    context: int
+    tied: bool
+    quant_method: str | None = None
+    bits: float | None = None
+    sliding_window: int | None = None
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings in a config.json. Raises Unfit."""
+    try:
+        if path.stat().st_size > LIMIT:
+            raise Unfit(f"{path}: is larger than {size(LIMIT)}; it is no model's config.json")
+        whole = object_of(path.read_bytes(), path)
+    except FileNotFoundError as error:
+        raise Unfit(f"{path}: is missing; choose a folder with the whole model") from error
+    told = {**whole, **text} if isinstance(text := whole.get("text_config"), dict) else whole
+    facts = _Facts(path, told)
+    quant = told.get("quantization_config") or whole.get("quantization_config")
+    method = quant.get("quant_method") if isinstance(quant, dict) else None
+    bits = quant.get("bits") if isinstance(quant, dict) else None
+    names = whole.get("architectures")
+    hidden, heads = facts.number("hidden_size"), facts.number("num_attention_heads")
+    return Settings(
+        architecture=names[0]
+        if isinstance(names, list) and names and isinstance(names[0], str)
+        else "unknown",
+        layers=facts.number("num_hidden_layers", most=4096),
+        hidden=hidden,
+        intermediate=facts.number("intermediate_size", 4 * hidden),
+        heads=heads,
+        kv_heads=facts.number("num_key_value_heads", heads),
+        head_length=facts.number("head_dim", max(1, hidden // heads)),
+        vocabulary=facts.number("vocab_size"),
+        context=facts.number("max_position_embeddings", 2048),
+        tied=told.get("tie_word_embeddings", whole.get("tie_word_embeddings")) is True,
+        quant_method=method if isinstance(method, str) else None,
+        bits=float(bits) if isinstance(bits, int | float) and not isinstance(bits, bool) else None,
+        sliding_window=facts.number("sliding_window", 0, least=0) or None,
+    )
+
+
+def object_of(data: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object that `data` is. Raises Unfit."""
+    try:
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise Unfit(f"{path}: is not JSON as it should be ({error}); download it again") from error
+    if not isinstance(found, dict):
+        raise Unfit(f"{path}: holds no JSON object; download it again")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} comes twice")
+        found[name] = value
+    return found
+
+
+class _Facts:
+    """Numbers by name. A wrong one is Unfit."""
+
+    def __init__(self, path: Path, told: dict[str, Any]) -> None:
+        self._path, self._told = path, told
+
+    def number(self, name: str, default: int | None = None, *, least: int = 1, most: int = 2**31) -> int:
+        value = self._told.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise Unfit(f"{self._path}: {name} is missing; choose a language model")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise Unfit(f"{self._path}: {name} is {value!r}, not a number from {least} to {most}")
+        return value
