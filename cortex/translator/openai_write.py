@@ -158,7 +158,8 @@ def _tool(tool: Tool) -> Json:
     function: dict[str, Json] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
-    function["parameters"] = dict(tool.parameters) or {"type": "object", "properties": {}}
+    if tool.parameters:
+        function["parameters"] = dict(tool.parameters)
     if tool.strict:
         function["strict"] = True
     return {"type": "function", "function": function}
