@@ -165,8 +165,8 @@ class Residency:
             self._rests.died(model, self.clock() - holder.residents[model].loaded_at)
             self.gone(place, model)
 
-    def fault(self, place: str, model: str, reason: str) -> None:
-        """`model` stays where it is, but serves nobody."""
+    def fault(self, place: str, model: str, reason: str | None) -> None:
+        """`model` stays where it is, but serves nobody; with None it serves again."""
         holder = self._places.get(place)
         if holder is not None and model in holder.residents:
             holder.residents[model].fault = reason

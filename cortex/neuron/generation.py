@@ -5,28 +5,56 @@ Whether anybody still listens, and what the events look like outside, is the cal
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import trio
 
 from cortex.errors import CortexError, EngineFailed
-from cortex.events import EngineEvent, Event, Failed, Prefilled, Stopped, Tokens, Usage
+from cortex.events import (
+    EngineEvent,
+    Event,
+    Failed,
+    Prefilled,
+    Stopped,
+    Text,
+    Thought,
+    Tokens,
+    ToolCall,
+    Usage,
+)
+from cortex.harness.base import Job
 from cortex.harness.worker import Mailbox
-from cortex.text.projection import Projection
+
+
+class Reader(Protocol):
+    """What makes events of one choice out of what its job says; `finished` once its end is said."""
+
+    finished: bool
+
+    def feed(self, event: EngineEvent) -> Sequence[Event]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One job a choice, and what reads each job's events."""
+
+    jobs: tuple[Job, ...]
+    readers: tuple[Reader, ...]
 
 
 class Generation:
-    """One mailbox, read through one projection a choice. `usage` is what was used so far."""
+    """One mailbox, read through one reader a choice. `usage` is what was used so far."""
 
-    def __init__(self, mailbox: Mailbox, projections: Sequence[Projection]) -> None:
-        self._mailbox, self._projections = mailbox, projections
+    def __init__(self, mailbox: Mailbox, readers: Sequence[Reader]) -> None:
+        self._mailbox, self._readers = mailbox, readers
         self._failure: CortexError | None = None
-        self._counts = [Usage() for _ in projections]
+        self._counts = [Usage() for _ in readers]
 
     @property
     def finished(self) -> bool:
         """Whether every choice has come to its good end."""
-        return self._failure is None and all(projection.finished for projection in self._projections)
+        return self._failure is None and all(reader.finished for reader in self._readers)
 
     @property
     def usage(self) -> Usage:
@@ -37,6 +65,7 @@ class Generation:
             min(count.cached for count in self._counts),
             sum(count.completion for count in self._counts),
             sum(count.reasoning for count in self._counts),
+            any(count.estimated for count in self._counts),
         )
 
     async def take(self) -> list[Event]:
@@ -54,10 +83,10 @@ class Generation:
         return said
 
     def _read(self, index: int, heard: EngineEvent) -> Sequence[Event]:
-        if self._failure is not None or self._projections[index].finished:
+        if self._failure is not None or self._readers[index].finished:
             return ()
         self._count(index, heard)
-        events = self._projections[index].feed(heard)
+        events = self._readers[index].feed(heard)
         for at, event in enumerate(events):
             if isinstance(event, Failed):
                 self._failure = event.error
@@ -73,4 +102,7 @@ class Generation:
             count = replace(count, prompt=heard.prompt_tokens, cached=heard.cached_tokens)
         elif isinstance(heard, Tokens):
             count = replace(count, completion=count.completion + heard.count)
+        elif isinstance(heard, Text | Thought | ToolCall):
+            # Of an upstream, which tells its counts at the end.
+            count = replace(count, completion=count.completion + 1, estimated=True)
         self._counts[index] = count

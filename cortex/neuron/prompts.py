@@ -14,6 +14,7 @@ from cortex.ask import Ask, Sampling, Scalar
 from cortex.errors import BadAsk, Unsupported
 from cortex.events import Tokens
 from cortex.harness.base import Job, Preflight
+from cortex.neuron.generation import Errand
 from cortex.text.projection import Projection
 from cortex.text.template import ChatTemplate, no_template, no_tools
 from cortex.text.thinking import Thinking, opens_thought
@@ -63,14 +64,6 @@ class Voice:
     templates: Templates
     preflight: Preflight
     defaults: Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """One job a choice, and what reads each job's tokens."""
-
-    jobs: tuple[Job, ...]
-    projections: tuple[Projection, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ root that hangs costs nobody more than the deadline of a look, and the other roo
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -20,6 +20,9 @@ from cortex.catalogue import Catalogue, ModelSpec, valid_id
 from cortex.errors import Unfit
 
 log = logging.getLogger(__name__)
+
+# Models that others have and this neuron passes on, by id.
+Offered: TypeAlias = Callable[[], Mapping[str, ModelSpec]]
 
 PATH: Final = "path:"
 LOOK_S: Final = 5.0  # a file that was put there shows in the lists after so long
@@ -41,10 +44,13 @@ class _Root:
 
 
 class Found:
-    """What this neuron can load by itself: its catalogue, and files that lie in its roots."""
+    """What this neuron can load by itself: its catalogue, files that lie in its roots, and what is
+    `offered`, which is None where there is nobody to offer anything."""
 
-    def __init__(self, catalogue: Catalogue, roots: Iterable[Path] = ()) -> None:
-        self.catalogue = catalogue
+    def __init__(
+        self, catalogue: Catalogue, roots: Iterable[Path] = (), offered: Offered | None = None
+    ) -> None:
+        self.catalogue, self._offered = catalogue, offered
         self._roots = tuple(map(_Root, roots))
         self._skipped: set[Path] = set()
         self._looked_at, self._looked = -inf, trio.Event()
@@ -85,13 +91,13 @@ class Found:
         return self.known().get(model)
 
     def known(self) -> dict[str, ModelSpec]:
-        """All of them by id, the first root before the next. The demo model stands in where there
-        is nothing else; that is known when every root was seen."""
-        specs: dict[str, ModelSpec] = {}
+        """All of them by id, the first root before the next, and what upstreams offer last. The demo
+        model stands in where there is nothing else; that is known when every root was seen."""
+        specs: dict[str, ModelSpec] = {} if self._offered is None else {**self._offered()}
         for root in reversed(self._roots):
             specs |= root.specs
         specs |= self.catalogue.specs
-        if not specs and all(root.fault == "" for root in self._roots):
+        if not specs and self._offered is None and all(root.fault == "" for root in self._roots):
             specs[demo.MODEL_ID] = demo_spec()
         return specs
 
@@ -149,9 +155,10 @@ def locate(spec: ModelSpec, roots: Sequence[Path]) -> Path:
     """
     source = spec.source
     if source is None or not source.startswith(PATH):
+        said = "no source" if source is None else f"source {source!r}"
         raise Unfit(
-            f"Model '{spec.id}' has source {source or f'hf:{spec.id}'}: this version loads files only; "
-            f'download it and set source = "path:/..." to a .gguf file below model_roots'
+            f"Model '{spec.id}' has {said}, and its id is no hub id: "
+            'set source to "hf:org/name", or to "path:/..." of a .gguf file below model_roots'
         )
     path = Path(source.removeprefix(PATH))
     try:

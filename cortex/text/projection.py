@@ -198,4 +198,5 @@ def _larger(one: Usage, other: Usage) -> Usage:
         max(one.cached, other.cached),
         max(one.completion, other.completion),
         max(one.reasoning, other.reasoning),
+        one.estimated or other.estimated,
     )

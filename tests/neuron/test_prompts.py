@@ -35,7 +35,7 @@ def voice(template: str | None = PLAIN, bos: str | None = None, **facts: object)
 
 def said(ask: Ask, text: str, template: str = PLAIN) -> list[object]:
     """What comes out when the engine says `text`."""
-    (projection,) = prepare(ask, voice(template), "-").projections
+    (projection,) = prepare(ask, voice(template), "-").readers
     return [*projection.feed(Tokens(text.encode(), 1)), *projection.feed(Stopped("stop"))]
 
 

@@ -6,7 +6,7 @@ What is said to it and heard from it is the translators' business.
 """
 
 from cortex.harness.upstream.exchange import Endpoint
-from cortex.harness.upstream.listing import Told, listed
+from cortex.harness.upstream.listing import Told, listed_by
 from cortex.harness.upstream.loading import NAME, UpstreamHarness, missing
 
-__all__ = ["NAME", "Endpoint", "Told", "UpstreamHarness", "listed", "missing"]
+__all__ = ["NAME", "Endpoint", "Told", "UpstreamHarness", "listed_by", "missing"]

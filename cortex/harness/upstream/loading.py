@@ -11,7 +11,7 @@ from typing import Final
 from cortex.catalogue import near
 from cortex.config.upstream import UpstreamConfig
 from cortex.errors import CortexError, LoadFailed, Unfit
-from cortex.harness.base import EngineFacts, LoadOrder, Memory, Preflight, Progress
+from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress
 from cortex.harness.upstream.engine import There, UpstreamEngine, Waits
 from cortex.harness.upstream.exchange import Endpoint, Exchange
 from cortex.harness.upstream.listing import Told, listed
@@ -27,6 +27,7 @@ class UpstreamHarness:
 
     def __init__(self, config: UpstreamConfig) -> None:
         self.name = NAME
+        self.apart: Apart | None = None  # nothing here can crash that a child would contain
         self._config = config
 
     def unavailable(self) -> str | None:

@@ -1,0 +1,60 @@
+"""From an ask to what an engine with a template of its own is handed, and how it is read.
+
+Nothing is rendered, parsed or filled in here: what nobody said stays unsaid, so that the
+engine's own defaults hold under those of models.toml. Each choice is a job of its own, as
+with every engine, and a chat's events pass as they come.
+"""
+
+from dataclasses import dataclass, replace
+
+from cortex.ask import Ask, Sampling
+from cortex.errors import EngineFailed
+from cortex.events import EngineEvent, Event, Failed, Stopped, Tokens
+from cortex.harness.base import Job
+from cortex.neuron.generation import Errand
+from cortex.text.projection import Projection
+
+
+def prepare(ask: Ask, defaults: Sampling, request_id: str) -> Errand:
+    """One job a choice. With a seed, each has its own that follows from it."""
+    said = ask.sampling.over(defaults)
+    jobs: list[Job] = []
+    for choice in range(ask.n):
+        seed = None if said.seed is None else (said.seed + choice) % 2**31
+        one = replace(ask, sampling=replace(said, seed=seed), n=1, echo=False, stream=True)
+        if ask.prompt is None:
+            jobs.append(Job(choice, "", one.sampling, request_id=request_id, chat=one))
+        else:
+            jobs.append(
+                Job(
+                    choice,
+                    ask.prompt,
+                    one.sampling,
+                    max_tokens=ask.max_tokens,
+                    shape=ask.shape,
+                    logprobs=ask.logprobs,
+                    request_id=request_id,
+                )
+            )
+    readers = (
+        Projection(choice=choice, stops=ask.stop) if ask.prompt is not None else AsSaid(choice)
+        for choice in range(ask.n)
+    )
+    return Errand(tuple(jobs), tuple(readers))
+
+
+@dataclass(slots=True)
+class AsSaid:
+    """One choice whose events need no reading but their number."""
+
+    choice: int
+    finished: bool = False
+
+    def feed(self, event: EngineEvent) -> list[Event]:
+        """`event` as it was said; nothing once finished."""
+        if self.finished:
+            return []
+        if isinstance(event, Tokens):
+            raise EngineFailed("The engine answered a chat with bare tokens")
+        self.finished = isinstance(event, Stopped | Failed)
+        return [replace(event, choice=self.choice)]
