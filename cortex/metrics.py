@@ -97,6 +97,12 @@ class Metrics:
             )
         }
         self._evictions = self._counters("evictions", "Models unloaded", "reason")
+        self._defrags = Counter(
+            "cortex_defrags_total", "Devices emptied and refilled", registry=self._registry
+        )
+        self._defrag_bytes = Counter(
+            "cortex_defrag_bytes_total", "Memory that this gave back", registry=self._registry
+        )
         self._retries = self._counters("retries", "Requests tried on another neuron, by error code", "reason")
         self._rejections = self._counters("rejections", "Requests refused before a seat, by code", "reason")
         self._waiting = Gauge("cortex_waiting", "Requests that wait for a seat", registry=self._registry)
@@ -166,6 +172,11 @@ class Metrics:
     def evicted(self, reason: Eviction) -> None:
         """A resident was sent away."""
         self._evictions.at(reason).inc()
+
+    def defragged(self, won_bytes: int) -> None:
+        """A device was emptied and refilled, which gave back so many bytes."""
+        self._defrags.inc()
+        self._defrag_bytes.inc(won_bytes)
 
     # -- the fleet
 

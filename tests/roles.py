@@ -20,7 +20,7 @@ from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import ColdLoad, GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
 from cortex.config.network import Address
-from cortex.config.neuron import Devices, NeuronConfig, NeuronEviction
+from cortex.config.neuron import Devices, NeuronConfig
 from cortex.harness.base import Harness
 from cortex.harness.scripted import Script, ScriptedEngine, ScriptedHarness
 
@@ -77,7 +77,6 @@ async def running_neuron(
         model_roots=(folder,),
         state_dir=config.state_dir or _new_folder(),
         devices=Devices(memory_limit=memory, memory_headroom=0),
-        eviction=NeuronEviction(min_residency_s=config.eviction.min_residency_s),
     )
     async with _running(
         lambda run: neuron.run(config, catalogue, harnesses={"llamacpp": harness}, **run)

@@ -207,7 +207,6 @@ def test_other_peers_are_not(text):
     ("text", "key"),
     [
         ("[gateway]\nworkers = 2", "gateway.workers"),
-        ("[eviction]\ndefrag_after_cycles = 1", "eviction.defrag_after_cycles"),
         ('[discovery]\ndns = "_cortex._tcp.example"', "discovery"),
         ('[[neurons]]\nname = "m"\nendpoint = "http://m:1"\ndialects = ["openai"]', "neurons[1].dialects"),
     ],

@@ -128,7 +128,6 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
     [
         ('quant = "Q4_K_M"', "quant"),
         ('revision = "main"', "revision"),
-        ("idle_unload_s = 60", "idle_unload_s"),
         ('draft = "small"', "draft"),
         ('speculation = "ngram"', "speculation"),
         ('lora = ["adapters/x"]', "lora"),

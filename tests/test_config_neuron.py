@@ -47,7 +47,7 @@ def test_every_key_has_a_default(read):
     assert config.devices == Devices((), None, 2**30)
     assert config.admission == Admission(4, 64, 60.0)
     assert config.llamacpp == LlamaCpp(None, 256, True)
-    assert config.eviction == NeuronEviction("lru", 30.0)
+    assert config.eviction == NeuronEviction(None, None, None)
 
 
 def test_a_file_with_every_section_is_read_whole(read, tmp_path):
@@ -120,7 +120,6 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         ("[harness.exllamav2]\ncache = 'q4'", "harness.exllamav2"),
         ("[harness.upstream]", "harness.upstream"),
         ("[hub]\noffline = true\ncache_dir = 'x'", "hub"),
-        ("[eviction]\ndefrag_after_cycles = 50", "eviction.defrag_after_cycles"),
     ],
 )
 def test_a_key_that_nothing_acts_on_is_a_warning(read, text, key):
@@ -128,7 +127,7 @@ def test_a_key_that_nothing_acts_on_is_a_warning(read, text, key):
     assert [warning.split(": ", 1)[1] for warning in warnings] == [f"{key}: has no effect in this version"]
 
 
-@pytest.mark.parametrize("text", ["[eviction]\ndefrag_after_cycles = 0", "[devices]\ngroups = []"])
+@pytest.mark.parametrize("text", ["[devices]\ngroups = []"])
 def test_a_value_that_asks_for_nothing_is_no_warning(read, text):
     assert read(text) == (NeuronConfig(), [])
 

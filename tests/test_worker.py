@@ -467,6 +467,26 @@ async def test_unload_frees_and_fails_what_is_seated() -> None:
             await worker.tokenise("scripted", "x")
 
 
+async def test_allocators_give_back_what_they_keep_once_a_load_in_hand_is_in() -> None:
+    slow = threading.Event()
+
+    class Careless(ScriptedHarness):
+        def release(self) -> None:
+            assert set(self.engines) == {"scripted"}
+            super().release()
+            raise RuntimeError("the thread outlives it")
+
+    harness = Careless(Script(slow_load=slow))
+    async with working() as worker, trio.open_nursery() as nursery:
+        await worker.release()  # with no harness yet
+        nursery.start_soon(worker.load, harness, scripted_order())
+        await until(lambda: worker.loading.get("scripted", (0, 0))[1] > 0)
+        nursery.start_soon(worker.release)
+        slow.set()
+        await until(lambda: harness.releases == 1)
+        assert text(await say(worker, "scripted")) == b"say it back"
+
+
 async def test_an_unload_that_is_cancelled_goes_on() -> None:
     async with working() as worker:
         harness = ScriptedHarness()

@@ -36,8 +36,11 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class NeuronEviction:
-    strategy: Literal["lru", "priority"] = "lru"
-    min_residency_s: float = 30.0
+    """What is None was not said: gateways send theirs along."""
+
+    strategy: Literal["lru", "priority"] | None = None
+    min_residency_s: float | None = None
+    defrag_after_cycles: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from cortex.config.kinds import (
 from cortex.config.reading import Known, Table
 
 STRATEGY: Final = Known(one_of("lru", "priority"))
-DEFRAG: Final = Known(whole(0, 10**6), idle=True, still=0)
+DEFRAG: Final = Known(whole(0, 10**6))
 LOG_FORMAT: Final = Known(one_of("text", "json"))
 # A listener that polls or waits less than this spins.
 LEAST_S: Final = 0.1
@@ -87,7 +87,7 @@ MODEL_KEYS: Final = Table(
         "draft": Known(MODEL, idle=True),
         "speculation": Known(one_of("ngram"), idle=True),
         "lora": Known(PATH, form="list", idle=True, still=()),
-        "idle_unload_s": Known(spans(), idle=True, still=0.0),
+        "idle_unload_s": Known(spans()),
         "slots": Known(whole(1, 1024)),
         "aliases": Known(MODEL, form="list"),
         "capabilities": Known(NAME, form="list"),

@@ -18,6 +18,7 @@ from cortex.gateway.fleet import Neuron, seats
 from cortex.ledger import Load
 from cortex.places import Resident
 from cortex.wire import neuron as wire
+from cortex.wire.keeping import EvictionTerms
 
 # The largest model that one host holds, from a slow disk.
 LONGEST_LOAD_S: Final = 1800.0
@@ -34,10 +35,16 @@ class Neurons(Protocol):
 
 
 class RemoteLoader:
-    """`neurons` is asked at the time of a load, since fleet and dispatcher know each other."""
+    """`neurons` is asked at the time of a load, since fleet and dispatcher know each other. `terms`
+    are for neurons whose own files say nothing."""
 
-    def __init__(self, neurons: Callable[[], Neurons], evicted: Callable[[], None]) -> None:
-        self._neurons, self._evicted = neurons, evicted
+    def __init__(
+        self,
+        neurons: Callable[[], Neurons],
+        evicted: Callable[[], None],
+        terms: EvictionTerms = EvictionTerms(),
+    ) -> None:
+        self._neurons, self._evicted, self._terms = neurons, evicted, terms
         self._broke_at: dict[str, float] = {}
 
     async def load(self, load: Load) -> Resident:
@@ -46,7 +53,7 @@ class RemoteLoader:
         assert spec is not None  # noqa: S101 - the ledger places specs only
         fleet = self._neurons()
         neuron = fleet[load.place.name]
-        order = wire.LoadRequest(spec=spec_to_plain(spec), victims=list(load.victims))
+        order = wire.LoadRequest(spec=spec_to_plain(spec), victims=list(load.victims), eviction=self._terms)
         try:
             with trio.fail_after(LONGEST_LOAD_S):
                 answer = await neuron.remote.load(order)

@@ -28,6 +28,7 @@ from cortex.metrics import Metrics
 from cortex.web.door import Door, Site
 from cortex.web.guard import Credential, Policy
 from cortex.web.listeners import Ports, metrics_site, own_names
+from cortex.wire.keeping import EvictionTerms
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,14 @@ async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[G
         nursery.cancel_scope.cancel()
 
 
+def _terms(config: GatewayConfig) -> EvictionTerms:
+    return EvictionTerms(
+        strategy=config.eviction.strategy,
+        min_residency_s=config.cold_load.min_residency_s,
+        defrag_after_cycles=config.eviction.defrag_after_cycles,
+    )
+
+
 async def _assemble(
     config: GatewayConfig, catalogue: Catalogue, client: remote.Client, nursery: trio.Nursery
 ) -> tuple[Ledger, _Parts]:
@@ -97,7 +106,7 @@ async def _assemble(
     limits = LedgerPolicy(rules, config.limits.queue, config.cold_load.max_overtake_s, delegates=True)
     ledger = Ledger(trio.current_time, limits)
     metrics = Metrics(lambda model: bool(listing.has(model)), dropped_records=logs.dropped)
-    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"))
+    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), _terms(config))
     patience = Patience(config.limits.queue_wait_s, config.cold_load.max_wait_s)
     dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))
     await nursery.start(dispatch.run)

@@ -202,6 +202,14 @@ class Resettable(Protocol):
         """All jobs are forgotten, and new ones may come. Raises when that is not so."""
 
 
+@runtime_checkable
+class Releasing(Protocol):
+    """Also kept by a harness whose allocators keep what engines gave back, for later loads."""
+
+    def release(self) -> None:
+        """That memory is the device's again. On the device's thread, with no engine loaded."""
+
+
 Progress: TypeAlias = Callable[[int, int], bool]
 
 

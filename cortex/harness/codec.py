@@ -38,6 +38,7 @@ _KINDS: Final[tuple[type, ...]] = (
     orders.Tokenise,
     orders.Detokenise,
     orders.Measure,
+    orders.Release,
     orders.Submit,
     orders.Cancel,
     orders.Ring,

@@ -61,6 +61,13 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Give back what allocators keep for later loads."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     model: str
     job: Job
@@ -83,7 +90,7 @@ class Stop:
 
 
 Question: TypeAlias = Tokenise | Detokenise | Measure
-Order: TypeAlias = Load | GiveUp | Unload | Question | Submit | Cancel | Ring | Stop
+Order: TypeAlias = Load | GiveUp | Unload | Release | Question | Submit | Cancel | Ring | Stop
 Answer: TypeAlias = EngineFacts | Memory | tuple[int, ...] | str | None
 
 

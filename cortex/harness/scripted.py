@@ -313,7 +313,11 @@ class ScriptedHarness:
         self.name = "scripted"
         self.apart: Apart | None = Apart("cortex.harness.scripted:ScriptedHarness")
         self.engines: dict[str, ScriptedEngine] = {}
+        self.releases = 0
         self._script, self._scripts = script or Script(), dict(scripts or {})
+
+    def release(self) -> None:
+        self.releases += 1
 
     def unavailable(self) -> str | None:
         return None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from cortex.errors import CortexError, DeviceLost, EngineFailed, LoadFailed
-from cortex.harness.base import Engine, EngineFacts, Harness, Job
+from cortex.harness.base import Engine, EngineFacts, Harness, Job, Releasing
 from cortex.harness.driven import Driven
 from cortex.harness.faults import Faults
 from cortex.harness.journal import Blamed, Journal
@@ -33,6 +33,7 @@ from cortex.harness.orders import (
     Order,
     Progress,
     Question,
+    Release,
     Ring,
     Stop,
     Submit,
@@ -155,8 +156,19 @@ class DeviceLoop:
             case Unload(ticket, model) if not behind:
                 self._drop(model)
                 self._tell(Done(ticket))
+            case Release(ticket) if not behind:
+                self._release()
+                self._tell(Done(ticket))
             case _:
                 self._obey_at_once(order)
+
+    def _release(self) -> None:
+        for name, harness in self._harnesses.items():
+            if isinstance(harness, Releasing):
+                try:
+                    harness.release()
+                except Exception:
+                    log.exception("release.failed harness=%s", name)
 
     def _obey_at_once(self, order: Order) -> None:
         """Carry out what need not wait for a load in hand; put off what must."""

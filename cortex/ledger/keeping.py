@@ -5,7 +5,7 @@ unloaded here: it says who may go, and takes note of who went and came back.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from cortex import evictor
@@ -17,6 +17,11 @@ from cortex.places import Place, Resident
 @dataclass(slots=True, repr=False)
 class Ledger(Seating):
     """Residency, seats, the lines, and the keeping of places."""
+
+    def judge_by(self, rules: evictor.Rules) -> None:
+        """From here on it is these who decide whom to send away."""
+        self.policy = replace(self.policy, rules=rules)
+        self._stir(*self._timed)
 
     # -- who has idled for too long ---------------------------------------------------------
 

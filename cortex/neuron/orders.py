@@ -19,6 +19,7 @@ from cortex.ledger import Want
 from cortex.metrics import Metrics
 from cortex.neuron.jobs import Job, Jobs
 from cortex.neuron.residents import Residents
+from cortex.neuron.terms import Terms
 from cortex.neuron.view import Activation, View
 from cortex.places import Resident
 from cortex.wire import keeping
@@ -57,10 +58,17 @@ class Orders:
     """Obeys the management routes and the list of default models. `run` must be running."""
 
     def __init__(
-        self, residents: Residents, dispatch: Dispatch, view: View, metrics: Metrics, jobs: Jobs
+        self,
+        residents: Residents,
+        dispatch: Dispatch,
+        view: View,
+        metrics: Metrics,
+        *,
+        jobs: Jobs,
+        terms: Terms,
     ) -> None:
         self._residents, self._dispatch, self._view = residents, dispatch, view
-        self._metrics, self.jobs = metrics, jobs
+        self._metrics, self.jobs, self._terms = metrics, jobs, terms
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -173,6 +181,9 @@ class Orders:
     async def _wanted(self, order: wire.LoadRequest) -> Want:
         """What the dispatcher is asked for an order to load."""
         self._refuse_when_stopping()
+        if self._terms.hear(order.eviction):
+            self._dispatch.ledger.judge_by(self._terms.rules)
+            log.info("eviction.terms rules=%s defrag=%d", self._terms.rules, self._terms.defrag_after_cycles)
         sent = spec_from_plain(order.spec)
         # By its id alone: what comes in under another id is not what was asked for.
         spec = self._residents.found.spec(sent.id) or sent

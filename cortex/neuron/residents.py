@@ -117,6 +117,7 @@ class Residents:
         self._config, self.found, self.engines = config, found, engines
         self._workers, self._ledger, self.pins = workers, ledger, pins
         self._living: dict[str, Living] = {}
+        self._cycles: dict[str, int] = {}
         # What is told of loads before a device's thread has them: queued, download, verify.
         self.underway = Underway()
         # The last promise of each model, with what it was made for.
@@ -191,6 +192,15 @@ class Residents:
             await self.unload(place, victim)
         return await self._bring_in(spec, promise, place)
 
+    def cycles(self, place: str) -> int:
+        """How many models were unloaded there since its allocators' memory was given back."""
+        return self._cycles.get(place, 0)
+
+    async def release(self, place: str) -> None:
+        """What the allocators of a place keep for later loads is given back."""
+        self._cycles[place] = 0
+        await self._workers[place].release()
+
     async def put_down(self, model: str) -> None:
         """Its memory is free; to all who ask it is still here, since it comes again (`take_up`)."""
         await self._living[model].worker.unload(model)
@@ -224,6 +234,7 @@ class Residents:
             if living is not None:
                 await living.worker.unload(model)
         finally:
+            self._cycles[place] = self.cycles(place) + 1
             self._ledger.gone(place, model)
         log.info("unload.done model=%s place=%s", model, place)
 

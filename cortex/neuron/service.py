@@ -20,7 +20,6 @@ from cortex.catalogue import Catalogue
 from cortex.config.gateway import ColdLoad
 from cortex.config.neuron import NeuronConfig
 from cortex.dispatch import Dispatch, LoadBook, Patience
-from cortex.evictor import Rules
 from cortex.harness.base import Harness
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.worker import DeviceWorker
@@ -36,6 +35,8 @@ from cortex.neuron.residents import Engines, Residents
 from cortex.neuron.sources import Found
 from cortex.neuron.speech import Speech
 from cortex.neuron.state import State, usual_folder
+from cortex.neuron.terms import Terms
+from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.view import Activation, View
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
@@ -109,7 +110,8 @@ async def _assemble(
     devices = await Devices.found(config.devices, state.read(DEVICES, dict[str, str]))
     await nursery.start(devices.run)
     await state.keep(DEVICES, devices.remembered)
-    ledger = _ledger(config)
+    terms = Terms(config.eviction)
+    ledger = _ledger(config, terms)
     workers: dict[str, DeviceWorker] = {}
     rooms = Rooms(config.devices, devices, ledger)
     rooms.open()
@@ -124,6 +126,7 @@ async def _assemble(
     dispatch = Dispatch(ledger, jobs, patience, LoadBook(metrics))
     await nursery.start(dispatch.run)
     speech = Speech(name, residents, dispatch, metrics)
+    upkeep = Upkeep(residents, dispatch, metrics, terms, devices.ours)
     view = View(
         name=name,
         boot_id=secrets.token_hex(8),
@@ -135,21 +138,21 @@ async def _assemble(
         speech=speech,
         activation=Activation(),
         state=state,
+        upkeep=upkeep,
         warnings=_warnings(config),
     )
-    orders = Orders(residents, dispatch, view, metrics, jobs)
-    await nursery.start(orders.run)
-    await nursery.start(jobs.run)
+    orders = Orders(residents, dispatch, view, metrics, jobs=jobs, terms=terms)
+    for part in (orders, jobs, upkeep):
+        await nursery.start(part.run)
     nursery.start_soon(_tell, view, metrics)
     site = Site(speech.routes(), build_app(view, orders), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
     return _Neuron(Door(site, config.limits), page, view, orders)
 
 
-def _ledger(config: NeuronConfig) -> Ledger:
-    """Empty, and judging as the file says."""
-    rules = Rules(config.eviction.strategy, config.eviction.min_residency_s)
-    policy = LedgerPolicy(rules, config.admission.queue, WAITS.max_overtake_s, queue_per_model=True)
+def _ledger(config: NeuronConfig, terms: Terms) -> Ledger:
+    """Empty, and judging by `terms`."""
+    policy = LedgerPolicy(terms.rules, config.admission.queue, WAITS.max_overtake_s, queue_per_model=True)
     return Ledger(trio.current_time, policy)
 
 

@@ -22,6 +22,7 @@ from cortex.neuron.spending import Spending
 from cortex.neuron.state import State
 from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.upstreams import Upstreams
+from cortex.neuron.upkeep import Upkeep
 from cortex.places import Phase, Place, Resident, Room
 from cortex.wire import neuron as wire
 

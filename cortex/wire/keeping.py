@@ -4,7 +4,7 @@ As in `wire.neuron`, every field has a default, sizes are bytes and times second
 known is null.
 """
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -61,3 +61,11 @@ class PinAnswer(msgspec.Struct, kw_only=True, frozen=True):
     id: str
     pinned: bool
     resident: bool = False
+
+
+class EvictionTerms(msgspec.Struct, kw_only=True, frozen=True):
+    """How a gateway would have its neurons evict, where their own files say nothing. Null is not said."""
+
+    strategy: Literal["lru", "priority"] | None = None
+    min_residency_s: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
+    defrag_after_cycles: Annotated[int, msgspec.Meta(ge=0, le=10**6)] | None = None

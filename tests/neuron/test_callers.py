@@ -79,6 +79,11 @@ async def test_what_a_route_demands() -> None:
         "GET /models": "read",
         "POST /models/load": "admin",
         "POST /models/unload": "admin",
+        "POST /models/pin": "admin",
+        "POST /models/unpin": "admin",
+        "GET /models/jobs": "read",
+        "GET /models/jobs/some-job": "read",
+        "DELETE /models/jobs/some-job": "admin",
     }
     assert scope_of("GET", "/anything/else") == "admin"
     assert scope_of("POST", "/models") == "admin"

@@ -5,6 +5,7 @@ file is read through before, without the lock and with progress, and is in the p
 when the engine maps it. A load that fails leaves nothing: no folder, no thread, no memory.
 """
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -51,6 +52,12 @@ class LlamaCppHarness:
             return metadata.version("xllamacpp")
         except metadata.PackageNotFoundError:
             return None
+
+    def release(self) -> None:
+        """What the C library keeps of freed memory is the host's again, where it can tell."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
     def unavailable(self) -> str | None:
         # The binding is compiled for these instructions: without them it dies at its first one.

@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -115,6 +115,16 @@ class Devices:
     def reading(self, name: str) -> Reading:
         """The last look at a device."""
         return self._readings[name]
+
+    async def ours(self, names: Iterable[str]) -> int:
+        """Bytes of these devices that this process and its children hold, by a look of this moment;
+        of a device that cannot tell whose they are, all that is used."""
+        held = 0
+        for name in names:
+            await self._look(self._probes[name], trio.CapacityLimiter(1))
+            reading = self._readings[name]
+            held += reading.used_bytes if reading.ours_bytes is None else reading.ours_bytes
+        return held
 
     def late(self, name: str) -> bool:
         """Whether the device does not let itself be looked at; its reading is then old."""
