@@ -69,7 +69,6 @@ def test_the_predecessors_file_loads_unchanged():
     )
     assert [warning.split(": ", 1)[1] for warning in warnings] == [
         "models_config: is read as gateway.models_config; write it there",
-        "eviction.defrag_after_cycles: has no effect in this version",
     ]
 
 
