@@ -13,9 +13,9 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cortex.ask import Sampling
 from cortex.errors import BadAsk, CortexError, EngineFailed, LoadFailed, PromptTooLong, Unfit, Unsupported
@@ -34,6 +34,10 @@ from cortex.harness.base import (
 )
 
 _PIECE: Final = re.compile(rb" ?[^ ]{1,6}| ")
+# What an order may say of a script, as plain data.
+_OPTIONS: Final = frozenset(
+    {"bytes", "crash_after", "endless", "fail_after", "reply", "split", "tokens_per_turn"}
+)
 _MARK: Final = b"\x01"  # before a token's bytes, so that leading zero bytes count too
 SCRIPT_TEMPLATE: Final = (
     "{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}"
@@ -307,11 +311,19 @@ class ScriptedEngine:
 
 
 class ScriptedHarness:
-    """Plays `script`, or the one that `scripts` has for a model. `engines` is for looking at."""
+    """Plays `script`, or the one that `scripts` has for a model, with what an order's options
+    say of it. `engines` is for looking at. A child makes its own harness by `factory`, which
+    knows nothing of the scripts here."""
 
-    def __init__(self, script: Script | None = None, scripts: Mapping[str, Script] | None = None) -> None:
+    def __init__(
+        self,
+        script: Script | None = None,
+        scripts: Mapping[str, Script] | None = None,
+        *,
+        factory: str = "cortex.harness.scripted:ScriptedHarness",
+    ) -> None:
         self.name = "scripted"
-        self.apart: Apart | None = Apart("cortex.harness.scripted:ScriptedHarness")
+        self.apart: Apart | None = Apart(factory)
         self.engines: dict[str, ScriptedEngine] = {}
         self.releases = 0
         self._script, self._scripts = script or Script(), dict(scripts or {})
@@ -355,7 +367,9 @@ class ScriptedHarness:
         return engine
 
     def _of(self, order: LoadOrder) -> Script:
-        return self._scripts.get(order.model, self._script)
+        script = self._scripts.get(order.model, self._script)
+        said: dict[str, Any] = {name: value for name, value in order.options.items() if name in _OPTIONS}
+        return replace(script, **said) if said else script
 
 
 def scripted_order(model: str = "scripted", context: int = 8192, slots: int = 4) -> LoadOrder:

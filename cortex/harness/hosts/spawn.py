@@ -141,4 +141,4 @@ def environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _path() -> list[str]:
-    return [*filter(None, sys.path), str(Path(cortex.__file__).parent.parent)]
+    return [*map(os.path.abspath, filter(None, sys.path)), str(Path(cortex.__file__).parent.parent)]
