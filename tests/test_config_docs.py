@@ -14,11 +14,13 @@ import pytest
 from cortex.ask import Sampling
 from cortex.catalogue import Cost, ModelSpec
 from cortex.config.gateway import ColdLoad, Eviction, GatewayConfig, Key, NeuronRef, Poll
+from cortex.config.hub import HubConfig
 from cortex.config.limits import Limits
 from cortex.config.network import PRIVATE
 from cortex.config.neuron import Admission, Devices, LlamaCpp, NeuronConfig, NeuronEviction
 from cortex.config.reading import Known, Table
 from cortex.config.tables import GATEWAY_FILE, MODEL_KEYS, MODELS_FILE, NEURON_FILE
+from cortex.config.upstream import UpstreamConfig
 
 PAGE = (Path(__file__).parent.parent / "docs" / "config.md").read_text(encoding="utf-8")
 FILES = {"cortex.toml": GATEWAY_FILE, "neuron.toml": NEURON_FILE, "models.toml": MODELS_FILE}
@@ -34,13 +36,15 @@ SHAPES = {
     ("neuron.toml", "devices"): Devices,
     ("neuron.toml", "eviction"): NeuronEviction,
     ("neuron.toml", "harness.llamacpp"): LlamaCpp,
+    ("neuron.toml", "harness.upstream"): UpstreamConfig,
+    ("neuron.toml", "hub"): HubConfig,
     ("neuron.toml", "admission"): Admission,
     ("models.toml", "models"): ModelSpec,
     ("models.toml", "models.cost"): Cost,
     ("models.toml", "models.sampling"): Sampling,
 }
 # Keys that reach a field of another name, and keys whose one value needs no field.
-FIELDS = {"token_file": "token"}
+FIELDS = {"token_file": "token", "api_key_env": "api_key", "api_key_file": "api_key"}
 
 
 def sections(table, at=()):
@@ -141,8 +145,9 @@ def written(cell, known):
 @pytest.mark.parametrize(("file", "section"), SHAPES)
 def test_every_field_is_filled_by_a_key_or_a_section(file, section):
     filled = {FIELDS.get(key, key) for key in KNOWN[file, section].keys} | set(FILES[file].keys)
-    # `llamacpp` is [harness.llamacpp]; a neuron's limits are not in its file.
-    assert {field.name for field in fields(SHAPES[file, section])} - filled <= {"llamacpp", "limits"}
+    # `llamacpp` and `upstream` are tables of [harness]; a neuron's limits are not in its file.
+    rest = {field.name for field in fields(SHAPES[file, section])} - filled
+    assert rest <= {"llamacpp", "upstream", "limits"}
 
 
 def test_the_page_lists_the_networks_that_are_trusted_by_default():

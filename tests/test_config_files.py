@@ -57,9 +57,9 @@ def test_the_kind_is_told_by_the_tables_and_then_by_the_name(tmp_path, name, tex
 
 def test_faults_and_warnings_are_reported_together(tmp_path):
     file = tmp_path / "neuron.toml"
-    file.write_text("[hub]\n[neuron]\nx = 1\n")
+    file.write_text("[harness.exllamav2]\n[neuron]\nx = 1\n")
     report = check(file)
-    assert report.warnings == (f"{file}:1: hub: has no effect in this version",)
+    assert report.warnings == (f"{file}:1: harness.exllamav2: has no effect in this version",)
     assert len(report.faults) == 1 and report.faults[0].startswith(f"{file}:3: neuron.x: unknown key")
 
 

@@ -106,6 +106,7 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
     assert list(catalogue) == [
         ModelSpec(
             "Qwen/Qwen3-30B",
+            quant="Q4_K_M",
             footprint=19000 * 2**20,
             min_device_memory=24000 * 2**20,
             pinned_on=("beast",),
@@ -116,7 +117,6 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
     assert catalogue.resolve("qwen") == "Qwen/Qwen3-30B"
     assert [warning.split(": ")[1] for warning in warnings] == [
         "models[0].harness",
-        "models[0].quant",
         "models[0].vram_mb",
         "models[0].min_device_vram_mb",
         "models[0].limit",
@@ -126,8 +126,6 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        ('quant = "Q4_K_M"', "quant"),
-        ('revision = "main"', "revision"),
         ('draft = "small"', "draft"),
         ('speculation = "ngram"', "speculation"),
         ('lora = ["adapters/x"]', "lora"),
@@ -250,9 +248,10 @@ FIELDS = dict(
     id=ids,
     source=maybe | st.sampled_from(["hf:org/name@main:q4", "path:/srv/m.gguf", "upstream:http://h:1/v1"]),
     harness=maybe | st.sampled_from(["exllamav2", "llamacpp", "upstream"]),
-    # Nothing acts on these three, so a spec that was read never holds them.
+    # These two belong to hubs; see below.
     quant=maybe,
     revision=maybe,
+    # Nothing acts on this one, so a spec that was read never holds it.
     idle_unload_s=st.just(0.0),
     context=maybe | st.integers(1, 2**31),
     cache=maybe | st.sampled_from(["fp16", "q8", "q6", "q4"]),
@@ -273,6 +272,34 @@ specs = st.builds(ModelSpec, **FIELDS)
 @given(specs)
 def test_a_spec_comes_back_whole_from_json(spec):
     assert spec_from_plain(json.loads(json.dumps(spec_to_plain(spec)))) == spec
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ModelSpec("org/name", quant="Q4_K_M", revision="v1"),
+        ModelSpec("m", source="hf:org/name", quant="Q4_K_M", revision="refs/pr/1"),
+        ModelSpec("m", source="hf:org/name@main", quant="Q4_K_M"),
+        ModelSpec("m", source="hf:org/name:Q4_K_M", revision="v1"),
+    ],
+)
+def test_quant_and_revision_say_what_of_a_hubs_repo(spec):
+    assert spec_from_plain(spec_to_plain(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('source = "hf:org/name:Q8_0"\nquant = "Q4_K_M"', "quant: is said by the source already, as 'Q8_0'"),
+        ('source = "hf:org/name@v1"\nrevision = "v2"', "revision: is said by the source already, as 'v1'"),
+        ('source = "path:/m.gguf"\nquant = "Q4_K_M"', "quant: is for models of a hub"),
+        ('source = "upstream:http://h/v1"\nrevision = "v2"', "revision: is for models of a hub"),
+        ('quant = "Q4_K_M"', "quant: is for models of a hub"),
+    ],
+)
+def test_quant_and_revision_where_they_say_nothing_are_faults(faults, line, said):
+    (fault,) = faults(f'[[models]]\nid = "m"\n{line}\n')
+    assert said in fault
 
 
 def test_what_is_default_is_not_sent():
@@ -296,7 +323,7 @@ def test_no_field_of_a_spec_is_left_out_of_the_round_trip():
         ({"id": "m", "pinned_on": ["a", "b c"]}, "pinned_on[1]", BadAsk),
         ({"id": "m", "harness": "candle"}, "harness", BadAsk),
         ({"id": "m", "cache": "q5"}, "cache", BadAsk),
-        ({"id": "m", "quant": "q4"}, "quant", Unsupported),
+        ({"id": "m", "quant": "q4"}, "quant", BadAsk),
         ({"id": "m", "draft": "d"}, "draft", Unsupported),
         ({"id": "m", "vram_mb": 5}, "vram_mb", Unsupported),
     ],

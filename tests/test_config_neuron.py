@@ -5,6 +5,7 @@ from ipaddress import ip_network
 import pytest
 
 from cortex.catalogue import ModelSpec
+from cortex.config.hub import HubConfig
 from cortex.config.neuron import (
     Address,
     Admission,
@@ -78,6 +79,11 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         threads = 3
         batch = 64
         mmap = false
+        [hub]
+        cache_dir = "models"
+        token_env = "MY_TOKEN"
+        endpoint = "https://mirror.example/hub"
+        offline = true
         [admission]
         slots = 1
         queue = 0
@@ -89,7 +95,8 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         id = "b"
         harness = "candle"
         vram_mb = 1
-        """
+        """,
+        {"MY_TOKEN": "t"},
     )
     assert [warning.split(": ")[1] for warning in warnings] == [
         "default_models[1].harness",
@@ -108,6 +115,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         devices=Devices(("cuda:0", "cpu"), 200 * 2**20, 0),
         eviction=NeuronEviction("priority", 60.0),
         llamacpp=LlamaCpp(3, 64, False, "process"),
+        hub=HubConfig(tmp_path / "models", "MY_TOKEN", "https://mirror.example/hub", True),
         admission=Admission(1, 0, 0.5),
         default_models=(ModelSpec("a", footprint=2**30), ModelSpec("b", footprint=2**20)),
     )
@@ -118,13 +126,29 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
     ("text", "key"),
     [
         ("[harness.exllamav2]\ncache = 'q4'", "harness.exllamav2"),
-        ("[harness.upstream]", "harness.upstream"),
-        ("[hub]\noffline = true\ncache_dir = 'x'", "hub"),
     ],
 )
 def test_a_key_that_nothing_acts_on_is_a_warning(read, text, key):
     _, warnings = read(text)
     assert [warning.split(": ", 1)[1] for warning in warnings] == [f"{key}: has no effect in this version"]
+
+
+def test_a_variable_that_holds_no_token_is_warned_of(read):
+    for env in ({}, {"MY_TOKEN": " "}):
+        config, warnings = read("[hub]\ntoken_env = 'MY_TOKEN'", env)
+        assert config.hub == HubConfig(token_env="MY_TOKEN")
+        assert warnings == [
+            "2: hub.token_env: the environment variable MY_TOKEN is not set: no token is sent"
+        ]
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["huggingface.co", "ftp://x", "https://user:secret@x", "https://x?token=1", "https://", "https://a b"],
+)
+def test_the_endpoint_of_a_hub_is_a_plain_url(faults, endpoint):
+    (fault,) = faults(f"[hub]\nendpoint = '{endpoint}'")
+    assert "hub.endpoint: must be a URL such as https://huggingface.co" in fault
 
 
 @pytest.mark.parametrize("text", ["[devices]\ngroups = []"])
@@ -140,7 +164,7 @@ def test_a_value_that_asks_for_nothing_is_no_warning(read, text):
             "2: harness.llamacpp.isolation: must be 'thread' or 'process', not 'child'",
         ),
         ("[harness.llama]", "1: harness.llama: unknown key; did you mean 'llamacpp'?"),
-        ("[harness.upstream]\nx = 1", "2: harness.upstream.x: unknown key; nothing is known here"),
+        ("[harness.upstream]\nx = 1", "2: harness.upstream.x: unknown key"),
         (
             "[devices]\nuse = ['cpu', 'gpu']",
             "2: devices.use[1]: must be a device such as 'cpu' or 'cuda:0', not 'gpu'",
@@ -167,3 +191,56 @@ def test_a_missing_model_root_is_a_fault_wherever_it_is_named(faults, tmp_path):
     assert faults("", {"CORTEX_NEURON__MODEL_ROOTS": "/,gone"}) == [
         f"CORTEX_NEURON__MODEL_ROOTS: neuron.model_roots[1]: {says}"
     ]
+
+
+UPSTREAM = "[harness.upstream]\nendpoints = ['http://gpu-1:8000/v1/', 'https://[::1]/v1']\n"
+
+
+def test_the_key_of_upstreams_comes_from_a_variable_or_a_file(read, tmp_path):
+    (tmp_path / "key").write_text("k\n")
+    (tmp_path / "key").chmod(0o600)
+    for text, env in (("api_key_env = 'KEY'", {"KEY": " k "}), ("api_key_file = 'key'", {})):
+        config, warnings = read(UPSTREAM + text, env)
+        assert (config.upstream.api_key, warnings) == ("k", [])
+        assert config.upstream.endpoints == ("http://gpu-1:8000/v1", "https://[::1]/v1")
+        assert "api_key" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (UPSTREAM + "api_key_env = 'KEY'", "harness.upstream.api_key_env: KEY is not set or empty"),
+        (UPSTREAM + "api_key_file = 'none'", "harness.upstream.api_key_file: "),
+        (UPSTREAM + "api_key_env = 'KEY'\napi_key_file = 'x'", "says the same as api_key_env; keep one"),
+        (
+            "[harness.upstream]\napi_key_env = 'PATH_'",
+            "harness.upstream.endpoints: is empty, and a key is given",
+        ),
+        ("[harness.upstream]\nendpoints = ['http://a/v1', 'http://a/v1/']", "is listed twice"),
+        ("[harness.upstream]\nkind = 'gpt'", "harness.upstream.kind: must be 'openai' or 'vllm'"),
+    ],
+)
+def test_what_is_wrong_about_upstreams_is_a_fault(tmp_path, text, fault):
+    env = {"PATH_": "k"} if "PATH_" in text else {}
+    path = tmp_path / "neuron.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as wrong:
+        read_neuron(path, env)
+    assert fault in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@a/v1",
+        "http://a/v1?key=secret",
+        "a/v1",
+        "ftp://a/v1",
+        "http://a:99999/v1",
+        "http:///v1",
+    ],
+)
+def test_an_address_of_an_upstream_is_a_plain_url_and_not_echoed(faults, url):
+    (fault,) = faults(f"[harness.upstream]\nendpoints = ['{url}']")
+    assert "must be the URL of an OpenAI-compatible API" in fault
+    assert "secret" not in fault

@@ -11,9 +11,11 @@ from cortex.config.models import merge_aliases, read_models
 from cortex.config.neuron import read_neuron
 from cortex.config.reading import Known, Table
 from cortex.config.tables import GATEWAY_FILE, MODELS_FILE, NEURON_FILE
+from cortex.neuron.upstreams import address_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CPU = EXAMPLES / "cpu-only"
+UPSTREAM = EXAMPLES / "upstream"
 TABLES = {"gateway": GATEWAY_FILE, "neuron": NEURON_FILE, "models": MODELS_FILE}
 
 
@@ -35,7 +37,7 @@ def test_an_example_loads_without_a_warning(file):
 def live(table):
     """Names of keys that this version acts on."""
     for name, node in table.keys.items():
-        if isinstance(node, Table) and not node.idle and name != "default_models":
+        if isinstance(node, Table) and not node.idle and name not in ("default_models", "upstream"):
             yield from live(node)
         elif isinstance(node, Known) and not (node.idle or node.refused or node.old):
             yield name
@@ -45,6 +47,15 @@ def live(table):
 def test_an_example_shows_every_key_that_has_an_effect(file):
     shown = set(re.findall(r"^(?:# )?\[?\[?([a-z0-9_]+)(?: =|\])", file.read_text(), flags=re.M))
     assert set(live(TABLES[check(file).kind])) - shown == set()
+
+
+def test_the_example_of_upstreams_shows_every_key_about_them():
+    shown = set(re.findall(r"^(?:# )?([a-z_]+) = ", (UPSTREAM / "neuron.toml").read_text(), flags=re.M))
+    assert set(NEURON_FILE.keys["harness"].keys["upstream"].keys) - shown == set()
+    neuron, _ = read_neuron(UPSTREAM / "neuron.toml", {})
+    catalogue, _ = read_models(UPSTREAM / "models.toml")
+    assert len(neuron.upstream.endpoints) == 2
+    assert all(address_of(spec) for spec in catalogue)
 
 
 def test_the_three_files_fit_together():

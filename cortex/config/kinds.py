@@ -182,9 +182,17 @@ def _source(value: object) -> str:
     if not _SOURCE.match(text) or (text.startswith("hf:") and ".." in re.split("[/:@]", text)):
         raise ValueError(
             "must be hf:org/name[@revision][:file-or-quant], path:/absolute/path "
-            "or upstream:http://host:port/v1"
+            "or upstream:http://host:port/v1[#name-there]"
         )
     return text
+
+
+def _upstream_url(text: str) -> str:
+    found = re.fullmatch(r"(https?)://([^\s/@?#:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s@?#]*)?", text)
+    if found is None or int((found[3] or ":1")[1:]) > 65535:
+        # Not echoed: it may hold a password.
+        raise ValueError("must be the URL of an OpenAI-compatible API, such as http://gpu-1:8000/v1")
+    return text.rstrip("/")
 
 
 def _token_id(value: object) -> int:
@@ -208,7 +216,7 @@ _LONG: Final = r"[A-Za-z0-9][\w./-]*"
 _SOURCE: Final = re.compile(
     rf"hf:{_PART}/{_PART}(?:@{_LONG})?(?::{_LONG})?\Z"
     r"|path:/.*\Z"
-    r"|upstream:https?://[^\s/@?#]+(?:/[^\s@?#]*)?\Z",
+    r"|upstream:https?://[^\s/@?#]+(?:/[^\s@?#]*)?(?:#[^\s#]{1,256})?\Z",
     re.ASCII,
 )
 
@@ -232,3 +240,7 @@ TEXT: Final = texts("text", r".+", "text that is not empty")
 ORIGIN: Final = Kind("origin", lambda value: read_origin(text_of(value)))
 DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")
 TOKEN_ID: Final = Kind("token id", _token_id)
+# Mirrors live below paths and behind TLS; a user or a query would be a secret in a file.
+HUB_URL: Final = texts("URL", r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", "a URL such as https://huggingface.co")
+VARIABLE: Final = texts("variable", r"[A-Za-z_][A-Za-z0-9_]{0,127}", "the name of an environment variable")
+UPSTREAM_URL: Final = Kind("URL", lambda value: _upstream_url(text_of(value)))

@@ -76,6 +76,7 @@ def spec_from_plain(plain: Mapping[str, Json]) -> ModelSpec:
     there is no log to warn in, and a key must not be taken and ignored."""
     found = Findings("")
     values = take(MODEL_KEYS, plain, (), found)
+    _check_origin(values, (), found)
     findings = [*found.faults, *found.warnings]
     if findings:
         kind = BadAsk if found.faults else Unsupported
@@ -102,6 +103,20 @@ def check_rows(rows: list[Values], at: Path, found: Findings) -> None:
             if key in row:
                 found.fault((*at, i, old), f"says the same as {key}; keep only {key}")
             row[key] = row.pop(old) * MIB
+        _check_origin(row, (*at, i), found)
+
+
+def _check_origin(row: Values, at: Path, found: Findings) -> None:
+    """Quant and revision say which file of a hub's repo, and say it once."""
+    source: str = row.get("source") or f"hf:{row.get('id', '')}"
+    repo, _, picked = source.partition(":")[2].partition(":")
+    for key, said in (("quant", picked), ("revision", repo.partition("@")[2])):
+        if key not in row:
+            continue
+        if not source.startswith("hf:") or "/" not in repo:
+            found.fault((*at, key), "is for models of a hub, and neither source nor id is hf:org/name")
+        elif said:
+            found.fault((*at, key), f"is said by the source already, as '{said}'; keep one of them")
 
 
 def spec_of(values: Values) -> ModelSpec:

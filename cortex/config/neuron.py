@@ -11,6 +11,7 @@ from pathlib import Path as FilePath
 from typing import Literal
 
 from cortex.catalogue import ModelSpec
+from cortex.config.hub import HubConfig, check_hub, hub_of
 from cortex.config.limits import Limits
 from cortex.config.listeners import check_listeners
 from cortex.config.models import check_rows, rows_as_written, spec_of
@@ -19,6 +20,7 @@ from cortex.config.overrides import override
 from cortex.config.reading import Document, Findings, Values, fill, open_document, take
 from cortex.config.tables import GATEWAY_FILE, NEURON_FILE
 from cortex.config.tokens import read_token
+from cortex.config.upstream import UpstreamConfig, check_upstream, upstream_of
 
 __all__ = ["Address", "Admission", "Devices", "LlamaCpp", "NeuronConfig", "NeuronEviction", "read_neuron"]
 
@@ -80,6 +82,8 @@ class NeuronConfig:
     devices: Devices = Devices()
     eviction: NeuronEviction = NeuronEviction()
     llamacpp: LlamaCpp = LlamaCpp()
+    upstream: UpstreamConfig = UpstreamConfig()
+    hub: HubConfig = HubConfig()
     admission: Admission = Admission()
     default_models: tuple[ModelSpec, ...] = ()
     limits: Limits = Limits()
@@ -101,6 +105,9 @@ def gather(path: FilePath | None, env: Mapping[str, str]) -> tuple[Values, Docum
     check_rows(values.get("default_models", []), ("default_models",), document.found)
     _check_groups(values.get("devices", {}), document.found)
     values["neuron"] = _host(values.get("neuron", {}), document)
+    values["hub"] = check_hub(values.get("hub", {}), document, env)
+    if "upstream" in values.get("harness", {}):
+        values["harness"]["upstream"] = check_upstream(values["harness"]["upstream"], document, env)
     usual = NeuronConfig()
     addresses = usual.listen, usual.metrics_listen
     check_listeners(values["neuron"], ("neuron",), addresses, document.found)
@@ -113,6 +120,8 @@ def finish(values: Values) -> NeuronConfig:
         "devices": fill(Devices, values.get("devices", {})),
         "eviction": fill(NeuronEviction, values.get("eviction", {})),
         "llamacpp": fill(LlamaCpp, values.get("harness", {}).get("llamacpp", {})),
+        "upstream": upstream_of(values.get("harness", {}).get("upstream", {})),
+        "hub": hub_of(values.get("hub", {})),
         "admission": fill(Admission, values.get("admission", {})),
         "default_models": tuple(spec_of(row) for row in values.get("default_models", [])),
     }

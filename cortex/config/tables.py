@@ -14,6 +14,7 @@ from cortex.config.kinds import (
     FLAG,
     GROUP,
     HOST,
+    HUB_URL,
     ISOLATION,
     MODEL,
     NAME,
@@ -25,6 +26,8 @@ from cortex.config.kinds import (
     SOURCE,
     TEXT,
     TOKEN_ID,
+    UPSTREAM_URL,
+    VARIABLE,
     number,
     one_of,
     sizes,
@@ -33,6 +36,7 @@ from cortex.config.kinds import (
 )
 from cortex.config.reading import Known, Table
 
+UPSTREAM_KINDS: Final = ("openai", "vllm", "sglang", "llamacpp", "tabbyapi", "ollama", "cortex")
 STRATEGY: Final = Known(one_of("lru", "priority"))
 DEFRAG: Final = Known(whole(0, 10**6))
 LOG_FORMAT: Final = Known(one_of("text", "json"))
@@ -75,8 +79,8 @@ MODEL_KEYS: Final = Table(
         "id": Known(MODEL, required=True),
         "source": Known(SOURCE),
         "harness": Known(one_of("exllamav2", "llamacpp", "upstream")),
-        "quant": Known(NAME, idle=True),
-        "revision": Known(REVISION, idle=True),
+        "quant": Known(NAME),
+        "revision": Known(REVISION),
         "context": Known(whole(1, 2**31)),
         "cache": Known(one_of("fp16", "q8", "q6", "q4")),
         "footprint": Known(sizes(1)),
@@ -229,17 +233,28 @@ NEURON_FILE: Final = Table(
                     },
                     idle=True,
                 ),
-                "upstream": Table({}, idle=True),
+                "upstream": Table(
+                    {
+                        "endpoints": Known(UPSTREAM_URL, form="list"),
+                        "api_key_env": Known(VARIABLE),
+                        "api_key_file": Known(PATH),
+                        "kind": Known(one_of(*UPSTREAM_KINDS)),
+                        "slots": Known(whole(1, 1024)),
+                        "connect_s": Known(spans(LEAST_S)),
+                        "first_token_s": Known(spans(LEAST_S)),
+                        "stall_s": Known(spans(LEAST_S)),
+                        "look_s": Known(spans(LEAST_S)),
+                    }
+                ),
             }
         ),
         "hub": Table(
             {
                 "cache_dir": Known(PATH),
-                "token_env": Known(TEXT),
-                "endpoint": Known(TEXT),
+                "token_env": Known(VARIABLE),
+                "endpoint": Known(HUB_URL),
                 "offline": Known(FLAG),
-            },
-            idle=True,
+            }
         ),
         "admission": Table(
             {

@@ -31,7 +31,7 @@ class UpstreamConfig:
 
 
 def check_upstream(said: Values, document: Document, env: Mapping[str, str]) -> Values:
-    """The table with its key read, and each endpoint once."""
+    """The table with its key read."""
     values = {name: value for name, value in said.items() if name not in ("api_key_env", "api_key_file")}
     if "api_key_env" in said and "api_key_file" in said:
         document.found.fault((*AT, "api_key_file"), "says the same as api_key_env; keep one")
@@ -40,9 +40,6 @@ def check_upstream(said: Values, document: Document, env: Mapping[str, str]) -> 
     elif "api_key_file" in said:
         path = document.folder / said["api_key_file"]
         values["api_key"] = read_token(path, (*AT, "api_key_file"), document.found, least=1)
-    for i, url in enumerate(said.get("endpoints", ())):
-        if url in said["endpoints"][:i]:
-            document.found.fault((*AT, "endpoints", i), "stands there twice")
     if values.get("api_key") and not said.get("endpoints"):
         document.found.fault(
             (*AT, "endpoints"), "is empty, and a key is given: it is sent to the endpoints, and nowhere else"
