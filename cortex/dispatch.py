@@ -28,7 +28,16 @@ class Loader(Protocol):
     """Brings a model in, after sending its victims away."""
 
     async def load(self, load: Load) -> Resident:
-        """The resident as measured. Raises CortexError with everything of it freed."""
+        """The resident as measured. Raises CortexError with everything of it freed, or Revised."""
+
+
+class Revised(Exception):
+    """Raised by a loader that has nothing in yet, and knows now what it will need: the model is
+    placed again, with its bytes."""
+
+    def __init__(self, need_bytes: int) -> None:
+        super().__init__(need_bytes)
+        self.need_bytes = need_bytes
 
 
 class Witness(Protocol):
@@ -250,6 +259,10 @@ class Dispatch:
         model, place, began = load.want.model, load.place.name, trio.current_time()
         try:
             facts = await self._loader.load(load)
+        except Revised as revised:
+            log.info("load.revised model=%s bytes=%d", model, revised.need_bytes)
+            self.ledger.revised(load, revised.need_bytes)
+            return None
         except CortexError as error:
             return error
         except Exception as bug:

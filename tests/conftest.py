@@ -13,6 +13,7 @@
 8. No sleeps to let things happen: `wait_all_tasks_blocked`, or an event from the fake.
 9. Nothing is written outside of pytest's own folders: `XDG_STATE_HOME` is one of them, in child
    processes too, and every neuron of `roles` has a state_dir of its own.
+10. Nobody is called outside of this host: a hub is `fake_hub`, and the usual one is nowhere.
 """
 
 import os
@@ -26,4 +27,20 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("STATE_DIRECTORY", raising=False)
         patch.setenv("XDG_STATE_HOME", os.fspath(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    cache = os.fspath(tmp_path_factory.mktemp("hub"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_TOKEN", raising=False)
+        # For child processes, and for this one, which may have read the environment already.
+        for name, constant, value in (
+            ("HF_ENDPOINT", "ENDPOINT", "http://127.0.0.1:9"),
+            ("HF_HUB_CACHE", "HF_HUB_CACHE", cache),
+            ("HF_TOKEN_PATH", "HF_TOKEN_PATH", f"{cache}/token"),
+        ):
+            patch.setenv(name, value)
+            patch.setattr(f"huggingface_hub.constants.{constant}", value)
         yield

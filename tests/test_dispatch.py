@@ -679,6 +679,7 @@ async def test_an_order_says_whether_it_is_refused_at_once(autojump_clock) -> No
             await b.nursery.start(b.dispatch.bring, want("a", 1000))
         await b.nursery.start(b.dispatch.bring, want("a", 10))
         assert list(b.ledger.loads) == ["a"]
+        await wait_all_tasks_blocked()
         b.loader.finish("a")
 
 

@@ -8,8 +8,8 @@ and what becomes of it, is the callers' business.
 """
 
 from cortex.hub.choice import Format
-from cortex.hub.hub import Hub, Tell
+from cortex.hub.hub import Hub, Phase, Tell
 from cortex.hub.source import Source
 from cortex.hub.tree import Local
 
-__all__ = ["Format", "Hub", "Local", "Source", "Tell"]
+__all__ = ["Format", "Hub", "Local", "Phase", "Source", "Tell"]

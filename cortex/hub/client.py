@@ -29,8 +29,9 @@ STALL_S: Final = 30.0
 REDIRECTS: Final = 5
 # The largest listings, of repos with ten thousand files, have some MiB.
 LISTING_BYTES: Final = 32 * 2**20
-# What is gathered before a thread writes it.
+# What is gathered before a thread writes it; on a slow line what came in so many seconds.
 CHUNK: Final = 2**20
+GATHER_S: Final = 0.25
 
 Take = Callable[[bytes], Awaitable[None]]
 
@@ -177,6 +178,7 @@ class Client:
                     failed.append(error)
             gathered.clear()
 
+        began = trio.current_time()
         try:
             with trio.CancelScope() as enough:
                 async for piece in answer.aiter_raw():
@@ -184,8 +186,9 @@ class Client:
                         enough.cancel()
                         continue
                     gathered += piece
-                    if len(gathered) >= CHUNK:
+                    if len(gathered) >= CHUNK or trio.current_time() - began >= GATHER_S:
                         await hand_over()
+                        began = trio.current_time()
         finally:
             # Also what came before a break counts: the next try goes on from there.
             if gathered and not failed:

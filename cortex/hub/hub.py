@@ -88,10 +88,17 @@ class Hub:
         except Unfit:
             return None
 
-    async def fetch(self, source: Source, formats: Sequence[Format], tell: Tell) -> Local:
+    async def fetch(
+        self,
+        source: Source,
+        formats: Sequence[Format],
+        tell: Tell,
+        planned: Callable[[int], None] = lambda weights_bytes: None,
+    ) -> Local:
         """The model as the hub has it now is in the cache, whole and verified. A commit that is
-        there already is not asked for. Cancelled or failed, what came is kept for the next time,
-        and no half model is seen."""
+        there already is not asked for. `planned` is told the bytes of the weights before anything
+        is fetched, and may raise. Cancelled or failed, what came is kept for the next time, and no
+        half model is seen."""
         settings = await in_thread(settle, self._config)
         tree = Tree(settings.cache, source.repo)
         if source.pinned or settings.offline is not None:
@@ -105,6 +112,7 @@ class Hub:
             choice = choose(source.repo, listing.sizes, source.pick, formats)
             files = [listing.files[name] for name in (*choice.beside, *choice.weights)]
             ensure_digests(source, files)
+            planned(sum(listing.files[name].bytes for name in choice.weights))
             await in_thread(tree.make)
             # Several names may have one content.
             distinct = tuple({file.digest: file for file in files}.values())

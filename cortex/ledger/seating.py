@@ -6,7 +6,7 @@ however many wait for it. Only lines that something happened to are looked at ag
 that an arrival at a model that is there costs the same in any fleet, whoever else waits.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from operator import itemgetter
@@ -120,6 +120,13 @@ class Seating(Residency):
         for it has another one begun."""
         if self._loads.get(load.want.model) is load:
             self._withdraw(load)
+
+    def revised(self, load: Load, need_bytes: int) -> None:
+        """What the load brings needs so much, as is known since it was begun: it is undone, and
+        whoever is in line for it is placed anew."""
+        for ticket in self._lines.get(load.want.model, ()):
+            ticket.want = replace(ticket.want, need_bytes=need_bytes)
+        self.withdrawn(load)
 
     def usual_load_s(self, model: str) -> float | None:
         """How long its last load took; None when none was seen."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from cortex.dispatch import Loader
+from cortex.dispatch import Loader, Revised
 from cortex.errors import CortexError, LoadFailed, Stopping, UnknownJob
 from cortex.ledger import Ledger, Load
 from cortex.neuron.progress import Progress
@@ -72,7 +72,10 @@ class Jobs:
         while True:
             if not self._active:
                 await self._begun.park()
-            for job in self._active.values():
+            for job in list(self._active.values()):
+                if job.load is None and job.ordered is None and not self._ledger.waiting_for(job.model):
+                    # It was to be placed anew, and whoever wanted it has left.
+                    self.end(job, _given_up(job.model))
                 job.look(self._progress(job.model), trio.current_time())
             self._looked.unpark_all()
             await trio.sleep(LOOK_S)
@@ -81,11 +84,15 @@ class Jobs:
         """As the loader does it, and its job knows."""
         job = self.open(load.want.model)
         job.load, job.state, job.device = load, "loading", load.place.name
-        end: CortexError | None = Stopping(f"The load of '{job.model}' was given up")
+        end: CortexError | None = _given_up(job.model)
+        goes_on = False
         try:
             resident = await self._loader.load(load)
             end = None
             return resident
+        except Revised:
+            goes_on = not job.unwanted
+            raise
         except CortexError as error:
             end = error
             raise
@@ -94,8 +101,9 @@ class Jobs:
             raise
         finally:
             job.load, job.progress = None, None
-            if end is not None and job.ordered is not None and not job.unwanted:
-                job.state = "queued"  # its order hears in a moment what becomes of it
+            ordered = job.ordered is not None and not job.unwanted
+            if goes_on or (end is not None and ordered):
+                job.state = "queued"  # it is heard in a moment what becomes of it
             else:
                 self.end(job, end)
 
@@ -186,3 +194,7 @@ class Jobs:
         oldest = trio.current_time() - KEEP_S
         for job in [job for job in self._finished.values() if (job.ended or 0.0) < oldest]:
             del self._finished[job.id]
+
+
+def _given_up(model: str) -> Stopping:
+    return Stopping(f"The load of '{model}' was given up")

@@ -30,12 +30,6 @@ async def _hang_guard():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-
-
 def repo(**more) -> Repo:
     return Repo({**SMALL, "m-Q4_K_M.gguf": WEIGHTS}, **more)
 

@@ -13,8 +13,7 @@ from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import LoadOrder, Preflight
 from cortex.harness.scripted import Script, ScriptedHarness
-from cortex.neuron import residents as residents_module
-from cortex.neuron import sources
+from cortex.neuron import promises, sources
 from tests.calls import CHAT, fault_of, hello, settings, text_of, until
 from tests.roles import ANY, running_neuron, specs
 
@@ -114,7 +113,7 @@ class Stuck(ScriptedHarness):
 async def test_a_file_that_hangs_is_told_and_takes_no_thread_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residents_module, "HEADER_S", 0.3)
+    monkeypatch.setattr(promises, "HEADER_S", 0.3)
     harness = Stuck(Script(reply="hi"))
     config = NeuronConfig(listen=ANY, metrics_listen=ANY, model_roots=(tmp_path,))
     async with trio.open_nursery() as nursery:

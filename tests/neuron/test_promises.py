@@ -42,4 +42,4 @@ async def test_a_changed_file_replaces_its_promise(tmp_path: Path) -> None:
             assert harness.read == size
         await residents.want(replace(spec, context=77))
         assert harness.read == 6
-        assert len(residents._promises) == 1
+        assert len(residents._promises._promises) == 1

@@ -346,8 +346,7 @@ async def test_a_file_that_is_put_into_a_root_is_found_at_once(tmp_path: Path) -
     ("spec", "named"),
     [
         ({"id": "x", "source": "path:/etc/passwd"}, ["/etc/passwd", "[neuron] model_roots"]),
-        ({"id": "x", "source": "hf:org/name"}, ["hf:org/name", "download it", "path:/"]),
-        ({"id": "org/name"}, ["hf:org/name", "download it"]),
+        ({"id": "x"}, ["'x' has no source", "hf:org/name", "path:/"]),
         ({"id": "x", "source": "path:{root}/../out.gguf"}, ["out.gguf", "model_roots"]),
         ({"id": "x", "source": "path:{root}/link.gguf"}, ["link.gguf", "model_roots"]),
         ({"id": "x", "source": "path:{root}/none.gguf"}, ["none.gguf", "No such file"]),
@@ -357,7 +356,7 @@ async def test_a_file_that_is_put_into_a_root_is_found_at_once(tmp_path: Path) -
             ["context = 1000000", "8192", "models.toml"],
         ),
     ],
-    ids=["outside", "hub", "hub-by-id", "dots", "link", "missing", "harness", "context"],
+    ids=["outside", "no-source", "dots", "link", "missing", "harness", "context"],
 )
 async def test_what_cannot_be_loaded_here_is_refused_with_the_remedy(
     tmp_path: Path, spec: Json, named: list[str]

@@ -59,7 +59,7 @@ async def test_default_models_come_one_by_one_and_a_failure_does_not_stop_the_ne
         assert (seen["pending"], seen["in_progress"], seen["completed"]) == ([], None, ["c", "d"])
         failed = seen["failed"]
         assert "torn weights" in failed["a"]
-        assert "hf:missing" in failed["missing"]
+        assert "has no source" in failed["missing"]
         assert "a cut header" in failed["b"]
         assert "could ever hold" in failed["e"]
         assert (await role.http.get("/readyz")).status_code == 200
