@@ -29,8 +29,11 @@ from cortex.errors import (
 from cortex.events import EngineEvent, Failed, Stopped, Tokens
 from cortex.harness import worker as worker_module
 from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory
+from cortex.harness.journal import Journal
 from cortex.harness.llamacpp import LlamaCppHarness
+from cortex.harness.orders import Done, Heard, Load, Stop, Submit, Tokenise, Word
 from cortex.harness.scripted import Gate, Script, ScriptedHarness, numbered, scripted_order
+from cortex.harness.turns import ORDERS_A_PASS, DeviceLoop
 from cortex.harness.worker import DeviceWorker, Mailbox
 
 NEUTRAL = Sampling(
@@ -68,8 +71,8 @@ def ends(heard: Sequence[tuple[int, EngineEvent]]) -> list[EngineEvent]:
 
 
 @asynccontextmanager
-async def working(name: str = "cpu-dev-0") -> AsyncIterator[DeviceWorker]:
-    worker = DeviceWorker(name)
+async def working(name: str = "cpu-dev-0", journal: Journal | None = None) -> AsyncIterator[DeviceWorker]:
+    worker = DeviceWorker(name, journal)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
@@ -251,6 +254,47 @@ async def test_a_busy_engine_does_not_keep_another_from_its_end() -> None:
         async with worker.generate("busy", (job(),)):
             for _ in range(20):
                 assert text(await say(worker, "brief")) == b"say it back"
+
+
+def test_a_flood_of_questions_keeps_nobody_from_his_turn() -> None:
+    """Each question brings the next: without a bound the jobs would never move."""
+    asked = 0
+    harness = ScriptedHarness(Script(endless=True))
+
+    def tell(word: Word) -> None:
+        nonlocal asked
+        if isinstance(word, Done) and isinstance(word.answer, EngineFacts):
+            loop.inbox.put(Submit("scripted", job(max_tokens=20)))
+            loop.inbox.put(Tokenise(1, "scripted", "x"))
+        if isinstance(word, Done) and isinstance(word.answer, tuple):
+            asked += 1
+            loop.inbox.put(Tokenise(asked + 1, "scripted", "x") if asked < 10_000 else Stop())
+        if isinstance(word, Heard) and isinstance(word.said[-1][1], Stopped):
+            loop.inbox.put(Stop())
+
+    loop = DeviceLoop(tell, {"scripted": harness})
+    loop.inbox.put(Load(0, "scripted", scripted_order()))
+    loop.run()
+    assert harness.engines["scripted"].turns == 21
+    assert asked <= 22 * ORDERS_A_PASS
+
+
+async def test_a_load_that_reports_rarely_leaves_half_of_the_time_to_jobs() -> None:
+    async with working() as worker:
+        turns: list[int] = []
+
+        def read_long() -> None:
+            turns.append(harness.engines["here"].turns)
+            until = time.monotonic() + 0.05
+            while time.monotonic() < until:
+                pass
+
+        harness = ScriptedHarness(scripts={"here": Script(endless=True), "big": Script(on_load=read_long)})
+        await worker.load(harness, scripted_order("here", context=10**9))
+        async with worker.generate("here", (job(),)) as mailbox:
+            await mailbox.take()
+            await worker.load(harness, scripted_order("big"))
+            assert harness.engines["here"].turns - turns[0] > 20
 
 
 async def test_an_engine_that_raises_is_faulted_and_its_neighbour_goes_on() -> None:
