@@ -87,7 +87,7 @@ def test_what_is_no_chunk_is_none(data: bytes) -> None:
     ("entry", "context"),
     [
         (b'"owned_by":"vllm","max_model_len":4096', 4096),
-        (b'"owned_by":"llamacpp","meta":{"n_ctx_train":2048,"n_params":1}', 2048),
+        (b'"owned_by":"llamacpp","meta":{"n_ctx_train":2048,"n_params":1}', None),
         (b'"owned_by":"llamacpp","meta":{"n_ctx":512,"n_ctx_train":2048}', 512),
         (b'"owned_by":"tabbyAPI","parameters":{"max_seq_len":8192}', 8192),
         (b'"owned_by":"organization-owner","metadata":{"max_request_context_length":1024}', 1024),

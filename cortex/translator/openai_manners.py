@@ -18,8 +18,9 @@ class Manner:
 
     `no_top_k` is its word for "all of them". `takes_kwargs`: what a request tells the chat
     template has a field. `flat_effort`: reasoning_effort is a field, not one for the template.
-    `names_tools`: a tool_choice may name one of several tools. `thought` is what it calls the
-    reasoning of an earlier answer.
+    `names_tools`: a tool_choice may name one of several tools. `least_logprobs`: fewer alternatives
+    than that mean no log probabilities at all. `thought` is what it calls the reasoning of an
+    earlier answer.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Manner:
     takes_kwargs: bool = True
     flat_effort: bool = True
     names_tools: bool = True
+    least_logprobs: int = 0
     thought: str = "reasoning_content"
 
 
@@ -43,6 +45,7 @@ LLAMACPP: Final = Manner(
     no_top_k=0,
     flat_effort=False,
     names_tools=False,
+    least_logprobs=1,
 )
 TABBYAPI: Final = Manner("tabbyapi", _EXTENDED, frozenset({"seed"}), no_top_k=0)
 OLLAMA: Final = Manner(

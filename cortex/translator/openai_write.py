@@ -29,7 +29,7 @@ def write(ask: Ask, model: str, manner: Manner, context: int = 0) -> bytes:
         "stream": True,
         "stream_options": {"include_usage": True},
         **_sampling(ask, manner),
-        **(_text(ask, context) if ask.prompt is not None else _chat(ask, manner, context)),
+        **(_text(ask, manner, context) if ask.prompt is not None else _chat(ask, manner, context)),
         **_shape(ask),
     }
     if ask.stop:
@@ -80,7 +80,7 @@ def _ignored(name: str, manner: Manner) -> Unsupported:
 # -- a plain completion
 
 
-def _text(ask: Ask, context: int) -> dict[str, Json]:
+def _text(ask: Ask, manner: Manner, context: int) -> dict[str, Json]:
     if ask.echo:
         raise Unsupported("'echo' is not passed on: the prompt is known here", param="echo")
     # Without a limit engines stop after 16 tokens here, as the vendor does.
@@ -90,7 +90,7 @@ def _text(ask: Ask, context: int) -> dict[str, Json]:
         "max_tokens": min(limit, context) if context else limit,
     }
     if ask.logprobs is not None:
-        said["logprobs"] = ask.logprobs
+        said["logprobs"] = max(ask.logprobs, manner.least_logprobs)
     return said
 
 
@@ -103,7 +103,7 @@ def _chat(ask: Ask, manner: Manner, context: int) -> dict[str, Json]:
     if ask.max_tokens is not None and not (context and ask.max_tokens >= context):
         said["max_tokens"] = ask.max_tokens
     if ask.logprobs is not None:
-        said["logprobs"], said["top_logprobs"] = True, ask.logprobs
+        said["logprobs"], said["top_logprobs"] = True, max(ask.logprobs, manner.least_logprobs)
     return {**said, **_tools(ask, manner), **_template(ask, manner)}
 
 

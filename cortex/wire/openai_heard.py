@@ -148,8 +148,13 @@ class HeardModel(msgspec.Struct):
     metadata: HeardMetadata | None = None
 
     @property
+    def trained(self) -> int | None:
+        """What the model was trained for; a server may have been started with less."""
+        return self.meta.n_ctx_train if self.meta else None
+
+    @property
     def context(self) -> int | None:
-        """Tokens of one sequence; None when it does not say."""
+        """Tokens of one sequence as it is served; None when it does not say."""
         said = (
             self.max_model_len,
             self.context_length,
@@ -157,7 +162,6 @@ class HeardModel(msgspec.Struct):
             self.meta and self.meta.n_ctx,
             self.parameters and self.parameters.max_seq_len,
             self.metadata and self.metadata.max_request_context_length,
-            self.meta and self.meta.n_ctx_train,
         )
         return next((tokens for tokens in said if tokens and tokens > 0), None)
 

@@ -1,22 +1,26 @@
 """The contract of harness/base.py, held by every kind of engine that can run here.
 
-The engine is driven as a device's thread drives it: blocking, one turn after another.
+The engine is driven as a device's thread drives it: blocking, one turn after another. An
+upstream's engine runs against real servers; what such a server does not tell (tokens of a text,
+counts before the end) is excused in one place each.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import pytest
 
 from cortex.ask import Sampling
 from cortex.demo import GGUF
-from cortex.errors import BadAsk, LoadFailed, PromptTooLong
+from cortex.errors import BadAsk, LoadFailed, PromptTooLong, Unsupported
 from cortex.events import EngineEvent, Failed, Prefilled, Started, Stopped, Tokens, Usage
 from cortex.harness.base import Engine, Harness, Job, LoadOrder, Said
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.scripted import Script, ScriptedHarness
+from tests.contract.upstream_cases import SCRIPTS, Upstream, serving
 
 GREEDY = Sampling(
     temperature=0.0,
@@ -27,7 +31,7 @@ GREEDY = Sampling(
     frequency_penalty=0.0,
     repetition_penalty=1.0,
 )
-WILD = replace(GREEDY, temperature=5.0)
+WILD = replace(GREEDY, temperature=2.0)  # the most that a request may ask for
 CONTEXT, SLOTS = 512, 3
 
 
@@ -61,6 +65,14 @@ class Bench:
     order: LoadOrder
     engine: Engine
     bell: Bell
+    reference: Engine | None = None  # who knows the tokens of an upstream's model
+
+    @property
+    def elsewhere(self) -> bool:
+        return self.reference is not None
+
+    def tokenise(self, text: str) -> tuple[int, ...]:
+        return (self.reference or self.engine).tokenise(text)
 
     def turn(self) -> list[Said]:
         while not self.engine.restless():
@@ -102,30 +114,62 @@ def never(done: int, total: int) -> bool:
     return False
 
 
-def order_for(name: str) -> LoadOrder:
+def order_for(name: str, upstream: Upstream | None) -> LoadOrder:
     path = GGUF.with_name("no-weights") if name == "scripted" else GGUF
-    options = {"threads": 1} if name == "llamacpp" else {}
+    options: dict[str, str | int | bool] = {"threads": 1} if name == "llamacpp" else {}
+    if upstream is not None:
+        options = {**upstream.options}
     return LoadOrder(name, path, "cpu", CONTEXT, SLOTS, options=options)
 
 
-def harness_for(name: str, script: Script | None = None) -> Harness:
+def harness_for(name: str, upstream: Upstream | None, script: Script | None = None) -> Harness:
+    if upstream is not None:
+        return upstream.harness
     return ScriptedHarness(script) if name == "scripted" else LlamaCppHarness()
 
 
 Open = Callable[..., Bench]
 
 
-@pytest.fixture(params=["scripted", "llamacpp"])
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Engine]:
+    """The demo model here, for the tokens that a server does not tell."""
+    engine = LlamaCppHarness().load(order_for("llamacpp", None), never, lambda: None)
+    yield engine
+    engine.unload()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Upstream]]:
+    """The server of a name, started once."""
+    with ExitStack() as stack:
+        running: dict[str, Upstream] = {}
+
+        def server(name: str) -> Upstream:
+            if name not in running:
+                folder = str(tmp_path_factory.mktemp(name))
+                running[name] = stack.enter_context(serving(name, folder, CONTEXT, 2 * SLOTS))
+            return running[name]
+
+        yield server
+
+
+@pytest.fixture(params=["scripted", "llamacpp", *SCRIPTS])
 def open_bench(request: pytest.FixtureRequest) -> Iterator[Open]:
     """Loads the engine under test; a `script` is for the scripted one alone."""
     benches: list[Bench] = []
+    upstream, known = None, None
+    if request.param in SCRIPTS:
+        upstream = request.getfixturevalue("servers")(request.param)
+        known = request.getfixturevalue("reference")
 
     def load(script: Script | None = None) -> Bench:
-        harness, order, bell = harness_for(request.param, script), order_for(request.param), Bell()
+        harness, bell = harness_for(request.param, upstream, script), Bell()
+        order = order_for(request.param, upstream)
         why_not = harness.unavailable()
         if why_not is not None:
             pytest.skip(why_not)
-        bench = Bench(harness, order, harness.load(order, never, bell.ring), bell)
+        bench = Bench(harness, order, harness.load(order, never, bell.ring), bell, known)
         benches.append(bench)
         return bench
 
@@ -138,7 +182,9 @@ def test_what_is_loaded_is_what_was_promised(open_bench: Open) -> None:
     bench = open_bench()
     promised, facts = bench.harness.preflight(bench.order), bench.engine.facts
     assert (facts.context, facts.slots) == (promised.context, SLOTS)
-    assert facts.bytes >= promised.weights_bytes > 0
+    assert facts.bytes >= promised.weights_bytes
+    assert (facts.bytes == 0) is bench.elsewhere
+    assert facts.chats is bench.elsewhere
     assert promised.trained_context >= promised.context
 
 
@@ -155,12 +201,14 @@ def test_counts_agree_with_each_other(open_bench: Open) -> None:
     (events,) = bench.run(Job(1, FRANCE, GREEDY))
     usage = events[-1].usage
     assert sum(event.count for event in events if isinstance(event, Tokens)) == usage.completion > 0
-    assert usage.prompt == len(bench.engine.tokenise(FRANCE)) == events[1].prompt_tokens
+    assert usage.prompt == len(bench.tokenise(FRANCE))
+    # An upstream tells at the end.
+    assert events[1].prompt_tokens == (0 if bench.elsewhere else usage.prompt)
 
 
 def test_text_and_its_ids_are_the_same_prompt(open_bench: Open) -> None:
     bench = open_bench()
-    ids = bench.engine.tokenise(FRANCE)
+    ids = bench.tokenise(FRANCE)
     assert bench.answer(Job(1, FRANCE, GREEDY))[0] == bench.answer(Job(2, ids, GREEDY))[0] != b""
 
 
@@ -171,22 +219,33 @@ def test_text_beyond_ascii_comes_whole(open_bench: Open) -> None:
         assert answer.decode("utf-8").startswith("Καλημέρα")
 
 
-def test_a_tokeniser_reads_any_text(open_bench: Open) -> None:
+def test_a_tokeniser_reads_any_text_or_says_that_it_is_not_here(open_bench: Open) -> None:
     bench = open_bench()
-    assert bench.engine.tokenise("") == ()
+    if bench.elsewhere:
+        for question in (lambda: bench.engine.tokenise("a"), lambda: bench.engine.detokenise((1,))):
+            with pytest.raises(Unsupported, match="tokenizer is not here"):
+                question()
+        return
+    assert bench.tokenise("") == ()
     for text in (GREEK, "a\0b", " " * 9, "<|im_start|>"):
-        assert len(bench.engine.tokenise(text)) > 0
-        assert bench.engine.tokenise(text) == bench.engine.tokenise(text)
+        assert len(bench.tokenise(text)) > 0
+        assert bench.tokenise(text) == bench.tokenise(text)
+
+
+def tokenising(bench: Bench) -> Bench:
+    if bench.elsewhere:
+        pytest.skip("an upstream's tokenizer is not here")
+    return bench
 
 
 def test_ids_become_the_text_that_they_were(open_bench: Open) -> None:
-    engine = open_bench().engine
+    engine = tokenising(open_bench()).engine
     for text in ("", GREEK, "a b  c", FRANCE):
         assert engine.detokenise(engine.tokenise(text)) == text
 
 
 def test_ids_that_end_within_a_character_become_text_all_the_same(open_bench: Open) -> None:
-    engine = open_bench(Script(split=True)).engine
+    engine = tokenising(open_bench(Script(split=True))).engine
     ids = engine.tokenise("Ж" * 5)
     assert isinstance(engine.detokenise(ids[:1]), str)
     assert isinstance(engine.detokenise(ids[1:]), str)
@@ -195,7 +254,7 @@ def test_ids_that_end_within_a_character_become_text_all_the_same(open_bench: Op
 @pytest.mark.parametrize("number", [-1, 2**62, 10**30])
 def test_a_number_that_is_no_token_is_refused(open_bench: Open, number: int) -> None:
     with pytest.raises(BadAsk, match="no token"):
-        open_bench().engine.detokenise((number,))
+        tokenising(open_bench()).engine.detokenise((number,))
 
 
 def test_memory_is_measured_again_and_is_no_less_than_promised(open_bench: Open) -> None:
@@ -235,7 +294,7 @@ def test_without_a_limit_an_answer_runs_to_the_end_of_the_context(open_bench: Op
 
 def endless(bench: Bench, number: int, **more: object) -> Job:
     """A job that does not stop by itself: every token is the same one."""
-    token = bench.engine.tokenise("a")[0]
+    token = bench.tokenise("a")[0]
     return Job(number, FRANCE, replace(GREEDY, logit_bias={token: 100.0}), **more)
 
 
@@ -246,7 +305,7 @@ def test_a_prompt_that_does_not_fit_fails_with_both_numbers_before_it_starts(ope
     error = events[0].error
     assert isinstance(error, PromptTooLong)
     assert error.facts == {
-        "prompt_tokens": len(bench.engine.tokenise(FRANCE * 100)),
+        "prompt_tokens": len(bench.tokenise(FRANCE * 100)),
         "context_length": CONTEXT,
     }
     assert bench.answer(Job(2, FRANCE, GREEDY, max_tokens=2))[1].usage.completion == 2
@@ -323,10 +382,10 @@ def test_the_same_seed_says_the_same(open_bench: Open) -> None:
 def test_a_bias_forces_a_token_and_bans_one(open_bench: Open) -> None:
     bench = open_bench()
     plain, _ = bench.answer(Job(1, FRANCE, GREEDY, max_tokens=4))
-    (token,) = bench.engine.tokenise("a")
+    (token,) = bench.tokenise("a")
     forced, _ = bench.answer(Job(2, FRANCE, replace(GREEDY, logit_bias={token: 100.0}), max_tokens=4))
     assert forced == b"aaaa"
-    first = bench.engine.tokenise(plain.decode())[0]
+    first = bench.tokenise(plain.decode())[0]
     banned, _ = bench.answer(Job(3, FRANCE, replace(GREEDY, logit_bias={first: -100.0}), max_tokens=4))
     assert banned[:3] != plain[:3]
 
@@ -363,7 +422,8 @@ def test_a_load_that_is_given_up_leaves_nothing(open_bench: Open, tmp_path, monk
     bench.harness.load(bench.order, lambda *bytes_: bool(reports.append(bytes_)), bench.bell.ring).unload()
     assert [done <= total for done, total in reports] == [True] * len(reports)
     assert len(reports) >= 2
-    for patience in range(len(reports)):
+    # How often neighbours have a turn while a server is asked depends on the server.
+    for patience in range(2 if bench.elsewhere else len(reports)):
         answers = iter([False] * patience + [True])
         with pytest.raises(LoadFailed, match="given up"):
             bench.harness.load(bench.order, lambda *_, told=answers: next(told), bench.bell.ring)
@@ -381,10 +441,13 @@ def test_usage_of_a_cancelled_job_is_told(open_bench: Open) -> None:
     said += bench.until({1})
     usage = said[-1][1].usage
     assert usage == Usage(
-        prompt=len(bench.engine.tokenise(FRANCE)),
+        # Nobody told an upstream's engine before it hung up: four bytes of the request are one.
+        prompt=usage.prompt if bench.elsewhere else len(bench.tokenise(FRANCE)),
         cached=usage.cached,
         completion=sum(event.count for _, event in said if isinstance(event, Tokens)),
+        estimated=bench.elsewhere,
     )
+    assert usage.prompt > 0
 
 
 def test_two_engines_live_side_by_side(open_bench: Open) -> None:

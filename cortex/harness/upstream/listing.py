@@ -16,10 +16,12 @@ LIST_S: Final = 5.0  # engines answer this from memory, also at full load
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One model there. `context` is 0 when it does not say; `owner` is what tells its kind."""
+    """One model there. `context` is what it is served with, `trained` what it could have; 0 when
+    that is not said. `owner` is what tells its kind."""
 
     name: str
     context: int = 0
+    trained: int = 0
     owner: str = ""
 
 
@@ -36,7 +38,10 @@ def listed(exchange: Exchange) -> Mapping[str, Told]:
     found = decode(body, MODELS)
     if found is None:
         raise UpstreamFailed("The answer to GET /models is no list of models; does the address end in /v1?")
-    return {model.id: Told(model.id, model.context or 0, model.owned_by or "") for model in found.data}
+    return {
+        model.id: Told(model.id, model.context or 0, model.trained or 0, model.owned_by or "")
+        for model in found.data
+    }
 
 
 def listed_by(endpoint: Endpoint, connect_s: float) -> Mapping[str, Told]:
