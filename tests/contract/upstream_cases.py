@@ -19,6 +19,7 @@ from cortex.harness.upstream import UpstreamHarness
 CORTEX: Final = """
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import trio
 from cortex import gateway, neuron
@@ -31,17 +32,13 @@ from cortex.neuron.sources import demo_spec
 async def main(state, context, slots):
     here = Address("127.0.0.1", 0)
     spec = replace(demo_spec(), context=context, slots=slots)
-    config = NeuronConfig(name="n1", listen=here, metrics_listen=here, default_models=(spec,), state_dir=state)
-    catalogue = Catalogue({spec.id: spec})
+    listeners = {"listen": here, "metrics_listen": here}
+    config = NeuronConfig(name="n1", default_models=(spec,), state_dir=state, **listeners)
     async with trio.open_nursery() as nursery:
-        ports = await nursery.start(lambda task_status: neuron.run(config, catalogue, task_status=task_status))
-        front = GatewayConfig(
-            listen=here,
-            metrics_listen=here,
-            neurons=(NeuronRef("n1", f"http://127.0.0.1:{ports.api[1]}"),),
-            poll=Poll(interval_s=0.1),
-        )
-        ports = await nursery.start(lambda task_status: gateway.run(front, Catalogue(), task_status=task_status))
+        ports = await nursery.start(partial(neuron.run, config, Catalogue({spec.id: spec})))
+        refs = (NeuronRef("n1", f"http://127.0.0.1:{ports.api[1]}"),)
+        front = GatewayConfig(neurons=refs, poll=Poll(interval_s=0.1), **listeners)
+        ports = await nursery.start(partial(gateway.run, front, Catalogue()))
         print(f"http://127.0.0.1:{ports.api[1]}", flush=True)
         await trio.to_thread.run_sync(sys.stdin.read)
         nursery.cancel_scope.cancel()
