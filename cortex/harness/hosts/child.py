@@ -31,7 +31,7 @@ from cortex.harness.alarm import Ours
 from cortex.harness.base import Harness
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.spawn import Plan
-from cortex.harness.orders import Beat, Stop, Word
+from cortex.harness.orders import Beat, Done, Load, Stop, Undone, Word
 from cortex.harness.turns import DeviceLoop
 from cortex.harness.watch import HUNG, Watch
 
@@ -110,7 +110,8 @@ class Child:
     def __init__(self, plan: Plan, line: socket.socket, harness: Harness) -> None:
         self._plan, self._line = plan, line
         self._outbox = Outbox(line)
-        self._loop = DeviceLoop(self._outbox.tell, {harness.name: harness})
+        self._loop = DeviceLoop(self._tell, {harness.name: harness})
+        self._moving = False  # a model comes or goes, or is about to
         self._watch = Watch(plan.limits)
         self._alarm = Ours().alarm(ALARM_S)
         self._told = 0.0
@@ -137,6 +138,11 @@ class Child:
         self._outbox.flush()
         leave(code)
 
+    def _tell(self, word: Word) -> None:
+        if isinstance(word, Done | Undone):
+            self._moving = False
+        self._outbox.tell(word)
+
     def _beat(self) -> None:
         """Tell that we live, and see whether the device's thread does. Whether this thread does
         is for the alarm to see: an engine may hold the interpreter."""
@@ -148,7 +154,8 @@ class Child:
             leave(HUNG, f"device.hung {hang}", dump=True)
         if self._alarm is not None:
             limits = self._plan.limits
-            self._alarm.put_off(limits.of(doing) or limits.load_s)
+            # What it is at may have changed by the next look, and there may be none.
+            self._alarm.put_off(limits.load_s if self._moving else limits.of(doing) or limits.warmup_s)
 
     def _obey(self, frames: Frames) -> None:
         try:
@@ -161,6 +168,7 @@ class Child:
             leave(0)  # the neuron is gone
         for message in frames.feed(data):
             order = codec.order_of(message)
+            self._moving = self._moving or isinstance(order, Load | Stop)
             if isinstance(order, Stop):
                 # Until here, a signal to all of a service's processes is the neuron's to obey.
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)

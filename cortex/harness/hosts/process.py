@@ -27,6 +27,7 @@ from cortex.harness.hosts.spawn import Born, Folder, Plan, start
 from cortex.harness.orders import (
     Beat,
     Detokenise,
+    Done,
     Faulted,
     Gone,
     Heard,
@@ -80,6 +81,7 @@ class ProcessHost:
         self._beat = self._heard_at = time.monotonic()
         # Its interpreter and its imports are part of the load.
         self._doing = Doing("load", plan.model)
+        self._moving = False  # its model comes
         self._condemned, self._verdict = False, ""
         self._closed = False  # its end of the socket
         self._code: int | None = None
@@ -112,6 +114,7 @@ class ProcessHost:
         return f"its process {how}" + (f": {self._lines.last}" if self._lines.last else "")
 
     def send(self, order: Order) -> None:
+        self._moving = self._moving or isinstance(order, Load)
         self._outbox.append(order)
         self._bell.set()
 
@@ -204,6 +207,8 @@ class ProcessHost:
             self._beat = max(self._beat, word.doing.beat)
             return
         self._beat = self._heard_at
+        if isinstance(word, Done | Undone):
+            self._moving = False
         if isinstance(word, Progress | Heard | Faulted | Gone) and word.model != self.plan.model:
             raise codec.Garbled(f"it speaks for {word.model}")
         self._hear(word)
@@ -267,7 +272,7 @@ class ProcessHost:
         late = 0
         while late < 2:
             await trio.sleep(LOOK_S)
-            limit_s = (self.plan.limits.of(self._doing) or self.plan.limits.load_s) + MERCY_S
+            limit_s = MERCY_S + self._limit_s()
             age_s = max(time.monotonic() - self._heard_at, self.age_s if self._busy() else 0.0)
             late = late + 1 if age_s > limit_s else 0
         log.error("child.hung model=%s silent_s=%.0f", self.plan.model, age_s)
@@ -276,6 +281,13 @@ class ProcessHost:
         self._signal(signal.SIGABRT)
         await trio.sleep(DUMP_S)
         self.kill()
+
+    def _limit_s(self) -> float:
+        """What it is at may have changed since it told."""
+        limits = self.plan.limits
+        if self._moving or self.leaving:
+            return limits.load_s
+        return limits.of(self._doing) or limits.warmup_s
 
     async def _see_off(self) -> None:
         await self._left.wait()
