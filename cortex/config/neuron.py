@@ -28,12 +28,20 @@ __all__ = ["Address", "Admission", "Devices", "LlamaCpp", "NeuronConfig", "Neuro
 @dataclass(frozen=True, slots=True)
 class Devices:
     """Empty `use` means every device of the host. `memory_limit` caps each device, in bytes. The
-    devices of a group are one place, where a model may take several of them."""
+    devices of a group are one place, where a model may take several of them.
+
+    A device that says nothing for a stall's time hangs: in a turn, in the first one after a load,
+    in a load. `poison_drain_s` is how long the others may finish once one is lost.
+    """
 
     use: tuple[str, ...] = ()
     memory_limit: int | None = None
     memory_headroom: int = 2**30
     groups: tuple[tuple[str, ...], ...] = ()
+    turn_stall_s: float = 30.0
+    warmup_stall_s: float = 60.0
+    load_stall_s: float = 120.0
+    poison_drain_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,10 @@ NEURON_FILE: Final = Table(
                 "memory_limit": Known(sizes(1)),
                 "memory_headroom": Known(sizes()),
                 "groups": Known(GROUP, form="list"),
+                "turn_stall_s": Known(spans(LEAST_S)),
+                "warmup_stall_s": Known(spans(LEAST_S)),
+                "load_stall_s": Known(spans(LEAST_S)),
+                "poison_drain_s": Known(spans()),
             }
         ),
         "eviction": Table(
