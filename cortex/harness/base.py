@@ -20,7 +20,8 @@ from cortex.events import EngineEvent
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
     """What to load, where, and how. `context` is per sequence, in tokens; `digest` tells this
-    file from another of the same name."""
+    file from another of the same name. `shares` are the bytes reserved for it on each of its
+    devices, of which `device` is the first, whose thread drives it."""
 
     model: str
     path: Path
@@ -30,6 +31,7 @@ class LoadOrder:
     cache: str = "fp16"
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
     digest: str = ""
+    shares: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

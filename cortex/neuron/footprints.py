@@ -50,17 +50,30 @@ class Profile(msgspec.Struct, kw_only=True):
 
 
 class Footprints:
-    """The profiles of this host. `clock` gives Unix seconds."""
+    """The profiles of this host, which `run` keeps on disk. `clock` gives Unix seconds."""
 
     def __init__(
-        self, state: State, profiles: dict[str, Profile] | None = None, clock: Callable[[], float] = time.time
+        self,
+        state: State | None = None,
+        profiles: dict[str, Profile] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._state, self._profiles, self._clock = state, profiles or {}, clock
+        self._changed = trio.Event()
 
     @classmethod
     async def remembered(cls, state: State) -> "Footprints":
         """As they were when the neuron stopped."""
         return cls(state, await trio.to_thread.run_sync(state.read, FILE, dict[str, Profile]))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write what changes until cancelled: loads do not wait for the disk."""
+        task_status.started()
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            if self._state is not None:
+                await self._state.keep(FILE, self._profiles)
 
     def need(self, order: LoadOrder, promised: int, said: int | None) -> int:
         """Bytes to make room for: those learned, else those `said` in the catalogue, else those
@@ -68,12 +81,12 @@ class Footprints:
         known = self._profiles.get(_key(order))
         return known.bytes if known is not None else said or promised
 
-    async def measured(self, order: LoadOrder, memory: Memory, promised: int) -> None:
+    def measured(self, order: LoadOrder, memory: Memory, promised: int) -> None:
         """The model was loaded, and this is what it took."""
         most = max(0, int(promised * BELIEVED) - memory.weights_bytes - memory.cache_bytes)
         if memory.overhead_bytes > most:
             log.info("footprint.doubted model=%s measured=%s", order.model, size(memory.bytes))
-        await self._keep(
+        self._keep(
             order,
             Profile(
                 model=order.model,
@@ -83,22 +96,22 @@ class Footprints:
             ),
         )
 
-    async def outgrown(self, order: LoadOrder, tried: int, promised: int) -> None:
+    def outgrown(self, order: LoadOrder, tried: int, promised: int) -> None:
         """The load ran out of memory where `tried` bytes had been made free for it."""
         known = self._profiles.get(_key(order)) or Profile(model=order.model)
         raised = min(int(tried * RAISED), int(max(promised, known.measured) * BELIEVED))
         if raised <= known.raised:
             return
         log.warning("footprint.raised model=%s from=%s to=%s", order.model, size(tried), size(raised))
-        await self._keep(order, msgspec.structs.replace(known, raised=raised))
+        self._keep(order, msgspec.structs.replace(known, raised=raised))
 
-    async def _keep(self, order: LoadOrder, profile: Profile) -> None:
+    def _keep(self, order: LoadOrder, profile: Profile) -> None:
         profile.used = self._clock()
         self._profiles[_key(order)] = profile
         by_age = sorted(self._profiles, key=lambda key: self._profiles[key].used)
         for key in by_age[: max(0, len(by_age) - MOST)]:
             del self._profiles[key]
-        await self._state.keep(FILE, self._profiles)
+        self._changed.set()
 
 
 def _key(order: LoadOrder) -> str:

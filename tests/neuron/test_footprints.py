@@ -13,31 +13,44 @@ from cortex.harness.base import LoadOrder, Memory
 from cortex.neuron import footprints as module
 from cortex.neuron.footprints import FILE, Footprints
 from cortex.neuron.state import State
+from tests.calls import until
 
 ORDER = LoadOrder("m", Path("/m.gguf"), "cpu", 2048, 4, options={"batch": 256, "threads": 3}, digest="d1")
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[State]:
+async def kept(folder: Path) -> AsyncIterator[tuple[State, Footprints]]:
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             state = State(folder)
             await nursery.start(state.run)
-            yield state
+            known = await Footprints.remembered(state)
+            await nursery.start(known.run)
+            yield state, known
             nursery.cancel_scope.cancel()
 
 
 async def test_the_first_load_goes_by_the_catalogue_and_the_next_by_what_it_took(tmp_path: Path) -> None:
-    async with opened(tmp_path) as state:
-        known = await Footprints.remembered(state)
+    async with kept(tmp_path) as (_, known):
         assert known.need(ORDER, 1000, None) == 1000
         assert known.need(ORDER, 1000, 700) == 700
-        await known.measured(ORDER, Memory(600, 300, 250), 1000)
+        known.measured(ORDER, Memory(600, 300, 250), 1000)
         assert known.need(ORDER, 1000, 700) == 1150
-    async with opened(tmp_path) as state:
-        again = await Footprints.remembered(state)
+
+        async def written() -> bool:
+            return (tmp_path / FILE).exists()
+
+        await until(written, 10)
+    async with kept(tmp_path) as (state, again):
         assert again.need(ORDER, 1000, 700) == 1150
         assert not state.warnings
+
+
+async def test_a_damaged_file_of_profiles_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"x": {"model": 7}}')
+    async with kept(tmp_path) as (state, known):
+        assert known.need(ORDER, 1000, None) == 1000
+        assert "was damaged" in state.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -50,62 +63,45 @@ async def test_the_first_load_goes_by_the_catalogue_and_the_next_by_what_it_took
         {"options": {"batch": 512, "threads": 3}},
     ],
 )
-async def test_another_file_and_another_way_to_load_it_is_another_profile(
-    tmp_path: Path, other: dict[str, object]
-) -> None:
-    async with opened(tmp_path) as state:
-        known = Footprints(state)
-        await known.measured(ORDER, Memory(600, 300, 250), 1000)
-        assert known.need(replace(ORDER, **other), 1000, None) == 1000
+def test_another_file_and_another_way_to_load_it_is_another_profile(other: dict[str, object]) -> None:
+    known = Footprints()
+    known.measured(ORDER, Memory(600, 300, 250), 1000)
+    assert known.need(replace(ORDER, **other), 1000, None) == 1000
 
 
-async def test_threads_and_the_name_of_a_model_take_no_memory(tmp_path: Path) -> None:
-    async with opened(tmp_path) as state:
-        known = Footprints(state)
-        await known.measured(ORDER, Memory(600), 1000)
-        other = replace(ORDER, model="alias", options={"batch": 256, "threads": 9})
-        assert known.need(other, 1000, None) == 600
+def test_threads_and_the_name_of_a_model_take_no_memory() -> None:
+    known = Footprints()
+    known.measured(ORDER, Memory(600), 1000)
+    other = replace(ORDER, model="alias", options={"batch": 256, "threads": 9})
+    assert known.need(other, 1000, None) == 600
 
 
-async def test_a_load_that_ran_out_of_memory_asks_for_more_next_time_but_not_for_ever(tmp_path: Path) -> None:
-    async with opened(tmp_path) as state:
-        known = Footprints(state)
-        asked = [1000]
-        for _ in range(20):
-            await known.outgrown(ORDER, asked[-1], 1000)
-            asked.append(known.need(ORDER, 1000, None))
-        assert asked[1] == 1150
-        assert asked == sorted(asked)
-        assert asked[-1] == 2000
-        await known.measured(ORDER, Memory(600, 300, 50), 1000)
-        assert known.need(ORDER, 1000, None) == 950
+def test_a_load_that_ran_out_of_memory_asks_for_more_next_time_but_not_for_ever() -> None:
+    known = Footprints()
+    asked = [1000]
+    for _ in range(20):
+        known.outgrown(ORDER, asked[-1], 1000)
+        asked.append(known.need(ORDER, 1000, None))
+    assert asked[1] == 1150
+    assert asked == sorted(asked)
+    assert asked[-1] == 2000
+    known.measured(ORDER, Memory(600, 300, 50), 1000)
+    assert known.need(ORDER, 1000, None) == 950
 
 
-async def test_what_a_neighbour_took_is_not_held_against_a_model(tmp_path: Path) -> None:
-    async with opened(tmp_path) as state:
-        known = Footprints(state)
-        await known.measured(ORDER, Memory(600, 300, 10**9), 1000)
-        assert known.need(ORDER, 1000, None) == 2000
+def test_what_a_neighbour_took_is_not_held_against_a_model() -> None:
+    known = Footprints()
+    known.measured(ORDER, Memory(600, 300, 10**9), 1000)
+    assert known.need(ORDER, 1000, None) == 2000
 
 
-async def test_the_oldest_profiles_go_when_there_are_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_oldest_profiles_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 3)
-    async with opened(tmp_path) as state:
-        times = count()
-        known = Footprints(state, clock=lambda: float(next(times)))
-        for number in range(3):
-            await known.measured(replace(ORDER, digest=f"d{number}"), Memory(600), 1000)
-        await known.measured(replace(ORDER, digest="d0"), Memory(601), 1000)
-        await known.measured(replace(ORDER, digest="d3"), Memory(600), 1000)
-        needs = [known.need(replace(ORDER, digest=f"d{number}"), 1000, None) for number in range(4)]
-        assert needs == [601, 1000, 600, 600]
-
-
-async def test_a_damaged_file_of_profiles_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"x": {"model": 7}}')
-    async with opened(tmp_path) as state:
-        known = await Footprints.remembered(state)
-        assert known.need(ORDER, 1000, None) == 1000
-        assert "was damaged" in state.warnings[0]
+    times = count()
+    known = Footprints(clock=lambda: float(next(times)))
+    for number in range(3):
+        known.measured(replace(ORDER, digest=f"d{number}"), Memory(600), 1000)
+    known.measured(replace(ORDER, digest="d0"), Memory(601), 1000)
+    known.measured(replace(ORDER, digest="d3"), Memory(600), 1000)
+    needs = [known.need(replace(ORDER, digest=f"d{number}"), 1000, None) for number in range(4)]
+    assert needs == [601, 1000, 600, 600]
