@@ -4,6 +4,7 @@ Management bodies are typed; every answer and every error is JSON in the OpenAI 
 Inference does not pass here: its routes belong to the door.
 """
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
@@ -15,8 +16,9 @@ from quart_trio import QuartTrio
 
 from cortex.ask import Json
 from cortex.catalogue import unknown
-from cortex.errors import BadAsk
+from cortex.errors import BadAsk, NotResident
 from cortex.neuron.orders import Orders
+from cortex.neuron.tokens import Tokeniser
 from cortex.neuron.view import View
 from cortex.web.application import answer, as_site_app, bare, body_as, new_application
 from cortex.web.guard import Scope
@@ -39,29 +41,37 @@ CONTROL: Final = {
     "/models/unload": ("POST",),
     "/models/pin": ("POST",),
     "/models/unpin": ("POST",),
+    "/models/some-model/endpoint": ("GET",),
+    "/models/some-model/capabilities": ("GET",),
     "/models/jobs": ("GET",),
     "/models/jobs/some-job": ("GET", "DELETE"),
+    "/tokenize": ("POST",),
+    "/detokenize": ("POST",),
     "/v1/models": ("GET",),
     "/v1/models/some-model": ("GET",),
 }
+
+
+# Ids may have slashes.
+_OF_A_MODEL: Final = re.compile("/models/.+/(endpoint|capabilities)")
 
 
 def scope_of(method: str, path: str) -> Scope:
     """What a request demands of its caller; an unknown route demands most."""
     if path in ("/livez", "/readyz"):
         return "open"
-    if path.startswith("/v1/"):
+    if path.startswith("/v1/") or path in ("/tokenize", "/detokenize"):
         return "inference"
-    known = path in CONTROL or path.startswith("/models/jobs/")
+    known = path in CONTROL or path.startswith("/models/jobs/") or _OF_A_MODEL.fullmatch(path) is not None
     return "read" if method in ("GET", "HEAD") and known else "admin"
 
 
-def build_app(view: View, orders: Orders) -> App:
+def build_app(view: View, orders: Orders, tokeniser: Tokeniser) -> App:
     """The application of one neuron, as a site takes it."""
-    return as_site_app(routes(view, orders))
+    return as_site_app(routes(view, orders, tokeniser))
 
 
-def routes(view: View, orders: Orders) -> QuartTrio:
+def routes(view: View, orders: Orders, tokeniser: Tokeniser) -> QuartTrio:
     """The application with every route of `CONTROL`, and no other."""
     app = new_application("cortex.neuron")
     _probes(app, view)
@@ -71,6 +81,8 @@ def routes(view: View, orders: Orders) -> QuartTrio:
         return answer(view.discovery())
 
     _models(app, view, orders)
+    _one_model(app, view)
+    _tokens(app, tokeniser)
     _pins(app, orders)
     _jobs(app, orders)
     return app
@@ -153,6 +165,34 @@ async def _frames(told: AsyncGenerator[keeping.LoadJob, None]) -> AsyncIterator[
             elif trio.current_time() - silent_since >= KEEP_ALIVE_S:
                 silent_since = trio.current_time()
                 yield sse.COMMENT
+
+
+def _one_model(app: QuartTrio, view: View) -> None:
+    @app.get("/models/<path:name>/endpoint")
+    async def endpoint(name: str) -> Response:
+        model = view.residents.meant(name)
+        if view.residents.living(model) is None:
+            raise NotResident(f"Model '{name}' is not resident on this neuron; see GET /models", param="id")
+        return answer({"url": f"{view.at.url}/v1"})
+
+    @app.get("/models/<path:name>/capabilities")
+    async def capabilities(name: str) -> Response:
+        can = await view.residents.capabilities(view.residents.meant(name))
+        if can is None:
+            raise unknown(name, view.ids())
+        return answer({"capabilities": list(can)})
+
+
+def _tokens(app: QuartTrio, tokeniser: Tokeniser) -> None:
+    @app.post("/tokenize")
+    async def tokenize() -> Response:
+        order = await body_as(wire.Tokenize)
+        body: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
+        return answer(await tokeniser.tokenise(order, body))
+
+    @app.post("/detokenize")
+    async def detokenize() -> Response:
+        return answer(await tokeniser.detokenise(await body_as(wire.Detokenize)))
 
 
 def _probes(app: QuartTrio, view: View) -> None:

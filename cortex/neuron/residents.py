@@ -7,50 +7,37 @@ promised. Weights themselves belong to the device's thread.
 
 import logging
 import math
-import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Final
 
 import trio
 
+from cortex import router
 from cortex.ask import Ask
-from cortex.catalogue import ModelSpec
+from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig
-from cortex.errors import BadAsk, CortexError, NotHereNow, TooSlow, Unfit
-from cortex.harness.base import EngineFacts, Harness, LoadOrder, Preflight
+from cortex.dispatch import Revised
+from cortex.errors import BadAsk, CortexError, DoesNotFit, NotHereNow, Unfit
+from cortex.harness.base import EngineFacts, Harness, Preflight
 from cortex.harness.worker import DeviceWorker
-from cortex.ledger import Ledger, Load, Want
-from cortex.neuron import prompts
+from cortex.hub import Hub
+from cortex.ledger import Ledger, Load, Want, refusals
+from cortex.neuron import passing, prompts, upstreams
+from cortex.neuron.fetching import Fetching
+from cortex.neuron.footprints import Footprints
 from cortex.neuron.generation import Generation
 from cortex.neuron.pins import Pins
 from cortex.neuron.progress import Progress, Underway
+from cortex.neuron.promises import Promise, Promises
 from cortex.neuron.prompts import Templates, Voice
-from cortex.neuron.sources import Found, locate
+from cortex.neuron.shares import aimed, short, split
+from cortex.neuron.sources import Found
+from cortex.neuron.upstreams import Upstreams
 from cortex.places import Resident
-from cortex.text.template import ChatTemplate
-from cortex.weights import stamp
 
 log = logging.getLogger(__name__)
-
-# Reserved per sequence unless the catalogue says otherwise: enough for a chat with some
-# files in it, and a fraction of what models of today are trained for, which no small host holds.
-CONTEXT_TOKENS = 8192
-
-# A header has some MiB; a disk that takes longer for them hangs.
-HEADER_S: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """What a look at a model's file told: the order that would load it, and its header."""
-
-    order: LoadOrder
-    header: Preflight
-    templates: Templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +53,10 @@ class Living:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What it can do, as far as its file tells."""
-        reads = self.voice.templates.reads
-        told = (("chat", "messages"), ("tools", "tools"), ("reasoning", "enable_thinking"))
-        return ("completion", *(name for name, variable in told if variable in reads))
+        """What it can do, as far as its file tells. Of an upstream's model only the catalogue knows."""
+        if self.facts.chats:
+            return self.spec.capabilities or ("completion", "chat")
+        return _able(self.voice.templates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +75,13 @@ class Engines:
         versions = {name: getattr(each, "version", None) for name, each in harnesses.items()}
         return cls(harnesses, why_not, versions)
 
+    def name_of(self, spec: ModelSpec) -> str:
+        """The harness that loads `spec`, as said or as its source implies."""
+        return spec.harness or (upstreams.PLACE if upstreams.address_of(spec) else "llamacpp")
+
     def of(self, spec: ModelSpec) -> Harness:
         """The one that loads `spec`. Raises Unfit when there is none, or it cannot run here."""
-        name = spec.harness or "llamacpp"
+        name = self.name_of(spec)
         harness = self.harnesses.get(name)
         if harness is None:
             raise Unfit(
@@ -113,18 +104,22 @@ class Residents:
         ledger: Ledger,
         *,
         pins: Pins,
+        hub: Hub | None = None,
+        elsewhere: Upstreams | None = None,
     ) -> None:
         self._config, self.found, self.engines = config, found, engines
         self._workers, self._ledger, self.pins = workers, ledger, pins
+        self._upstreams = elsewhere or Upstreams(config.upstream, Catalogue())
+        self._upstreams.on_look = self._looked_at
         self._living: dict[str, Living] = {}
         self._cycles: dict[str, int] = {}
         # What is told of loads before a device's thread has them: queued, download, verify.
         self.underway = Underway()
-        # The last promise of each model, with what it was made for.
-        self._promises: dict[str, tuple[tuple[object, ...], Promise]] = {}
-        # A thread a model: a file that hangs costs the others nothing. Each is kept by those
-        # who use it, and is gone with the last one.
-        self._threads: weakref.WeakValueDictionary[str, trio.CapacityLimiter] = weakref.WeakValueDictionary()
+        hub = hub or Hub(config.hub)
+        self._promises = Promises(config, engines.of, hub)
+        self._fetching = Fetching(hub, self.underway)
+        # Empty, unless those are put in its place that were kept over a restart.
+        self.footprints = Footprints()
         self._broken, self.faults = trio.open_memory_channel[tuple[str, str]](math.inf)
         for place, worker in workers.items():
             worker.on_death = partial(self._died, place)
@@ -132,6 +127,22 @@ class Residents:
     def living(self, model: str) -> Living | None:
         """What is true of `model` while it is loaded."""
         return self._living.get(model)
+
+    async def capabilities(self, model: str) -> tuple[str, ...] | None:
+        """What `model` can do, as far as its file tells; of what is not on this disk the catalogue
+        says. None when nobody knows the model. Unfit when its file cannot be used."""
+        if (living := self._living.get(model)) is not None:
+            return living.capabilities
+        if (spec := await self.spec(model)) is None:
+            return None
+        promise = None if self._passes(spec) else await self._look(spec)
+        return spec.capabilities if promise is None else _able(promise.templates)
+
+    def here(self, model: str) -> Living:
+        """As `living`, for whoever was let in. NotHereNow when the model was quicker to leave."""
+        if (living := self._living.get(model)) is None:
+            raise NotHereNow(f"Model '{model}' was unloaded before this request had its turn")
+        return living
 
     def progress(self, model: str) -> Progress | None:
         """How far `model` has come on its way in; None when it is not being loaded."""
@@ -169,17 +180,22 @@ class Residents:
         is loaded is served although its file has changed or gone."""
         living = self._living.get(spec.id)
         promise = await self._look(spec) if living is None else living.promise
-        seats = 0
         if ask is not None:
             # Known before the load, which would be for nothing.
-            seats = ask.n
-            if seats > promise.order.slots:
-                raise BadAsk(f"'n' is {seats}, and the model has {promise.order.slots} slots", param="n")
-            prompts.foresee(ask, promise.templates)
+            self._foresee(spec, ask, promise)
         # The catalogue pins to neurons. Here the places are devices: all of them, or none.
         pinned = living.spec.pinned_on if living is not None else self._pinned_on(spec)
-        here = replace(spec, pinned_on=pinned, residency_priority=spec.priority)
-        return Want(spec.id, here, promise.header.bytes, weight=seats, pinned=self._pinned(here))
+        harness = self.engines.name_of(spec)
+        here = replace(spec, pinned_on=pinned, residency_priority=spec.priority, harness=harness)
+        return Want(
+            spec.id,
+            here,
+            # What is to be downloaded first needs no room before it is here.
+            0 if promise is None else self._need(spec, promise),
+            weight=0 if ask is None else ask.n,
+            pinned=self._pinned(here),
+            avoid=self._unfit(spec),
+        )
 
     async def load(self, load: Load) -> Resident:
         """Send the victims away, then bring the model in on its device's thread. Cancelled or
@@ -188,9 +204,36 @@ class Residents:
         assert spec is not None  # noqa: S101 - the ledger places specs only
         # Looked at first: a file that is refused costs nobody its room.
         promise = await self._look(spec)
+        if promise is None:
+            self.engines.of(spec)
+            await self._fetching.bring(spec, partial(self._ensure_possible, load.want))
+            raise Revised((await self.want(spec)).need_bytes)
         for victim in load.victims:
             await self.unload(place, victim)
         return await self._bring_in(spec, promise, place)
+
+    def _need(self, spec: ModelSpec, promise: Promise) -> int:
+        """Bytes to make room for."""
+        return self.footprints.need(promise.order, promise.header.bytes, spec.footprint)
+
+    def _foresee(self, spec: ModelSpec, ask: Ask, promise: Promise | None) -> None:
+        """Raises what the model would refuse `ask` with, as far as that is known."""
+        slots = self._promises.slots(spec) if promise is None else promise.order.slots
+        if ask.n > slots:
+            raise BadAsk(f"'n' is {ask.n}, and the model has {slots} slots", param="n")
+        if not self._passes(spec):
+            prompts.check(ask)
+            if promise is not None:
+                prompts.foresee(ask, promise.templates)
+
+    def _ensure_possible(self, want: Want, weights_bytes: int) -> None:
+        """Raises DoesNotFit for a model that no device here could hold: nobody downloads it."""
+        spec = want.spec
+        assert spec is not None  # noqa: S101 - the ledger places specs only
+        need = spec.footprint or weights_bytes
+        places = [place for place in self._ledger if place.name not in want.avoid]
+        if all(router.never(spec, need, place) for place in places):
+            raise refusals.no_room(replace(want, need_bytes=need), places, delegates=False)
 
     def cycles(self, place: str) -> int:
         """How many models were unloaded there since its allocators' memory was given back."""
@@ -211,15 +254,23 @@ class Residents:
         return await self._bring_in(living.spec, living.promise, place)
 
     async def _bring_in(self, spec: ModelSpec, promise: Promise, place: str) -> Resident:
-        worker, harness = self._workers[place], self.engines.of(spec)
-        isolated = self._isolated(harness, promise.header)
-        facts = await worker.load(harness, replace(promise.order, device=place), isolated=isolated)
+        worker, harness, at = self._workers[place], self.engines.of(spec), self._ledger.place(place)
+        assert at is not None  # noqa: S101 - every worker's place is open
+        order, promised = aimed(promise.order, at, spec.id), promise.header.bytes
+        try:
+            facts = await worker.load(harness, order, isolated=self._isolated(harness, promise.header))
+        except DoesNotFit as error:
+            self.footprints.outgrown(promise.order, sum(order.shares.values()), promised)
+            raise short(error, order, at) from error
+        # No await until the model is registered: who is cancelled here would lose it.
+        if facts.bytes:
+            self.footprints.measured(promise.order, facts.memory, promised)
         voice = Voice(promise.templates, promise.header, spec.sampling.over(promise.header.defaults))
         self._living[spec.id] = Living(spec, harness.name, promise, facts, voice, worker)
         return Resident(
             spec.id,
             "loaded",
-            {place: facts.bytes},
+            split(facts.bytes, order.shares),
             priority=spec.priority,
             pinned=self._pinned(spec),
             slots=facts.slots,
@@ -242,15 +293,20 @@ class Residents:
     async def generate(self, ask: Ask, request_id: str) -> AsyncIterator[Generation]:
         """The generation of `ask` by its resident. Leaving early ends its jobs, and the slots
         are free when the block is left."""
-        living = self._living.get(ask.model)
-        if living is None:
-            raise NotHereNow(f"Model '{ask.model}' was unloaded before this request had its turn")
-        errand = await trio.to_thread.run_sync(
-            prompts.prepare, ask, living.voice, request_id, abandon_on_cancel=True
-        )
+        living = self.here(ask.model)
+        if living.facts.chats:
+            errand = passing.prepare(ask, living.voice.defaults, request_id)
+        else:
+            errand = await trio.to_thread.run_sync(
+                prompts.prepare, ask, living.voice, request_id, abandon_on_cancel=True
+            )
         try:
             async with living.worker.generate(ask.model, errand.jobs) as mailbox:
-                yield Generation(mailbox, errand.projections)
+                yield Generation(mailbox, errand.readers)
+        except CortexError as error:
+            if error.blame == "engine":
+                self._upstreams.suspect(living.spec)
+            raise
         finally:
             self._note_fault(living)
 
@@ -271,65 +327,39 @@ class Residents:
         """The ledger knows when the engine broke, whatever the request came to."""
         model = living.spec.id
         why = living.worker.fault(model)
-        if why is None or self._living.get(model) is not living:
-            return
+        if why is not None and self._living.get(model) is living:
+            self._break(model, why)
+
+    def _break(self, model: str, why: str) -> None:
         for place, resident in self._ledger.holders(model):
             if resident.fault is None:
                 self._ledger.fault(place.name, model, why)
                 self._broken.send_nowait((place.name, model))
 
-    async def _look(self, spec: ModelSpec) -> Promise:
-        """What the file of `spec` promises; read again only when it has changed. TooSlow when the
-        disk does not answer."""
-        thread = self._threads.setdefault(spec.id, trio.CapacityLimiter(1))
-        with trio.move_on_after(HEADER_S):
-            return await trio.to_thread.run_sync(self._inspect, spec, abandon_on_cancel=True, limiter=thread)
-        raise TooSlow(
-            f"Model '{spec.id}': its file could not be looked at within {HEADER_S:g} s; "
-            "see whether the disk of model_roots answers"
-        )
+    def _looked_at(self, url: str) -> None:
+        """What an upstream's residents are worth after a look at it."""
+        for verdict in self._upstreams.judge(url, [living.spec for living in self._living.values()]):
+            for place, resident in self._ledger.holders(verdict.model):
+                if resident.fault in (None, verdict.before):
+                    self._ledger.fault(place.name, verdict.model, verdict.away)
+            if verdict.gone is not None:
+                self._break(verdict.model, verdict.gone)
 
-    def _inspect(self, spec: ModelSpec) -> Promise:
-        path = locate(spec, self._config.model_roots)
-        order, harness = self._order(spec, path), self.engines.of(spec)
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise Unfit(
-                f"Model '{spec.id}': {path}: {error.strerror}; check its source in models.toml"
-            ) from error
-        files = (stat.st_mtime_ns, stat.st_size, *stamp(path))
-        key = (spec.id, path, spec.context, order.slots, order.cache, *files)
-        known = self._promises.get(spec.id)
-        if known is None or known[0] != key:
-            header = harness.preflight(order)
-            if header.trained_context < order.context and spec.context is None:
-                order = replace(order, context=header.trained_context)
-                header = harness.preflight(order)
-            if header.trained_context < order.context:
-                raise Unfit(
-                    f"Model '{spec.id}': context = {order.context} is more than the "
-                    f"{header.trained_context} tokens it was trained for; set a smaller one in models.toml"
-                )
-            order = replace(order, context=header.context)
-            known = key, Promise(order, header, _templates(spec.id, header))
-            self._promises[spec.id] = known
-        return known[1]
+    async def _look(self, spec: ModelSpec) -> Promise | None:
+        """What the file of `spec` promises; None when it is yet to be downloaded. Of an upstream's
+        model nothing lies here, and nobody is asked."""
+        if self._passes(spec):
+            order = self._upstreams.order(spec)
+            return Promise(order, self.engines.of(spec).preflight(order), Templates())
+        return await self._promises.of(spec)
 
-    def _order(self, spec: ModelSpec, path: Path) -> LoadOrder:
-        engine = self._config.llamacpp
-        options: dict[str, str | int | bool] = {"batch": engine.batch, "mmap": engine.mmap}
-        if engine.threads is not None:
-            options["threads"] = engine.threads
-        return LoadOrder(
-            model=spec.id,
-            path=path,
-            device="cpu",
-            context=spec.context or CONTEXT_TOKENS,
-            slots=spec.slots or self._config.admission.slots,
-            cache=spec.cache or "fp16",
-            options=options,
-        )
+    def _passes(self, spec: ModelSpec) -> bool:
+        """Whether requests for it go on to an upstream."""
+        return spec.harness == upstreams.PLACE or upstreams.address_of(spec) is not None
+
+    def _unfit(self, spec: ModelSpec) -> frozenset[str]:
+        """Places that are none for it: upstreams' models are at one of their own."""
+        return frozenset(each for each in self._workers if (each == upstreams.PLACE) != self._passes(spec))
 
     def _pinned(self, spec: ModelSpec) -> bool:
         """Whether it stays: by order, or since the catalogue pins it here."""
@@ -339,13 +369,6 @@ class Residents:
         return tuple(self._workers) if self._config.name in spec.pinned_on else ()
 
 
-def _templates(model: str, header: Preflight) -> Templates:
-    sources = (header.template, header.tool_template)
-    try:
-        plain, tool_use = (
-            None if source is None else ChatTemplate(source, bos=header.bos, eos=header.eos)
-            for source in sources
-        )
-    except CortexError as error:
-        raise Unfit(f"Model '{model}': its chat template is refused: {error.message}") from error
-    return Templates(plain, tool_use)
+def _able(templates: Templates) -> tuple[str, ...]:
+    told = (("chat", "messages"), ("tools", "tools"), ("reasoning", "enable_thinking"))
+    return ("completion", *(name for name, variable in told if variable in templates.reads))

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -26,30 +26,37 @@ from cortex.harness.worker import DeviceWorker
 from cortex.ledger import Ledger
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
+from cortex.neuron import upstreams
 from cortex.neuron.app import build_app, scope_of
 from cortex.neuron.devices import Devices, Rooms, thread_name
+from cortex.neuron.footprints import Footprints
 from cortex.neuron.jobs import Jobs
 from cortex.neuron.orders import Orders
 from cortex.neuron.pins import Pins
 from cortex.neuron.residents import Engines, Residents
 from cortex.neuron.sources import Found
 from cortex.neuron.speech import Speech
+from cortex.neuron.spending import Spending
 from cortex.neuron.state import State, usual_folder
 from cortex.neuron.terms import Terms
+from cortex.neuron.tokens import Tokeniser
 from cortex.neuron.upkeep import Upkeep
-from cortex.neuron.view import Activation, View
+from cortex.neuron.upstreams import Upstreams
+from cortex.neuron.view import Activation, Endpoint, View
+from cortex.places import Room
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
 from cortex.web.listeners import Ports, fleet_credential, metrics_site, own_names
+from cortex.web.site import App
 
 log = logging.getLogger(__name__)
 
 # As often as Prometheus could want to know.
 TELL_S: Final = 2.0
-# Cards that were here once, by uuid.
-DEVICES: Final = "devices.json"
 # Not in neuron.toml, so as for a gateway that is told nothing.
 WAITS: Final = ColdLoad()
+# Cards that were here once, by uuid.
+DEVICES: Final = "devices.json"
 
 
 async def run(
@@ -65,14 +72,19 @@ async def run(
     `started` hands over its addresses. `harnesses` other than llama.cpp are for tests,
     examples and benchmarks.
     """
+    elsewhere = Upstreams(config.upstream, catalogue, config.default_models)
     kinds: dict[str, Harness] = dict(harnesses or {"llamacpp": LlamaCppHarness()})
+    if elsewhere:
+        kinds[elsewhere.harness.name] = elsewhere.harness
     config = replace(config, name=config.name or socket.gethostname().partition(".")[0])
     async with trio.open_nursery() as nursery:
-        neuron = await _assemble(config, catalogue, kinds, nursery)
+        neuron = await _assemble(config, catalogue, kinds, elsewhere, nursery)
         api = await nursery.start(neuron.api.run, config.listen.host, config.listen.port)
         page = await nursery.start(neuron.page.run, config.metrics_listen.host, config.metrics_listen.port)
+        neuron.view.at.listens(api[0], api[1], neuron.view.devices.host.hostname)
         log.info("neuron.listening name=%s api=%s:%d metrics=%s:%d", config.name, *api, *page)
         await neuron.view.residents.found.seen()
+        await elsewhere.seen()
         task_status.started(Ports(api, page))
         nursery.start_soon(neuron.orders.activate, config.default_models, neuron.view.activation)
         await (trio.Event() if stop is None else stop).wait()
@@ -80,6 +92,12 @@ async def run(
         # Each device's worker unloads its models when it is cancelled, within a limit of its own.
         nursery.cancel_scope.cancel()
     log.info("neuron.stopped")
+
+
+class _Part(Protocol):
+    """What runs as long as the neuron does."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +115,18 @@ class _Neuron:
         self.view.activation.state = "stopping"
         await self.api.drain(drain_s)
         await self.page.drain(0.0)
+        await self.view.spending.keep()
 
 
 async def _assemble(
-    config: NeuronConfig, catalogue: Catalogue, kinds: dict[str, Harness], nursery: trio.Nursery
+    config: NeuronConfig,
+    catalogue: Catalogue,
+    kinds: dict[str, Harness],
+    elsewhere: Upstreams,
+    nursery: trio.Nursery,
 ) -> _Neuron:
     name = config.name or "neuron"
-    found = Found(catalogue, config.model_roots)
-    await nursery.start(found.run)
+    found = Found(catalogue, config.model_roots, elsewhere.offered if elsewhere.offers else None)
     state = State(config.state_dir or usual_folder(os.environ))
     await nursery.start(state.run)
     devices = await Devices.found(config.devices, state.read(DEVICES, dict[str, str]))
@@ -112,20 +134,18 @@ async def _assemble(
     await state.keep(DEVICES, devices.remembered)
     terms = Terms(config.eviction)
     ledger = _ledger(config, terms)
-    workers: dict[str, DeviceWorker] = {}
-    rooms = Rooms(config.devices, devices, ledger)
-    rooms.open()
-    for place, names in rooms.places.items():
-        workers[place] = DeviceWorker(thread_name(names))
-        await nursery.start(workers[place].run)
+    workers = _open(Rooms(config.devices, devices, ledger), elsewhere, ledger)
     pins = await Pins.remembered(state)
-    residents = Residents(config, found, workers, await Engines.probed(kinds), ledger, pins=pins)
+    residents = Residents(
+        config, found, workers, await Engines.probed(kinds), ledger, pins=pins, elsewhere=elsewhere
+    )
+    residents.footprints = await Footprints.remembered(state)
     metrics = _metrics(found, ledger)
     patience = Patience(config.admission.max_wait_s, WAITS.max_wait_s)
     jobs = Jobs(residents, ledger, residents.progress)
     dispatch = Dispatch(ledger, jobs, patience, LoadBook(metrics))
-    await nursery.start(dispatch.run)
-    speech = Speech(name, residents, dispatch, metrics)
+    spending = Spending(state)
+    speech = Speech(name, residents, dispatch, metrics, spending)
     upkeep = Upkeep(residents, dispatch, metrics, terms, devices.ours)
     view = View(
         name=name,
@@ -136,18 +156,38 @@ async def _assemble(
         devices=devices,
         residents=residents,
         speech=speech,
+        spending=spending,
+        at=Endpoint(),
         activation=Activation(),
         state=state,
+        upstreams=elsewhere,
         upkeep=upkeep,
         warnings=_warnings(config),
     )
     orders = Orders(residents, dispatch, view, metrics, jobs=jobs, terms=terms)
-    for part in (orders, jobs, upkeep):
+    await nursery.start(residents.footprints.run)
+    parts: tuple[_Part, ...] = (found, *workers.values(), elsewhere, dispatch, spending, orders, jobs, upkeep)
+    for part in parts:
         await nursery.start(part.run)
     nursery.start_soon(_tell, view, metrics)
-    site = Site(speech.routes(), build_app(view, orders), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
-    return _Neuron(Door(site, config.limits), page, view, orders)
+    app = build_app(view, orders, Tokeniser(residents, dispatch))
+    return _Neuron(_door(config, app, view), page, view, orders)
+
+
+def _door(config: NeuronConfig, app: App, view: View) -> Door:
+    """The listener of the API."""
+    return Door(Site(view.speech.routes(), app, _policy(config), scope_of), config.limits)
+
+
+def _open(rooms: Rooms, elsewhere: Upstreams, ledger: Ledger) -> dict[str, DeviceWorker]:
+    """The ledger has every place; the workers of these, by place, which do not run yet."""
+    rooms.open()
+    workers = {place: DeviceWorker(thread_name(names)) for place, names in rooms.places.items()}
+    if elsewhere:
+        ledger.open(upstreams.PLACE, [Room(upstreams.PLACE, 0)])
+        workers[upstreams.PLACE] = DeviceWorker(upstreams.THREAD)
+    return workers
 
 
 def _ledger(config: NeuronConfig, terms: Terms) -> Ledger:

@@ -7,12 +7,14 @@ milliseconds while every device is busy.
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final, Literal
 
 import trio
 
 from cortex import __version__
 from cortex.ask import Json
+from cortex.config.network import Address
 from cortex.ledger import Ledger
 from cortex.neuron import upstreams
 from cortex.neuron.devices import Devices
@@ -22,7 +24,6 @@ from cortex.neuron.spending import Spending
 from cortex.neuron.state import State
 from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.upstreams import Upstreams
-from cortex.neuron.upkeep import Upkeep
 from cortex.places import Phase, Place, Resident, Room
 from cortex.wire import neuron as wire
 
@@ -47,6 +48,18 @@ class Activation:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Endpoint:
+    """Where the API is, from the moment it listens."""
+
+    url: str = ""
+
+    def listens(self, host: str, port: int, name: str) -> None:
+        """An address that means all of the host's is told by the host's `name`."""
+        bound = ip_address(host)
+        self.url = f"http://{Address(name if bound.is_unspecified else host, port)}"
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """One neuron. `started_at` is trio time, `born` the same moment in Unix seconds, `boot_id`
@@ -61,6 +74,7 @@ class View:
     residents: Residents
     speech: Speech
     spending: Spending
+    at: Endpoint
     activation: Activation
     state: State
     upstreams: Upstreams

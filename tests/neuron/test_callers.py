@@ -24,7 +24,7 @@ from tests.roles import Running, running_neuron, specs
 
 TOKEN = "a-token-of-the-fleet-0123456789"
 ELSEWHERE = (ip_network("192.0.2.0/24"),)
-INFERENCE = Speech("n1", None, None, None).routes()  # type: ignore[arg-type]
+INFERENCE = Speech("n1", None, None, None, None).routes()  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ async def call(role: Running, entry: Entry, **headers: str) -> httpx.Response:
 
 async def test_the_list_of_control_routes_has_every_route_of_the_application() -> None:
     """A route that is forgotten here would be held by no test."""
-    app = routes(None, None)  # type: ignore[arg-type]
+    app = routes(None, None, None)  # type: ignore[arg-type]
     address = app.url_map.bind("")
     found = {
         (address.match(path, method)[0], method) for path, methods in CONTROL.items() for method in methods
@@ -69,6 +69,10 @@ async def test_what_a_route_demands() -> None:
     assert demands == {
         "POST /v1/chat/completions": "inference",
         "POST /v1/completions": "inference",
+        "POST /tokenize": "inference",
+        "POST /detokenize": "inference",
+        "GET /models/some-model/endpoint": "read",
+        "GET /models/some-model/capabilities": "read",
         "GET /v1/models": "inference",
         "GET /v1/models/some-model": "inference",
         "GET /livez": "open",

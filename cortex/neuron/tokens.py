@@ -1,0 +1,68 @@
+"""What a text or a chat is in the tokens of a model, and back: /tokenize and /detokenize.
+
+The bodies are those of vLLM's routes of these names. A model is brought in as for a
+request, since only a loaded engine has the tokens; no slot is taken. A chat is rendered
+by the same hands as a generation's, so the count is what that would be charged for.
+"""
+
+from dataclasses import replace
+
+import trio
+
+from cortex.catalogue import unknown
+from cortex.dispatch import Dispatch
+from cortex.errors import BadAsk, Unsupported
+from cortex.neuron import prompts
+from cortex.neuron.residents import Living, Residents
+from cortex.translator import openai_chat
+from cortex.wire import neuron as wire
+
+
+class Tokeniser:
+    """Answers both routes."""
+
+    def __init__(self, residents: Residents, dispatch: Dispatch) -> None:
+        self._residents, self._dispatch = residents, dispatch
+
+    async def tokenise(self, order: wire.Tokenize, body: bytes) -> wire.Tokenized:
+        """The tokens of a prompt, or of a chat: then `body` is read as that of a completion."""
+        if (order.prompt is None) == (order.messages is None):
+            raise BadAsk("Send either 'prompt', a text, or 'messages', a chat", param="prompt")
+        living = await self._brought(order.model)
+        if order.prompt is not None:
+            text, bos = order.prompt, living.voice.preflight.bos
+            if order.add_special_tokens and living.voice.preflight.adds_bos and bos:
+                text = bos + text
+        else:
+            text = await trio.to_thread.run_sync(_chat, living, body, abandon_on_cancel=True)
+        ids = await living.worker.tokenise(living.spec.id, text)
+        return wire.Tokenized(count=len(ids), max_model_len=living.facts.context, tokens=list(ids))
+
+    async def detokenise(self, order: wire.Detokenize) -> wire.Detokenized:
+        """The text of tokens; bytes that are no whole character are shown as U+FFFD."""
+        living = await self._brought(order.model)
+        text = await living.worker.detokenise(living.spec.id, tuple(order.tokens))
+        return wire.Detokenized(prompt=text)
+
+    async def _brought(self, name: str) -> Living:
+        model = self._residents.meant(name)
+        spec = await self._residents.spec(model)
+        if spec is None:
+            raise unknown(name, list(self._residents.found.known()))
+        await self._dispatch.bring(await self._residents.want(spec))
+        living = self._residents.here(model)
+        if living.facts.chats:
+            raise Unsupported(
+                f"Model '{name}' is an upstream's, and so are its tokens; ask the upstream", param="model"
+            )
+        return living
+
+
+def _chat(living: Living, body: bytes) -> str:
+    """The prompt of a chat as its engine gets it, with the begin token that the engine adds."""
+    ask = replace(openai_chat.read(body), model=living.spec.id)
+    prompts.check(ask)
+    job = prompts.prepare(ask, living.voice, "-").jobs[0]
+    assert isinstance(job.prompt, str)  # noqa: S101 - a chat's prompt is rendered text
+    header = living.voice.preflight
+    return f"{header.bos or ''}{job.prompt}" if header.adds_bos else job.prompt

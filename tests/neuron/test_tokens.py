@@ -1,0 +1,90 @@
+"""/tokenize and /detokenize: the model's own tokens, and the count that a request is charged for."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from cortex.demo import MODEL_ID
+from cortex.harness.scripted import Script
+from tests.calls import CHAT, fault_of, residents
+from tests.roles import MIB, demo_neuron, running_neuron, specs
+
+CHAT_BODY = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Καλημέρα, what is the capital of France?"},
+    ]
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {}}}},
+}
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+@pytest.mark.parametrize("more", [{}, {"tools": [TOOL]}, {"chat_template_kwargs": {"enable_thinking": False}}])
+async def test_the_count_of_a_chat_is_what_its_completion_is_charged_for(more: dict[str, object]) -> None:
+    body = {"model": MODEL_ID, **CHAT_BODY, **more}
+    async with demo_neuron() as role:
+        told = (await role.http.post("/tokenize", json=body)).json()
+        said = await role.http.post(CHAT, json={**body, "max_tokens": 1})
+        assert told["count"] == len(told["tokens"]) == said.json()["usage"]["prompt_tokens"]
+        assert told["max_model_len"] > told["count"]
+
+
+@pytest.mark.parametrize("text", ["", "one two", " Καλημέρα 😀\n", "<|im_start|>user\nhi<|im_end|>"])
+async def test_a_text_comes_back_from_its_tokens(text: str) -> None:
+    async with demo_neuron() as role:
+        told = (await role.http.post("/tokenize", json={"model": MODEL_ID, "prompt": text})).json()
+        back = await role.http.post("/detokenize", json={"model": MODEL_ID, "tokens": told["tokens"]})
+        assert back.json() == {"prompt": text}
+
+
+async def test_a_model_is_brought_in_for_it_and_no_slot_is_taken(tmp_path: Path) -> None:
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(bytes=MIB)) as role:
+        told = (await role.http.post("/tokenize", json={"model": "a", "prompt": "one two"})).json()
+        assert told["count"] == 2 and set(await residents(role)) == {"a"}
+        assert role.engines["a"].jobs == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"model": "a"}, "prompt"),
+        ({"model": "a", "prompt": "x", "messages": []}, "prompt"),
+        ({"model": "a", "messages": []}, "messages"),
+    ],
+)
+async def test_a_body_that_says_nothing_or_too_much_is_refused_by_name(
+    tmp_path: Path, body: dict[str, object], param: str
+) -> None:
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script()) as role:
+        answer = await role.http.post("/tokenize", json=body)
+        assert (answer.status_code, fault_of(answer)["param"]) == (400, param)
+
+
+async def test_tokens_that_the_model_has_not_are_refused() -> None:
+    async with demo_neuron() as role:
+        answer = await role.http.post("/detokenize", json={"model": MODEL_ID, "tokens": [10**9]})
+        assert (answer.status_code, fault_of(answer)["param"]) == (400, "tokens")
+        answer = await role.http.post("/tokenize", json={"model": "nobody", "prompt": "x"})
+        assert (answer.status_code, fault_of(answer)["code"]) == (404, "model_not_found")
+
+
+async def test_a_model_tells_where_it_answers_and_what_it_can_do() -> None:
+    async with demo_neuron() as role:
+        can = (await role.http.get(f"/models/{MODEL_ID}/capabilities")).json()
+        assert can == {"capabilities": ["completion", "chat", "tools", "reasoning"]}
+        cold = await role.http.get(f"/models/{MODEL_ID}/endpoint")
+        assert (cold.status_code, fault_of(cold)["code"]) == (404, "not_resident")
+        await role.http.post("/tokenize", json={"model": MODEL_ID, "prompt": "x"})
+        assert (await role.http.get(f"/models/{MODEL_ID}/endpoint")).json() == {"url": f"{role.url}/v1"}
+        assert (await role.http.get(f"/models/{MODEL_ID}/capabilities")).json() == can
+        for what in ("endpoint", "capabilities"):
+            assert (await role.http.get(f"/models/a%2Fb/{what}")).status_code == 404
