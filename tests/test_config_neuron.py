@@ -68,9 +68,10 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         model_roots = ["weights", "/"]
         log_format = "json"
         [devices]
-        use = ["cuda:0", "cpu"]
+        use = ["cuda:0", "cpu", "cuda:1"]
         memory_limit = "200MiB"
         memory_headroom = 0
+        groups = [["cuda:0", "cuda:1"]]
         [eviction]
         strategy = "priority"
         min_residency_s = "1m"
@@ -112,7 +113,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         allowed_hosts=("beast.example",),
         model_roots=(tmp_path / "weights", tmp_path.__class__("/")),
         log_format="json",
-        devices=Devices(("cuda:0", "cpu"), 200 * 2**20, 0),
+        devices=Devices(("cuda:0", "cpu", "cuda:1"), 200 * 2**20, 0, (("cuda:0", "cuda:1"),)),
         eviction=NeuronEviction("priority", 60.0),
         llamacpp=LlamaCpp(3, 64, False, "process"),
         hub=HubConfig(tmp_path / "models", "MY_TOKEN", "https://mirror.example/hub", True),
@@ -172,6 +173,19 @@ def test_a_value_that_asks_for_nothing_is_no_warning(read, text):
         ("[devices]\nuse = ['cpu', 'cpu']", "2: devices.use[1]: is listed twice"),
         ("[devices]\ngroups = [['cuda:0']]", "2: devices.groups[0]: must be a list of at least two devices"),
         ("[devices]\ngroups = [['cuda:0', 'x']]", "2: devices.groups[0]: must be a device"),
+        ("[devices]\ngroups = [['cuda:0', 'cpu']]", "2: devices.groups[0]: must be CUDA devices"),
+        (
+            "[devices]\ngroups = [['cuda:0', 'cuda:1'], ['cuda:2', 'cuda:1']]",
+            "2: devices.groups[1]: names cuda:1, which groups[0] has",
+        ),
+        (
+            "[devices]\ngroups = [['cuda:0', 'cuda:0']]",
+            "2: devices.groups[0]: names cuda:0, which groups[0] has",
+        ),
+        (
+            "[devices]\nuse = ['cuda:0', 'cpu']\ngroups = [['cuda:0', 'cuda:1']]",
+            "3: devices.groups[0]: names cuda:1, which devices.use does not",
+        ),
         (
             "[[default_models]]\nid = 'a'\n[[default_models]]\nid = 'a'",
             "4: default_models[1].id: is the same",

@@ -8,7 +8,7 @@ import pytest
 from cortex import evictor, router
 from cortex.catalogue import ModelSpec
 from cortex.evictor import Rules
-from cortex.places import Newcomer, Place, Resident
+from cortex.places import Newcomer, Place, Resident, Room
 from cortex.router import Placement
 from tests.fake_ledger import place, resident
 
@@ -238,3 +238,52 @@ def test_looking_changes_nothing() -> None:
     before = repr(at)
     assert found([at], 20) and ranked((at, at.residents["x"]), affinity="k")
     assert repr(at) == before
+
+
+# -- groups and kinds of devices
+
+
+def grouped(**rooms: tuple[int, str]) -> Place:
+    """A place whose rooms are of groups: c0=(total, group) is the device cuda:0."""
+    names = {name: f"cuda:{name[1:]}" if name[0] == "c" and name != "cpu" else name for name in rooms}
+    return Place(
+        "p", {names[name]: Room(names[name], *facts[:1], 0, facts[1]) for name, facts in rooms.items()}
+    )
+
+
+SPREADS = {
+    "what fits one device takes one": ({}, 40, [{"cuda:1": 40}, {"cuda:2": 40}]),
+    "what is larger is spread by size over the fewest of a group": ({}, 65, [{"cuda:1": 44, "cuda:0": 22}]),
+    "the whole group is the most there is": ({}, 90, [{"cuda:1": 60, "cuda:0": 30}]),
+    "beyond that there is nothing": ({}, 91, []),
+    "several devices are of one group": ({"min_devices": 2}, 60, [{"cuda:0": 30, "cuda:1": 30}]),
+    "unlike devices share by their size": ({"min_devices": 2}, 80, [{"cuda:1": 54, "cuda:0": 27}]),
+    "no group has three": ({"min_devices": 3}, 3, []),
+    "a device too small for its share does not count": ({"min_device_memory": 40}, 65, []),
+}
+
+
+@pytest.mark.parametrize(("facts", "need", "ways"), SPREADS.values(), ids=SPREADS)
+def test_only_devices_of_one_group_hold_a_model_together(
+    facts: dict[str, object], need: int, ways: list[dict[str, int]]
+) -> None:
+    at = grouped(c0=(30, "a"), c1=(60, "a"), c2=(60, "b"))
+    assert sorted(way.newcomer.need.items() for way in found([at], need, **facts)) == sorted(
+        way.items() for way in ways
+    )
+    assert (router.never(spec(**facts), need, at) is None) == bool(ways)
+    # Rounding never asks a device for more than it has.
+    for way in found([at], need, **facts):
+        assert all(share <= at.rooms[room].total_bytes for room, share in way.newcomer.need.items())
+        assert sum(way.newcomer.need.values()) >= need
+
+
+@pytest.mark.parametrize(
+    ("harness", "rooms"),
+    [("llamacpp", {"cpu"}), ("exllamav2", {"cuda:0"}), ("upstream", set()), (None, {"cpu", "cuda:0"})],
+)
+def test_a_model_goes_where_its_harness_computes(harness: str | None, rooms: set[str]) -> None:
+    at = grouped(c0=(30, "a"), cpu=(60, "cpu"))
+    assert {room for way in found([at], 10, harness=harness) for room in way.newcomer.need} == rooms
+    why = router.never(spec(harness=harness), 10, at)
+    assert why == (None if rooms else "it has no device for harness upstream")
