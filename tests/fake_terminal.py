@@ -13,10 +13,14 @@ ROOT = Path(__file__).parent.parent
 
 
 @asynccontextmanager
-async def running(*words: str) -> AsyncIterator[trio.Process]:
+async def running(*words: str, **env: str) -> AsyncIterator[trio.Process]:
     """A Python process, which is gone after the block."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, **env},
     )
     assert process.stdout is not None
     assert process.stderr is not None

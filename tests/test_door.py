@@ -35,6 +35,7 @@ COMMANDS = [
     ["models"],
     ["models", "list"],
     ["models", "show"],
+    ["models", "pull"],
     ["models", "load"],
     ["models", "unload"],
     ["config"],
@@ -318,8 +319,8 @@ def test_an_address_that_is_not_ours_is_told_too(
 @pytest.mark.parametrize(
     ("model", "code", "said"),
     [
-        ("hf:org/name", 2, "hub id"),
-        ("org/name", 2, "hub id"),
+        ("hf:org", 2, "no hub id"),
+        ("hf:org/../name", 2, "no hub id"),
         (str(ROOT), 2, "is a folder"),
         ("/nowhere/x.gguf", 1, "/nowhere/x.gguf"),
         ("here/x.gguf", 1, "x.gguf"),

@@ -65,7 +65,7 @@ def cortex(
 @app.command()
 def up(
     model: Annotated[
-        str | None, typer.Argument(help="A .gguf file; without it, the demo model that ships along.")
+        str | None, typer.Argument(help="A .gguf file, or hf:org/name[:quant]; else the bundled demo.")
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65534, help="The API's port; metrics get the next. 0: any free ones.")
@@ -76,10 +76,12 @@ def up(
 ) -> None:
     """Serve one model from this computer, for trying cortex out."""
     from cortex.cli import up as room
-    from cortex.cli.running import hold
+    from cortex.cli.running import hold, logged
 
-    order = room.Order(room.choose(model), room.listen_at(host, port))
-    room.ensure_free(order)
+    listen = room.listen_at(host, port)
+    room.ensure_free(listen)
+    with logged(log_level.value, log_format.value):
+        order = room.Order(room.choose(model), listen)
     hold(lambda stop: room.run(order, stop), log_level.value, log_format.value)
 
 

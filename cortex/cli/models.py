@@ -5,6 +5,8 @@ Works through a gateway, which knows all neurons, or at a neuron, which knows it
 
 # ruff: noqa: PLC0415 - libraries are imported by the command that needs them, so that --help is quick
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,6 +50,24 @@ def show(
 
     with logged(log_level.value, log_format.value):
         asking.show_model(model, endpoint, token_file, as_json=as_json)
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="A model of models.toml, or hf:org/name[@revision][:quant].")],
+    config: Annotated[
+        Path | None, typer.Option(help="The neuron.toml with [hub]; else the first of the usual places.")
+    ] = None,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
+    """Download a model of a hub, as it is now, into the cache that neurons load from."""
+    from cortex.cli import pulling
+    from cortex.cli.running import logged
+
+    with logged(log_level.value, log_format.value):
+        local = pulling.pull(model, config, os.environ)
+    typer.echo(f"{local.source} is in the cache: {local.path}")
 
 
 @app.command()

@@ -39,11 +39,11 @@ class Prepared:
 
 def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
     """The gateway of the file. ConfigError without one, since nothing says where its neurons are."""
-    path = _find("gateway", given, env)
+    path = find("gateway", given, env)
     if path is None:
         places = " or ".join(map(str, candidates("gateway", env)))
         raise ConfigError([f"no cortex.toml: write {places}, name one with --config, or try 'cortex up'"])
-    read = whole_gateway(path, env, _find("models", None, env))
+    read = whole_gateway(path, env, find("models", None, env))
 
     async def run(stop: trio.Event) -> None:
         from cortex import gateway as role  # noqa: PLC0415 - --check does without the role
@@ -55,8 +55,8 @@ def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
 
 def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:
     """The neuron of the file, or of no file: then it serves what it finds."""
-    path = _find("neuron", given, env)
-    read = whole_neuron(path, env, _find("models", None, env))
+    path = find("neuron", given, env)
+    read = whole_neuron(path, env, find("models", None, env))
 
     async def run(stop: trio.Event) -> None:
         from cortex import neuron as role  # noqa: PLC0415 - as above
@@ -108,7 +108,7 @@ def _prepared(name: Kind, path: Path | None, read: Whole[Config], run: Service) 
     return Prepared(name, run, listeners, config.log_format, found, read.warnings)
 
 
-def _find(kind: Kind, given: Path | None, env: Mapping[str, str]) -> Path | None:
+def find(kind: Kind, given: Path | None, env: Mapping[str, str]) -> Path | None:
     """The given file, else the first that exists of the usual ones."""
     if given is not None:
         return given

@@ -23,6 +23,16 @@ class Usage(CortexError):
     code, blame = "usage", "caller"
 
 
+class Interrupted(CortexError):
+    """A signal ended what was under way."""
+
+    code, blame = "interrupted", "caller"
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 # The command line or a file is to be put right, or nobody answers whom we may ask.
 _TWO: Final = (ConfigError, Usage, BadAsk, Unreachable, Unauthorised, Denied)
 
@@ -68,4 +78,6 @@ def _lines(error: BaseException) -> list[str]:
 
 
 def _code(error: BaseException) -> int:
+    if isinstance(error, Interrupted):
+        return 128 + error.number
     return 2 if isinstance(error, _TWO) else 1

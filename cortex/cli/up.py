@@ -12,7 +12,7 @@ import re
 import secrets
 import shlex
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +25,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cortex import demo
 from cortex.catalogue import Catalogue, ModelSpec
+from cortex.cli import pulling
 from cortex.cli.ports import ensure_free as ensure_free_ports
 from cortex.cli.running import leave
 from cortex.cli.trouble import Usage
@@ -33,6 +34,7 @@ from cortex.config.limits import Limits
 from cortex.config.network import Address, read_host
 from cortex.config.neuron import NeuronConfig
 from cortex.errors import CortexError, LoadFailed
+from cortex.hub import HF, Source
 from cortex.logs import escape
 from cortex.status.fetch import Asker, asker
 from cortex.units import size
@@ -51,17 +53,17 @@ GONE_S: Final = 1.7
 POLL: Final = Poll(interval_s=0.5)
 LOOK_S: Final = 0.1
 ANY: Final = Address("127.0.0.1", 0)
-# org/name, perhaps with a quant; what ends in .gguf was meant as a file.
-_HUB_ID: Final = re.compile(r"(?!.*\.gguf\Z)[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
+# org/name, perhaps with more; what ends in .gguf, and does not name a repo before, was meant as a file.
+_HUB_ID: Final = re.compile(r"(?![^:]*\.gguf\Z)[A-Za-z0-9][\w.-]*/[\w.-]+([@:].*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The model to serve: its id, its file, and what fits its size of context."""
+    """The model to serve, with the bytes of its file, and where that lies if no hub has it."""
 
     spec: ModelSpec
-    path: Path
     bytes: int
+    roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,6 @@ class Order:
 
     choice: Choice
     listen: Address
-
-    @property
-    def metrics_listen(self) -> Address:
-        port = self.listen.port
-        return Address(self.listen.host, port + 1 if port else 0)
 
 
 class Addresses(Protocol):
@@ -89,12 +86,15 @@ def choose(model: str | None) -> Choice:
     when the file is no good."""
     if model is None:
         path, name, context = demo.GGUF, demo.MODEL_ID, demo.CONTEXT
+    elif (source := _on_hub(model)) is not None:
+        return _from_hub(source)
     else:
         path, name, context = _file(model), _id(Path(model).stem), None
     path = path.resolve()
     header = read_gguf(path)
     spec = ModelSpec(name, source=f"path:{path}", harness="llamacpp", context=context)
-    return Choice(spec, path, header.file_bytes)
+    # The one file, rather than its folder: nothing that lies beside it is offered.
+    return Choice(spec, header.file_bytes, (path,))
 
 
 def listen_at(host: str, port: int) -> Address:
@@ -105,10 +105,15 @@ def listen_at(host: str, port: int) -> Address:
         raise Usage(f"--host {host!r} is no host name or IP address; 127.0.0.1 is the usual one") from error
 
 
-def ensure_free(order: Order) -> None:
+def beside(listen: Address) -> Address:
+    """Where the metrics are."""
+    return Address(listen.host, listen.port + 1 if listen.port else 0)
+
+
+def ensure_free(listen: Address) -> None:
     """Both listeners can be had; the error says who is in the way."""
     ensure_free_ports(
-        (order.listen, order.metrics_listen),
+        (listen, beside(listen)),
         "choose others with --port N, or any free ones with --port 0",
         "name an address of this computer with --host; 127.0.0.1 is for it alone, 0.0.0.0 for its network",
     )
@@ -241,8 +246,7 @@ def _neuron(choice: Choice, token: str) -> tuple[Callable[..., Awaitable[None]],
         listen=ANY,
         metrics_listen=ANY,
         token=token,
-        # The one file, rather than its folder: nothing that lies beside it is offered.
-        model_roots=(choice.path,),
+        model_roots=choice.roots,
         default_models=(choice.spec,),
         limits=LIMITS,
     )
@@ -256,7 +260,7 @@ def _gateway(
 
     config = GatewayConfig(
         listen=order.listen,
-        metrics_listen=order.metrics_listen,
+        metrics_listen=beside(order.listen),
         neurons=(NeuronRef(NAME, endpoint, token),),
         limits=LIMITS,
         poll=POLL,
@@ -264,13 +268,27 @@ def _gateway(
     return gateway.run, config, Catalogue()
 
 
+def _on_hub(model: str) -> Source | None:
+    """What of a hub is meant. Usage when it should be, and is written wrongly."""
+    if model.startswith(HF):
+        if (source := Source.parse(model)) is None:
+            raise Usage(f"{model} is no hub id: write hf:org/name[@revision][:file-or-quant]")
+        return source
+    looks_so = _HUB_ID.fullmatch(model) and not Path(model).expanduser().exists()
+    return Source.parse(model) if looks_so else None
+
+
+def _from_hub(source: Source) -> Choice:
+    """The model, after its download unless the cache has it."""
+    local = pulling.local(source, ("gguf",))
+    header = read_gguf(local.path)
+    # By its commit: what was looked at is what the neuron finds, and it asks nobody.
+    spec = ModelSpec(source.repo, source=str(replace(source, revision=local.commit)), harness="llamacpp")
+    return Choice(spec, header.file_bytes)
+
+
 def _file(model: str) -> Path:
     path = Path(model).expanduser()
-    if model.startswith("hf:") or (_HUB_ID.fullmatch(model) and not path.exists()):
-        raise Usage(
-            f"{model} is a hub id, and this version downloads nothing: "
-            "get a .gguf file of the model, and give its path"
-        )
     if path.is_dir():
         raise Usage(
             f"{model} is a folder, and this version serves GGUF files only: give the path of a .gguf file"

@@ -9,7 +9,7 @@ and what becomes of it, is the callers' business.
 
 from cortex.hub.choice import Format
 from cortex.hub.hub import Hub, Phase, Tell
-from cortex.hub.source import Source
+from cortex.hub.source import HF, Source
 from cortex.hub.tree import Local
 
-__all__ = ["Format", "Hub", "Local", "Phase", "Source", "Tell"]
+__all__ = ["HF", "Format", "Hub", "Local", "Phase", "Source", "Tell"]
