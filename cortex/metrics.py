@@ -27,6 +27,8 @@ Dialect: TypeAlias = Literal["openai_chat", "openai_text", "openai_responses", "
 Outcome: TypeAlias = Literal["ok", "caller", "cortex", "engine", "hung_up", "bug"]
 # `room` for another model, `idle` by its own limit, `asked` by an operator, `stopping` with the process.
 Eviction: TypeAlias = Literal["room", "idle", "asked", "stopping"]
+# What an engine raised, as it was judged; `child`: its process died; `crash`: so did the last neuron.
+Fault: TypeAlias = Literal["memory", "job", "unknown", "sticky", "child", "crash"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 OTHER: Final = "other"
@@ -105,6 +107,7 @@ class Metrics:
         )
         self._retries = self._counters("retries", "Requests tried on another neuron, by error code", "reason")
         self._rejections = self._counters("rejections", "Requests refused before a seat, by code", "reason")
+        self._faults = self._counters("device_faults", "What engines raised or died of, by kind", "kind")
         self._waiting = Gauge("cortex_waiting", "Requests that wait for a seat", registry=self._registry)
         self._neuron_up = self._gauges("neuron_up", "1 when the neuron reports", "neuron")
         self._memory = self._gauges("device_memory_bytes", "Memory of a device", "neuron", "device", "kind")
@@ -177,6 +180,10 @@ class Metrics:
         """A device was emptied and refilled, which gave back so many bytes."""
         self._defrags.inc()
         self._defrag_bytes.inc(won_bytes)
+
+    def device_fault(self, kind: Fault) -> None:
+        """An engine raised, or a process died of one."""
+        self._faults.at(kind).inc()
 
     # -- the fleet
 

@@ -67,11 +67,6 @@ class Losses:
         """Who hosts `model`, or would if it were here and not isolated."""
         return self._children.get(model, self._thread)
 
-    @property
-    def busy(self) -> bool:
-        """Whether anybody waits for anything here."""
-        return bool(self._replies) or any(resident.live for resident in self._residents.values())
-
     def lose(self, why: str) -> None:
         """The device is poisoned. What its thread had is over; children are left to end."""
         if self.poisoned is not None:
@@ -82,8 +77,13 @@ class Losses:
             self._settle(self._replies.pop(reply.ticket), orders.Undone(reply.ticket, self._lost_now()))
         for model, resident in tuple(self._residents.items()):
             if model not in self._children:
-                self._bury(resident, self._lost_now(), self._unserved())
+                self._bury(resident, self._lost_now(), self._unserved_now())
         self.lost.set()
+
+    def abandon(self, why: str) -> None:
+        """Whoever is served here hears that it is over: the process is about to end."""
+        for resident in self._residents.values():
+            resident.fail_all(DeviceLost(f"{resident.model}: {why}"), _unserved(why))
 
     def _mourn(self, child: ProcessHost) -> None:
         """What lived in a child that is over is over, whether it was to leave or died."""
@@ -143,14 +143,18 @@ class Losses:
     def _stopped(self) -> Stopping:
         return Stopping(f"{self.name} is not running")
 
+    def _unserved_now(self) -> Recovering:
+        return _unserved(self._lost_now().message)
+
     def _lost_now(self) -> DeviceLost:
         return DeviceLost(f"{self.name} is poisoned until the neuron has started again: {self.poisoned}")
 
-    def _unserved(self) -> Recovering:
-        """Nothing of this request has begun: another neuron may take it."""
-        error = Recovering(self._lost_now().message)
-        error.not_started = True
-        return error
+
+def _unserved(why: str) -> Recovering:
+    """Nothing of this request has begun: another neuron may take it."""
+    error = Recovering(why)
+    error.not_started = True
+    return error
 
 
 def recovering(resident: Seats) -> Recovering:

@@ -152,6 +152,11 @@ class DeviceWorker(Losses):
         resident = self._residents.get(model)
         return resident.fault if resident is not None else None
 
+    def kv_tokens(self, model: str) -> int:
+        """Tokens of live jobs in the model's cache; 0 when it is not here."""
+        resident = self._residents.get(model)
+        return resident.kv_tokens if resident is not None else 0
+
     @property
     def loading(self) -> Mapping[str, tuple[int, int]]:
         """Models that are being loaded: bytes done, bytes in all (0 while not known)."""
@@ -309,7 +314,7 @@ class DeviceWorker(Losses):
         if not self._open:
             raise self._stopped()
         if self.poisoned is not None and model not in self._children:
-            raise self._unserved()
+            raise self._unserved_now()
         resident = self._residents.get(model)
         if resident is None or resident.leaving:
             raise NotHereNow(f"{model} is not loaded on {self.name}")

@@ -56,6 +56,11 @@ class State:
         """What the operator should know: one line a file, and one for the folder."""
         return list(self._trouble.values())
 
+    def path(self, name: str) -> Path | None:
+        """Where file `name` lies, for files of another form and for telling; None while nothing is
+        kept."""
+        return self._folder / name if self._open and self._folder is not None else None
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the folder until cancelled. `started` comes also when it cannot be used."""
         lock: int | None = None

@@ -35,9 +35,31 @@ class HarnessReport(msgspec.Struct, kw_only=True, frozen=True):
     why_not: str | None = None
 
 
+class Crash(msgspec.Struct, kw_only=True, frozen=True):
+    """The last death of a process or of a model's child. `at` is Unix time, `boot_id` whose process
+    it was. One of `request_ids` may be the cause: none of them should be sent again."""
+
+    at: float = 0.0
+    device: str = ""
+    phase: str = ""
+    why: str = ""
+    boot_id: str = ""
+    models: list[str] = []
+    request_ids: list[str] = []
+    more_requests: Count = 0
+
+
+class Quarantined(msgspec.Struct, kw_only=True, frozen=True):
+    """A model that is not loaded since processes died with it, at these Unix times."""
+
+    model: str
+    crashes: list[float] = []
+    remedy: str = ""
+
+
 class Discovery(msgspec.Struct, kw_only=True, frozen=True):
     """GET /discovery. `boot_id` changes with every start of the process; `cuda_why_not` says why
-    there is no CUDA device."""
+    there is no CUDA device; `last_crash` may be of an earlier process."""
 
     name: str = ""
     hostname: str = ""
@@ -50,12 +72,15 @@ class Discovery(msgspec.Struct, kw_only=True, frozen=True):
     harnesses: list[HarnessReport] = []
     dialects: list[str] = []
     boot_id: str = ""
+    last_crash: Crash | None = None
+    quarantined: list[Quarantined] = []
 
 
 class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
     """Memory as models may use it. `place` is shared by devices that hold models together.
     `late` says that it does not let itself be looked at, so that its figures are old; `absent`
-    that it fell off its bus."""
+    that it fell off its bus; `poisoned` that it serves nothing more in this process, and
+    `poisoned_why` what an engine raised there."""
 
     name: str
     place: str | None = None
@@ -66,6 +91,7 @@ class DeviceHealth(msgspec.Struct, kw_only=True, frozen=True):
     temperature: float | None = None
     heartbeat_age_s: float | None = None
     poisoned: bool = False
+    poisoned_why: str | None = None
     late: bool = False
     absent: bool = False
 
@@ -122,6 +148,7 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
     models: list[ModelLoad] = []
     warnings: list[str] = []
     key_tokens: KeyTokens = KeyTokens()
+    quarantined: list[Quarantined] = []
 
 
 class Servable(msgspec.Struct, kw_only=True, frozen=True):
@@ -169,13 +196,15 @@ class Residents(msgspec.Struct, kw_only=True, frozen=True):
 
 class LoadRequest(msgspec.Struct, kw_only=True, frozen=True):
     """POST /models/load. `spec` is a models.toml entry, read and checked by `config.models`;
-    `victims` are proposals, and `eviction` stands in for what neuron.toml does not say."""
+    `victims` are proposals, and `eviction` stands in for what neuron.toml does not say. `force`
+    loads a model although it is in quarantine, and forgets what it did."""
 
     # Json in truth; msgspec cannot build a decoder for a type that names itself.
     spec: dict[str, Any]
     evict: Literal["allow", "never"] = "allow"
     victims: list[str] = []
     eviction: EvictionTerms = EvictionTerms()
+    force: bool = False
 
 
 class LoadAnswer(msgspec.Struct, kw_only=True, frozen=True):
@@ -233,7 +262,8 @@ _DIGITS: Final = 15
 
 def render_usage(usage: Usage) -> str:
     """The value of the `USAGE` trailer, which ends each inference stream of a neuron."""
-    return f"prompt={usage.prompt},cached={usage.cached},completion={usage.completion}"
+    counts = f"prompt={usage.prompt},cached={usage.cached},completion={usage.completion}"
+    return f"{counts},estimated=1" if usage.estimated else counts
 
 
 def parse_usage(value: str) -> Usage | None:
@@ -249,4 +279,9 @@ def parse_usage(value: str) -> Usage | None:
         counts[name] = int(digits)
     if "prompt" not in counts or "completion" not in counts:
         return None
-    return Usage(counts["prompt"], counts.get("cached", 0), counts["completion"])
+    return Usage(
+        counts["prompt"],
+        counts.get("cached", 0),
+        counts["completion"],
+        estimated=counts.get("estimated", 0) > 0,
+    )
