@@ -37,6 +37,7 @@ class _Counts(msgspec.Struct):
     output_tokens_details: _Details | None = None
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
+    estimated: bool = False
 
 
 class _Body(msgspec.Struct):
@@ -69,7 +70,7 @@ class Meter:
 
     @property
     def estimated(self) -> bool:
-        return self._told is None
+        return self._told is None or self._told.estimated
 
     def passed(self, events: bytes, now: float) -> None:
         """Whole `events` have been passed on."""
@@ -120,4 +121,5 @@ def _usage(counts: _Counts) -> Usage:
         cached=details.cached_tokens + (counts.cache_read_input_tokens or 0),
         completion=counts.completion_tokens + counts.output_tokens,
         reasoning=written.reasoning_tokens,
+        estimated=counts.estimated,
     )

@@ -27,11 +27,14 @@ class CompletionDetails(msgspec.Struct):
 
 
 class UsageBody(msgspec.Struct):
+    """`estimated` is there, and true, where counts are guesses: an upstream told none."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
     completion_tokens_details: CompletionDetails
+    estimated: Literal[True] | UnsetType = UNSET
 
     @classmethod
     def over(cls, usages: Iterable[Usage]) -> "UsageBody":
@@ -48,6 +51,7 @@ class UsageBody(msgspec.Struct):
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptDetails(min(usage.cached for usage in usages)),
             completion_tokens_details=CompletionDetails(sum(usage.reasoning for usage in usages)),
+            estimated=True if any(usage.estimated for usage in usages) else UNSET,
         )
 
 

@@ -6,7 +6,7 @@ from cortex.errors import UpstreamFailed
 from cortex.events import Usage
 from cortex.web.meter import Meter
 from cortex.wire.faults import Dialect
-from cortex.wire.neuron import parse_usage, render_usage
+from cortex.wire.neuron import USAGE, parse_usage, render_usage
 from tests.fake_streams import FAILURES, STREAMS
 
 
@@ -132,6 +132,14 @@ def test_a_refusal_used_nothing() -> None:
     meter.read_whole(503, b"whatever")
     assert (meter.usage, meter.estimated, meter.failed) == (Usage(), False, True)
     assert meter.status == 503
+
+
+def test_what_a_neuron_marks_as_an_estimate_stays_one() -> None:
+    meter = Meter("openai")
+    meter.ended({USAGE: render_usage(Usage(7, 0, 3, estimated=True))}, failed=False)
+    assert (meter.usage, meter.estimated) == (Usage(7, 0, 3, estimated=True), True)
+    meter.read_whole(200, b'{"usage":{"prompt_tokens":7,"completion_tokens":3,"estimated":true}}')
+    assert meter.estimated
 
 
 def test_usage_comes_back_from_its_trailer() -> None:
