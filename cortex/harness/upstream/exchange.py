@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from cortex.errors import TooBig, TooSlow, Unreachable, UpstreamFailed
+from cortex.errors import TooSlow, Unreachable, UpstreamFailed
 
 READ_BYTES: Final = 64 * 1024
 
@@ -86,14 +86,14 @@ class Exchange:
             return self._response.read1(READ_BYTES)
 
     def whole(self, most_bytes: int, until: float) -> bytes:
-        """The rest of the body. Raises TooBig for one that is longer than `most_bytes`."""
+        """The rest of the body. Raises UpstreamFailed for one that is longer than `most_bytes`."""
         pieces: list[bytes] = []
         size = 0
         while piece := self.read(until):
             pieces.append(piece)
             size += len(piece)
             if size > most_bytes:
-                raise TooBig(f"{self._name} answers with more than {most_bytes} bytes")
+                raise UpstreamFailed(f"{self._name} answers with more than {most_bytes} bytes")
         return b"".join(pieces)
 
     def abort(self) -> None:
