@@ -101,3 +101,59 @@ def gguf(
 
 def without(key: str, pairs: Pairs = PAIRS) -> dict[str, object]:
     return {name: item for name, item in pairs.items() if name != key}
+
+
+def split(data: bytes, parts: int) -> list[bytes]:
+    """A whole GGUF as llama.cpp's own tool splits it: all pairs in the first part, and the tensors,
+    in their order, over all of them."""
+    count, pairs = struct.unpack_from("<QQ", data, 8)
+    at = 24
+    for _ in range(pairs):
+        at = _after_value(data, _after_text(data, at))
+    keys, infos = data[24:at], []
+    for _ in range(count):
+        name_end = _after_text(data, at)
+        dimensions = struct.unpack_from("<I", data, name_end)[0]
+        end = name_end + 4 + 8 * dimensions + 4
+        infos.append((data[at:end], struct.unpack_from("<Q", data, end)[0]))
+        at = end + 8
+    body = data[-(-at // 32) * 32 :]
+    ends = [*(offset for _, offset in infos[1:]), len(body)]
+    tensors = [(info, body[offset:end]) for (info, offset), end in zip(infos, ends, strict=True)]
+    share = -(-count // parts)
+    return [
+        _part(keys if number == 0 else b"", pairs if number == 0 else 0, number, parts, count, own)
+        for number, own in enumerate(tensors[n : n + share] for n in range(0, count, share))
+    ]
+
+
+def _part(
+    keys: bytes, pairs: int, number: int, parts: int, count: int, tensors: list[tuple[bytes, bytes]]
+) -> bytes:
+    keys += text("split.no") + struct.pack("<IH", 2, number)
+    keys += text("split.count") + struct.pack("<IH", 2, parts)
+    keys += text("split.tensors.count") + struct.pack("<Ii", 5, count)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), pairs + 3) + keys
+    body = b""
+    for info, data in tensors:
+        head += info + struct.pack("<Q", len(body))
+        body += data + b"\0" * (-len(data) % 32)
+    return head + b"\0" * (-len(head) % 32) + body
+
+
+def _after_text(data: bytes, at: int) -> int:
+    return at + 8 + struct.unpack_from("<Q", data, at)[0]
+
+
+def _after_value(data: bytes, at: int, kind: int | None = None) -> int:
+    if kind is None:
+        kind, at = struct.unpack_from("<I", data, at)[0], at + 4
+    if kind == 8:
+        return _after_text(data, at)
+    if kind != 9:
+        return at + {0: 1, 1: 1, 2: 2, 3: 2, 7: 1, 10: 8, 11: 8, 12: 8}.get(kind, 4)
+    inner, length = struct.unpack_from("<IQ", data, at)
+    at += 12
+    for _ in range(length):
+        at = _after_value(data, at, inner)
+    return at

@@ -9,23 +9,27 @@ thread. Whether an engine knows the architecture is for the engine to say.
 
 import math
 import os
+import re
 import stat
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from cortex.errors import Unfit
-from cortex.units import size
+from cortex.weights.bounded import Bytes
 from cortex.weights.numbers import BPE_WITH_BOS, LOOKS, MIXTURES, TENSOR_TYPES, WINDOW_PERIODS
 
-HEADER_LIMIT: Final = 32 * 2**20  # the largest vocabularies in use (262k tokens, with merges) need 15 MiB
 TENSOR_LIMIT: Final = 100_000  # the widest mixtures of experts have some thousands
 KEPT_ARRAY: Final = 4096  # per-layer numbers are kept; anything longer is a vocabulary
 
 Scalar: TypeAlias = int | float | bool | str
 
+PART_LIMIT: Final = 1000  # the largest models have some fifty parts
+_PART: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _SCALARS: Final = dict(enumerate(["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"])) | {
     10: "<Q",
     11: "<q",
@@ -36,11 +40,14 @@ _STRING, _ARRAY = 8, 9
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF says of itself. `kv_heads` has one entry a layer, 0 where it attends to nothing;
+    """What a GGUF says of itself. `files` are its parts, `path` the first of them.
+
+    `kv_heads` has one entry a layer, 0 where it attends to nothing;
     `windowed` says which layers keep no more than the `sliding_window`. `state_bytes` is what the
     recurrent layers keep of one sequence, however long. Lengths are in elements."""
 
     path: Path
+    files: tuple[Path, ...]
     file_bytes: int
     weights_bytes: int
     architecture: str
@@ -74,69 +81,45 @@ class _Array:
     start: int
 
 
-class _Bytes:
-    """The first bytes of a file, read as far as somebody wants to look, up to the limit."""
-
-    def __init__(self, file: IO[bytes], path: Path, total: int) -> None:
-        self.path, self.total = path, total
-        self.at = 0
-        self._file = file
-        self._data = b""
-
-    def fault(self, what: str, remedy: str = "download it again, or choose another file") -> Unfit:
-        return Unfit(f"{self.path}: {what}; {remedy}")
-
-    def skip(self, count: int, what: str) -> int:
-        """Step over `count` bytes, which must be there; the place where they start."""
-        start, end = self.at, self.at + count
-        if end > self.total:
-            raise self.fault(f"truncated at {self.total} bytes, in {what}, which ends at byte {end} or later")
-        if end > HEADER_LIMIT:
-            raise self.fault(f"the header is longer than {size(HEADER_LIMIT)} ({what})")
-        while len(self._data) < end:
-            more = self._file.read(max(end - len(self._data), len(self._data), 2**16))
-            if not more:
-                raise self.fault(f"truncated while it was read, at {len(self._data)} of {self.total} bytes")
-            self._data += more
-        self.at = end
-        return start
-
-    def number(self, form: str, what: str) -> int | float | bool:
-        start = self.skip(struct.calcsize(form), what)
-        value: int | float | bool = struct.unpack_from(form, self._data, start)[0]
-        return value
-
-    def count(self, what: str) -> int:
-        return int(self.number("<Q", what))
-
-    def text(self, what: str, most: int = HEADER_LIMIT) -> str:
-        length = self.count(f"the length of {what}")
-        if length > most:
-            raise self.fault(f"{what} claims {length} bytes, more than {most}")
-        start = self.skip(length, what)
-        return self._data[start : self.at].decode("utf-8", "replace")
-
-    def head(self, count: int) -> bytes:
-        self.skip(min(count, self.total), "the magic number")
-        return self._data[:count]
-
-
 def read_gguf(path: Path) -> GgufHeader:
-    """The header of a GGUF whose tensors all lie inside the file. Raises Unfit."""
+    """The header of a GGUF whose tensors all lie inside the file, or inside its parts: the first one
+    stands for all. Raises Unfit."""
+    with _opened(path) as data:
+        tensors, facts = _facts(data)
+        files = _parts(data, facts)
+        if not tensors and len(files) == 1:
+            raise data.fault("holds no tensors: a vocabulary alone", "name a file with weights")
+        types = _tensors(data, tensors, facts)
+        total = data.total
+    for number, other in enumerate(files[1:], 2):
+        with _opened(other) as part:
+            tensors, of_part = _facts(part)
+            if (of_part.number("split.no", 0), of_part.number("split.count", 1)) != (number - 1, len(files)):
+                raise part.fault(f"is not part {number} of {len(files)}, as its name says")
+            types.update(_tensors(part, tensors, of_part))
+            total += part.total
+    if not types:
+        raise data.fault("holds no tensors", "name a file with weights")
+    return _header(facts, types, files, total)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Bytes]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
             raise Unfit(f"{path}: {what}; name the .gguf file itself")
         with path.open("rb") as file:
-            return _read(_Bytes(file, path, os.fstat(file.fileno()).st_size))
+            yield Bytes(file, path, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
         raise Unfit(f"{path}: there is no such file; check the model's source") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise Unfit(f"{path}: cannot be read: {error}") from error
 
 
-def _read(data: _Bytes) -> GgufHeader:
+def _facts(data: Bytes) -> tuple[int, "_Meta"]:
+    """How many tensors follow, and what the file says of itself."""
     tensors, pairs = _preamble(data)
     meta: dict[str, Scalar | _Array | tuple[int, ...]] = {}
     for index in range(pairs):
@@ -144,13 +127,10 @@ def _read(data: _Bytes) -> GgufHeader:
         if key in meta:
             raise data.fault(f"key {key!r} comes twice")
         meta[key] = _value(data, key)
-    facts = _Meta(data, meta)
-    _refuse_parts(data, facts)
-    weights, main_type = _tensors(data, tensors, facts.number("general.alignment", 32, most=2**16))
-    return _header(facts, weights, main_type)
+    return tensors, _Meta(data, meta)
 
 
-def _preamble(data: _Bytes) -> tuple[int, int]:
+def _preamble(data: Bytes) -> tuple[int, int]:
     """How many tensors and key-value pairs follow."""
     if data.total == 0:
         raise data.fault("is empty")
@@ -166,8 +146,6 @@ def _preamble(data: _Bytes) -> tuple[int, int]:
     tensors, pairs = data.count("the number of tensors"), data.count("the number of keys")
     if tensors > TENSOR_LIMIT or pairs > TENSOR_LIMIT:
         raise data.fault(f"claims {tensors} tensors and {pairs} keys; {TENSOR_LIMIT} is the limit")
-    if tensors == 0:
-        raise data.fault("holds no tensors: a vocabulary alone", "name a file with weights")
     return tensors, pairs
 
 
@@ -180,7 +158,7 @@ def _looks_like(magic: bytes) -> str:
     return "nothing known (it starts with " + magic[:8].hex(" ") + ")"
 
 
-def _value(data: _Bytes, key: str) -> Scalar | _Array | tuple[int, ...]:
+def _value(data: Bytes, key: str) -> Scalar | _Array | tuple[int, ...]:
     kind = int(data.number("<I", f"the type of {key}"))
     if kind == _STRING:
         return data.text(key)
@@ -205,12 +183,13 @@ def _value(data: _Bytes, key: str) -> Scalar | _Array | tuple[int, ...]:
     return _Array(inner, count, start)
 
 
-def _tensors(data: _Bytes, count: int, alignment: int) -> tuple[int, str]:
-    """Bytes of all tensors, every one inside the file, and the type that most bytes have."""
+def _tensors(data: Bytes, count: int, facts: "_Meta") -> Counter[str]:
+    """Bytes of all tensors, every one inside the file, by type."""
+    alignment = facts.number("general.alignment", 32, most=2**16)
     if alignment < 1 or alignment & (alignment - 1):
         raise data.fault(f"general.alignment is {alignment}, not a power of two")
     names: set[str] = set()
-    by_type: dict[str, int] = {}
+    by_type: Counter[str] = Counter()
     reach, last = 0, ""
     for index in range(count):
         name = data.text(f"the name of tensor {index + 1} of {count}", most=64)
@@ -221,16 +200,16 @@ def _tensors(data: _Bytes, count: int, alignment: int) -> tuple[int, str]:
         offset = data.count(f"the offset of {name}")
         if offset % alignment:
             raise data.fault(f"tensor {name!r} is not aligned to {alignment} bytes")
-        by_type[type_name] = by_type.get(type_name, 0) + length
+        by_type[type_name] += length
         if offset + length > reach:
             reach, last = offset + length, name
     end = -(-data.at // alignment) * alignment + reach
     if end > data.total:
         raise data.fault(f"truncated: {data.total} of {end} bytes are there (tensor {last!r} is cut)")
-    return sum(by_type.values()), max(by_type, key=lambda name: by_type[name])
+    return by_type
 
 
-def _tensor_bytes(data: _Bytes, name: str) -> tuple[str, int]:
+def _tensor_bytes(data: Bytes, name: str) -> tuple[str, int]:
     dimensions = int(data.number("<I", f"the shape of {name}"))
     if not 1 <= dimensions <= 4:
         raise data.fault(f"tensor {name!r} has {dimensions} dimensions; 1 to 4 are possible")
@@ -248,7 +227,7 @@ def _tensor_bytes(data: _Bytes, name: str) -> tuple[str, int]:
 class _Meta:
     """The key-value pairs, asked for by type. A wrong type is Unfit."""
 
-    def __init__(self, data: _Bytes, pairs: Mapping[str, "Scalar | _Array | tuple[int, ...]"]) -> None:
+    def __init__(self, data: Bytes, pairs: Mapping[str, "Scalar | _Array | tuple[int, ...]"]) -> None:
         self.data, self.pairs = data, pairs
 
     def number(self, key: str, default: int | None = None, most: int = 2**31) -> int:
@@ -290,22 +269,27 @@ class _Meta:
         return self.data.text(key)
 
 
-def _refuse_parts(data: _Bytes, facts: _Meta) -> None:
-    """Files that are GGUF, but not a model in one piece."""
-    parts = facts.number("split.count", 1)
-    if parts > 1:
-        part = facts.number("split.no", 0) + 1
-        raise data.fault(
-            f"is part {part} of {parts} of a split GGUF", "join the parts with llama-gguf-split --merge"
-        )
+def _parts(data: Bytes, facts: _Meta) -> tuple[Path, ...]:
+    """All files of the model, of which this is the first. Raises Unfit for what is no model."""
     kind = facts.text("general.type")
     if kind not in (None, "model") or facts.text("general.architecture") == "clip":
         raise data.fault(
             f"holds a {kind or 'vision projector'}, not a language model", "name the model's file"
         )
+    count, number = facts.number("split.count", 1, most=PART_LIMIT), facts.number("split.no", 0) + 1
+    if count <= 1:
+        return (data.path,)
+    match = _PART.fullmatch(data.path.name)
+    if number > 1:
+        raise data.fault(f"is part {number} of {count} of a split GGUF", "name the first part")
+    if match is None or (int(match[2]), int(match[3])) != (1, count):
+        named = f"-00001-of-{count:05}.gguf"
+        raise data.fault(f"is part 1 of {count} of a split GGUF", f"let its name end in {named}, as it did")
+    names = (f"{match[1]}-{part:05}-of-{count:05}.gguf" for part in range(1, count + 1))
+    return tuple(data.path.with_name(name) for name in names)
 
 
-def _header(facts: _Meta, weights_bytes: int, main_type: str) -> GgufHeader:
+def _header(facts: _Meta, types: Counter[str], files: tuple[Path, ...], total: int) -> GgufHeader:
     architecture = facts.text("general.architecture")
     if not architecture:
         raise facts.data.fault("key 'general.architecture' is missing")
@@ -327,11 +311,12 @@ def _header(facts: _Meta, weights_bytes: int, main_type: str) -> GgufHeader:
         kv_heads = tuple(count if (at + 1) % interval == 0 else 0 for at, count in enumerate(kv_heads))
     return GgufHeader(
         path=facts.data.path,
-        file_bytes=facts.data.total,
-        weights_bytes=weights_bytes,
+        files=files,
+        file_bytes=total,
+        weights_bytes=types.total(),
         architecture=architecture,
         name=facts.text("general.name"),
-        quant=MIXTURES.get(-1 if file_type is None else file_type, main_type),
+        quant=MIXTURES.get(-1 if file_type is None else file_type, types.most_common(1)[0][0]),
         file_type=file_type,
         context_length=own("context_length"),
         embedding_length=embedding,

@@ -96,7 +96,7 @@ class LlamaCppHarness:
 
     def load(self, order: LoadOrder, progress: Progress, ring: Callable[[], None]) -> LlamaCppEngine:
         promised, header = self.preflight(order), read_gguf(order.path)
-        _read_through(order, header.file_bytes, progress)
+        _read_through(order, header, progress)
         listener = Listener()
         try:
             before = _resident_bytes()
@@ -158,19 +158,17 @@ def _prompt_cache_mib(cache_bytes: int) -> int:
     return max(1, min(cache_bytes, PROMPT_CACHE_LIMIT) // 2**20)
 
 
-def _read_through(order: LoadOrder, total: int, progress: Progress) -> None:
-    buffer = bytearray(READ_BYTES)
+def _read_through(order: LoadOrder, header: GgufHeader, progress: Progress) -> None:
+    buffer, done, total = bytearray(READ_BYTES), 0, header.file_bytes
     try:
-        with order.path.open("rb", buffering=0) as file:
-            done = 0
-            while not progress(min(done, total), total):
-                count = file.readinto(buffer)
-                if not count:
-                    return
-                done += count
+        for path in header.files:
+            with path.open("rb", buffering=0) as file:
+                while count := file.readinto(buffer):
+                    done += count
+                    if progress(min(done, total), total):
+                        raise LoadFailed(f"{order.model}: the load was given up")
     except OSError as error:
         raise LoadFailed(f"{order.path}: cannot be read: {error}") from error
-    raise LoadFailed(f"{order.model}: the load was given up")
 
 
 def parameters(order: LoadOrder, promised: Preflight, listener: Listener) -> Any:  # noqa: ANN401 - the binding is untyped

@@ -1,0 +1,60 @@
+"""The first bytes of a file, read within bounds: every length is checked before it is used.
+
+Blocking. What is wrong with a file becomes `Unfit`, with its name and the remedy.
+"""
+
+import struct
+from pathlib import Path
+from typing import IO, Final
+
+from cortex.errors import Unfit
+from cortex.units import size
+
+HEADER_LIMIT: Final = 32 * 2**20  # the largest vocabularies in use (262k tokens, with merges) need 15 MiB
+
+
+class Bytes:
+    """Read as far as somebody wants to look, up to the limit."""
+
+    def __init__(self, file: IO[bytes], path: Path, total: int) -> None:
+        self.path, self.total = path, total
+        self.at = 0
+        self._file = file
+        self._data = b""
+
+    def fault(self, what: str, remedy: str = "download it again, or choose another file") -> Unfit:
+        return Unfit(f"{self.path}: {what}; {remedy}")
+
+    def skip(self, count: int, what: str) -> int:
+        """Step over `count` bytes, which must be there; the place where they start."""
+        start, end = self.at, self.at + count
+        if end > self.total:
+            raise self.fault(f"truncated at {self.total} bytes, in {what}, which ends at byte {end} or later")
+        if end > HEADER_LIMIT:
+            raise self.fault(f"the header is longer than {size(HEADER_LIMIT)} ({what})")
+        while len(self._data) < end:
+            more = self._file.read(max(end - len(self._data), len(self._data), 2**16))
+            if not more:
+                raise self.fault(f"truncated while it was read, at {len(self._data)} of {self.total} bytes")
+            self._data += more
+        self.at = end
+        return start
+
+    def number(self, form: str, what: str) -> int | float | bool:
+        start = self.skip(struct.calcsize(form), what)
+        value: int | float | bool = struct.unpack_from(form, self._data, start)[0]
+        return value
+
+    def count(self, what: str) -> int:
+        return int(self.number("<Q", what))
+
+    def text(self, what: str, most: int = HEADER_LIMIT) -> str:
+        length = self.count(f"the length of {what}")
+        if length > most:
+            raise self.fault(f"{what} claims {length} bytes, more than {most}")
+        start = self.skip(length, what)
+        return self._data[start : self.at].decode("utf-8", "replace")
+
+    def head(self, count: int) -> bytes:
+        self.skip(min(count, self.total), "the magic number")
+        return self._data[:count]
