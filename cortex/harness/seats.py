@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from cortex.errors import CortexError
-from cortex.events import EngineEvent, Failed, Stopped
+from cortex.events import EngineEvent, Failed, Prefilled, Stopped, Tokens
 from cortex.harness.base import EngineFacts, Job
 
 
@@ -46,11 +46,12 @@ class Mailbox:
 
 @dataclass(slots=True)
 class Seated:
-    """One job of a mailbox, waiting or live."""
+    """One job of a mailbox, waiting or live. `kv_tokens` of it are in the engine's cache so far."""
 
     job: Job
     mailbox: Mailbox
     index: int
+    kv_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -71,13 +72,21 @@ class Seats:
         """Whom the live jobs are for."""
         return tuple(dict.fromkeys(seated.job.request_id for seated in self.live.values()))
 
+    @property
+    def kv_tokens(self) -> int:
+        """Prompts and answers of the live jobs."""
+        return sum(seated.kv_tokens for seated in self.live.values())
+
     def hear(self, job_id: int, event: EngineEvent) -> None:
         seated = self.live.get(job_id)
         if seated is None:
             return  # its slot was written off by a fault or an unload
-        if isinstance(event, Stopped | Failed):
-            del self.live[job_id]
-            self._free()
+        match event:
+            case Prefilled(count) | Tokens(_, count):
+                seated.kv_tokens += count
+            case Stopped() | Failed():
+                del self.live[job_id]
+                self._free()
         seated.mailbox.hear(seated.index, event)
 
     def fail_all(self, live: CortexError, waiting: CortexError) -> None:
