@@ -9,9 +9,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -25,15 +24,12 @@ from cortex.harness.base import Harness
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.worker import DeviceWorker
 from cortex.ledger import Ledger
-from cortex.harness.losses import Crash
-from cortex.harness.watch import Limits
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
 from cortex.neuron import upstreams
 from cortex.neuron.app import build_app, scope_of
 from cortex.neuron.devices import Devices, Rooms, thread_name
 from cortex.neuron.footprints import Footprints
-from cortex.neuron.crashes import Crashes
 from cortex.neuron.jobs import Jobs
 from cortex.neuron.orders import Orders
 from cortex.neuron.pins import Pins
@@ -129,7 +125,7 @@ async def _assemble(
     elsewhere: Upstreams,
     nursery: trio.Nursery,
 ) -> _Neuron:
-    name, boot_id = config.name or "neuron", secrets.token_hex(8)
+    name = config.name or "neuron"
     found = Found(catalogue, config.model_roots, elsewhere.offered if elsewhere.offers else None)
     state = State(config.state_dir or usual_folder(os.environ))
     await nursery.start(state.run)
@@ -138,13 +134,12 @@ async def _assemble(
     nursery.start_soon(state.keep, DEVICES, devices.remembered)
     terms = Terms(config.eviction)
     ledger = _ledger(config, terms)
-    crashes = await Crashes.remembered(state, boot_id)
-    workers = await _open(config, Rooms(config.devices, devices, ledger), elsewhere, ledger, crashes)
+    workers = _open(Rooms(config.devices, devices, ledger), elsewhere, ledger)
     pins = await Pins.remembered(state)
     residents = Residents(
         config, found, workers, await Engines.probed(kinds), ledger, pins=pins, elsewhere=elsewhere
     )
-    residents.footprints, residents.crashes = await Footprints.remembered(state), crashes
+    residents.footprints = await Footprints.remembered(state)
     metrics = _metrics(found, ledger)
     patience = Patience(config.admission.max_wait_s, WAITS.max_wait_s)
     jobs = Jobs(residents, ledger, residents.progress)
@@ -154,7 +149,7 @@ async def _assemble(
     upkeep = Upkeep(residents, dispatch, metrics, terms, devices.ours)
     view = View(
         name=name,
-        boot_id=boot_id,
+        boot_id=secrets.token_hex(8),
         started_at=trio.current_time(),
         born=int(time.time()),
         ledger=ledger,
@@ -185,15 +180,10 @@ def _door(config: NeuronConfig, app: App, view: View) -> Door:
     return Door(Site(view.speech.routes(), app, _policy(config), scope_of), config.limits)
 
 
-async def _open(
-    config: NeuronConfig, rooms: Rooms, elsewhere: Upstreams, ledger: Ledger, crashes: Crashes
-) -> dict[str, DeviceWorker]:
+def _open(rooms: Rooms, elsewhere: Upstreams, ledger: Ledger) -> dict[str, DeviceWorker]:
     """The ledger has every place; the workers of these, by place, which do not run yet."""
     rooms.open()
-    workers = {
-        place: DeviceWorker(thread_name(names), await crashes.open(place), _limits(config))
-        for place, names in rooms.places.items()
-    }
+    workers = {place: DeviceWorker(thread_name(names)) for place, names in rooms.places.items()}
     if elsewhere:
         ledger.open(upstreams.PLACE, [Room(upstreams.PLACE, 0)])
         workers[upstreams.PLACE] = DeviceWorker(upstreams.THREAD)

@@ -103,13 +103,12 @@ class View:
             boot_id=self.boot_id,
         )
 
-            last_crash=self.residents.crashes.last,
-            quarantined=self.residents.crashes.quarantined(),
     def health(self) -> wire.Health:
         """GET /health."""
         activation = self.activation
+        faulty = [resident.model for place in self.ledger for resident in place if resident.fault]
         return wire.Health(
-            status=self.status(),
+            status="impaired" if faulty or activation.failed else "ok",
             name=self.name,
             boot_id=self.boot_id,
             uptime_s=trio.current_time() - self.started_at,
@@ -137,7 +136,6 @@ class View:
             key_tokens=self.spending.report(),
         )
 
-            quarantined=self.residents.crashes.quarantined(),
     def models(self) -> wire.Residents:
         """GET /models."""
         return wire.Residents(
@@ -251,6 +249,7 @@ class View:
 
     def _load(self, resident: Resident) -> wire.ModelLoad:
         prefill, decode = self.speech.rates(resident.model)
+        living = self.residents.living(resident.model)
         return wire.ModelLoad(
             id=resident.model,
             in_flight=resident.seats,
@@ -259,7 +258,6 @@ class View:
             rejected=self.speech.rejected.get(resident.model, {}),
             tok_s_prefill=prefill,
             tok_s_decode=decode,
-        )
-        living = self.residents.living(resident.model)
             kv_tokens_used=0 if living is None else living.worker.kv_tokens(resident.model),
             kv_tokens_total=0 if living is None else living.facts.slots * living.facts.context,
+        )
