@@ -59,6 +59,11 @@ def hangs_in_load():
     return ScriptedHarness(Script(on_load=hang))
 
 
+def holds_in_load():
+    """As a real constructor does: for a second, nothing in Python runs."""
+    return ScriptedHarness(Script(on_load=lambda: ctypes.PyDLL(None).usleep(1_000_000 - 1)))
+
+
 def refuses_to_load():
     return ScriptedHarness(Script(load_error=Unfit("it is torn")))
 

@@ -233,6 +233,25 @@ async def test_a_real_engine_dies_alone_in_the_middle_of_its_answer(monkeypatch:
         assert isinstance((await say(worker, "demo", max_tokens=3))[-1], Stopped)
 
 
+async def test_a_load_that_holds_its_interpreter_does_not_hold_ours() -> None:
+    """What a process is for: the constructor of a real engine holds it for a second a GiB."""
+    async with working() as worker:
+        late: list[float] = []
+
+        async def tick() -> None:
+            while True:
+                began = trio.current_time()
+                await trio.sleep(0.01)
+                late.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tick)
+            await bring(worker, factory="holds_in_load")
+            nursery.cancel_scope.cancel()
+        assert sum(late) > 1.0
+        assert max(late) < 0.5
+
+
 # -- hangs ------------------------------------------------------------------------------------
 
 # A child needs some time for its imports, which count as its load.

@@ -31,7 +31,7 @@ from cortex.harness.alarm import Ours
 from cortex.harness.base import Harness
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.spawn import Plan
-from cortex.harness.orders import Beat, Done, Load, Stop, Undone, Word
+from cortex.harness.orders import Beat, Done, Stop, Undone, Word
 from cortex.harness.turns import DeviceLoop
 from cortex.harness.watch import HUNG, Watch
 
@@ -111,9 +111,10 @@ class Child:
         self._plan, self._line = plan, line
         self._outbox = Outbox(line)
         self._loop = DeviceLoop(self._tell, {harness.name: harness})
-        self._moving = False  # a model comes or goes, or is about to
+        self._arrived = self._leaving = False  # the model; the one told by its thread, the other by us
         self._watch = Watch(plan.limits)
         self._alarm = Ours().alarm(ALARM_S)
+        self._putting_off = threading.Lock()
         self._told = 0.0
 
     def run(self) -> NoReturn:
@@ -139,8 +140,9 @@ class Child:
         leave(code)
 
     def _tell(self, word: Word) -> None:
-        if isinstance(word, Done | Undone):
-            self._moving = False
+        if isinstance(word, Done | Undone) and not self._arrived:
+            self._arrived = True
+            self._put_off()
         self._outbox.tell(word)
 
     def _beat(self) -> None:
@@ -152,10 +154,18 @@ class Child:
             self._outbox.tell(Beat(doing))
         if (hang := self._watch.look(now, {self._plan.device: doing})) is not None:
             leave(HUNG, f"device.hung {hang}", dump=True)
-        if self._alarm is not None:
-            limits = self._plan.limits
-            # What it is at may have changed by the next look, and there may be none.
-            self._alarm.put_off(limits.load_s if self._moving else limits.of(doing) or limits.warmup_s)
+        self._put_off()
+
+    def _put_off(self) -> None:
+        """From here on the interpreter may be held for as long as what may come next may take:
+        there may be no further look."""
+        if self._alarm is None:
+            return
+        limits = self._plan.limits
+        with self._putting_off:
+            moving = self._leaving or not self._arrived
+            turn_s = limits.of(self._loop.pulse.doing) or limits.warmup_s
+            self._alarm.put_off(limits.load_s if moving else turn_s)
 
     def _obey(self, frames: Frames) -> None:
         try:
@@ -168,8 +178,9 @@ class Child:
             leave(0)  # the neuron is gone
         for message in frames.feed(data):
             order = codec.order_of(message)
-            self._moving = self._moving or isinstance(order, Load | Stop)
             if isinstance(order, Stop):
+                self._leaving = True
+                self._put_off()
                 # Until here, a signal to all of a service's processes is the neuron's to obey.
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._loop.inbox.put(order)

@@ -113,6 +113,11 @@ class ProcessHost:
         how = by or f"exited with code {self._code}"
         return f"its process {how}" + (f": {self._lines.last}" if self._lines.last else "")
 
+    @property
+    def shot(self) -> bool:
+        """Whether somebody else killed it: an operator, or a kernel without memory."""
+        return not self._verdict and self._code in (-signal.SIGKILL, -signal.SIGTERM)
+
     def send(self, order: Order) -> None:
         self._moving = self._moving or isinstance(order, Load)
         self._outbox.append(order)
