@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cortex.dispatch import Dispatch, LoadBook, Patience
+from cortex.dispatch import Dispatch, LoadBook, Patience, Revised
 from cortex.errors import (
     Busy,
     CortexError,
@@ -876,3 +876,46 @@ async def test_a_load_that_ends_with_what_carries_it_is_no_warning(autojump_cloc
         await trio.sleep(11)
     (failed,) = (record for record in caplog.records if "load.failed" in record.getMessage())
     assert failed.levelno == logging.INFO
+
+
+async def test_what_is_known_to_need_more_is_placed_anew_for_all_who_wait(autojump_clock) -> None:
+    async with bench() as b:
+        b.ask("old", "old", 50)
+        await trio.sleep(60)
+        b.loader.fails["new", "p"] = Revised(60)
+        for name in ("x", "y"):
+            b.ask(name, "new", 0)
+        await trio.sleep(5)
+        # It needs nothing yet, so nobody had to go.
+        await b.asked("meanwhile", "old", 50)
+        assert b.served == ["old", "meanwhile"]
+        await trio.sleep(6)
+        assert [resident.bytes for _, resident in b.ledger.holders("new")] == [60]
+        assert not b.ledger.holders("old")
+        del b.loader.fails["new", "p"]
+        await trio.sleep(10)
+        assert sorted(b.served) == ["meanwhile", "old", "x", "y"]
+        assert (b.witness.failed, b.told) == ([], {})
+        assert b.loader.began.count(("new", "p")) == 2
+
+
+async def test_what_turns_out_to_fit_nowhere_is_told_to_all_who_wait(autojump_clock) -> None:
+    async with bench() as b:
+        b.loader.fails["new", "p"] = Revised(101)
+        for name in ("x", "y"):
+            b.ask(name, "new", 0)
+        await trio.sleep(11)
+        assert {type(error) for error in b.told.values()} == {DoesNotFit}
+        assert b.told["x"].facts["needed_bytes"] == 101
+        assert not b.ledger.holders("new") and not b.ledger.loads
+
+
+async def test_what_nobody_waits_for_any_more_is_not_placed_anew(autojump_clock) -> None:
+    async with bench() as b:
+        b.loader.fails["new", "p"] = Revised(60)
+        scope = b.ask("x", "new", 0)
+        await trio.sleep(5)
+        scope.cancel()
+        await trio.sleep(20)
+        assert b.loader.began == [("new", "p")]
+        assert not b.ledger.holders("new") and not b.ledger.loads
