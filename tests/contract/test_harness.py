@@ -20,7 +20,7 @@ from cortex.events import EngineEvent, Failed, Prefilled, Started, Stopped, Toke
 from cortex.harness.base import Engine, Harness, Job, LoadOrder, Said
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.scripted import Script, ScriptedHarness
-from tests.contract.upstream_cases import SCRIPTS, Upstream, serving
+from tests.contract.upstream_cases import SERVERS, Upstream, serving, why_not
 
 GREEDY = Sampling(
     temperature=0.0,
@@ -154,21 +154,22 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         yield server
 
 
-@pytest.fixture(params=["scripted", "llamacpp", *SCRIPTS])
+@pytest.fixture(params=["scripted", "llamacpp", *SERVERS])
 def open_bench(request: pytest.FixtureRequest) -> Iterator[Open]:
     """Loads the engine under test; a `script` is for the scripted one alone."""
     benches: list[Bench] = []
     upstream, known = None, None
-    if request.param in SCRIPTS:
+    if request.param in SERVERS:
+        if (reason := why_not(request.param)) is not None:
+            pytest.skip(reason)
         upstream = request.getfixturevalue("servers")(request.param)
         known = request.getfixturevalue("reference")
 
     def load(script: Script | None = None) -> Bench:
         harness, bell = harness_for(request.param, upstream, script), Bell()
         order = order_for(request.param, upstream)
-        why_not = harness.unavailable()
-        if why_not is not None:
-            pytest.skip(why_not)
+        if (reason := harness.unavailable()) is not None:
+            pytest.skip(reason)
         bench = Bench(harness, order, harness.load(order, never, bell.ring), bell, known)
         benches.append(bench)
         return bench

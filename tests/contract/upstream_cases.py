@@ -2,15 +2,23 @@
 
 Each is a child process of its own with the demo model: our gateway before a neuron, and
 llama.cpp's own listener, whose constructor holds Python's lock. A child says its address in
-one line, and ends with its standard input.
+one line, and ends with its standard input. The third is somebody else's: vLLM's router, before
+that listener. It is looked for beside this Python and in the folder CORTEX_TEST_PEERS.
 """
 
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+import httpx
 
 from cortex import demo
 from cortex.config.upstream import UpstreamConfig
@@ -69,6 +77,8 @@ sys.stdin.read()
 """
 
 SCRIPTS: Final = {"cortex": CORTEX, "llama-server": LLAMA_SERVER}
+ROUTER: Final = "vllm-router"
+SERVERS: Final = (*SCRIPTS, ROUTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +98,26 @@ class Upstream:
         return UpstreamHarness(UpstreamConfig(endpoints=(self.url,)))
 
 
+def router() -> str | None:
+    """The program of vLLM's router; None where it is not installed."""
+    folders = (str(Path(sys.executable).parent), os.environ.get("CORTEX_TEST_PEERS", ""))
+    return shutil.which(ROUTER, path=os.pathsep.join(filter(None, folders)))
+
+
+def why_not(name: str) -> str | None:
+    """Why the server called `name` cannot be tried here."""
+    if name == ROUTER and router() is None:
+        return f"{ROUTER} is not installed: pip install '.[peers]', here or in a venv of its own"
+    return None
+
+
 @contextmanager
 def serving(name: str, folder: str, context: int, slots: int) -> Iterator[Upstream]:
     """The server called `name`, with the demo model loaded; gone with the block."""
+    if name == ROUTER:
+        with serving("llama-server", folder, context, slots) as engine, routed(engine) as upstream:
+            yield upstream
+        return
     arguments = [sys.executable, "-c", SCRIPTS[name], folder, str(context), str(slots)]
     child = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin and child.stdout
@@ -106,3 +133,46 @@ def serving(name: str, folder: str, context: int, slots: int) -> Iterator[Upstre
             child.kill()
             child.wait()
         child.stdout.close()
+
+
+@contextmanager
+def routed(engine: Upstream) -> Iterator[Upstream]:
+    """vLLM's router before `engine`. It takes seconds to start, and no port 0."""
+    with socket.socket() as api, socket.socket() as metrics:
+        for each in (api, metrics):
+            each.bind(("127.0.0.1", 0))
+        port, other = api.getsockname()[1], metrics.getsockname()[1]
+    said = {
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--worker-urls": engine.url.removesuffix("/v1"),
+        "--policy": "round_robin",
+        "--prometheus-host": "127.0.0.1",
+        "--prometheus-port": str(other),
+        "--log-level": "error",
+    }
+    program = router()
+    assert program is not None
+    arguments = [program, *(word for pair in said.items() for word in pair)]
+    child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        upstream = Upstream(f"http://127.0.0.1:{port}/v1")
+        deadline = time.monotonic() + 60
+        while not _lists(upstream):
+            assert child.poll() is None and time.monotonic() < deadline, "the router did not start"
+            time.sleep(0.05)  # another process gives no event
+        yield upstream
+    finally:
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _lists(upstream: Upstream) -> bool:
+    try:
+        return httpx.get(f"{upstream.url}/models", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
