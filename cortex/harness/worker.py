@@ -20,6 +20,7 @@ import trio
 
 from cortex.errors import EngineFailed, NotHereNow, NotResident
 from cortex.harness import orders
+from cortex.harness.abilities import ensure
 from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Memory, Said
 from cortex.harness.hosts import Host
 from cortex.harness.hosts.process import ProcessHost
@@ -38,12 +39,13 @@ log = logging.getLogger(__name__)
 
 LET_GO_S: Final = 10.0  # a step of compute, or a report of load progress, is much shorter
 STOP_S: Final = 20.0  # to unload everything; then a thread is left behind, and a child killed
+USUAL: Final = Limits()
 
 
 class DeviceWorker(Losses):
     """The device called `name`, as its thread is called: cpu-dev-0, cuda-dev-1."""
 
-    def __init__(self, name: str, journal: Journal | None = None, limits: Limits = Limits()) -> None:
+    def __init__(self, name: str, journal: Journal | None = None, limits: Limits = USUAL) -> None:
         self._harnesses: dict[str, Harness] = {}
         thread = ThreadHost(name, self._harnesses, lambda word: self._spread(thread, word), journal)
         super().__init__(name, thread)
@@ -128,7 +130,7 @@ class DeviceWorker(Losses):
     async def release(self) -> None:
         """What allocators keep for later loads is the device's again. Processes of models that are
         gone keep nothing."""
-        await self._send(self._thread, lambda ticket: orders.Release(ticket)).done.wait()
+        await self._send(self._thread, orders.Release).done.wait()
 
     @asynccontextmanager
     async def generate(self, model: str, jobs: Sequence[Job]) -> AsyncIterator[Mailbox]:
@@ -138,6 +140,9 @@ class DeviceWorker(Losses):
         their slots (LET_GO_S at most; a slot that is not free by then stays taken).
         """
         resident = self._servable(model)
+        for job in jobs:
+            if job.chat is None:  # who takes a whole ask refuses by itself
+                ensure(job, resident.facts.can)
         mailbox = Mailbox(len(jobs))
         for index, job in enumerate(jobs):
             resident.waiting.append(Seated(replace(job, id=next(self._numbers)), mailbox, index))
