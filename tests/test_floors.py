@@ -33,7 +33,7 @@ HOMES: dict[str, set[str] | None] = {
     "typer": {"cli"},
     "rich": {"cli", "status/view"},
     "prometheus_client": {"metrics"},
-    "jinja2": {"text/template", "text/sandbox"},
+    "jinja2": {"text/template", "text/sandbox", "text/budget"},
     "tokenizers": {"harness"},
     "httptools": {"web"},
     "huggingface_hub": {"hub"},

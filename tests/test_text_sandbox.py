@@ -6,6 +6,7 @@ import pytest
 
 from cortex.ask import Message
 from cortex.errors import Unfit
+from cortex.text import budget
 from cortex.text.template import ChatTemplate
 
 SAYS = "{{ messages[-1].content }}"
@@ -88,6 +89,49 @@ BOMBS = {
     "lists summed": "{% set l = range(100000)|list %}{{ ([l] * 1000)|sum(start=[])|length }}",
 }
 
+TWINS = NS + (
+    "{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% set ns.m = [ns.m, ns.m] %}{% endfor %}"
+)
+OFTEN = MANY + "{% for i in r %}"
+DEEP = NS + "{% for i in range(900) %}{% set ns.l = [ns.l] %}{% endfor %}{% set l = [ns.l] * 1000 %}"
+LISTED = "{% set l = range(100000)|list %}"
+# What costs time in one step of ours: copies, comparisons, searches.
+BOMBS |= {
+    "slices of text": LONG + OFTEN + "{% set x = s[1:] %}{% endfor %}",
+    "slices of a list": LISTED + OFTEN + "{% set x = l[::-1] %}{% endfor %}",
+    "text held against text": LONG + "{% set t = s[1:] ~ 'a' %}" + OFTEN + "{{ s == t }}{% endfor %}",
+    "text in text": LONG + OFTEN + "{% if 'b' in s %}{% endif %}{% endfor %}",
+    "a word in a list": LISTED + OFTEN + "{% if 'b' not in l %}{% endif %}{% endfor %}",
+    "twins held against each other": TWINS + "{{ ns.l == ns.m }}",
+    "twins in a list": TWINS + "{{ ns.l in [ns.m] }}",
+    "the lesser of twins": TWINS + "{{ 1 < 2 and ns.l < ns.m }}",
+    "twins sorted": TWINS + "{{ [ns.l, ns.m]|sort|length }}",
+    "twins asked": TWINS + "{{ ns.l is eq ns.m }}",
+    "twins selected": TWINS + "{{ [ns.l]|select('eq', ns.m)|list|length }}",
+    "twins counted": TWINS + "{{ [ns.l].count(ns.m) }}",
+    "twins in turn": TWINS + "{% for x in [ns.l, ns.m] %}{{ loop.changed(x) }}{% endfor %}",
+    "words selected by a long text": LONG + MANY + "{{ r|map('string')|select('in', s)|list|length }}",
+    "lists counted": LISTED + OFTEN + "{% set x = l.count('b') %}{% endfor %}",
+    "lists copied": LISTED + OFTEN + "{% set x = l.copy() %}{% endfor %}",
+    "many arguments": OFTEN + "{% set x = cycler(*r) %}{% endfor %}",
+    "dicts of dicts": "{% set d = dict(range(100000)|batch(2)) %}"
+    + OFTEN
+    + "{% set x = dict(d) %}{% endfor %}",
+    "numbers doubled by +": NS + OFTEN + "{% set ns.n = ns.n + ns.n %}{% endfor %}",
+    "numbers doubled by -": NS + OFTEN + "{% set ns.n = ns.n - (0 - ns.n) %}{% endfor %}",
+    "a long number divided": "{% set n = ('f' * 100000)|int(0, 16) %}"
+    + OFTEN
+    + "{% set x = n // 3 %}{% endfor %}",
+    "case of long text": LONG + OFTEN + "{% if s is lower %}{% endif %}{% endfor %}",
+    "deep JSON": DEEP + "{{ l|tojson(indent=64)|length }}",
+    "an indent by its number": "{% set s = '\n' * 900000 %}{{ s|indent(64)|length }}",
+    "one argument named often": "{% set s = 'a' * 200000 %}{{ ('"
+    + "%(a)s" * 9000
+    + "' % {'a': s})|length }}",
+    "a date's width": "{{ strftime_now('%999999999d') }}",
+    "a long date": LONG + "{{ strftime_now(s) }}",
+}
+
 OTHERS = {
     "a recursive loop": "{% for m in messages recursive %}{{ loop([m]) }}{% endfor %}",
     "include": "{% include 'x' %}",
@@ -105,8 +149,10 @@ def test_a_template_reaches_and_changes_nothing(hostile: str):
 
 
 @pytest.mark.parametrize("hostile", BOMBS.values(), ids=BOMBS.keys())
-def test_a_bomb_is_refused_before_it_fills_the_memory(hostile: str):
+def test_a_bomb_is_refused_before_it_fills_the_memory(hostile: str, monkeypatch: pytest.MonkeyPatch):
     """Fault row 82: a hostile template (loop bomb, memory bomb) makes its model not servable."""
+    if "100000" not in hostile:  # what is without end can as well end sooner
+        monkeypatch.setattr(budget, "_FLOOR", 100_000)
     before = peak_mib()
     with pytest.raises(Unfit, match="not safe to run"):
         ChatTemplate(SAYS + hostile, bos=None, eos=None)
@@ -160,6 +206,49 @@ def test_ordinary_operations_pass():
     assert template.render([Message("user", "hi")], [], {}) == (
         'hihiuser!user?a-bc, da\n  bzyzwyw22[1, 3]k1{"b": 1, "a": "ä<"}{"a":2,"b":1}'
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("1 < 2 < 3", "True"),
+        ("1 < 2 < 2", "False"),
+        ("'a' == 'a' != 'b'", "True"),
+        ("'a' in 'cab'", "True"),
+        ("'a' not in ['b', 'a']", "False"),
+        ("'k' in {'k': 1}", "True"),
+        ("[1, [2]] == [1, [2]]", "True"),
+        ("messages[0] == messages[-1]", "True"),
+        ("missing == 'a'", "False"),
+        ("missing is defined", "False"),
+        ("2 is gt 1", "True"),
+        ("2 is le(1)", "False"),
+        ("'a' is in('abc')", "True"),
+        ("messages|selectattr('role', 'equalto', 'user')|list|length", "1"),
+        ("messages|rejectattr('role', 'in', ['user'])|list|length", "0"),
+        ("'abc'[1:] ~ [1, 2, 3][:2]", "bc[1, 2]"),
+        ("'ab' is lower", "True"),
+        ("[3, 1]|max - 1", "2"),
+        ("7 // 2 - 1.5", "1.5"),
+    ],
+)
+def test_what_is_metered_means_what_it_meant(asked: str, said: str):
+    template = ChatTemplate(SAYS + "{{ " + asked + " }}", bos=None, eos=None)
+    assert template.render([Message("user", "hi ")], [], {}) == "hi " + said
+
+
+def test_a_long_last_turn_is_no_bomb_where_each_turn_is_held_against_it():
+    """As templates do that treat the last question in a special way."""
+    template = ChatTemplate(
+        "{% set asked = messages|selectattr('role', 'equalto', 'user')|list %}"
+        "{% for m in messages %}{% if m == asked[-1] %}[last]{% endif %}"
+        "{{ m.content.split('</think>')[-1].strip() if '</think>' in m.content else m.content }}{% endfor %}",
+        bos=None,
+        eos=None,
+    )
+    turns = [Message("user", "word"), Message("assistant", "answer")] * 500
+    prompt = template.render([*turns, Message("user", "x" * 1_000_000)], [], {})
+    assert prompt.endswith("answer[last]" + "x" * 1_000_000)
 
 
 def test_jinja_s_whitespace_rules_are_those_of_the_conventions():

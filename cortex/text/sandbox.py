@@ -3,15 +3,16 @@
 Templates come with downloaded models: they are programs of strangers. They reach
 and change nothing but what a render is given, and pay for every step from a budget
 that grows with the dialogue, so that none loops for ever or fills the memory:
-steps of loops, calls, filters, and each character that is built or printed. What
-has no price beforehand (padding, powers, recursive loops, other templates) is refused.
+steps of loops, calls, filters, comparisons, and each character that is built, copied or
+printed. What has no price beforehand (padding, powers, long numbers, recursive loops,
+other templates) is refused.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from jinja2 import Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError
@@ -19,62 +20,63 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace, pass_context
+from jinja2.utils import pass_context
 from jinja2.visitor import NodeTransformer
+
+from cortex.text.budget import LONGEST_BITS, Budget, price, product, size_of, weights
 
 # No template can write these names.
 _BUDGET: Final = " budget"
 _STEPS: Final = " steps"
 _CONCAT: Final = " concat"
+_COPIED: Final = " copied"
+_COMPARED: Final = " compared"
 
 # Filters that pass elements on without making text of them: priced by length alone.
 _STRUCTURAL: Final = frozenset(
-    {"attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last", "length"}
-    | {"list", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "slice"}
-    | {"sort", "unique"}
+    {"attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "map", "reverse"}
+    | {"slice"}
 )
+# Filters that try each element: what it is held against is paid for each time.
+_TRYING: Final = frozenset({"reject", "rejectattr", "select", "selectattr"})
+# Filters and tests that compare: what parts share is looked at wherever it is.
+_COMPARING: Final = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
+_OPERATORS: Final[Mapping[str, Callable[[Any, Any], object]]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "lteq": operator.le,
+    "gt": operator.gt,
+    "gteq": operator.ge,
+    "in": lambda item, items: item in items,
+    "notin": lambda item, items: item not in items,
+}
+_COMPARING_TESTS: Final[Mapping[str, str]] = (
+    dict.fromkeys(("==", "eq", "equalto"), "eq")
+    | dict.fromkeys(("!=", "ne"), "ne")
+    | dict.fromkeys(("<", "lt", "lessthan"), "lt")
+    | dict.fromkeys(("<=", "le"), "lteq")
+    | dict.fromkeys((">", "gt", "greaterthan"), "gt")
+    | dict.fromkeys((">=", "ge"), "gteq")
+    | {"in": "in"}
+)
+_LOOKING_TESTS: Final = frozenset({"lower", "upper"})
 # Filters and methods whose numbers are widths: a small argument could make a huge text.
 _WIDE_FILTERS: Final = frozenset({"batch", "center", "indent", "slice", "tojson"})
 _WIDE_METHODS: Final = frozenset(
     {"center", "encode", "expandtabs", "format", "format_map", "ljust", "rjust", "translate", "zfill"}
 )
 _WIDEST: Final = 64
-_LONGEST_BITS: Final = 1024
-_UNPRICED: Final = frozenset({"urlize", "wordwrap", "xmlattr"})  # no prompt needs them
+_UNPRICED: Final = frozenset({"pprint", "urlize", "wordwrap", "xmlattr"})  # no prompt needs them
 
-# An honest render costs about ten units for each character of the dialogue, and a
-# hostile one spends the floor in a few seconds.
-_FLOOR: Final = 2_000_000
-_PER_UNIT: Final = 64
 _PER_CALL: Final = 4  # a call costs about as much time as four steps of a loop
+_SEARCHING: Final = frozenset({"changed", "count", "index"})  # methods that compare
 
 _Filter: TypeAlias = Callable[..., object]
 
 
 class Refused(TemplateError):
     """The template's own `raise_exception`."""
-
-
-@dataclass(slots=True)
-class Budget:
-    """What one render may still spend; a unit is a step or a character."""
-
-    left: int
-
-    def spend(self, units: int) -> None:
-        self.left -= units
-        if self.left < 0:
-            raise SecurityError("it does far more work than its messages can need")
-
-    def weigh(self, value: object) -> None:
-        """Pay for `value` as text, however often parts of it are shared."""
-        for units in _weights(value):
-            self.spend(units)
-
-    @classmethod
-    def for_facts(cls, facts: Mapping[str, object]) -> "Budget":
-        """What any honest render of `facts` gets along with."""
-        return cls(_FLOOR + _PER_UNIT * sum(_weights(facts)))
 
 
 class _Plain(ImmutableSandboxedEnvironment):
@@ -91,7 +93,7 @@ class _Plain(ImmutableSandboxedEnvironment):
 class Sandbox(_Plain):
     """The Hugging Face conventions, metered. `fill` renders what `compile_template` made."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -101,7 +103,7 @@ class Sandbox(_Plain):
         plain.filters["tojson"] = _tojson
         names = [name for name in plain.filters if name not in _UNPRICED]
         self.filters = {name: _metered(plain, name) for name in names}
-        self.filters |= {_STEPS: _steps, _CONCAT: _concat}
+        self.filters |= {_STEPS: _steps, _CONCAT: _concat, _COPIED: _copied, _COMPARED: _compared}
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 
@@ -118,22 +120,27 @@ class Sandbox(_Plain):
     def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:
         budget = _budget(__context)
         owner = getattr(__obj, "__self__", None)
+        name = getattr(__obj, "__name__", "")
         if isinstance(owner, str):
             args = tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)
-            _price(budget, getattr(__obj, "__name__", ""), owner, args)
-        budget.spend(_PER_CALL)
+            price(budget, name, owner, args)
+        elif name in _SEARCHING:
+            budget.weigh((args, [args] * size_of(owner)))
+        budget.spend(_PER_CALL + size_of(owner) + sum(1 + size_of(arg) for arg in (*args, *kwargs.values())))
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         budget = _budget(context)
+        if any(isinstance(side, int) and side.bit_length() > LONGEST_BITS for side in (left, right)):
+            raise SecurityError("it computes with very long numbers")
         if operator == "+":
-            budget.spend(_size(left) + _size(right))
+            budget.spend(size_of(left) + size_of(right))
         elif operator == "*":
-            budget.spend(_product(left, right))
+            budget.spend(product(left, right))
         elif operator == "**":
             raise SecurityError("it raises to a power")
-        elif isinstance(left, str):
-            _price(budget, "format", left, (right,))
+        elif operator == "%" and isinstance(left, str):
+            price(budget, "format", left, (right,))
         return super().call_binop(context, operator, left, right)
 
 
@@ -157,6 +164,27 @@ class _Meter(NodeTransformer):
         node.iter = _filter(node.iter, _STEPS)
         return node
 
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _filter(node.node, _COPIED)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        sides = [node.expr, *(operand.expr for operand in node.ops)]
+        return _filter(nodes.List(sides, lineno=node.lineno), _COMPARED, [each.op for each in node.ops])
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:
+        self.generic_visit(node)
+        if (word := _COMPARING_TESTS.get(node.name)) is None:
+            if node.name in _LOOKING_TESTS:
+                node.node = _filter(node.node, _COPIED)
+            return node
+        if len(node.args) != 1 or node.kwargs or node.dyn_args or node.dyn_kwargs:
+            raise SecurityError(f"it asks 'is {node.name}' of something other than one value")
+        return _filter(nodes.List([node.node, *node.args], lineno=node.lineno), _COMPARED, [word])
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return _filter(nodes.List(node.nodes, lineno=node.lineno), _CONCAT)
@@ -171,8 +199,9 @@ class _Meter(NodeTransformer):
     visit_Import = visit_FromImport = visit_Extends = visit_Include
 
 
-def _filter(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filter(node: nodes.Node, name: str, words: Sequence[str] = ()) -> nodes.Filter:
+    args: list[nodes.Expr] = [nodes.Const(word, lineno=node.lineno) for word in words]
+    return nodes.Filter(node, name, args, [], None, None, lineno=node.lineno)
 
 
 def _budget(context: Context) -> Budget:
@@ -200,6 +229,27 @@ def _concat(context: Context, items: list[object]) -> str:
     return "".join(map(str, items))
 
 
+@pass_context
+def _copied(context: Context, value: object) -> object:
+    _budget(context).spend(size_of(value))
+    return value
+
+
+@pass_context
+def _compared(context: Context, sides: Sequence[object], *operators: str) -> object:
+    budget = _budget(context)
+    holds: object = True
+    for word, left, right in zip(operators, sides, sides[1:], strict=False):
+        if word in ("in", "notin"):
+            budget.seek(left, right)
+        else:
+            budget.match(left, right)
+        holds = _OPERATORS[word](left, right)
+        if not holds:
+            break
+    return holds
+
+
 def _metered(plain: ImmutableSandboxedEnvironment, name: str) -> _Filter:
     """The filter `name`, paid for before it runs."""
 
@@ -212,54 +262,18 @@ def _metered(plain: ImmutableSandboxedEnvironment, name: str) -> _Filter:
         if name in _WIDE_FILTERS and max(numbers, default=0) > _WIDEST:
             raise SecurityError(f"it gives the filter {name!r} a width above {_WIDEST}")
         if name in _STRUCTURAL:
-            budget.spend(_PER_CALL + _size(value))
+            budget.spend(_PER_CALL + size_of(value))
+        elif name in _TRYING:
+            against = (args, *kwargs.values())
+            budget.weigh(against)  # in steps: it may share parts
+            budget.spend(_PER_CALL + size_of(value) * sum(weights(against)))
+        elif name in _COMPARING:
+            budget.weigh((value, args))
         else:
-            _price(budget, name, value, (*args, *kwargs.values()))
+            price(budget, name, value, (*args, *kwargs.values()))
         return plain.call_filter(name, value, args, kwargs, context=context)
 
     return run
-
-
-def _price(budget: Budget, name: str, value: object, args: tuple[object, ...]) -> None:
-    """Pay for a text operation: what goes in, and what its arguments multiply."""
-    budget.weigh((value, args))
-    texts = [arg for arg in args if isinstance(arg, str)]
-    if name == "format" and any(char.isdigit() or char == "*" for char in str(value)):
-        raise SecurityError("it formats to a width")
-    if name == "replace" and len(texts) > 1:
-        budget.spend(str(value).count(texts[0]) * len(texts[1]))
-    elif name == "join":  # the glue is the argument of the filter, the owner of the method
-        budget.spend(_size(value) * max(map(_size, args), default=0))
-    elif name == "indent":
-        budget.spend((str(value).count("\n") + 1) * sum(map(len, texts)))
-
-
-def _weights(value: object) -> Iterator[int]:
-    """The units of `value` as text: a shared part counts wherever it is."""
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        yield len(item) + 1 if isinstance(item, str) else 1
-        if isinstance(item, Namespace):
-            raise SecurityError("it makes text of a namespace")
-        if isinstance(item, Mapping):
-            stack += item.values()
-        if isinstance(item, Collection) and not isinstance(item, str):
-            stack += item
-
-
-def _size(value: object) -> int:
-    return len(value) if isinstance(value, Sized) else 0
-
-
-def _product(left: object, right: object) -> int:
-    """What `left * right` costs: of numbers little, unless they get very long."""
-    if isinstance(left, int) and isinstance(right, int):
-        if left.bit_length() + right.bit_length() > _LONGEST_BITS:
-            raise SecurityError("it computes with very long numbers")
-        return 1
-    times = max((side for side in (left, right) if isinstance(side, int)), default=0)
-    return max(times, 0) * max(_size(left), _size(right))
 
 
 def _tojson(
@@ -280,4 +294,6 @@ def _raise_exception(message: object) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
+    if len(form) > _WIDEST or any(char.isdigit() for char in form):
+        raise SecurityError("it formats a date to a width")
     return datetime.now().strftime(form)

@@ -78,7 +78,11 @@ def forms(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
 
 def _call(call: ToolUse, style: Style) -> Json:
     arguments = call.arguments if style.text_arguments else _object(call.arguments)
-    return {"id": style.id(call.id), "type": "function", "function": {"name": call.name, "arguments": arguments}}
+    return {
+        "id": style.id(call.id),
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
 
 
 def _object(text: str) -> Json:
