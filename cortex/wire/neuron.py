@@ -157,7 +157,8 @@ class Servable(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
-    """One model of GET /models. `bytes` are per device name; `queue` is how many requests
+    """One model of GET /models. `bytes` are per device name, and those of all of them are split
+    into weights, KV cache and overhead once they are measured; `queue` is how many requests
     may wait beyond the `slots`. While it loads, `phase` is queued, download, verify or load, and
     `done_bytes` of `total_bytes` of that phase are done. Once it is loaded, `isolation` is thread or
     process, and `pid` is the process that computes."""
@@ -167,6 +168,9 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     state: str = "loaded"
     devices: list[str] = []
     bytes: dict[str, Count] = {}
+    weights_bytes: Count | None = None
+    cache_bytes: Count | None = None
+    overhead_bytes: Count | None = None
     context_length: Count | None = None
     slots: Count | None = None
     queue: Count = 0

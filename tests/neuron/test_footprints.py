@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 import trio
 
+from cortex.config.neuron import NeuronConfig
+from cortex.errors import DoesNotFit
 from cortex.harness.base import LoadOrder, Memory
+from cortex.harness.scripted import Script
 from cortex.neuron import footprints as module
 from cortex.neuron.footprints import FILE, Footprints
 from cortex.neuron.state import State
 from tests.calls import until
+from tests.roles import running_neuron, specs
+
+MIB = 2**20
 
 ORDER = LoadOrder("m", Path("/m.gguf"), "cpu", 2048, 4, options={"batch": 256, "threads": 3}, digest="d1")
 
@@ -105,3 +111,40 @@ def test_the_oldest_profiles_go_when_there_are_too_many(monkeypatch: pytest.Monk
     known.measured(replace(ORDER, digest="d3"), Memory(600), 1000)
     needs = [known.need(replace(ORDER, digest=f"d{number}"), 1000, None) for number in range(4)]
     assert needs == [601, 1000, 600, 600]
+
+
+async def test_a_neuron_goes_by_what_a_model_took_also_after_a_restart(tmp_path: Path) -> None:
+    """The catalogue's guess kept it out of a smaller room; what it really takes does not."""
+    state, order = tmp_path / "state", {"spec": {"id": "a"}}
+    config = NeuronConfig(state_dir=state)
+    catalogue = specs(tmp_path, "a", footprint=500 * MIB)
+    small = Script(bytes=100 * MIB)
+    with trio.fail_after(30):
+        async with running_neuron(tmp_path, catalogue, small, memory=400 * MIB, config=config) as role:
+            assert (await role.http.post("/models/load", json=order)).status_code == 507
+        async with running_neuron(tmp_path, catalogue, small, memory=600 * MIB, config=config) as role:
+            told = (await role.http.post("/models/load", json=order)).json()["resident"]
+            assert told["bytes"] == {"cpu": 100 * MIB}
+
+            async def written() -> bool:
+                return (state / FILE).exists()
+
+            await until(written, 10)
+        async with running_neuron(tmp_path, catalogue, small, memory=400 * MIB, config=config) as role:
+            assert (await role.http.post("/models/load", json=order)).status_code == 200
+
+
+async def test_a_load_that_runs_out_of_memory_is_a_507_with_figures_and_asks_for_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(bytes=100 * MIB, load_error=DoesNotFit("the device has no more"))
+    with trio.fail_after(30):
+        async with running_neuron(tmp_path, specs(tmp_path, "a"), script, memory=400 * MIB) as role:
+            answer = await role.http.post("/models/load", json={"spec": {"id": "a"}})
+            assert answer.status_code == 507
+            error = answer.json()["error"]
+            assert error["code"] == "does_not_fit"
+            assert error["needed_by_device"] == {"cpu": 100 * MIB}
+            assert error["free_by_device"] == {"cpu": 400 * MIB}
+            assert "cpu had 400MiB free" in error["message"]
+    assert "footprint.raised model=a from=100MiB to=115MiB" in caplog.text

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from cortex.demo import GGUF, MODEL_ID
 from cortex.harness.scripted import Gate, Script, tokens_of
 from cortex.neuron.devices import Cpu, Reading, find
 from cortex.neuron.devices import watch as watch_module
 from cortex.neuron.view import View
-from tests.calls import CHAT, calling, hello, settings, until
+from tests.calls import CHAT, calling, hello, residents, settings, until
 from tests.fake_nvml import GIB, Card, FakeNvml
-from tests.roles import Running, running_neuron, specs
+from tests.roles import Running, demo_neuron, running_neuron, specs
 
 MIB = 2**20
 
@@ -180,3 +181,14 @@ async def test_every_device_has_its_own_figures_in_health_and_metrics(
         assert 'cortex_device_temperature_celsius{device="cuda:0",neuron="n1"} 50.0' in page
         assert 'cortex_device_utilization_ratio{device="cuda:0",neuron="n1"} 0.37' in page
         assert 'cortex_device_utilization_ratio{device="cuda:1"' not in page
+
+
+async def test_the_bytes_of_a_real_model_are_split_as_they_were_measured() -> None:
+    async with demo_neuron() as role:
+        told = {"model": MODEL_ID, "prompt": "Hi", "max_tokens": 1}
+        assert (await role.http.post("/v1/completions", json=told)).status_code == 200
+        row = (await residents(role))[MODEL_ID]
+        parts = [row[name] for name in ("weights_bytes", "cache_bytes", "overhead_bytes")]
+        assert all(part > 0 for part in parts)
+        assert row["bytes"] == {"cpu": sum(parts)}
+        assert parts[0] < GGUF.stat().st_size
