@@ -60,8 +60,9 @@ def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:
 
     async def run(stop: trio.Event) -> None:
         from cortex import neuron as role  # noqa: PLC0415 - as above
+        from cortex.harness.alarm import Ours  # noqa: PLC0415
 
-        await role.run(read.config, read.catalogue, stop=stop)
+        await role.run(read.config, read.catalogue, stop=stop, ending=Ours())
 
     return _prepared("neuron", path, read, run)
 

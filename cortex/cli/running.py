@@ -2,7 +2,8 @@
 
 SIGTERM and SIGINT mean the same. SIGHUP changes nothing, since this version reads
 its files at start only; it says so rather than kill the process. A role that ends by
-itself ends the command, with its error if it had one.
+itself ends the command, with its error if it had one; a neuron that lost a device ends it
+with 71, so that whoever supervises it starts it again.
 """
 
 import logging
@@ -17,6 +18,9 @@ import trio
 from rich.console import Console
 
 from cortex import logs
+from cortex.cli.trouble import tell
+from cortex.errors import DeviceLost
+from cortex.harness.watch import LOST
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +28,16 @@ Service: TypeAlias = Callable[[trio.Event], Awaitable[None]]
 
 
 def hold(service: Service, level: str, form: logs.Format) -> None:
-    """Run `service` to its end; the event that it gets is set by the first signal."""
+    """Run `service` to its end; the event that it gets is set by the first signal. A service that
+    lost a device ends the process here: what is left of the device must not be tidied up."""
     with logged(level, form):
-        trio.run(_hold, service)
+        try:
+            trio.run(_hold, service)
+        except BaseExceptionGroup as errors:
+            if (lost := errors.split(DeviceLost)[0]) is None:
+                raise
+            tell(lost)
+            leave(LOST)
 
 
 @contextmanager

@@ -240,6 +240,7 @@ async def _loaded(at: Asker, model: str) -> None:
 
 def _neuron(choice: Choice, token: str) -> tuple[Callable[..., Awaitable[None]], NeuronConfig, Catalogue]:
     from cortex import neuron  # noqa: PLC0415 - engines are looked for once the file is known to be good
+    from cortex.harness.alarm import Ours  # noqa: PLC0415 - as above
 
     config = NeuronConfig(
         name=NAME,
@@ -250,7 +251,7 @@ def _neuron(choice: Choice, token: str) -> tuple[Callable[..., Awaitable[None]],
         default_models=(choice.spec,),
         limits=LIMITS,
     )
-    return neuron.run, config, Catalogue({choice.spec.id: choice.spec})
+    return partial(neuron.run, ending=Ours()), config, Catalogue({choice.spec.id: choice.spec})
 
 
 def _gateway(

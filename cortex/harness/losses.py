@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A child died with its model: while it loaded, or with these requests."""
+    """A child died with its model: while it loaded, or with these requests. `shot` says that
+    somebody else killed it: then nothing is held against the model."""
 
     model: str
     phase: Literal["load", "turn"]
     why: str
     requests: tuple[str, ...] = ()
+    shot: bool = False
 
 
 class Losses:
@@ -93,7 +95,9 @@ class Losses:
         resident = self._residents.get(model)
         if not child.leaving:
             served = () if resident is None else resident.requests
-            self.on_crash(Crash(model, "load" if resident is None else "turn", child.cause, served))
+            self.on_crash(
+                Crash(model, "load" if resident is None else "turn", child.cause, served, child.shot)
+            )
         for reply in [each for each in self._replies.values() if each.host is child]:
             ended = LoadFailed(died.message) if reply.loads is not None else died
             self._settle(self._replies.pop(reply.ticket), orders.Undone(reply.ticket, ended))

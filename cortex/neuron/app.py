@@ -202,7 +202,7 @@ def _probes(app: QuartTrio, view: View) -> None:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        return bare(200 if view.activation.state == "ready" else 503)
+        return bare(200 if view.ready() else 503)
 
     @app.get("/health")
     async def health() -> Response:

@@ -163,7 +163,7 @@ class Crashes:
 
     def died(self, device: str, crash: Crash) -> None:
         """A child died, and its model with it."""
-        digest = self._digests.get(crash.model, "")
+        digest = "" if crash.shot else self._digests.get(crash.model, "")
         self._note(
             Noted(
                 device=device,

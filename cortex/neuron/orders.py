@@ -187,6 +187,8 @@ class Orders:
         sent = spec_from_plain(order.spec)
         # By its id alone: what comes in under another id is not what was asked for.
         spec = self._residents.found.spec(sent.id) or sent
+        if order.force:
+            self._residents.crashes.lift(spec.id)
         want = await self._residents.want(spec)
         return replace(want, evict=order.evict == "allow", prefer=tuple(order.victims))
 

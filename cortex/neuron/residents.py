@@ -8,7 +8,7 @@ promised. Weights themselves belong to the device's thread.
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,12 +19,13 @@ from cortex.ask import Ask
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig
 from cortex.dispatch import Revised
-from cortex.errors import BadAsk, CortexError, DoesNotFit, NotHereNow, Unfit
+from cortex.errors import BadAsk, CortexError, DoesNotFit, NotHereNow, NotResident, Unfit
 from cortex.harness.base import EngineFacts, Harness, Preflight
 from cortex.harness.worker import DeviceWorker
 from cortex.hub import Hub
 from cortex.ledger import Ledger, Load, Want, refusals
 from cortex.neuron import passing, prompts, upstreams
+from cortex.neuron.crashes import Crashes
 from cortex.neuron.fetching import Fetching
 from cortex.neuron.footprints import Footprints
 from cortex.neuron.generation import Generation
@@ -34,6 +35,7 @@ from cortex.neuron.promises import Promise, Promises
 from cortex.neuron.prompts import Templates, Voice
 from cortex.neuron.shares import aimed, short, split
 from cortex.neuron.sources import Found
+from cortex.neuron.state import State
 from cortex.neuron.upstreams import Upstreams
 from cortex.places import Resident
 
@@ -118,8 +120,9 @@ class Residents:
         hub = hub or Hub(config.hub)
         self._promises = Promises(config, engines.of, hub)
         self._fetching = Fetching(hub, self.underway)
-        # Empty, unless those are put in its place that were kept over a restart.
+        # Empty, unless those are put in their place that were kept over a restart.
         self.footprints = Footprints()
+        self.crashes = Crashes(State(None))
         self._broken, self.faults = trio.open_memory_channel[tuple[str, str]](math.inf)
         for place, worker in workers.items():
             worker.on_death = partial(self._died, place)
@@ -180,6 +183,8 @@ class Residents:
         is loaded is served although its file has changed or gone."""
         living = self._living.get(spec.id)
         promise = await self._look(spec) if living is None else living.promise
+        if living is None and promise is not None:
+            await self.crashes.admit(spec.id, promise.order.digest)
         if ask is not None:
             # Known before the load, which would be for nothing.
             self._foresee(spec, ask, promise)
@@ -236,21 +241,29 @@ class Residents:
             raise refusals.no_room(replace(want, need_bytes=need), places, delegates=False)
 
     def cycles(self, place: str) -> int:
-        """How many models were unloaded there since its allocators' memory was given back."""
+        """How many models were unloaded there, since it was last counted anew."""
         return self._cycles.get(place, 0)
+
+    def count_anew(self, place: str) -> None:
+        """Its cycles begin at none."""
+        self._cycles[place] = 0
 
     async def release(self, place: str) -> None:
         """What the allocators of a place keep for later loads is given back."""
-        self._cycles[place] = 0
         await self._workers[place].release()
 
     async def put_down(self, model: str) -> None:
         """Its memory is free; to all who ask it is still here, since it comes again (`take_up`)."""
-        await self._living[model].worker.unload(model)
+        living = self._living.get(model)
+        with suppress(NotResident):  # its process died, or it broke and was sent away
+            if living is not None:
+                await living.worker.unload(model)
 
     async def take_up(self, place: str, model: str) -> Resident:
         """What was put down is in again, from the same file. Raises as `load`; then it is gone."""
-        living = self._living.pop(model)
+        living = self._living.pop(model, None)
+        if living is None:
+            raise NotHereNow(f"Model '{model}' broke while its device was tidied up")
         return await self._bring_in(living.spec, living.promise, place)
 
     async def _bring_in(self, spec: ModelSpec, promise: Promise, place: str) -> Resident:
@@ -309,6 +322,11 @@ class Residents:
             raise
         finally:
             self._note_fault(living)
+
+    def forget(self, place: str) -> None:
+        """What lived at a place is not here any more: its device is lost."""
+        lost = self._workers[place]
+        self._living = {model: living for model, living in self._living.items() if living.worker is not lost}
 
     def _isolated(self, harness: Harness, header: Preflight) -> bool:
         """Whether the model gets a process of its own: as configured, else by its size."""

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -20,14 +21,19 @@ from cortex.catalogue import Catalogue
 from cortex.config.gateway import ColdLoad
 from cortex.config.neuron import NeuronConfig
 from cortex.dispatch import Dispatch, LoadBook, Patience
+from cortex.errors import DeviceLost
+from cortex.harness.alarm import Ending
 from cortex.harness.base import Harness
 from cortex.harness.llamacpp import LlamaCppHarness
+from cortex.harness.losses import Crash
+from cortex.harness.watch import Limits
 from cortex.harness.worker import DeviceWorker
 from cortex.ledger import Ledger
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
 from cortex.neuron import upstreams
 from cortex.neuron.app import build_app, scope_of
+from cortex.neuron.crashes import Crashes
 from cortex.neuron.devices import Devices, Rooms, thread_name
 from cortex.neuron.footprints import Footprints
 from cortex.neuron.jobs import Jobs
@@ -43,6 +49,7 @@ from cortex.neuron.tokens import Tokeniser
 from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.upstreams import Upstreams
 from cortex.neuron.view import Activation, Endpoint, View
+from cortex.neuron.vigil import LAST_WORDS_S, Vigil
 from cortex.places import Room
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
@@ -65,12 +72,14 @@ async def run(
     *,
     stop: trio.Event | None = None,
     harnesses: Mapping[str, Harness] | None = None,
+    ending: Ending | None = None,
     task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """The neuron, until `stop` is set (then it drains) or it is cancelled (then it does not).
 
     `started` hands over its addresses. `harnesses` other than llama.cpp are for tests,
-    examples and benchmarks.
+    examples and benchmarks. `ending` is for a process that may be ended when a device hangs;
+    DeviceLost is raised when it has to be started again.
     """
     elsewhere = Upstreams(config.upstream, catalogue, config.default_models)
     kinds: dict[str, Harness] = dict(harnesses or {"llamacpp": LlamaCppHarness()})
@@ -79,6 +88,8 @@ async def run(
     config = replace(config, name=config.name or socket.gethostname().partition(".")[0])
     async with trio.open_nursery() as nursery:
         neuron = await _assemble(config, catalogue, kinds, elsewhere, nursery)
+        vigil = neuron.view.vigil
+        await nursery.start(vigil.run, ending)
         api = await nursery.start(neuron.api.run, config.listen.host, config.listen.port)
         page = await nursery.start(neuron.page.run, config.metrics_listen.host, config.metrics_listen.port)
         neuron.view.at.listens(api[0], api[1], neuron.view.devices.host.hostname)
@@ -87,11 +98,27 @@ async def run(
         await elsewhere.seen()
         task_status.started(Ports(api, page))
         nursery.start_soon(neuron.orders.activate, config.default_models, neuron.view.activation)
-        await (trio.Event() if stop is None else stop).wait()
-        await neuron.leave(config.limits.drain_s)
+        told = await _first(trio.Event() if stop is None else stop, vigil.doomed)
+        # Nobody is left to finish where the vigil says so: only errors are on their way.
+        await neuron.leave(config.limits.drain_s if told else LAST_WORDS_S)
         # Each device's worker unloads its models when it is cancelled, within a limit of its own.
         nursery.cancel_scope.cancel()
     log.info("neuron.stopped")
+    if not told:
+        raise DeviceLost(vigil.verdict)
+
+
+async def _first(stop: trio.Event, doomed: trio.Event) -> bool:
+    """One of the two has come; whether it was `stop`."""
+    async with trio.open_nursery() as nursery:
+        for event in (stop, doomed):
+
+            async def wait(event: trio.Event = event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait)
+    return stop.is_set()
 
 
 class _Part(Protocol):
@@ -113,6 +140,8 @@ class _Neuron:
         """Nobody is served any more."""
         log.info("neuron.draining in_flight=%d", self.api.in_flight)
         self.view.activation.state = "stopping"
+        if not self.view.vigil.doomed.is_set():
+            self.view.residents.crashes.leave()
         await self.api.drain(drain_s)
         await self.page.drain(0.0)
         await self.view.spending.keep()
@@ -125,31 +154,27 @@ async def _assemble(
     elsewhere: Upstreams,
     nursery: trio.Nursery,
 ) -> _Neuron:
-    name = config.name or "neuron"
+    name, boot_id = config.name or "neuron", secrets.token_hex(8)
     found = Found(catalogue, config.model_roots, elsewhere.offered if elsewhere.offers else None)
-    state = State(config.state_dir or usual_folder(os.environ))
-    await nursery.start(state.run)
-    devices = await Devices.found(config.devices, state.read(DEVICES, dict[str, str]))
-    await nursery.start(devices.run)
-    nursery.start_soon(state.keep, DEVICES, devices.remembered)
+    state, devices = await _host(config, nursery)
     terms = Terms(config.eviction)
     ledger = _ledger(config, terms)
-    workers = _open(Rooms(config.devices, devices, ledger), elsewhere, ledger)
+    crashes = await Crashes.remembered(state, boot_id)
+    workers = await _open(config, Rooms(config.devices, devices, ledger), elsewhere, ledger, crashes)
     pins = await Pins.remembered(state)
     residents = Residents(
         config, found, workers, await Engines.probed(kinds), ledger, pins=pins, elsewhere=elsewhere
     )
-    residents.footprints = await Footprints.remembered(state)
+    residents.footprints, residents.crashes = await Footprints.remembered(state), crashes
     metrics = _metrics(found, ledger)
-    patience = Patience(config.admission.max_wait_s, WAITS.max_wait_s)
     jobs = Jobs(residents, ledger, residents.progress)
-    dispatch = Dispatch(ledger, jobs, patience, LoadBook(metrics))
+    dispatch = Dispatch(ledger, jobs, _patience(config), LoadBook(metrics))
     spending = Spending(state)
     speech = Speech(name, residents, dispatch, metrics, spending)
     upkeep = Upkeep(residents, dispatch, metrics, terms, devices.ours)
     view = View(
         name=name,
-        boot_id=secrets.token_hex(8),
+        boot_id=boot_id,
         started_at=trio.current_time(),
         born=int(time.time()),
         ledger=ledger,
@@ -162,32 +187,90 @@ async def _assemble(
         state=state,
         upstreams=elsewhere,
         upkeep=upkeep,
+        vigil=_vigil(config, workers, dispatch, residents, metrics),
         warnings=_warnings(config),
     )
     orders = Orders(residents, dispatch, view, metrics, jobs=jobs, terms=terms)
-    await nursery.start(residents.footprints.run)
-    parts: tuple[_Part, ...] = (found, *workers.values(), elsewhere, dispatch, spending, orders, jobs, upkeep)
-    for part in parts:
+    books: tuple[_Part, ...] = (residents.footprints, crashes, spending)
+    for part in (*books, found, *workers.values(), elsewhere, dispatch, orders, jobs, upkeep):
         await nursery.start(part.run)
     nursery.start_soon(_tell, view, metrics)
-    page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
     app = build_app(view, orders, Tokeniser(residents, dispatch))
-    return _Neuron(_door(config, app, view), page, view, orders)
+    return _Neuron(*_doors(config, app, view, metrics), view, orders)
 
 
-def _door(config: NeuronConfig, app: App, view: View) -> Door:
-    """The listener of the API."""
-    return Door(Site(view.speech.routes(), app, _policy(config), scope_of), config.limits)
+async def _host(config: NeuronConfig, nursery: trio.Nursery) -> tuple[State, Devices]:
+    """What the host remembers and what it has, both of them running."""
+    state = State(config.state_dir or usual_folder(os.environ))
+    await nursery.start(state.run)
+    devices = await Devices.found(config.devices, state.read(DEVICES, dict[str, str]))
+    await nursery.start(devices.run)
+    nursery.start_soon(state.keep, DEVICES, devices.remembered)
+    return state, devices
 
 
-def _open(rooms: Rooms, elsewhere: Upstreams, ledger: Ledger) -> dict[str, DeviceWorker]:
+def _doors(config: NeuronConfig, app: App, view: View, metrics: Metrics) -> tuple[Door, Door]:
+    """The listeners of the API and of the metrics."""
+    site = Site(view.speech.routes(), app, _policy(config), scope_of)
+    page = metrics_site(metrics, config.trusted_networks)
+    return Door(site, config.limits), Door(page, config.limits)
+
+
+async def _open(
+    config: NeuronConfig, rooms: Rooms, elsewhere: Upstreams, ledger: Ledger, crashes: Crashes
+) -> dict[str, DeviceWorker]:
     """The ledger has every place; the workers of these, by place, which do not run yet."""
     rooms.open()
-    workers = {place: DeviceWorker(thread_name(names)) for place, names in rooms.places.items()}
+    workers = {
+        place: DeviceWorker(thread_name(names), await crashes.open(place), _limits(config))
+        for place, names in rooms.places.items()
+    }
     if elsewhere:
         ledger.open(upstreams.PLACE, [Room(upstreams.PLACE, 0)])
         workers[upstreams.PLACE] = DeviceWorker(upstreams.THREAD)
     return workers
+
+
+def _patience(config: NeuronConfig) -> Patience:
+    return Patience(config.admission.max_wait_s, WAITS.max_wait_s)
+
+
+def _limits(config: NeuronConfig) -> Limits:
+    said = config.devices
+    return Limits(said.turn_stall_s, said.warmup_stall_s, said.load_stall_s)
+
+
+def _vigil(
+    config: NeuronConfig,
+    workers: Mapping[str, DeviceWorker],
+    dispatch: Dispatch,
+    residents: Residents,
+    metrics: Metrics,
+) -> Vigil:
+    _note_faults(workers, residents.crashes, metrics)
+    return Vigil(
+        workers,
+        dispatch,
+        _limits(config),
+        drain_s=config.devices.poison_drain_s,
+        patience=_patience(config),
+        lost=residents.forget,
+        elsewhere=(upstreams.PLACE,),
+    )
+
+
+def _note_faults(workers: Mapping[str, DeviceWorker], crashes: Crashes, metrics: Metrics) -> None:
+    """What goes wrong on devices is counted, and who died with what is remembered."""
+
+    def died(place: str, crash: Crash) -> None:
+        metrics.device_fault("child")
+        crashes.died(place, crash)
+
+    for _ in crashes.died_before:
+        metrics.device_fault("crash")
+    for place, worker in workers.items():
+        worker.on_fault = metrics.device_fault
+        worker.on_crash = partial(died, place)
 
 
 def _ledger(config: NeuronConfig, terms: Terms) -> Ledger:

@@ -24,6 +24,7 @@ from cortex.neuron.spending import Spending
 from cortex.neuron.state import State
 from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.upstreams import Upstreams
+from cortex.neuron.vigil import Vigil
 from cortex.places import Phase, Place, Resident, Room
 from cortex.wire import neuron as wire
 
@@ -79,6 +80,7 @@ class View:
     state: State
     upstreams: Upstreams
     upkeep: Upkeep
+    vigil: Vigil
     warnings: tuple[str, ...] = ()
 
     def discovery(self) -> wire.Discovery:
@@ -101,14 +103,15 @@ class View:
             ],
             dialects=list(DIALECTS),
             boot_id=self.boot_id,
+            last_crash=self.residents.crashes.last,
+            quarantined=self.residents.crashes.quarantined(),
         )
 
     def health(self) -> wire.Health:
         """GET /health."""
         activation = self.activation
-        faulty = [resident.model for place in self.ledger for resident in place if resident.fault]
         return wire.Health(
-            status="impaired" if faulty or activation.failed else "ok",
+            status=self.status(),
             name=self.name,
             boot_id=self.boot_id,
             uptime_s=trio.current_time() - self.started_at,
@@ -134,7 +137,20 @@ class View:
                 *self.upkeep.warnings,
             ],
             key_tokens=self.spending.report(),
+            quarantined=self.residents.crashes.quarantined(),
         )
+
+    def status(self) -> Literal["ok", "degraded", "impaired"]:
+        """`impaired`: something cannot be served, or nothing moves. `degraded`: something is amiss."""
+        faulty = any(resident.fault for place in self.ledger for resident in place)
+        if faulty or self.activation.failed or self.vigil.sick() is not None:
+            return "impaired"
+        poisoned = any(self.vigil.poisoned(place.name) is not None for place in self.ledger)
+        return "degraded" if poisoned or self.residents.crashes.quarantined() else "ok"
+
+    def ready(self) -> bool:
+        """Whether a request has a chance: some device serves, and whoever waits does not for ever."""
+        return self.activation.state == "ready" and self.vigil.sick() is None
 
     def models(self) -> wire.Residents:
         """GET /models."""
@@ -248,11 +264,15 @@ class View:
             heartbeat_age_s=self.residents.heartbeat_age_s(place.name),
             late=self.devices.late(room.name),
             absent=self.devices.absent(room.name) is not None,
+            poisoned=(why := self.vigil.poisoned(place.name)) is not None,
+            poisoned_why=why,
         )
 
     def _load(self, resident: Resident) -> wire.ModelLoad:
         prefill, decode = self.speech.rates(resident.model)
         living = self.residents.living(resident.model)
+        if living is not None and living.facts.chats:
+            living = None  # whose cache is its upstream's
         return wire.ModelLoad(
             id=resident.model,
             in_flight=resident.seats,

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from cortex.dispatch import Dispatch
+from cortex.dispatch import Dispatch, Patience
 from cortex.errors import DeviceLost
 from cortex.harness import alarm
 from cortex.harness.alarm import Alarm, Ending
@@ -38,8 +38,7 @@ SPARE: Final = 0.25
 
 class Vigil:
     """Of one neuron. Places that are `elsewhere` compute nothing here, and have limits of their own.
-    `lost` is told of a place that is poisoned, before anything else happens; `ending` is None
-    where the process is not the neuron's own: then a hang is an error."""
+    `lost` is told of a place that is poisoned, before anything else happens."""
 
     def __init__(
         self,
@@ -48,22 +47,26 @@ class Vigil:
         limits: Limits,
         *,
         drain_s: float,
-        patience_s: float,
-        lost: Callable[[str, str], None],
-        ending: Ending | None = None,
+        patience: Patience,
+        lost: Callable[[str], None],
         elsewhere: Collection[str] = (),
     ) -> None:
         self._workers, self._dispatch, self._limits = workers, dispatch, limits
-        self._drain_s, self._patience_s, self._lost, self._ending = drain_s, patience_s, lost, ending
+        self._drain_s, self._patience_s, self._lost = drain_s, max(patience.queue_s, patience.load_s), lost
+        self._ending: Ending | None = None
         self._here = [place for place in workers if place not in elsewhere]
         self._stuck = False
         self.doomed = trio.Event()
         self.verdict = ""
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Watch until cancelled."""
+    async def run(
+        self, ending: Ending | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Watch until cancelled. `ending` is None where the process is not the neuron's own: then a
+        hang is an error, DeviceLost."""
+        self._ending = ending
         spare_s = max(1.0, min(self._limits.turn_s, self._limits.warmup_s) * SPARE)
-        held = None if self._ending is None else self._ending.alarm(spare_s)
+        held = None if ending is None else ending.alarm(spare_s)
         try:
             async with trio.open_nursery() as nursery:
                 for place, worker in self._workers.items():
@@ -120,7 +123,7 @@ class Vigil:
     async def _await_loss(self, place: str, worker: DeviceWorker) -> None:
         await worker.lost.wait()
         why = worker.poisoned or ""
-        self._lost(place, f"poisoned: {why}")
+        self._lost(place)
         self._dispatch.abandon(self._dispatch.ledger.lost(place, f"poisoned: {why}"))
         with trio.move_on_after(self._drain_s):
             while self._others_busy():  # noqa: ASYNC110 - idleness of many things rings no bell
