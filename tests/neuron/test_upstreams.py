@@ -81,6 +81,7 @@ async def test_no_device_is_made_of_a_place_without_memory() -> None:
         health = (await role.http.get("/health")).json()
         assert [device["name"] for device in health["devices"]] == ["cpu"]
         assert (health["status"], health["warnings"]) == ("ok", [])
+        assert (health["models"][0]["kv_tokens_used"], health["models"][0]["kv_tokens_total"]) == (0, 0)
         harnesses = (await role.http.get("/discovery")).json()["harnesses"]
         assert [each["name"] for each in harnesses] == ["llamacpp", "upstream"]
 
@@ -267,6 +268,14 @@ async def test_a_limit_that_does_not_fit_beside_the_prompt_runs_to_the_end_of_th
         assert text_of(await ask(role, max_tokens=4000)) == "Hello"
         limits = [msgspec.json.decode(each.body)["max_tokens"] for each in engine.requests]
         assert limits == [4000, 3096]
+
+
+@pytest.mark.parametrize("more", [{"prompt": "x"}, {"messages": [{"role": "user", "content": "x"}]}])
+async def test_its_tokens_are_not_known_here(more) -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        text_of(await ask(role))
+        refused = await role.http.post("/tokenize", json={"model": "m", **more})
+        assert refused.status_code == 400 and "ask the upstream" in fault_of(refused)["message"]
 
 
 # -- leaving

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn
 
@@ -20,7 +20,7 @@ from cortex.ask import Ask
 from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported, UpstreamFailed
 from cortex.events import EngineEvent, Event, Failed, Stopped, Text, Thought, Tokens, ToolCall, Usage
 from cortex.harness.base import EngineFacts, Job, Memory, Said
-from cortex.harness.upstream.exchange import Endpoint, Exchange
+from cortex.harness.upstream.exchange import Endpoint, Exchange, let_go
 from cortex.translator import openai_errors
 from cortex.translator.openai_hear import Hearing, hear
 from cortex.translator.openai_manners import Manner
@@ -60,6 +60,7 @@ class _Call:
     sent_bytes: int = 0
     said: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    done: Future[None] | None = None
 
     @property
     def used(self) -> Usage:
@@ -94,7 +95,7 @@ class UpstreamEngine:
         if len(self._live) >= self._facts.slots:
             raise RuntimeError(f"more than {self._facts.slots} jobs at once")
         call = self._live[job.id] = _Call(job)
-        self._threads.submit(self._hold_call, call)
+        call.done = self._threads.submit(self._hold_call, call)
 
     def cancel(self, job_id: int) -> None:
         if (call := self._live.get(job_id)) is not None:
@@ -126,7 +127,7 @@ class UpstreamEngine:
     def unload(self) -> None:
         for job_id in tuple(self._live):
             self.cancel(job_id)
-        self._threads.shutdown(wait=True)
+        let_go(self._threads, [call.done for call in self._live.values() if call.done is not None])
 
     def _no_tokeniser(self) -> NoReturn:
         raise Unsupported(

@@ -11,7 +11,8 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ from urllib.parse import urlsplit
 from cortex.errors import TooSlow, Unreachable, UpstreamFailed
 
 READ_BYTES: Final = 64 * 1024
+# An aborted exchange ends at once, or within connect_s; only a resolver may take longer.
+LET_GO_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,12 @@ class Exchange:
             raise TooSlow(f"{self._name} did not answer in time") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise UpstreamFailed(f"{self._name} hung up or does not speak HTTP: {_why(error)}") from error
+
+
+def let_go(threads: ThreadPoolExecutor, calls: Iterable[Future[Any]]) -> None:
+    """The threads have ended, once their exchanges were aborted. One that hangs in the resolver is
+    left to end by itself: the place's thread has others to serve."""
+    threads.shutdown(wait=not wait(calls, LET_GO_S).not_done)
 
 
 class _Line:

@@ -13,7 +13,7 @@ from cortex.config.upstream import UpstreamConfig
 from cortex.errors import CortexError, LoadFailed, Unfit
 from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress
 from cortex.harness.upstream.engine import There, UpstreamEngine, Waits
-from cortex.harness.upstream.exchange import Endpoint, Exchange
+from cortex.harness.upstream.exchange import Endpoint, Exchange, let_go
 from cortex.harness.upstream.listing import Told, listed
 from cortex.translator.openai_manners import MANNERS, of_owner
 
@@ -56,20 +56,24 @@ class UpstreamHarness:
 
     def _ask(self, order: LoadOrder, endpoint: Endpoint, progress: Progress) -> Mapping[str, Told]:
         exchange = Exchange(endpoint, self._config.connect_s)
-        with ThreadPoolExecutor(1, f"load-{order.model}") as thread:
+        thread = ThreadPoolExecutor(1, f"load-{order.model}")
+        answer = thread.submit(listed, exchange)
+        try:
             unwanted = progress(0, 0)
-            answer = thread.submit(listed, exchange)
             while not unwanted and not _done(answer):
                 unwanted = progress(0, 0)
             if unwanted or progress(0, 0):
-                exchange.abort()
                 raise LoadFailed(f"{order.model}: the load was given up")
-            try:
-                return answer.result()
-            except CortexError as error:
-                raise LoadFailed(
-                    f"{order.model}: the upstream {endpoint.url} was asked for its models: {error.message}"
-                ) from error
+            return answer.result()
+        except LoadFailed:
+            raise
+        except CortexError as error:
+            raise LoadFailed(
+                f"{order.model}: the upstream {endpoint.url} was asked for its models: {error.message}"
+            ) from error
+        finally:
+            exchange.abort()
+            let_go(thread, [answer])
 
 
 def missing(name: str, url: str, there: Iterable[str]) -> str:
