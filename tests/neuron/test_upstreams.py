@@ -16,7 +16,7 @@ from tests.calls import CHAT, TEXT, calling, events, fault_of, figures, hello, r
 from tests.fake_engine import ANSWER, DONE, HELLO, FakeEngine, chunk, fake_engine, refusal
 from tests.fake_upstream import STREAM_HEAD, Hang, Reset, Wait, chunks, last_chunk, script
 from tests.fake_upstream import events as stream_of
-from tests.roles import Running, demo_neuron
+from tests.roles import Running, demo_neuron, running_gateway
 
 LOOK_S = 0.05
 
@@ -175,6 +175,30 @@ async def test_files_go_on_being_served_beside_upstreams(tmp_path) -> None:
                 spec.id: ["cpu"],
                 "m": ["upstream"],
             }
+
+
+async def test_a_gateway_finds_and_loads_them_like_any_other_model() -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role, running_gateway(role) as front:
+
+        async def listed() -> bool:
+            return "m" in [entry["id"] for entry in (await front.http.get("/v1/models")).json()["data"]]
+
+        await until(listed, 5)
+        assert text_of(await ask(front)) == "Hello"
+        entry = (await front.http.get("/v1/models/m")).json()
+        assert (entry["state"], entry["locations"][0]["devices"]) == ("loaded", ["upstream"])
+        await engine.die()
+
+        async def away() -> bool:
+            return (await ask(front)).status_code == 503
+
+        await until(away, 5)
+        await engine.listen()
+
+        async def back() -> bool:
+            return (await ask(front)).status_code == 200
+
+        await until(back, 5)
 
 
 # -- what is said to it
@@ -361,6 +385,7 @@ async def test_an_upstream_that_dies_in_mid_stream_ends_the_stream_with_an_error
         assert engine.looks >= looks
 
 
+@pytest.mark.slow
 async def test_a_model_that_is_gone_there_is_unloaded_and_loaded_anew() -> None:
     async with fake_engine("m") as engine, bridge(engine) as role:
         text_of(await ask(role))
