@@ -59,8 +59,9 @@ class Upkeep:
             while True:
                 for place, resident in ledger.idle():
                     self._send_away(nursery, place, resident)
-                for place in [place for place in ledger if self._defrag_at(place) <= trio.current_time()]:
-                    await self._defrag(place)
+                for place in ledger:
+                    if self._defrag_at(place) <= trio.current_time():
+                        nursery.start_soon(self._defrag, place, ledger.clear(place.name, DEFRAG))
                 due = min((self._defrag_at(place) for place in ledger), default=inf)
                 with trio.move_on_at(min(due, ledger.idle_due)):
                     await self._dispatch.changed()
@@ -91,18 +92,23 @@ class Upkeep:
         quiet_since = self._dispatch.ledger.quiet_since(place.name)
         return inf if quiet_since is None else quiet_since + QUIET_S
 
-    async def _defrag(self, place: Place) -> None:
-        """The place is empty for a moment, and then as it was. Whoever comes meanwhile waits."""
+    async def _defrag(self, place: Place, away: list[Resident]) -> None:
+        """The place is empty for a moment, and then has those again that are `away`. Whoever comes
+        meanwhile waits."""
         ledger, name, began = self._dispatch.ledger, place.name, trio.current_time()
-        away = ledger.clear(name, DEFRAG)
         models = ",".join(resident.model for resident in away) or "-"
         log.info("defrag.started place=%s cycles=%d models=%s", name, self._residents.cycles(name), models)
+        self._residents.count_anew(name)
         try:
             won, floor = await self._empty(place, away)
             self._judge(name, floor)
             for resident in tuple(away):
                 if await self._refill(name, resident):
                     away.remove(resident)
+        except Exception:
+            # The device serves on; whoever is still away comes in again when asked for.
+            log.exception("defrag.crashed place=%s", name)
+            return
         finally:
             ledger.reopen(name, DEFRAG, absent=[resident.model for resident in away])
         self._metrics.defragged(won)

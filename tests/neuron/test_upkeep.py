@@ -206,9 +206,11 @@ class Device:
         self.unloaded += 1
         self.ledger.gone(place, model)
 
+    def count_anew(self, place: str) -> None:
+        self.unloaded = 0
+
     async def release(self, place: str) -> None:
         self.did.append("release")
-        self.unloaded = 0
 
     async def put_down(self, model: str) -> None:
         self.did.append(f"down {model}")
