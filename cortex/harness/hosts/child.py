@@ -161,11 +161,9 @@ class Child:
         there may be no further look."""
         if self._alarm is None:
             return
-        limits = self._plan.limits
         with self._putting_off:
             moving = self._leaving or not self._arrived
-            turn_s = limits.of(self._loop.pulse.doing) or limits.warmup_s
-            self._alarm.put_off(limits.load_s if moving else turn_s)
+            self._alarm.put_off(self._plan.patience_s(self._loop.pulse.doing, moving=moving))
 
     def _obey(self, frames: Frames) -> None:
         try:

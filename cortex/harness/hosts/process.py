@@ -277,7 +277,8 @@ class ProcessHost:
         late = 0
         while late < 2:
             await trio.sleep(LOOK_S)
-            limit_s = MERCY_S + self._limit_s()
+            moving = self._moving or self.leaving
+            limit_s = MERCY_S + self.plan.patience_s(self._doing, moving=moving)
             age_s = max(time.monotonic() - self._heard_at, self.age_s if self._busy() else 0.0)
             late = late + 1 if age_s > limit_s else 0
         log.error("child.hung model=%s silent_s=%.0f", self.plan.model, age_s)
@@ -286,13 +287,6 @@ class ProcessHost:
         self._signal(signal.SIGABRT)
         await trio.sleep(DUMP_S)
         self.kill()
-
-    def _limit_s(self) -> float:
-        """What it is at may have changed since it told."""
-        limits = self.plan.limits
-        if self._moving or self.leaving:
-            return limits.load_s
-        return limits.of(self._doing) or limits.warmup_s
 
     async def _see_off(self) -> None:
         await self._left.wait()

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 import cortex
+from cortex.harness.pulse import Doing
 from cortex.harness.watch import Limits
 
 _PREFIX: Final = "cortex-engine-"
@@ -46,6 +47,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     line: int = -1  # the descriptor of its end of the socket
     limits: Limits = Limits()
     path: list[str] = []
+
+    def patience_s(self, doing: Doing, *, moving: bool) -> float:
+        """How long the child may be silent when it was last seen `doing`, which may have changed
+        since. `moving`: its model comes or goes."""
+        if moving:
+            return self.limits.load_s
+        told = self.limits.of(doing) if doing.phase in ("turn", "wait") else None
+        return told or self.limits.warmup_s
 
 
 @dataclass(frozen=True, slots=True)
