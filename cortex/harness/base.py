@@ -103,7 +103,9 @@ class EngineFacts:
     granted, and what jobs may ask of it.
 
     `chats`: it has a template, defaults of sampling and parsers of its own, and takes a whole
-    ask (`Job.chat`). `context` is 0 where an upstream does not tell.
+    ask (`Job.chat`). `context` is 0 where an upstream does not tell. `kv_tokens` is how many
+    tokens the KV cache holds for all jobs together, where that is less than a whole context for
+    every slot; None where each slot has its own.
     """
 
     memory: Memory
@@ -111,10 +113,16 @@ class EngineFacts:
     slots: int
     can: frozenset[Feature] = EVERYTHING
     chats: bool = False
+    kv_tokens: int | None = None
 
     @property
     def bytes(self) -> int:
         return self.memory.bytes
+
+    @property
+    def kv_tokens_total(self) -> int:
+        """Tokens that the KV cache holds."""
+        return self.slots * self.context if self.kv_tokens is None else self.kv_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,8 @@ class Job:
     `prompt` is text or token ids; text is tokenised with the model's special tokens
     understood. `max_tokens` None means up to the context's end. Stop strings are not the
     engine's business: they are matched on text, above. Special tokens have no text in an answer,
-    but for those of `visible`: markers that are read above.
+    but for those of `visible`: markers that are read above. `kv_tokens` is what it may come to
+    occupy of a KV cache that jobs share; the engine gets it only when there is room for that.
 
     An engine that `chats` may get a `chat` instead of a prompt: the ask with one choice, its
     `sampling` only what somebody said. Every field of it is obeyed there, or refused by name,
@@ -141,6 +150,7 @@ class Job:
     request_id: str = "-"
     chat: Ask | None = None
     visible: tuple[str, ...] = ()
+    kv_tokens: int = 0
 
 
 Said: TypeAlias = tuple[int, EngineEvent]

@@ -143,6 +143,7 @@ class Script:
     trained_context: int = 8192
     template: str | None = SCRIPT_TEMPLATE
     can: frozenset[Feature] = EVERYTHING
+    kv_tokens: int | None = None  # of a cache that jobs share
     on_load: Callable[[], object] | None = None
     on_submit: Callable[[Job], object] | None = None
     on_turn: Callable[[int], object] | None = None
@@ -170,7 +171,10 @@ class ScriptedEngine:
     """One model that plays a script."""
 
     def __init__(self, order: LoadOrder, script: Script) -> None:
-        self._facts = EngineFacts(Memory(script.bytes), order.context, order.slots, script.can)
+        kv_tokens = script.kv_tokens
+        self._facts = EngineFacts(
+            Memory(script.bytes), order.context, order.slots, script.can, kv_tokens=kv_tokens
+        )
         self.script = script
         self.unloaded = False
         self.turns = 0

@@ -73,6 +73,16 @@ class Seats:
         return tuple(dict.fromkeys(seated.job.request_id for seated in self.live.values()))
 
     @property
+    def admits(self) -> bool:
+        """Whether the first who waits has a slot, and room in a KV cache that jobs share. Nobody
+        overtakes: a long prompt would wait for ever."""
+        if not self.waiting or len(self.live) >= self.facts.slots:
+            return False
+        promised = sum(seated.job.kv_tokens for seated in self.live.values())
+        total = self.facts.kv_tokens
+        return total is None or promised + self.waiting[0].job.kv_tokens <= total
+
+    @property
     def kv_tokens(self) -> int:
         """Prompts and answers of the live jobs."""
         return sum(seated.kv_tokens for seated in self.live.values())

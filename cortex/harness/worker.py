@@ -233,7 +233,7 @@ class DeviceWorker(Losses):
         self._admit(resident)
 
     def _admit(self, resident: Seats) -> None:
-        while resident.waiting and len(resident.live) < resident.facts.slots:
+        while resident.admits:
             seated = resident.waiting.popleft()
             self._put(self.host(resident.model), orders.Submit(resident.model, seated.job))
             resident.live[seated.job.id] = seated
@@ -241,6 +241,8 @@ class DeviceWorker(Losses):
     async def _take_back(self, resident: Seats, mailbox: Mailbox) -> None:
         """The mailbox has no job left; or, after LET_GO_S, a stuck one is reported."""
         resident.waiting = deque(seated for seated in resident.waiting if seated.mailbox is not mailbox)
+        # Who needed more room than there is kept those behind it out.
+        self._admit(resident)
         jobs = resident.jobs_of(mailbox)
         if not jobs:
             return

@@ -65,6 +65,11 @@ class Voice:
     preflight: Preflight
     defaults: Sampling
 
+    @property
+    def bos(self) -> str:
+        """What the engine puts before a text prompt by itself; empty for nothing."""
+        return (self.preflight.bos or "") if self.preflight.adds_bos else ""
+
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:

@@ -30,9 +30,7 @@ class Tokeniser:
             raise BadAsk("Send either 'prompt', a text, or 'messages', a chat", param="prompt")
         living = await self._brought(order.model)
         if order.prompt is not None:
-            text, bos = order.prompt, living.voice.preflight.bos
-            if order.add_special_tokens and living.voice.preflight.adds_bos and bos:
-                text = bos + text
+            text = (living.voice.bos if order.add_special_tokens else "") + order.prompt
         else:
             text = await trio.to_thread.run_sync(_chat, living, body, abandon_on_cancel=True)
         ids = await living.worker.tokenise(living.spec.id, text)
@@ -64,5 +62,4 @@ def _chat(living: Living, body: bytes) -> str:
     prompts.check(ask)
     job = prompts.prepare(ask, living.voice, "-").jobs[0]
     assert isinstance(job.prompt, str)  # noqa: S101 - a chat's prompt is rendered text
-    header = living.voice.preflight
-    return f"{header.bos or ''}{job.prompt}" if header.adds_bos else job.prompt
+    return living.voice.bos + job.prompt

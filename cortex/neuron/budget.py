@@ -1,0 +1,33 @@
+"""Room in a KV cache that jobs share, asked for before a job has a slot.
+
+Where every slot has a context of its own the slot is the room, and nothing is counted
+here. Where slots share a cache, a job is promised what its prompt and its longest answer
+may come to, so that no job that runs is ever short of it. A prompt that cannot fit is
+refused with both numbers, before the device does anything for it; none is ever cut.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+
+from cortex.errors import PromptTooLong
+from cortex.harness.base import EngineFacts, Job
+
+
+async def budgeted(
+    jobs: Iterable[Job], facts: EngineFacts, bos: str, tokenise: Callable[[str], Awaitable[tuple[int, ...]]]
+) -> tuple[Job, ...]:
+    """`jobs`, which have one prompt, with what each may come to occupy. `bos` is what the engine
+    puts before a text by itself."""
+    jobs = tuple(jobs)
+    if facts.kv_tokens is None:
+        return jobs
+    prompt = jobs[0].prompt
+    count = len(await tokenise(bos + prompt) if isinstance(prompt, str) else prompt)
+    # A prompt that fills the context leaves no room for a word of the answer.
+    most = min(facts.context, facts.kv_tokens)
+    if count >= most:
+        raise PromptTooLong.of(count, most)
+    return tuple(
+        replace(job, kv_tokens=most if job.max_tokens is None else min(count + job.max_tokens, most))
+        for job in jobs
+    )

@@ -1,0 +1,139 @@
+"""A KV cache that jobs share: room is promised before a slot is given, and nothing is cut."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from cortex.harness.scripted import Gate, Script, tokens_of
+from tests.calls import TEXT, Json, calling, fault_of, load_of
+from tests.roles import Running, eventually, running_neuron, specs
+
+KV = 40
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+def words(count: int) -> str:
+    text = " ".join(["word"] * count)
+    assert len(tokens_of(text)) == count
+    return text
+
+
+def asked(prompt: int, answer: int, **more: object) -> Json:
+    return {"model": "a", "prompt": words(prompt), "max_tokens": answer, **more}
+
+
+async def live(role: Running) -> int:
+    engine = role.engines.get("a")
+    return 0 if engine is None else len(engine.jobs)
+
+
+async def test_a_job_waits_for_room_though_a_slot_is_free(tmp_path: Path) -> None:
+    """Each of them may come to 20 of the 40 tokens: two run, the third has a slot and waits."""
+    gate = Gate()
+    script = Script(endless=True, hold=gate, kv_tokens=KV)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
+        async with trio.open_nursery() as nursery:
+            done: list[int] = []
+
+            async def ask(body: Json) -> None:
+                answer = await role.http.post(TEXT, json=body)
+                done.append(answer.json()["usage"]["completion_tokens"])
+
+            for _ in range(3):
+                nursery.start_soon(ask, asked(10, 10))
+
+            async def two_run() -> bool:
+                return await live(role) == 2 and (await load_of(role, "a"))["in_flight"] == 3
+
+            await eventually(two_run)
+            assert role.engines["a"].most_live <= 2
+            gate.open()
+        # What was promised was enough: nobody's answer is shorter than was asked for.
+        assert done == [10, 10, 10]
+        assert role.engines["a"].most_live == 2
+        assert (await load_of(role, "a"))["kv_tokens_total"] == KV
+
+
+async def test_nobody_overtakes_who_needs_more_room(tmp_path: Path) -> None:
+    gate = Gate()
+    script = Script(endless=True, hold=gate, kv_tokens=KV)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
+        async with trio.open_nursery() as nursery:
+            order: list[str] = []
+
+            async def ask(name: str, body: Json) -> None:
+                assert (await role.http.post(TEXT, json=body)).status_code == 200
+                order.append(name)
+
+            for number, (name, body) in enumerate(
+                (("first", asked(10, 10)), ("large", asked(10, 25)), ("small", asked(1, 1)))
+            ):
+                nursery.start_soon(ask, name, body)
+
+                async def seated(count: int = number + 1) -> bool:
+                    return (await load_of(role, "a")).get("in_flight") == count
+
+                await eventually(seated)
+                await wait_all_tasks_blocked(0.01)
+            assert await live(role) == 1
+            gate.open()
+        assert [job.max_tokens for job in role.engines["a"].jobs] == [10, 25, 1]
+        assert len(order) == 3
+
+
+@pytest.mark.parametrize(("count", "context", "limit"), [(KV, 8192, KV), (KV + 3, 8192, KV), (32, 30, 30)])
+async def test_a_prompt_that_fits_nowhere_is_refused_with_both_numbers_and_never_submitted(
+    tmp_path: Path, count: int, context: int, limit: int
+) -> None:
+    catalogue = specs(tmp_path, "a", context=context)
+    async with running_neuron(tmp_path, catalogue, Script(kv_tokens=KV)) as role:
+        answer = await role.http.post(TEXT, json=asked(count, 1))
+        assert (answer.status_code, fault_of(answer)["code"]) == (400, "context_length_exceeded")
+        assert f"{limit} tokens" in fault_of(answer)["message"]
+        assert f"{count} tokens" in fault_of(answer)["message"]
+        assert role.engines["a"].jobs == []
+
+
+async def test_without_a_limit_a_job_is_promised_all_there_is(tmp_path: Path) -> None:
+    """It then runs to the end of that, alone."""
+    catalogue = specs(tmp_path, "a", context=20)
+    async with running_neuron(tmp_path, catalogue, Script(endless=True, kv_tokens=KV)) as role:
+        body = asked(5, 1)
+        del body["max_tokens"]
+        answer = (await role.http.post("/v1/chat/completions", json=chat(body))).json()
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert role.engines["a"].jobs[0].kv_tokens == 20
+
+
+async def test_one_who_leaves_while_it_waits_for_room_frees_those_behind_it(tmp_path: Path) -> None:
+    gate = Gate()
+    script = Script(endless=True, hold=gate, kv_tokens=KV)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role, AsyncExitStack() as stack:
+        callers = [await stack.enter_async_context(calling(role)) for _ in range(3)]
+        for number, body in enumerate((asked(10, 10), asked(10, 25), asked(1, 1)), 1):
+            await callers[number - 1].ask(TEXT, body)
+
+            async def seated(count: int = number) -> bool:
+                return (await load_of(role, "a")).get("in_flight") == count
+
+            await eventually(seated)
+        assert [job.max_tokens for job in role.engines["a"].jobs] == [10]
+        await callers[1].leave()
+
+        async def both() -> bool:
+            return [job.max_tokens for job in role.engines["a"].jobs] == [10, 1]
+
+        await eventually(both)
+        gate.open()
+
+
+def chat(body: Json) -> Json:
+    return {"model": body["model"], "messages": [{"role": "user", "content": body["prompt"]}]}
