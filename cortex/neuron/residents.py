@@ -25,6 +25,7 @@ from cortex.harness.worker import DeviceWorker
 from cortex.hub import Hub
 from cortex.ledger import Ledger, Load, Want, refusals
 from cortex.neuron import passing, prompts, upstreams
+from cortex.neuron.budget import budgeted
 from cortex.neuron.crashes import Crashes
 from cortex.neuron.fetching import Fetching
 from cortex.neuron.footprints import Footprints
@@ -314,7 +315,10 @@ class Residents:
                 prompts.prepare, ask, living.voice, request_id, abandon_on_cancel=True
             )
         try:
-            async with living.worker.generate(ask.model, errand.jobs) as mailbox:
+            jobs = await budgeted(
+                errand.jobs, living.facts, living.voice.bos, partial(living.worker.tokenise, ask.model)
+            )
+            async with living.worker.generate(ask.model, jobs) as mailbox:
                 yield Generation(mailbox, errand.readers)
         except CortexError as error:
             if error.blame == "engine":

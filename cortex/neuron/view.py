@@ -282,5 +282,5 @@ class View:
             tok_s_prefill=prefill,
             tok_s_decode=decode,
             kv_tokens_used=0 if living is None else living.worker.kv_tokens(resident.model),
-            kv_tokens_total=0 if living is None else living.facts.slots * living.facts.context,
+            kv_tokens_total=0 if living is None else living.facts.kv_tokens_total,
         )
