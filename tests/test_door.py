@@ -38,6 +38,8 @@ COMMANDS = [
     ["models", "pull"],
     ["models", "load"],
     ["models", "unload"],
+    ["models", "pin"],
+    ["models", "unpin"],
     ["config"],
     ["config", "check"],
 ]
@@ -453,6 +455,20 @@ async def test_models_are_listed_shown_and_ordered() -> None:
         b'{"model":"qwen"}',
         b'{"model":"qwen","force":true}',
     ]
+
+
+async def test_models_are_pinned_at_a_neuron_and_a_gateway_says_where() -> None:
+    played = Played().says("POST /models/pin", {"id": "qwen", "pinned": True, "resident": False})
+    played.says("POST /models/unpin", {"id": "qwen", "pinned": False, "resident": True})
+    async with played_at(played) as url:
+        pinned = await told("models", "pin", "qwen", "--endpoint", url)
+        assert (pinned.returncode, pinned.stdout) == (0, b"qwen is pinned from when it is loaded\n")
+        unpinned = await told("models", "unpin", "qwen", "--endpoint", url)
+        assert unpinned.stdout == b"qwen is not pinned\n"
+        played.says("GET /fleet", FleetReport())
+        refused = await told("models", "pin", "qwen", "--endpoint", url)
+        assert refused.returncode != 0 and b"name one with --endpoint" in refused.stderr
+    assert [body for what, body, _ in played.heard if what.startswith("POST")] == [b'{"id":"qwen"}'] * 2
 
 
 async def test_the_token_comes_from_a_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`cortex models`: what can be asked for, and orders to load and unload.
+"""`cortex models`: what can be asked for, and orders to load, unload and pin.
 
 Works through a gateway, which knows all neurons, or at a neuron, which knows itself.
 """
@@ -104,3 +104,37 @@ def unload(
     with logged(log_level.value, log_format.value):
         asking.order(f"unloading {model}", endpoint, token_file, lambda at: at.unload(model, force=force))
     typer.echo(f"{model} is unloaded")
+
+
+@app.command()
+def pin(
+    model: Model,
+    endpoint: Endpoint = ENDPOINT,
+    token_file: TokenFile = None,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
+    """Keep a model at a neuron: nothing evicts it, also after a restart."""
+    from cortex.cli import asking
+    from cortex.cli.running import logged
+
+    with logged(log_level.value, log_format.value):
+        resident = asking.ask(endpoint, token_file, lambda at: at.pin(model, pinned=True))
+    typer.echo(f"{model} is pinned" if resident else f"{model} is pinned from when it is loaded")
+
+
+@app.command()
+def unpin(
+    model: Model,
+    endpoint: Endpoint = ENDPOINT,
+    token_file: TokenFile = None,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
+    """Let a neuron evict a model again."""
+    from cortex.cli import asking
+    from cortex.cli.running import logged
+
+    with logged(log_level.value, log_format.value):
+        asking.ask(endpoint, token_file, lambda at: at.pin(model, pinned=False))
+    typer.echo(f"{model} is not pinned")

@@ -19,7 +19,7 @@ import msgspec
 from cortex.ask import Json
 from cortex.catalogue import unknown
 from cortex.errors import BadAsk, CortexError, Denied, Unauthorised, Unreachable, UpstreamFailed, named
-from cortex.wire import fleet, neuron
+from cortex.wire import fleet, keeping, neuron
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,18 @@ class Asker:
             await self._order("/fleet/models/unload", {"model": model, "force": force})
         else:
             await self._order("/models/unload", {"id": model, "force": force})
+
+    async def pin(self, model: str, *, pinned: bool) -> bool:
+        """The model is pinned at this neuron, or is not; answers whether it is resident."""
+        if await self._is_gateway():
+            raise BadAsk(
+                f"{self.endpoint} is a gateway's, and pins are its neurons': name one with --endpoint, "
+                "such as http://host:13131, or write pinned_on in models.toml for all of them",
+                param="endpoint",
+            )
+        body = msgspec.json.encode({"id": model})
+        answer = await self._send("POST", "/models/pin" if pinned else "/models/unpin", body)
+        return self._read(answer, keeping.PinAnswer).resident
 
     async def _is_gateway(self) -> bool:
         answer = await self._send("GET", "/fleet")

@@ -199,3 +199,12 @@ def test_a_model_is_found_by_id_and_alias() -> None:
 def test_an_unknown_model_is_told_with_near_names() -> None:
     with pytest.raises(UnknownModel, match="Did you mean qwen"):
         named_in(MODELS, "qwem")
+
+
+async def test_a_pin_is_a_neurons_and_a_gateway_is_refused_by_name() -> None:
+    played = Played().says("POST /models/pin", {"id": "m", "pinned": True, "resident": True})
+    async with at(played) as asked:
+        assert await asked.pin("m", pinned=True) is True
+        played.says("GET /fleet", fleet.FleetReport())
+        with pytest.raises(BadAsk, match="write pinned_on"):
+            await asked.pin("m", pinned=True)
