@@ -459,6 +459,23 @@ async def test_downloads_leave_each_other_the_room_they_need(tmp_path: Path) -> 
         await fetched(both, Source("org/n"))
 
 
+async def test_what_another_download_has_written_is_not_counted_twice(tmp_path: Path) -> None:
+    large = WEIGHTS * 4
+
+    def free(folder: Path) -> int:
+        return 2 * len(large) - sum(partials(tmp_path).values())
+
+    async with fake_hub(m=Repo({"m.gguf": large}), n=Repo({"n.gguf": large[::-1]})) as hub:
+        hub.halts["m.gguf"] = (len(large) - 1000, trio.Event())
+        ours = client(hub, tmp_path, free=free)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetched, ours)
+            while not sum(partials(tmp_path).values()):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            await fetched(ours, Source("org/n"))
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_disk_that_becomes_full_keeps_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

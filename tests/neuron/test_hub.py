@@ -130,6 +130,9 @@ async def test_nobody_makes_room_before_the_model_is_here(tmp_path: Path) -> Non
                 await trio.sleep(0.005)
             assert answers == ["new"] * 3
             assert set(await residents(role)) == {ID}
+            jobs = (await role.http.get("/models/jobs")).json()["jobs"]
+            # From the first byte of the download to the last of the load: one job.
+            assert [(job["model"], job["state"]) for job in jobs] == [(ID, "done"), ("old", "done")]
         assert len(hub.asked(".gguf", "cdn")) == 1
 
 
