@@ -1,7 +1,6 @@
 """What the service manager hears: real datagrams on a real socket, time on trio's mock clock."""
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,27 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cortex.notify import EXTEND_S, LAG_S, Notify
-
-
-class Manager:
-    """The other end of NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._line.bind("\0" + address[1:] if address.startswith("@") else address)
-        self._line.setblocking(False)
-
-    def heard(self) -> list[list[str]]:
-        messages = []
-        while True:
-            try:
-                messages.append(self._line.recv(4096).decode().split("\n"))
-            except BlockingIOError:
-                return messages
-
-    def close(self) -> None:
-        self._line.close()
+from tests.fake_manager import Manager
 
 
 @pytest.fixture(params=["file", "abstract"])

@@ -5,6 +5,7 @@ role is the one given, else the first of the usual places; a neuron does without
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from cortex.config.network import Address
 from cortex.config.whole import Config, Kind, Whole, whole_gateway, whole_neuron
 from cortex.errors import ConfigError
 from cortex.logs import Format, escape
+from cortex.notify import Notify
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
     async def run(stop: trio.Event) -> None:
         from cortex import gateway as role  # noqa: PLC0415 - --check does without the role
 
-        await role.run(read.config, read.catalogue, stop=stop)
+        await role.run(read.config, read.catalogue, stop=stop, notify=Notify.taken_from(os.environ))
 
     return _prepared("gateway", path, read, run)
 
@@ -62,7 +64,8 @@ def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:
         from cortex import neuron as role  # noqa: PLC0415 - as above
         from cortex.harness.alarm import Ours  # noqa: PLC0415
 
-        await role.run(read.config, read.catalogue, stop=stop, ending=Ours())
+        process = role.Process(Ours(), Notify.taken_from(os.environ))
+        await role.run(read.config, read.catalogue, stop=stop, process=process)
 
     return _prepared("neuron", path, read, run)
 

@@ -251,7 +251,11 @@ def _neuron(choice: Choice, token: str) -> tuple[Callable[..., Awaitable[None]],
         default_models=(choice.spec,),
         limits=LIMITS,
     )
-    return partial(neuron.run, ending=Ours()), config, Catalogue({choice.spec.id: choice.spec})
+    return (
+        partial(neuron.run, process=neuron.Process(Ours())),
+        config,
+        Catalogue({choice.spec.id: choice.spec}),
+    )
 
 
 def _gateway(

@@ -25,9 +25,11 @@ from cortex.gateway.report import Report
 from cortex.ledger import Ledger
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
+from cortex.notify import Notify
 from cortex.web.door import Door, Site
 from cortex.web.guard import Credential, Policy
 from cortex.web.listeners import Ports, metrics_site, own_names
+from cortex.web.visit import FAREWELL_S
 from cortex.wire.keeping import EvictionTerms
 
 log = logging.getLogger(__name__)
@@ -38,16 +40,23 @@ async def run(
     catalogue: Catalogue,
     *,
     stop: trio.Event | None = None,
+    notify: Notify = Notify(),
     task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """The gateway, until `stop` is set (then it drains) or it is cancelled (then it does not).
 
-    `started` hands over its addresses, once each neuron has reported or is marked away.
+    `started` hands over its addresses, once each neuron has reported or is marked away; `notify`
+    tells the service manager.
     """
     async with opened(config, catalogue) as gateway:
         task_status.started(gateway.ports)
-        await (trio.Event() if stop is None else stop).wait()
-        await gateway.leave(config.limits.drain_s)
+        notify.ready(f"{len(config.neurons)} neurons configured")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notify.feed)
+            await (trio.Event() if stop is None else stop).wait()
+            notify.stopping(config.limits.drain_s + FAREWELL_S, "draining")
+            await gateway.leave(config.limits.drain_s)
+            nursery.cancel_scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """The neuron role: one host, its devices, the models that live there."""
 
-from cortex.neuron.service import run
+from cortex.neuron.service import Process, run
 
-__all__ = ["run"]
+__all__ = ["Process", "run"]

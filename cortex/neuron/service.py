@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from cortex import logs
-from cortex.catalogue import Catalogue
+from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import ColdLoad
 from cortex.config.neuron import NeuronConfig
 from cortex.dispatch import Dispatch, LoadBook, Patience
@@ -27,7 +27,7 @@ from cortex.harness.base import Harness
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.losses import Crash
 from cortex.harness.watch import Limits
-from cortex.harness.worker import DeviceWorker
+from cortex.harness.worker import STOP_S, DeviceWorker
 from cortex.ledger import Ledger
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
@@ -50,11 +50,13 @@ from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.upstreams import Upstreams
 from cortex.neuron.view import Activation, Endpoint, View
 from cortex.neuron.vigil import LAST_WORDS_S, Vigil
+from cortex.notify import Notify
 from cortex.places import Room
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
 from cortex.web.listeners import Ports, fleet_credential, metrics_site, own_names
 from cortex.web.site import App
+from cortex.web.visit import FAREWELL_S
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,17 @@ TELL_S: Final = 2.0
 WAITS: Final = ColdLoad()
 # Cards that were here once, by uuid.
 DEVICES: Final = "devices.json"
+# Several times within what one such word is good for.
+ANNOUNCE_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What the process that carries a neuron offers it. `ending` may end it when a device hangs,
+    and is None where the process is not the neuron's own; `notify` tells its service manager."""
+
+    ending: Ending | None = None
+    notify: Notify = Notify()
 
 
 async def run(
@@ -72,14 +85,13 @@ async def run(
     *,
     stop: trio.Event | None = None,
     harnesses: Mapping[str, Harness] | None = None,
-    ending: Ending | None = None,
+    process: Process = Process(),
     task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """The neuron, until `stop` is set (then it drains) or it is cancelled (then it does not).
 
     `started` hands over its addresses. `harnesses` other than llama.cpp are for tests,
-    examples and benchmarks. `ending` is for a process that may be ended when a device hangs;
-    DeviceLost is raised when it has to be started again.
+    examples and benchmarks. DeviceLost is raised when the process has to be started again.
     """
     elsewhere = Upstreams(config.upstream, catalogue, config.default_models)
     kinds: dict[str, Harness] = dict(harnesses or {"llamacpp": LlamaCppHarness()})
@@ -89,7 +101,8 @@ async def run(
     async with trio.open_nursery() as nursery:
         neuron = await _assemble(config, catalogue, kinds, elsewhere, nursery)
         vigil = neuron.view.vigil
-        await nursery.start(vigil.run, ending)
+        await nursery.start(vigil.run, process.ending)
+        nursery.start_soon(process.notify.feed, vigil.hung)
         api = await nursery.start(neuron.api.run, config.listen.host, config.listen.port)
         page = await nursery.start(neuron.page.run, config.metrics_listen.host, config.metrics_listen.port)
         neuron.view.at.listens(api[0], api[1], neuron.view.devices.host.hostname)
@@ -97,10 +110,12 @@ async def run(
         await neuron.view.residents.found.seen()
         await elsewhere.seen()
         task_status.started(Ports(api, page))
-        nursery.start_soon(neuron.orders.activate, config.default_models, neuron.view.activation)
+        nursery.start_soon(_activate, neuron, config.default_models, process.notify)
         told = await _first(trio.Event() if stop is None else stop, vigil.doomed)
         # Nobody is left to finish where the vigil says so: only errors are on their way.
-        await neuron.leave(config.limits.drain_s if told else LAST_WORDS_S)
+        drain_s = config.limits.drain_s if told else LAST_WORDS_S
+        process.notify.stopping(drain_s + FAREWELL_S + STOP_S, "draining, then unloading")
+        await neuron.leave(drain_s)
         # Each device's worker unloads its models when it is cancelled, within a limit of its own.
         nursery.cancel_scope.cancel()
     log.info("neuron.stopped")
@@ -119,6 +134,24 @@ async def _first(stop: trio.Event, doomed: trio.Event) -> bool:
 
             nursery.start_soon(wait)
     return stop.is_set()
+
+
+async def _activate(neuron: "_Neuron", specs: Iterable[ModelSpec], notify: Notify) -> None:
+    """The default models have come in or failed, and the service manager knows."""
+    activation = neuron.view.activation
+
+    async def announce() -> None:
+        while True:
+            notify.starting(f"loading {activation.in_progress or 'default models'}")
+            await trio.sleep(ANNOUNCE_S)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(announce)
+        await neuron.orders.activate(specs, activation)
+        nursery.cancel_scope.cancel()
+    if activation.state == "ready":
+        failed = f", {len(activation.failed)} failed" if activation.failed else ""
+        notify.ready(f"{len(activation.completed)} default models loaded{failed}")
 
 
 class _Part(Protocol):

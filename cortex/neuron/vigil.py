@@ -92,6 +92,13 @@ class Vigil:
             return "no device is left that serves"
         return None if self._moving() else "requests wait beyond their patience"
 
+    def hung(self) -> str | None:
+        """Why a restart would help; None while all is well. A poisoned device has an end of its own."""
+        for place, worker in self._workers.items():
+            if worker.poisoned is None and not self._fresh(worker):
+                return f"{place} shows no sign of life"
+        return None if self._moving() else "requests wait beyond their patience"
+
     # -- hangs ------------------------------------------------------------------------------
 
     async def _watch(self, held: Alarm | None) -> None:

@@ -28,7 +28,9 @@ async def _hang_guard():
         yield
 
 
-@pytest.mark.parametrize("more", [{}, {"tools": [TOOL]}, {"chat_template_kwargs": {"enable_thinking": False}}])
+@pytest.mark.parametrize(
+    "more", [{}, {"tools": [TOOL]}, {"chat_template_kwargs": {"enable_thinking": False}}]
+)
 async def test_the_count_of_a_chat_is_what_its_completion_is_charged_for(more: dict[str, object]) -> None:
     body = {"model": MODEL_ID, **CHAT_BODY, **more}
     async with demo_neuron() as role:
