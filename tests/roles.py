@@ -20,7 +20,7 @@ from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import ColdLoad, GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
 from cortex.config.network import Address
-from cortex.config.neuron import Devices, NeuronConfig
+from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import Harness
 from cortex.harness.scripted import Script, ScriptedEngine, ScriptedHarness
 
@@ -66,8 +66,9 @@ async def running_neuron(
     *,
     memory: int = 1024 * MIB,
     config: NeuronConfig = NeuronConfig(),
+    name: str = "llamacpp",
 ) -> AsyncIterator[Running]:
-    """A neuron whose device has `memory` bytes for models."""
+    """A neuron whose devices have `memory` bytes for models; `name` is what its harness is called."""
     harness = ScriptedHarness(scripts) if isinstance(scripts, Script) else ScriptedHarness(scripts=scripts)
     config = replace(
         config,
@@ -76,11 +77,9 @@ async def running_neuron(
         metrics_listen=ANY,
         model_roots=(folder,),
         state_dir=config.state_dir or _new_folder(),
-        devices=Devices(memory_limit=memory, memory_headroom=0),
+        devices=replace(config.devices, memory_limit=memory, memory_headroom=0),
     )
-    async with _running(
-        lambda run: neuron.run(config, catalogue, harnesses={"llamacpp": harness}, **run)
-    ) as role:
+    async with _running(lambda run: neuron.run(config, catalogue, harnesses={name: harness}, **run)) as role:
         role.engines = harness.engines
         yield role
 
