@@ -147,8 +147,18 @@ def test_who_does_not_come_back_is_loaded_again_for_those_who_wait() -> None:
     book = books(100, resident("a", 60))
     cleared = book.ledger.clear("p", "tidied up")
     waiting, _ = book.arrive("a", 60)
-    book.ledger.reopen("p", "tidied up", absent=[one.model for one in cleared])
+    book.ledger.reopen("p", "tidied up", absent=cleared)
     assert isinstance(book.settle()[waiting], Load)
+
+
+def test_a_place_that_was_lost_meanwhile_keeps_who_came_in_there_since() -> None:
+    book = books(100, resident("a", 60))
+    away = book.ledger.clear("p", "tidied up")
+    book.ledger.lost("p", "poisoned")
+    book.tell("p", 100)
+    book.finish(book.begin("a", 60)[1])
+    book.ledger.reopen("p", "tidied up", absent=away)
+    assert book.living() == {"a": "loaded"}
 
 
 @pytest.mark.parametrize("fate", ["lost", "shut"])

@@ -205,13 +205,26 @@ class Machine(RuleBasedStateMachine):
 
 
 class NeuronMachine(Machine):
-    """Places are devices."""
+    """Places are devices. `cleared` is one that is being emptied, and who lived there."""
+
+    @initialize()
+    def open(self) -> None:
+        super().open()
+        self.pins: set[str] = set()
+        self.cleared: tuple[str, list[Resident]] | None = None
 
     def finish(self, load: Load) -> None:
         for victim in load.victims:
             self.ledger.gone(load.place.name, victim)
-        self.ledger.loaded(load, measured(load.want.model))
+        facts = measured(load.want.model, idle_unload_s=45.0)
+        facts.pinned = facts.pinned or load.want.model in self.pins
+        self.ledger.loaded(load, facts)
         self.settle()
+
+    def tidy(self) -> None:
+        super().tidy()
+        if self.cleared is not None:
+            self.place_is_filled_again(0)
 
     def check_load(self, load: Load) -> None:
         super().check_load(load)
@@ -225,6 +238,42 @@ class NeuronMachine(Machine):
         found = self.ledger.place(place)
         if found is not None and model in found.residents and found.residents[model].phase == "loaded":
             self.ledger.leaving(place, model, force=True)
+        self.settle()
+
+    @rule(model=MODELS, pinned=st.booleans())
+    def operator_pins(self, model: str, pinned: bool) -> None:
+        """What models.toml pins stays so."""
+        if model != "pinned":
+            self.ledger.pin(model, pinned=pinned)
+            (self.pins.add if pinned else self.pins.discard)(model)
+        self.settle()
+
+    @rule()
+    def idle_ones_leave(self) -> None:
+        for place, one in self.ledger.idle():
+            assert one.servable and not one.seats and not one.pinned
+            assert not self.ledger.waiting_for(one.model)
+            self.ledger.leaving(place.name, one.model)
+        self.settle()
+        assert self.ledger.idle() == [] and self.ledger.idle_due > self.clock()
+
+    @precondition(lambda self: not self.cleared)
+    @rule(place=PLACES)
+    def place_is_emptied(self, place: str) -> None:
+        if self.ledger.quiet_since(place) is not None:
+            self.cleared = place, self.ledger.clear(place, "tidied up")
+            assert not any(one.seats for one in self.cleared[1])
+        self.settle()
+
+    @precondition(lambda self: self.cleared)
+    @rule(absent=st.integers(0, 2))
+    def place_is_filled_again(self, absent: int) -> None:
+        assert self.cleared is not None
+        place, away = self.cleared
+        for one in away[absent:]:
+            self.ledger.returned(place, one, measured(one.model))
+        self.ledger.reopen(place, "tidied up", away[:absent])
+        self.cleared = None
         self.settle()
 
     @rule(place=PLACES)

@@ -84,12 +84,14 @@ class Ledger(Seating):
         resident.room_bytes, resident.slots = facts.room_bytes, facts.slots
         resident.phase, resident.loaded_at = "loaded", self.clock()
 
-    def reopen(self, name: str, reason: str, absent: Iterable[str] = ()) -> None:
+    def reopen(self, name: str, reason: str, absent: Iterable[Resident] = ()) -> None:
         """The place serves again, without those who did not come back, unless something else has
         befallen it since it was cleared for `reason`."""
-        for model in absent:
-            self.gone(name, model)
         place = self._places[name]
+        for one in absent:
+            # Unless the place was lost meanwhile, and the model came in there anew.
+            if place.residents.get(one.model) is one:
+                self.gone(name, one.model)
         if place.doubt and place.why_not == reason:
             place.ready, place.why_not, place.doubt = True, "", False
         self._stir(*place.residents)

@@ -110,7 +110,7 @@ class Upkeep:
             log.exception("defrag.crashed place=%s", name)
             return
         finally:
-            ledger.reopen(name, DEFRAG, absent=[resident.model for resident in away])
+            ledger.reopen(name, DEFRAG, absent=away)
         self._metrics.defragged(won)
         log.info(
             "defrag.done place=%s seconds=%.1f bytes_won=%d floor_bytes=%d",

@@ -8,6 +8,8 @@ from threading import Event
 import pytest
 import trio
 
+from cortex import demo
+from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig, NeuronEviction
 from cortex.dispatch import Dispatch, LoadBook, Patience
 from cortex.errors import LoadFailed
@@ -20,8 +22,9 @@ from cortex.neuron.upkeep import FLOOR_SLACK_BYTES, QUIET_S, Upkeep
 from cortex.places import Resident, Room
 from cortex.wire.keeping import EvictionTerms
 from tests.calls import CHAT, calling, figures, hello, residents, settings, text_of, until
+from tests.demo_questions import QUESTIONS
 from tests.fake_ledger import policy, resident, want
-from tests.roles import MIB, Running, running_neuron, specs
+from tests.roles import MIB, Running, demo_neuron, running_neuron, specs
 
 SMALL = Script(reply="hi", bytes=30 * MIB)
 
@@ -151,6 +154,23 @@ async def reloading(role: Running) -> bool:
 
 async def both_wait(role: Running) -> bool:
     return await figures(role) == {"a": (0, 1), "b": (0, 1)}
+
+
+async def test_a_real_engine_comes_back_from_a_defrag_word_for_word(
+    hang_guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "QUIET_S", 0.05)
+    known = {name: ModelSpec(name, source=f"path:{demo.GGUF}", context=512, slots=2) for name in "ab"}
+    async with demo_neuron(worn(1), Catalogue(known)) as role:
+        question = QUESTIONS[0]
+        body = {"messages": question.messages, "temperature": 0, "max_tokens": 40}
+        for model in "ab":
+            assert text_of(await role.http.post(CHAT, json={"model": model, **body})) == question.answer
+        await role.http.post("/models/unload", json={"id": "b"})
+        await until(lambda: counted(role, "cortex_defrags_total 1.0"), 10)
+        assert await only(role, "a")
+        assert text_of(await role.http.post(CHAT, json={"model": "a", **body})) == question.answer
+        assert (await role.http.get("/health")).json()["status"] == "ok"
 
 
 async def test_a_gateways_terms_count_where_the_neurons_file_says_nothing(hang_guard, tmp_path) -> None:
