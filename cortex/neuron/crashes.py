@@ -10,7 +10,7 @@ them may have been its cause: nobody should send it again.
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -223,10 +223,12 @@ def _left(folder: Path | None) -> list[Noted]:
     if folder is None:
         return []
     noted: list[Noted] = []
+    blamed: set[str] = set()
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         entry = journal.read(path)
         if entry is not None and entry.crashed:
-            noted.append(_noted(entry))
+            noted.append(_noted(entry, blamed))
+            blamed |= {each.digest for each in entry.blamed}
         try:
             path.unlink()  # of a device that is gone, it would be found again and again
         except OSError as error:
@@ -234,13 +236,15 @@ def _left(folder: Path | None) -> list[Noted]:
     return noted
 
 
-def _noted(entry: journal.Entry) -> Noted:
+def _noted(entry: journal.Entry, blamed: Collection[str]) -> Noted:
+    """A process dies once, whatever its other devices were at: who is `blamed` already is not
+    blamed for the same death again."""
     return Noted(
         device=entry.device,
         phase=entry.phase,
         at=entry.at,
         boot_id=entry.boot_id,
-        models={each.model: each.digest for each in entry.blamed},
+        models={each.model: "" if each.digest in blamed else each.digest for each in entry.blamed},
         requests=tuple(request for each in entry.blamed for request in each.requests),
         more=entry.more,
     )

@@ -139,7 +139,7 @@ async def _seated(role: Running) -> bool:
 
 
 async def test_memory_that_runs_out_is_counted_and_costs_nothing_else(tmp_path: Path) -> None:
-    """Rows 68 and 69, through HTTP: 502 for the job, 507 for the load (tried on both), and the next is served."""
+    """Rows 68 and 69: 502 for the job, 507 for the load, which was tried on both; all else goes on."""
 
     def full(turn: int = 1) -> None:
         if turn == 1:
