@@ -131,6 +131,18 @@ async def test_readings_are_refreshed_and_asking_costs_no_look(monkeypatch: pyte
             nursery.cancel_scope.cancel()
 
 
+async def test_what_we_hold_is_looked_up_at_this_moment() -> None:
+    """Of a device that cannot tell it is all that is used; what is no device holds nothing."""
+    telling = FakeProbe("cpu", Reading(100, 40, ours_bytes=7), Reading(100, 40, ours_bytes=5))
+    silent = FakeProbe("cuda:0", Reading(100, 40), Reading(100, 30))
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            devices = await started(nursery, DevicesConfig(), telling, silent)
+            assert await devices.ours(["cpu"]) == 5
+            assert await devices.ours(["cpu", "cuda:0", "upstream"]) == 5 + 70
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_driver_that_hangs_leaves_the_last_reading_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

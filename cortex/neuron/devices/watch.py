@@ -118,9 +118,10 @@ class Devices:
 
     async def ours(self, names: Iterable[str]) -> int:
         """Bytes of these devices that this process and its children hold, by a look of this moment;
-        of a device that cannot tell whose they are, all that is used."""
+        of a device that cannot tell whose they are, all that is used. What is no device of ours
+        holds nothing."""
         held = 0
-        for name in names:
+        for name in filter(self._probes.__contains__, names):
             await self._look(self._probes[name], trio.CapacityLimiter(1))
             reading = self._readings[name]
             held += reading.used_bytes if reading.ours_bytes is None else reading.ours_bytes
