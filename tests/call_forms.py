@@ -22,6 +22,7 @@ PARAMETERS = {
         "level": {"enum": [1, 2]},
         "kind": {"const": True},
         "maybe": {"type": ["string", "null"]},
+        "mixed": {"type": ["integer", "string"]},
         "either": {"anyOf": [{"type": "string"}, {"type": "array"}]},
         "point": {"$ref": "#/$defs/Point"},
         "round": {"$ref": "#/$defs/Round"},

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.events import Text
+from cortex.events import Stopped, Text, Thought, Tokens, ToolCall
+from cortex.text.projection import Projection
+from cortex.text.thinking import Thinking
 from cortex.text.toolcalls import CallForm, call_form, markers
 from tests.call_forms import Said, read, scanner
 from tests.work import lines
@@ -159,6 +161,23 @@ def test_every_cut_gives_the_same_calls_and_text(form: CallForm, answer: str, sa
     assert read(form, list(answer)) == said
 
 
+@pytest.mark.parametrize(("form", "answer", "said"), CALLS.values(), ids=CALLS.keys())
+def test_calls_are_read_behind_a_thought_and_never_in_one(form: CallForm, answer: str, said: Said):
+    """The whole way of an answer, cut at every byte, streaming and whole alike."""
+    data = f"<think>\nhm ☀ {answer}\n</think>\n\n{answer}".encode()
+    for at in range(0, len(data), 3):
+        choice = Projection(choice=0, thinking=Thinking(inside=False), calls=scanner(form))
+        events = [Tokens(data[:at], 1), Tokens(data[at:], 1), Stopped("length")]
+        told = [event for heard in events for event in choice.feed(heard)]
+        thought = "".join(event.text for event in told if isinstance(event, Thought))
+        text = "".join(event.text for event in told if isinstance(event, Text))
+        calls = [(event.name, event.arguments) for event in told if isinstance(event, ToolCall)]
+        assert thought == f"hm ☀ {answer.rstrip(chr(10))}"
+        assert calls == [piece for piece in said if not isinstance(piece, str)]
+        assert text == "".join(piece for piece in said if isinstance(piece, str))
+        assert told[-1].reason == "tool_calls"
+
+
 @pytest.mark.parametrize(("form", "answer"), VERBATIM.values(), ids=VERBATIM.keys())
 def test_what_is_no_call_or_is_cut_off_comes_out_word_for_word(form: CallForm, answer: str):
     """Fault row 49: the tool-call parser is fed hostile output."""
@@ -197,6 +216,7 @@ def test_what_is_no_call_or_is_cut_off_comes_out_word_for_word(form: CallForm, a
         ("maybe", "null", None),
         ("maybe", "None", None),
         ("maybe", "1", "1"),
+        ("mixed", "1", "1"),
         ("either", '["a"]', ["a"]),
         ("either", "a", "a"),
         ("either", "7", "7"),

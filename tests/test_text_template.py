@@ -230,6 +230,11 @@ def test_an_absent_token_prints_as_nothing():
     assert template(GEMMA, bos=None).render([ASKED], [], {}).startswith("<turn>user")
 
 
+def test_there_are_no_documents_as_in_the_conventions():
+    reads = template("{{ messages[0].content }}{{ documents is defined and documents is none }}")
+    assert reads.render([ASKED], [], {}).endswith("True")
+
+
 def test_a_template_can_ask_for_the_date():
     prompt = template(LLAMA).render([ASKED], [], {})
     date = re.search(r"\[system\](\d\d \w+ \d{4})\|", prompt)

@@ -8,7 +8,7 @@ from cortex.ask import Ask, Message, Sampling, Shape, Tool, ToolChoice, ToolUse
 from cortex.errors import BadAsk, Unfit, Unsupported
 from cortex.events import Stopped, Text, Thought, Tokens, ToolCall
 from cortex.harness.base import Preflight
-from cortex.neuron.prompts import Templates, Voice, check, prepare
+from cortex.neuron.prompts import Templates, Voice, check, foresee, prepare
 from cortex.text.template import ChatTemplate
 
 PLAIN = (
@@ -72,6 +72,99 @@ def test_a_forced_call_is_begun_and_read_as_a_call(choice: ToolChoice) -> None:
     assert isinstance(call, ToolCall)
     assert (call.name, call.arguments) == ("find", '{"what": "x"}')
     assert stop.reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("form", "opening", "answer"),
+    [
+        ("<function=x><parameter=y>", "<tool_call>\n", '{"name": "find", "arguments": {"what": "x"}}'),
+        ('{"name": "f", "parameters": {}}', "", '{"name": "find", "parameters": {"what": "x"}}'),
+        ("[TOOL_CALLS]", "[TOOL_CALLS]", '[{"name": "find", "arguments": {"what": "x"}}]'),
+        ("[TOOL_CALLS][ARGS]", "[TOOL_CALLS]find[ARGS]", '{"what": "x"}'),
+    ],
+)
+def test_a_call_is_forced_in_the_form_of_the_template(form: str, opening: str, answer: str) -> None:
+    source = PLAIN + "{# " + form + " #}"
+    ask = Ask("m", HELLO, tools=(FIND, LOSE), tool_choice=ToolChoice("named", "find"), n=2)
+    errand = prepare(ask, voice(source), "-")
+    for job, projection in zip(errand.jobs, errand.readers, strict=True):
+        assert str(job.prompt) == "<user>hello[find][lose]<assistant>" + opening
+        call, stop = [*projection.feed(Tokens(answer.encode(), 1)), *projection.feed(Stopped("stop"))]
+        assert isinstance(call, ToolCall)
+        assert (call.name, call.arguments, stop.reason) == ("find", '{"what": "x"}', "tool_calls")
+
+
+def test_the_engine_is_asked_for_the_text_of_the_markers() -> None:
+    """Models have made single tokens of them, which have no text in an answer by themselves."""
+    for source, markers in (
+        (PLAIN, ("<think>", "</think>")),
+        (CALLS, ("<think>", "</think>", "<tool_call>", "</tool_call>")),
+        (PLAIN + "{# [THINK][TOOL_CALLS] #}", ("[THINK]", "[/THINK]", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")),
+    ):
+        assert prepare(Ask("m", HELLO), voice(source), "-").jobs[0].visible == markers
+    assert prepare(Ask("m", prompt="once"), voice(CALLS), "-").jobs[0].visible == ()
+
+
+def test_thoughts_are_told_by_the_markers_of_the_template() -> None:
+    source = PLAIN + "{{ '[THINK]' }}"
+    events = said(Ask("m", HELLO), "hm[/THINK]<think>yes", source)
+    assert [(type(event), event.text) for event in events[:-1]] == [(Thought, "hm"), (Text, "<think>yes")]
+    (job,) = prepare(Ask("m", HELLO, shape=OBJECT), voice(source), "-").jobs
+    assert str(job.prompt).endswith("[THINK]\n[/THINK]\n\n")
+
+
+def test_only_one_call_is_made_where_calls_are_not_to_be_parallel() -> None:
+    both = '{"name": "find", "parameters": {}};{"name": "lose", "parameters": {}}'
+    source = PLAIN + '{# {"name": "f", "parameters": {}} #}'
+    for parallel in (True, False):
+        ask = Ask("m", HELLO, tools=(FIND, LOSE), parallel_tool_calls=parallel)
+        events = said(ask, both, source)
+        assert [event.name for event in events if isinstance(event, ToolCall)] == ["find", "lose"][
+            : 1 + parallel
+        ]
+        assert events[-1].reason == "tool_calls"
+
+
+def test_tools_are_shown_by_the_template_that_is_there_for_them() -> None:
+    made = voice(PLAIN)
+    named = ChatTemplate("with tools: " + CALLS, bos=None, eos=None)
+    spoken = replace(made, templates=replace(made.templates, tool_use=named))
+    asks = {
+        "plain": (Ask("m", HELLO), Ask("m", HELLO, tools=(FIND,), tool_choice=ToolChoice("none"))),
+        "tools": (Ask("m", HELLO, tools=(FIND,)),),
+    }
+    for kind, same in asks.items():
+        for ask in same:
+            prompt = str(prepare(ask, spoken, "-").jobs[0].prompt)
+            assert prompt.startswith("with tools: ") is (kind == "tools")
+    assert spoken.templates.reads == {"messages", "tools"}
+    alone = replace(made, templates=Templates(None, named))
+    with pytest.raises(Unfit):
+        prepare(asks["plain"][0], alone, "-")
+
+
+@pytest.mark.parametrize(
+    ("source", "ask", "param"),
+    [
+        (PLAIN, Ask("m", HELLO, tools=(FIND,), tool_choice=ToolChoice("required")), "tool_choice"),
+        ("{{ messages[0].content }}", Ask("m", HELLO, tools=(FIND,)), "tools"),
+        (THINKS, Ask("m", HELLO, template={"enable_thinking": False}), "enable_thinking"),
+        (
+            PLAIN,
+            Ask("m", HELLO, template={"preserve_thinking": True}),
+            "chat_template_kwargs.preserve_thinking",
+        ),
+    ],
+)
+def test_what_a_template_cannot_do_is_known_before_anything_is_rendered(
+    source: str, ask: Ask, param: str
+) -> None:
+    templates = voice(source).templates
+    with pytest.raises(Unsupported) as refused:
+        foresee(ask, templates)
+    assert refused.value.param == param
+    foresee(replace(ask, tools=(), tool_choice=ToolChoice(), template={}), templates)
+    foresee(replace(ask, messages=(), prompt="once"), templates)
 
 
 def test_a_form_of_call_that_the_model_does_not_know_is_not_forced_on_it() -> None:
