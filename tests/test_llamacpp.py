@@ -10,7 +10,7 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,6 +255,56 @@ def test_a_prompt_is_cancelled_while_it_is_read(driven: Driven) -> None:
     while not heard or not isinstance(heard[-1], Stopped | Failed):
         heard += [event for _, event in driven.engine.turn()]
     assert not any(isinstance(event, Tokens) for event in heard)
+
+
+def test_each_batch_of_a_prompt_is_a_sign_of_life(driven: Driven) -> None:
+    """Row 77: reading a long prompt says nothing to the client, and is no hang."""
+    prompt = driven.engine.tokenise("y z ") * 480
+    driven.engine.submit(Job(1, tuple(prompt[:1900]), GREEDY))
+    signs: set[float] = set()
+    heard: list[EngineEvent] = []
+    while not heard or not isinstance(heard[-1], Prefilled):
+        assert driven.bell.acquire(timeout=20)
+        signs.add(driven.engine.silent_since())
+        heard += [event for _, event in driven.engine.turn()]
+    assert len(signs) > 10
+    driven.engine.cancel(1)
+    while not isinstance(heard[-1], Stopped | Failed):
+        assert driven.bell.acquire(timeout=20)
+        heard += [event for _, event in driven.engine.turn()]
+    assert driven.engine.silent_since() >= max(signs)
+
+
+def test_a_call_that_writes_and_then_says_nothing_is_silent_whoever_else_speaks() -> None:
+    driven, stuck, go = Driven(ORDER), threading.Event(), threading.Event()
+    real = driven.engine._complete
+    assert real is not None
+
+    def sticks(body: bytes, hear: Callable[[bytes], bool]) -> None:
+        def once(chunk: bytes) -> bool:
+            stop = hear(chunk)
+            if b"verbose" in chunk and b"prompt_progress" not in chunk:
+                stuck.set()
+                go.wait(20)
+            return stop
+
+        real(body, once)
+
+    driven.engine._complete = sticks
+    driven.engine.submit(Job(1, FRANCE, GREEDY))
+    assert stuck.wait(20)
+    driven.engine._complete = real
+    while driven.engine.restless():
+        driven.engine.turn()
+    since = driven.engine.silent_since()
+    driven.engine.submit(Job(2, FRANCE, GREEDY, max_tokens=1))
+    heard: list[tuple[int, EngineEvent]] = []
+    while not any(at == 2 and isinstance(event, Stopped) for at, event in heard):
+        assert driven.engine.silent_since() == since
+        assert driven.bell.acquire(timeout=20)
+        heard += driven.engine.turn()
+    go.set()
+    driven.engine.unload()
 
 
 def test_special_tokens_are_understood(driven: Driven) -> None:
