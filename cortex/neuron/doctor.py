@@ -22,6 +22,9 @@ import trio
 
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import Harness
+from cortex.hub import cache_of, knock
+from cortex.neuron.devices import find
+from cortex.neuron.state import usual_folder
 from cortex.units import size
 
 Verdict: TypeAlias = Literal["ok", "warn", "fail"]
@@ -80,6 +83,8 @@ def checks(config: NeuronConfig, harnesses: Mapping[str, Harness]) -> dict[str, 
         "state": partial(state, config),
         "weights": partial(weights, config.model_roots),
         "engines": partial(engines, harnesses),
+        "devices": partial(devices, config),
+        "hub": partial(hub, config),
     }
 
 
@@ -114,7 +119,7 @@ def memory(config: NeuronConfig) -> Iterator[Finding]:
 
 def state(config: NeuronConfig) -> Iterator[Finding]:
     """Whether pins, profiles and the crash journal can be kept."""
-    folder = config.state_dir
+    folder = config.state_dir or usual_folder(os.environ)
     if folder is None:
         yield Finding("state", "warn", "nothing is kept over a restart", "set state_dir of [neuron]")
         return
@@ -146,6 +151,30 @@ def engines(harnesses: Mapping[str, Harness]) -> Iterator[Finding]:
         else:
             # The reason names its remedy.
             yield Finding(f"engine {name}", "fail" if none else "warn", "cannot run here", why)
+
+
+def devices(config: NeuronConfig) -> Iterator[Finding]:
+    """What CUDA devices there are. None is no fault, unless the configuration wants one."""
+    driver = find(dict(os.environ))
+    wanted = [name for name in config.devices.use if name.startswith("cuda")]
+    if driver.why_not is not None:
+        remedy = f"see to it, or take {', '.join(wanted)} out of [devices] use" if wanted else ""
+        yield Finding("devices", "fail" if wanted else "ok", f"no CUDA device: {driver.why_not}", remedy)
+    for gpu in driver.gpus:
+        total = size(gpu.look().total_bytes)
+        yield Finding(f"device {gpu.name}", "ok", f"{gpu.model}, {total}, driver {driver.version}")
+    for note in driver.notes:
+        yield Finding("devices", "warn", "not as one may expect", note)
+
+
+def hub(config: NeuronConfig) -> Iterator[Finding]:
+    """Whether models could be downloaded. A neuron that has its models needs no hub."""
+    found = knock(config.hub)
+    if found.fault is None:
+        yield Finding("hub", "ok", found.words)
+    else:
+        yield Finding("hub", "warn", found.words, found.fault.message)
+    yield from _writable("hub cache", cache_of(config.hub))
 
 
 def _writable(subject: str, folder: Path) -> Iterator[Finding]:

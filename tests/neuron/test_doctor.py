@@ -5,11 +5,13 @@ import resource
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from cortex.config.hub import HubConfig
 from cortex.config.neuron import Devices, NeuronConfig
 from cortex.neuron import doctor
 from cortex.neuron.doctor import Finding, examine
@@ -101,6 +103,63 @@ def test_a_low_limit_of_open_files_is_warned_of() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (low.verdict, "LimitNOFILE" in low.remedy) == ("warn", True)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Knows one token."""
+
+    def do_GET(self) -> None:
+        known = self.headers["authorization"] == "Bearer good"
+        self.send_response(503 if self.path.startswith("/ill") else 200 if known else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "token", "verdict", "said"),
+    [
+        ("", "good", "ok", "takes the token"),
+        ("", "bad", "warn", "refuses the token"),
+        ("", "", "ok", "without a token"),
+        ("/ill", "", "warn", "503"),
+        ("gone", "", "warn", "not reached"),
+    ],
+)
+def test_the_hub_is_asked_once_whether_it_would_serve(
+    endpoint: str, token: str, verdict: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_TOKEN", token)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = (
+            "http://127.0.0.1:9" if endpoint == "gone" else f"http://127.0.0.1:{server.server_port}{endpoint}"
+        )
+        config = HubConfig(endpoint=url, token_env="A_TOKEN", cache_dir=tmp_path / "cache")
+        found = list(doctor.hub(NeuronConfig(hub=config)))
+        server.shutdown()
+        thread.join()
+    assert verdicts(found) == [("hub", verdict), ("hub cache", "ok")]
+    assert said in found[0].what
+    assert bool(found[0].remedy) == (verdict != "ok")
+    assert "good" not in repr(found) and "bad" not in repr(found)
+
+
+def test_a_hub_that_is_not_to_be_used_is_not_asked(tmp_path: Path) -> None:
+    config = HubConfig(endpoint="http://127.0.0.1:9", offline=True, cache_dir=tmp_path)
+    found = next(iter(doctor.hub(NeuronConfig(hub=config))))
+    assert (found.verdict, "offline" in found.what) == ("ok", True)
+
+
+def test_a_device_that_is_wanted_and_not_there_is_a_fault() -> None:
+    """This machine may have one: then only the wanting is of no interest."""
+    if next(iter(doctor.devices(NeuronConfig()))).subject != "devices":
+        pytest.skip("there is a CUDA device here")
+    assert verdicts(doctor.devices(NeuronConfig())) == [("devices", "ok")]
+    (found,) = doctor.devices(NeuronConfig(devices=Devices(use=("cuda:0",))))
+    assert found.verdict == "fail" and "cuda:0" in found.remedy
 
 
 async def test_the_command_tells_a_taken_port_a_faulty_file_and_its_exit_code(tmp_path: Path) -> None:
