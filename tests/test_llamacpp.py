@@ -421,6 +421,18 @@ def test_signals_stay_pythons() -> None:
     driven.engine.unload()
 
 
+def test_what_an_unload_frees_is_the_hosts_again() -> None:
+    """The allocator maps the first engine's memory, and would keep that of all that come after."""
+    order = replace(ORDER, slots=4)
+    cache = HARNESS.preflight(order).cache_bytes
+    for _ in range(2):
+        driven = Driven(order)
+        driven.run(Job(1, FRANCE, GREEDY, max_tokens=2))
+        loaded = loading._resident_bytes()
+        driven.engine.unload()
+        assert loaded - loading._resident_bytes() > cache
+
+
 @pytest.mark.slow
 def test_loading_and_unloading_leaks_nothing() -> None:
     """Also without a job in between: an engine that is freed at once must not hang."""

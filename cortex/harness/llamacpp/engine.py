@@ -29,6 +29,7 @@ from cortex.events import (
 )
 from cortex.harness.base import EngineFacts, Job, Memory, Said
 from cortex.harness.llamacpp import asking
+from cortex.harness.llamacpp.allocator import trim
 from cortex.harness.llamacpp.asking import Chunk
 from cortex.harness.llamacpp.listener import Listener
 from cortex.weights import GgufHeader
@@ -170,6 +171,7 @@ class LlamaCppEngine:
         self._threads.shutdown(wait=True)
         self._complete = None
         self._listener.close()
+        trim()
 
     def _end(self, call: _Call, ended: _Ended) -> list[EngineEvent]:
         """The slot is free: how the job ended. What the call raised by a bug is raised here."""

@@ -5,7 +5,6 @@ file is read through before, without the lock and with progress, and is in the p
 when the engine maps it. A load that fails leaves nothing: no folder, no thread, no memory.
 """
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -18,6 +17,7 @@ from typing import Any, Final
 from cortex.errors import LoadFailed, Unfit
 from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress
 from cortex.harness.llamacpp import asking
+from cortex.harness.llamacpp.allocator import trim
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
 from cortex.weights import GgufHeader, footprint, read_gguf, templates_of
@@ -54,10 +54,8 @@ class LlamaCppHarness:
             return None
 
     def release(self) -> None:
-        """What the C library keeps of freed memory is the host's again, where it can tell."""
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        """Each unload does so, too; this is for what came free since."""
+        trim()
 
     def unavailable(self) -> str | None:
         # The binding is compiled for these instructions: without them it dies at its first one.
@@ -119,6 +117,7 @@ class LlamaCppHarness:
             server = None
             traceback.clear_frames(error.__traceback__)
             listener.close()
+            trim()
             raise
 
 
