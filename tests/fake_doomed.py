@@ -67,11 +67,11 @@ def _main(folder: Path, state: Path) -> None:
     catalogue = Catalogue(
         {model: ModelSpec(model, source=f"path:{folder / model}.gguf") for model in scripts}
     )
-    harnesses = {"llamacpp": ScriptedHarness(scripts=scripts)}
+    harnesses, process = {"llamacpp": ScriptedHarness(scripts=scripts)}, neuron.Process(ending=Ours())
 
     async def service(stop: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
-            run = partial(neuron.run, config, catalogue, stop=stop, harnesses=harnesses, ending=Ours())
+            run = partial(neuron.run, config, catalogue, stop=stop, harnesses=harnesses, process=process)
             ports = await nursery.start(run)
             print(f"http://127.0.0.1:{ports.api[1]}", flush=True)
 
@@ -85,6 +85,8 @@ class Doomed:
         self.process = process
         assert process.stdout is not None
         self.url = process.stdout.readline().strip()
+        if not self.url:
+            raise RuntimeError(process.communicate()[1])
 
     def get(self, path: str) -> dict:
         """What a control route answers."""

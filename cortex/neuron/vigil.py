@@ -140,10 +140,9 @@ class Vigil:
             self.doomed.set()
 
     def _others_busy(self) -> bool:
-        """Whether anybody is served where it is still possible."""
+        """Whether anybody is served yet; of the lost place nobody is in the ledger."""
         ledger = self._dispatch.ledger
-        loading = any(load.place.ready for load in ledger.loads.values())
-        return loading or any(resident.seats for place in ledger if place.ready for resident in place)
+        return bool(ledger.loads) or any(resident.seats for place in ledger for resident in place)
 
     # -- progress ---------------------------------------------------------------------------
 
