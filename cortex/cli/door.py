@@ -135,11 +135,18 @@ def status(
 
 
 @app.command()
-def doctor(config: Config = None, as_json: AsJson = False) -> None:
+def doctor(
+    config: Config = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
     """Look this host over: what a neuron needs, and the remedy for what is not there."""
     from cortex.cli import doctor as room
+    from cortex.cli.running import logged
 
-    raise typer.Exit(room.run(config, os.environ, as_json=as_json))
+    with logged(log_level.value, log_format.value):
+        raise typer.Exit(room.run(config, os.environ, as_json=as_json))
 
 
 @files.command()
