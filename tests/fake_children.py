@@ -8,8 +8,10 @@ import ctypes
 import os
 import sys
 
+from cortex.config.upstream import UpstreamConfig
 from cortex.errors import Unfit
 from cortex.harness.scripted import Script, ScriptedHarness, hang, hold_interpreter
+from cortex.harness.upstream import UpstreamHarness
 
 
 def _in_turn(deed, turn=3):
@@ -97,3 +99,8 @@ def talks():
         sys.stderr.flush()
 
     return _in_turn(deed)
+
+
+def upstream():
+    """What a child of its own makes of an upstream's harness; products keep it on a thread."""
+    return UpstreamHarness(UpstreamConfig())
