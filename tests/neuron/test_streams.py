@@ -189,7 +189,8 @@ async def test_a_model_name_is_never_a_path(tmp_path: Path) -> None:
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": "' + "word " * 50 + '"}}\n</tool_call>'
 TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-TOOL_TEMPLATE = "{% if tools %}{{ tools }}{% endif %}" + SCRIPT_TEMPLATE
+# Who names the tag in the template writes calls in it.
+TOOL_TEMPLATE = "{% if tools %}{{ tools }}<tool_call>{% endif %}" + SCRIPT_TEMPLATE
 
 
 @pytest.mark.slow
