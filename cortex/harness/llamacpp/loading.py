@@ -17,7 +17,7 @@ from typing import Any, Final
 from cortex.errors import LoadFailed, Unfit
 from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress
 from cortex.harness.llamacpp import asking
-from cortex.harness.llamacpp.allocator import trim
+from cortex.harness.llamacpp.allocator import settle, trim
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
 from cortex.weights import GgufHeader, footprint, read_gguf, templates_of
@@ -95,6 +95,7 @@ class LlamaCppHarness:
     def load(self, order: LoadOrder, progress: Progress, ring: Callable[[], None]) -> LlamaCppEngine:
         promised, header = self.preflight(order), read_gguf(order.path)
         _read_through(order, header, progress)
+        settle()
         listener = Listener()
         try:
             before = _resident_bytes()
