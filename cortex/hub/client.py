@@ -20,7 +20,7 @@ from cortex import __version__
 from cortex.errors import LoadFailed, Unfit
 from cortex.hub.names import refuse_hostile
 from cortex.hub.refusals import Cut, of
-from cortex.hub.settings import Settings
+from cortex.hub.settings import Settings, is_address
 from cortex.hub.source import Source
 
 CONNECT_S: Final = 10.0
@@ -140,7 +140,7 @@ class Client:
             to = target.join(location)
         except httpx.InvalidURL:
             to = httpx.URL("")
-        if to.scheme not in ("http", "https") or (target.scheme == "https" and to.scheme == "http"):
+        if not is_address(str(to)) or (target.scheme == "https" and to.scheme == "http"):
             # Not echoed: such an address may be signed.
             raise LoadFailed(f"{self._settings.endpoint} redirects to an address that is not safe to follow")
         return to
@@ -213,7 +213,14 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     """Proxies of the environment are used, as by all tools of the hub."""
     timeout = httpx.Timeout(STALL_S, connect=CONNECT_S)
     headers = {"user-agent": f"cortex/{__version__}"}
-    async with httpx.AsyncClient(timeout=timeout, headers=headers, follow_redirects=False) as http:
+    try:
+        http = httpx.AsyncClient(timeout=timeout, headers=headers, follow_redirects=False)
+    except (httpx.InvalidURL, ImportError, ValueError, OSError) as error:
+        raise Unfit(
+            f"what the environment says of proxies and certificates cannot be used ({error}); mend or unset "
+            "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
+    async with http:
         yield Client(settings, http)
 
 
@@ -246,6 +253,8 @@ def _listing(source: Source, model: _Model) -> Listing:
         sha256 = sibling.lfs is not None
         digest = sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob
         size = sibling.lfs.size if sibling.lfs is not None else sibling.size
+        if (size or 0) < 0:
+            raise LoadFailed(f"the hub lists {sibling.name} of {source.repo} with {size} bytes; is it a hub?")
         files[sibling.name] = RemoteFile(sibling.name, size or 0, digest.lower(), sha256)
     return Listing(model.sha.lower(), files)
 

@@ -7,7 +7,7 @@ of it. One `Hub` for all downloads of a process: together they leave the disk it
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -50,17 +50,18 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """The progress of one file among all: `before` bytes of `total` are through already. `owed`
-    is kept true."""
+    """The progress of one file among all: `before` bytes of `total` are through already. What is
+    `owed` for its `blob` is kept true."""
 
     tell: Tell
     file: RemoteFile
+    blob: Path
     before: int
     total: int
-    owed: dict[str, int]
+    owed: dict[Path, int]
 
     def downloaded(self, done: int) -> None:
-        self.owed[self.file.digest] = self.file.bytes - done
+        self.owed[self.blob] = self.file.bytes - done
         self.tell("download", self.before + done, self.total)
 
     def verified(self, done: int) -> None:
@@ -78,8 +79,8 @@ class Hub:
         pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         self._config, self._free, self._pauses_s = config, free, pauses_s
-        # What running downloads are still going to write, each by digest.
-        self._owed: list[dict[str, int]] = []
+        # What running downloads are still going to write, each by content.
+        self._owed: list[dict[Path, int]] = []
 
     def cached(self, source: Source, formats: Sequence[Format]) -> Local | None:
         """The model, if the cache has it whole. No network; touches the disk: for a thread."""
@@ -130,24 +131,28 @@ class Hub:
 
     async def _bring(self, tree: Tree, job: _Job, tell: Tell) -> None:
         total, done = sum(file.bytes for file in job.files), 0
-        owed = await in_thread(_missing, tree, job.files)
-        need = sum(owed.values())
-        await self._ensure_room(tree, job.source, need)
-        log.info("hub.download source=%s commit=%s bytes=%d of=%d", job.source, job.commit, need, total)
+        owed, free = await in_thread(_missing, tree, job.files), await in_thread(self._free, tree.folder)
+        # No await from here until the room is ours: another download would be promised the same.
+        self._ensure_room(tree, job.source, owed, free)
         self._owed.append(owed)
+        need = sum(owed.values())
+        log.info("hub.download source=%s commit=%s bytes=%d of=%d", job.source, job.commit, need, total)
         try:
             for file in job.files:
-                if file.digest in owed:
-                    told = _Told(tell, file, done, total, owed)
+                if (blob := tree.blob(file.digest)) in owed:
+                    told = _Told(tell, file, blob, done, total, owed)
                     transfer = Transfer(job.client, tree, job.source, job.commit, told, self._pauses_s)
                     await transfer.bring(file)
                 done += file.bytes
         finally:
             self._owed = [other for other in self._owed if other is not owed]
 
-    async def _ensure_room(self, tree: Tree, source: Source, need: int) -> None:
-        others = sum(sum(owed.values()) for owed in self._owed)
-        free = max(0, await in_thread(self._free, tree.folder) - others)
+    def _ensure_room(self, tree: Tree, source: Source, owed: Mapping[Path, int], free: int) -> None:
+        # What two want is written once.
+        running = {blob: left for each in self._owed for blob, left in each.items()}
+        need = sum(left for blob, left in owed.items() if blob not in running)
+        others = sum(running.values())
+        free = max(0, free - others)
         if need > free:
             beside = f" (beside other downloads, which still need {size(others)})" if others else ""
             raise Unfit(
@@ -157,10 +162,10 @@ class Hub:
             )
 
 
-def _missing(tree: Tree, files: Sequence[RemoteFile]) -> dict[str, int]:
-    """By digest the bytes that are yet to come of each content that the cache has not whole."""
-    absent = (file for file in files if not tree.blob(file.digest).exists())
-    return {file.digest: max(0, file.bytes - length(tree.partial(file.digest))) for file in absent}
+def _missing(tree: Tree, files: Sequence[RemoteFile]) -> dict[Path, int]:
+    """The bytes that are yet to come of each content that the cache has not whole."""
+    absent = {tree.blob(file.digest): file for file in files if not tree.blob(file.digest).exists()}
+    return {blob: max(0, file.bytes - length(tree.partial(file.digest))) for blob, file in absent.items()}
 
 
 def _finish(tree: Tree, source: Source, listing: Listing, choice: Choice) -> Local:

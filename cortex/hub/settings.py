@@ -7,11 +7,17 @@ The environment is huggingface_hub's to interpret. It reads most of it once, whe
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from huggingface_hub import constants
+from urllib.parse import urlsplit
 
 from cortex.config.hub import HubConfig
-from cortex.errors import Unfit
+from cortex.errors import ConfigError, Unfit
+
+try:
+    from huggingface_hub import constants
+except ValueError as error:
+    raise ConfigError(
+        [f"a variable of the environment that begins with HF_ cannot be read ({error}); mend or unset it"]
+    ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,12 @@ class Settings:
 def settle(config: HubConfig) -> Settings:
     """What holds. Blocking: a login may be renewed. Unfit when there is no good endpoint or token."""
     endpoint = (config.endpoint or constants.ENDPOINT).rstrip("/")
-    if not endpoint.startswith(("http://", "https://")):
-        raise Unfit(f"HF_ENDPOINT is {endpoint!r}; it must begin with https:// or http://")
+    if not is_address(endpoint) or any(mark in endpoint for mark in "@?#"):
+        # Not echoed: it may hold a password, which every error would tell that names the hub.
+        name = "HF_ENDPOINT" if config.endpoint is None else "[hub] endpoint"
+        raise Unfit(
+            f"{name} is no address of a hub: write https:// or http://, a host, perhaps a port and a path"
+        )
     offline = (
         "[hub] offline = true"
         if config.offline
@@ -39,6 +49,16 @@ def settle(config: HubConfig) -> Settings:
     )
     secret = config.token_env or "HF_TOKEN"
     return Settings(endpoint, cache_of(config), _token(config) if offline is None else None, secret, offline)
+
+
+def is_address(url: str) -> bool:
+    """Whether it is one of the web, with a host that a resolver may be asked for."""
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def cache_of(config: HubConfig) -> Path:

@@ -53,22 +53,27 @@ class Transfer:
     async def bring(self, file: RemoteFile) -> None:
         """The content is in the cache. Cancelled or failed, what came is kept for the next time;
         not so when it is wrong or the disk is full."""
-        lock = await self._lock(file)
+        lock: int | None = None
         try:
-            if not await in_thread(self.tree.blob(file.digest).exists):
+            lock = await self._lock(file)
+            if await in_thread(self.tree.blob(file.digest).exists):
+                self.told.downloaded(file.bytes)
+            else:
                 await self._bring(file)
         except OSError as error:
             raise await self._failed(file, error) from error
         finally:
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
 
     async def _lock(self, file: RemoteFile) -> int:
-        """Nobody else brings this content meanwhile."""
-        waited = False
+        """Nobody else brings this content meanwhile. While somebody does, it is told how far that is."""
+        waited, partial = False, self.tree.partial(file.digest)
         while (lock := await in_thread(self.tree.lock, file.digest)) is None:
             if not waited:
                 log.info("hub.waiting file=%s: another process downloads it", file.name)
                 waited = True
+            self.told.downloaded(min(await in_thread(length, partial), file.bytes))
             await trio.sleep(LOCK_S)
         return lock
 
@@ -133,7 +138,10 @@ class Transfer:
     async def _failed(self, file: RemoteFile, error: OSError) -> LoadFailed:
         folder = self.tree.folder
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return LoadFailed(f"{file.name} cannot be kept in {folder}: {error.strerror or error}")
+            return LoadFailed(
+                f"{file.name} cannot be kept in {folder}: {error.strerror or error}; set [hub] cache_dir, or "
+                "HF_HOME, to a folder that can be written to"
+            )
         # Whatever else lives on that disk needs it more than a part of a file.
         await in_thread(self.tree.partial(file.digest).unlink, True)
         return LoadFailed(
