@@ -1,14 +1,17 @@
 """A KV cache that jobs share: room is promised before a slot is given, and nothing is cut."""
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
-from cortex.harness.scripted import Gate, Script, tokens_of
-from tests.calls import TEXT, Json, calling, fault_of, load_of
+from cortex.ask import Sampling
+from cortex.harness.base import Job, LoadOrder
+from cortex.harness.scripted import Gate, Script, ScriptedEngine, ScriptedHarness, tokens_of
+from cortex.harness.worker import DeviceWorker
+from tests.calls import TEXT, Json, fault_of, load_of
 from tests.roles import Running, eventually, running_neuron, specs
 
 KV = 40
@@ -62,31 +65,40 @@ async def test_a_job_waits_for_room_though_a_slot_is_free(tmp_path: Path) -> Non
         assert (await load_of(role, "a"))["kv_tokens_total"] == KV
 
 
-async def test_nobody_overtakes_who_needs_more_room(tmp_path: Path) -> None:
-    gate = Gate()
-    script = Script(endless=True, hold=gate, kv_tokens=KV)
-    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
-        async with trio.open_nursery() as nursery:
-            order: list[str] = []
+@asynccontextmanager
+async def shared() -> AsyncIterator[tuple[DeviceWorker, ScriptedEngine]]:
+    """A worker whose engine takes no turn, and has room for 40 tokens and four jobs."""
+    worker = DeviceWorker("cpu-dev-0")
+    harness = ScriptedHarness(Script(endless=True, hold=Gate(), kv_tokens=KV))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        await worker.load(harness, LoadOrder("a", Path(), "cpu", 8192, 4))
+        yield worker, harness.engines["a"]
+        nursery.cancel_scope.cancel()
 
-            async def ask(name: str, body: Json) -> None:
-                assert (await role.http.post(TEXT, json=body)).status_code == 200
-                order.append(name)
 
-            for number, (name, body) in enumerate(
-                (("first", asked(10, 10)), ("large", asked(10, 25)), ("small", asked(1, 1)))
-            ):
-                nursery.start_soon(ask, name, body)
+def job(kv_tokens: int) -> Job:
+    return Job(0, "x", Sampling(), kv_tokens=kv_tokens)
 
-                async def seated(count: int = number + 1) -> bool:
-                    return (await load_of(role, "a")).get("in_flight") == count
 
-                await eventually(seated)
-                await wait_all_tasks_blocked(0.01)
-            assert await live(role) == 1
-            gate.open()
-        assert [job.max_tokens for job in role.engines["a"].jobs] == [10, 25, 1]
-        assert len(order) == 3
+async def submitted(engine: ScriptedEngine, *kv_tokens: int) -> None:
+    """The engine was handed these jobs, in this order."""
+
+    async def handed() -> bool:
+        return tuple(each.kv_tokens for each in engine.jobs) == kv_tokens
+
+    await eventually(handed)
+
+
+async def test_nobody_overtakes_who_needs_more_room_and_who_leaves_frees_those_behind() -> None:
+    async with shared() as (worker, engine), AsyncExitStack() as stack:
+        await stack.enter_async_context(worker.generate("a", (job(20),)))
+        async with worker.generate("a", (job(30),)):
+            await stack.enter_async_context(worker.generate("a", (job(5), job(15))))
+            # An answer of the thread's: what was put before it has arrived.
+            await worker.tokenise("a", "x")
+            await submitted(engine, 20)
+        await submitted(engine, 20, 5, 15)
 
 
 @pytest.mark.parametrize(("count", "context", "limit"), [(KV, 8192, KV), (KV + 3, 8192, KV), (32, 30, 30)])
@@ -111,28 +123,6 @@ async def test_without_a_limit_a_job_is_promised_all_there_is(tmp_path: Path) ->
         answer = (await role.http.post("/v1/chat/completions", json=chat(body))).json()
         assert answer["choices"][0]["finish_reason"] == "length"
         assert role.engines["a"].jobs[0].kv_tokens == 20
-
-
-async def test_one_who_leaves_while_it_waits_for_room_frees_those_behind_it(tmp_path: Path) -> None:
-    gate = Gate()
-    script = Script(endless=True, hold=gate, kv_tokens=KV)
-    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role, AsyncExitStack() as stack:
-        callers = [await stack.enter_async_context(calling(role)) for _ in range(3)]
-        for number, body in enumerate((asked(10, 10), asked(10, 25), asked(1, 1)), 1):
-            await callers[number - 1].ask(TEXT, body)
-
-            async def seated(count: int = number) -> bool:
-                return (await load_of(role, "a")).get("in_flight") == count
-
-            await eventually(seated)
-        assert [job.max_tokens for job in role.engines["a"].jobs] == [10]
-        await callers[1].leave()
-
-        async def both() -> bool:
-            return [job.max_tokens for job in role.engines["a"].jobs] == [10, 1]
-
-        await eventually(both)
-        gate.open()
 
 
 def chat(body: Json) -> Json:
