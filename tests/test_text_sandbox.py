@@ -132,6 +132,35 @@ BOMBS |= {
     "a long date": LONG + "{{ strftime_now(s) }}",
 }
 
+TUPLES = NS + "{% set ns.l = (1,) %}{% for i in range(60) %}{% set ns.l = (ns.l, ns.l) %}{% endfor %}"
+LISTS = sixty("{% set ns.l = [ns.l, ns.l] %}")
+PATH = "attribute='" + ".".join("0" * 8000) + "'"
+LETTERS = "{% set l = ['a'] * 50000 %}"
+# What hides behind one step of Jinja's: keys, paths, words of an error.
+BOMBS |= {
+    "a tuple as a key": TUPLES + "{% set x = {ns.l: 1} %}",
+    "a lookup by a tuple": TUPLES + "{{ {}[ns.l] }}",
+    "a get by a tuple": TUPLES + "{{ {}.get(ns.l) }}",
+    "a dict of pairs": TUPLES + "{{ dict([(ns.l, 1)])|length }}",
+    "keys from a list": TUPLES + "{{ {}.fromkeys([ns.l])|length }}",
+    "a tuple among keys": TUPLES + "{% if ns.l in {}.keys() %}{% endif %}",
+    "a tuple as an attribute": TUPLES + "{{ [{}]|map(attribute=ns.l)|list }}",
+    "a tuple as a filter": TUPLES + "{{ [1]|map(ns.l)|list }}",
+    "a tuple that may be a filter": TUPLES + "{{ ns.l is filter }}",
+    "an error about a tuple": TUPLES + "{{ raise_exception(ns.l) }}",
+    "an error about a list": LISTS + "{{ {}[ns.l].foo }}",
+    "a list as an attribute": LISTS + "{{ ''|attr(ns.l) }}",
+    "a path mapped": LETTERS + "{{ l|map(" + PATH + ")|list|length }}",
+    "the largest by a path": LETTERS + "{{ l|max(" + PATH + ") }}",
+    "groups by a path": LETTERS + "{{ l|groupby(" + PATH + ")|length }}",
+    "sorted by many paths": LETTERS + "{{ l|sort(" + PATH.replace(".", ",") + ")|length }}",
+    "short lists summed": "{{ ([[1, 1, 1]] * 30000)|sum(start=[])|length }}",
+    "tuples summed": "{{ ([(1, 1, 1)] * 30000)|sum('0', ())|length }}",
+    "replace by keywords": "{% set s = 'a' * 40000 %}{{ s|replace(new=s, old='a')|length }}",
+    "wide separators": "{{ ([1] * 40000)|tojson(separators=('a' * 40000, ':'))|length }}",
+    "a wide indent": "{{ ([1] * 40000)|tojson(indent='a' * 40000)|length }}",
+}
+
 OTHERS = {
     "a recursive loop": "{% for m in messages recursive %}{{ loop([m]) }}{% endfor %}",
     "include": "{% include 'x' %}",
@@ -230,6 +259,10 @@ def test_ordinary_operations_pass():
         ("'ab' is lower", "True"),
         ("[3, 1]|max - 1", "2"),
         ("7 // 2 - 1.5", "1.5"),
+        ("messages[0]['role'] ~ {'a' ~ 'b': 1}['ab'] ~ {}[nothing]", "user1"),
+        ("[{'a': {'b': 2}}]|sum(attribute='a.b') + [1, 2]|sum", "5"),
+        ("{'a': [1]}|tojson(separators=(',', ':'))", '{"a":[1]}'),
+        ("'x' is filter", "False"),
     ],
 )
 def test_what_is_metered_means_what_it_meant(asked: str, said: str):

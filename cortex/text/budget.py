@@ -4,7 +4,7 @@ The budget grows with the dialogue. A unit is a step of a loop or a character. W
 for before it is done, and in steps: what is weighed may share parts, and be endless as text.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +44,7 @@ class Budget:
 
     def seek(self, item: object, items: object) -> None:
         """Pay for looking for `item` among `items`."""
-        if isinstance(items, str | Mapping):
+        if isinstance(items, str | Mapping | Set):
             self.spend(1 + (len(items) if isinstance(items, str) else 0))
             self.match(item, item)
         elif isinstance(items, Collection) and isinstance(item, str):
@@ -76,8 +76,11 @@ def price(budget: Budget, name: str, value: object, args: tuple[object, ...]) ->
         budget.spend(size_of(value) * max(map(size_of, args), default=0))
     elif name == "indent":
         budget.spend((str(value).count("\n") + 1) * (sum(map(len, texts)) + sum(numbers)))
-    elif name == "tojson" and numbers:
-        budget.spend(max(numbers) * sum(depths(value)))
+    elif name == "tojson":
+        marks = sum(
+            len(mark) for arg in args if isinstance(arg, tuple) for mark in arg if isinstance(mark, str)
+        )
+        budget.spend((max(numbers, default=0) + marks) * sum(depths(value)))
 
 
 def weights(value: object) -> Iterator[int]:

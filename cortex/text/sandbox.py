@@ -10,7 +10,7 @@ other templates) is refused.
 
 import json
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -18,9 +18,9 @@ from jinja2 import Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import pass_context
+from jinja2.utils import Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
 from cortex.text.budget import LONGEST_BITS, Budget, price, product, size_of, weights
@@ -31,6 +31,7 @@ _STEPS: Final = " steps"
 _CONCAT: Final = " concat"
 _COPIED: Final = " copied"
 _COMPARED: Final = " compared"
+_KEY: Final = " key"
 
 # Filters that pass elements on without making text of them: priced by length alone.
 _STRUCTURAL: Final = frozenset(
@@ -39,7 +40,7 @@ _STRUCTURAL: Final = frozenset(
 )
 # Filters that try each element: what it is held against is paid for each time.
 _TRYING: Final = frozenset({"reject", "rejectattr", "select", "selectattr"})
-# Filters and tests that compare: what parts share is looked at wherever it is.
+# Filters that compare: what parts share is looked at wherever it is.
 _COMPARING: Final = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
 _OPERATORS: Final[Mapping[str, Callable[[Any, Any], object]]] = {
     "eq": operator.eq,
@@ -61,6 +62,9 @@ _COMPARING_TESTS: Final[Mapping[str, str]] = (
     | {"in": "in"}
 )
 _LOOKING_TESTS: Final = frozenset({"lower", "upper"})
+_SEEKING_TESTS: Final = frozenset({"filter", "test"})
+# Filters that pick an attribute of each element: its name may be a long path.
+_PICKING: Final = _TRYING | _COMPARING | {"join", "map", "sum"}
 # Filters and methods whose numbers are widths: a small argument could make a huge text.
 _WIDE_FILTERS: Final = frozenset({"batch", "center", "indent", "slice", "tojson"})
 _WIDE_METHODS: Final = frozenset(
@@ -104,6 +108,7 @@ class Sandbox(_Plain):
         names = [name for name in plain.filters if name not in _UNPRICED]
         self.filters = {name: _metered(plain, name) for name in names}
         self.filters |= {_STEPS: _steps, _CONCAT: _concat, _COPIED: _copied, _COMPARED: _compared}
+        self.filters[_KEY] = _key
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 
@@ -117,6 +122,9 @@ class Sandbox(_Plain):
         """The rendered text. Raises SecurityError when it touches or spends too much."""
         return template.render({**facts, _BUDGET: Budget.for_facts(facts)})
 
+    def getitem(self, obj: object, argument: object) -> object:
+        return super().getitem(obj, _key(argument))
+
     def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:
         budget = _budget(__context)
         owner = getattr(__obj, "__self__", None)
@@ -126,6 +134,10 @@ class Sandbox(_Plain):
             price(budget, name, owner, args)
         elif name in _SEARCHING:
             budget.weigh((args, [args] * size_of(owner)))
+        elif name == "fromkeys" or __obj in (dict, Namespace):  # each part may be a key
+            budget.weigh(args)
+        # A key is looked at whole, however much of it is shared.
+        budget.weigh([arg for arg in args if isinstance(arg, tuple)])
         budget.spend(_PER_CALL + size_of(owner) + sum(1 + size_of(arg) for arg in (*args, *kwargs.values())))
         return super().call(__context, __obj, *args, **kwargs)
 
@@ -170,6 +182,12 @@ class _Meter(NodeTransformer):
             node.node = _filter(node.node, _COPIED)
         return node
 
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.key, nodes.Const):
+            node.key = _filter(node.key, _KEY)
+        return node
+
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
         sides = [node.expr, *(operand.expr for operand in node.ops)]
@@ -180,6 +198,8 @@ class _Meter(NodeTransformer):
         if (word := _COMPARING_TESTS.get(node.name)) is None:
             if node.name in _LOOKING_TESTS:
                 node.node = _filter(node.node, _COPIED)
+            elif node.name in _SEEKING_TESTS:
+                node.node = _filter(node.node, _KEY)
             return node
         if len(node.args) != 1 or node.kwargs or node.dyn_args or node.dyn_kwargs:
             raise SecurityError(f"it asks 'is {node.name}' of something other than one value")
@@ -235,6 +255,13 @@ def _copied(context: Context, value: object) -> object:
     return value
 
 
+def _key(value: object) -> object:
+    """What is looked up by. A tuple is as endless as its parts, and no prompt needs one here."""
+    if isinstance(value, Sized) and not isinstance(value, str | bytes | Undefined):
+        raise SecurityError("it looks something up by a tuple or a list")
+    return value
+
+
 @pass_context
 def _compared(context: Context, sides: Sequence[object], *operators: str) -> object:
     budget = _budget(context)
@@ -258,7 +285,13 @@ def _metered(plain: ImmutableSandboxedEnvironment, name: str) -> _Filter:
         budget = _budget(context)
         if isinstance(value, Iterator):
             value = list(value)
-        numbers = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, int)]
+        given = (*args, *kwargs.values())
+        _refuse_unpriced(name, args, kwargs)
+        if name in _PICKING:
+            steps = sum(arg.count(".") + arg.count(",") for arg in given if isinstance(arg, str))
+            budget.spend(size_of(value) * steps)
+        budget.weigh([arg for arg in given if isinstance(arg, tuple)])
+        numbers = [arg for arg in given if isinstance(arg, int)]
         if name in _WIDE_FILTERS and max(numbers, default=0) > _WIDEST:
             raise SecurityError(f"it gives the filter {name!r} a width above {_WIDEST}")
         if name in _STRUCTURAL:
@@ -270,10 +303,22 @@ def _metered(plain: ImmutableSandboxedEnvironment, name: str) -> _Filter:
         elif name in _COMPARING:
             budget.weigh((value, args))
         else:
-            price(budget, name, value, (*args, *kwargs.values()))
+            price(budget, name, value, given)
         return plain.call_filter(name, value, args, kwargs, context=context)
 
     return run
+
+
+def _refuse_unpriced(name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    """Raises for arguments that no prompt needs, and whose price is not known."""
+    if name == "sum" and not isinstance(kwargs.get("start", [*args, 0, 0][1]), int | float):
+        raise SecurityError("it adds up what are no numbers")
+    if name == "attr" and not all(isinstance(arg, str) for arg in args):
+        raise SecurityError("it names an attribute by what is no text")
+    if name == "replace" and kwargs:
+        raise SecurityError("it names what it replaces by keyword")
+    if name == "tojson" and not isinstance(kwargs.get("indent", [*args, 0, 0][1]), int | None):
+        raise SecurityError("it indents JSON by what is no number")
 
 
 def _tojson(
@@ -289,7 +334,9 @@ def _tojson(
     )
 
 
-def _raise_exception(message: object) -> NoReturn:
+@pass_context
+def _raise_exception(context: Context, message: object) -> NoReturn:
+    _budget(context).weigh(message)
     raise Refused(str(message))
 
 

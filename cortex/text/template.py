@@ -30,7 +30,16 @@ from cortex.text.turns import Style, forms, function, turn
 
 MAX_SOURCE_BYTES: Final = 64 * 1024
 
-_FAULTS: Final = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+_FAULTS: Final = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 def allowed_kwargs(given: Mapping[str, object]) -> dict[str, Scalar]:
