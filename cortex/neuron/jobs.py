@@ -30,7 +30,8 @@ LOOK_S: Final = 0.25  # a bar moves four times a second
 @dataclass(slots=True, eq=False)
 class Job:
     """One load. `since` is when its phase began, and `from_bytes` what was done of it by then;
-    `load` is there while it runs, `ordered` while an order stands in line for it."""
+    `load` is there while it runs, `ordered` while an order stands in line for it, until it has
+    `left`. `over` comes with `ended`."""
 
     id: str
     model: str
@@ -45,6 +46,7 @@ class Job:
     from_bytes: int = 0
     ended: float | None = None
     error: CortexError | None = None
+    left: trio.Event = field(default_factory=trio.Event)
     over: trio.Event = field(default_factory=trio.Event)
 
     def look(self, progress: Progress | None, now: float) -> None:

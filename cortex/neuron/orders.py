@@ -107,18 +107,24 @@ class Orders:
         others wait for the model."""
         job = self.jobs.find(job_id)
         if job.ended is None:
-            if others := self.jobs.others(job):
-                raise Busy(
-                    f"{others} others wait for '{job.model}': its load goes on; repeat when they have left",
-                    facts={"waiting": others},
-                )
-            job.unwanted = True
+            self._refuse_when_wanted(job)
             if job.ordered is not None:
+                # First: an order that still stands in line would have the model loaded anew.
                 job.ordered.cancel()
+                await job.left.wait()
+                self._refuse_when_wanted(job)
+            job.unwanted = True
             if job.load is not None:
                 self._dispatch.call_off(job.load)
             await job.over.wait()
         return self.jobs.told(job)
+
+    def _refuse_when_wanted(self, job: Job) -> None:
+        if others := self.jobs.others(job):
+            raise Busy(
+                f"{others} others wait for '{job.model}': its load goes on; repeat when they have left",
+                facts={"waiting": others},
+            )
 
     async def pin(self, name: str, *, pinned: bool) -> keeping.PinAnswer:
         """The model stays from here on, or may leave again; kept over a restart. UnknownModel when
@@ -210,6 +216,7 @@ class Orders:
                 raise
         finally:
             job.ordered = None
+            job.left.set()
             if job.load is None:
                 self.jobs.end(job, error)
 
