@@ -35,11 +35,11 @@ def test_an_example_loads_without_a_warning(file):
 
 
 def live(table):
-    """Names of keys that this version acts on."""
+    """Names of keys that this version acts on, on a host without a GPU: no group is made of a CPU."""
     for name, node in table.keys.items():
         if isinstance(node, Table) and not node.idle and name not in ("default_models", "upstream"):
             yield from live(node)
-        elif isinstance(node, Known) and not (node.idle or node.refused or node.old):
+        elif isinstance(node, Known) and not (node.idle or node.refused or node.old or name == "groups"):
             yield name
 
 
@@ -68,6 +68,8 @@ def test_the_three_files_fit_together():
         assert catalogue.find(name), f"the alias {name} stands for nothing"
     for spec in catalogue:
         assert spec.source, f"{spec.id} has no weights"
+        if spec.source.startswith("hf:"):
+            continue
         path = Path(spec.source.removeprefix("path:"))
         assert any(path.is_relative_to(root) for root in neuron.model_roots)
 

@@ -265,7 +265,7 @@ def test_each_batch_of_a_prompt_is_a_sign_of_life(driven: Driven) -> None:
     driven.engine.submit(Job(1, tuple(prompt[:1900]), GREEDY))
     signs: set[float] = set()
     heard: list[EngineEvent] = []
-    while not heard or not isinstance(heard[-1], Prefilled):
+    while not any(isinstance(event, Prefilled) for event in heard):
         assert driven.bell.acquire(timeout=20)
         signs.add(driven.engine.silent_since())
         heard += [event for _, event in driven.engine.turn()]
