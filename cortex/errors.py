@@ -62,11 +62,12 @@ class PromptTooLong(BadAsk):
     code = "context_length_exceeded"
 
     @classmethod
-    def of(cls, prompt_tokens: int, context_length: int) -> "PromptTooLong":
+    def of(cls, prompt_tokens: int, context_length: int, *, at_least: bool = False) -> "PromptTooLong":
         """The error with both numbers, in the words that clients look for."""
+        count = f"at least {prompt_tokens}" if at_least else f"{prompt_tokens}"
         return cls(
             f"This model's maximum context length is {context_length} tokens. However, your "
-            f"messages resulted in {prompt_tokens} tokens. Please shorten the messages.",
+            f"messages resulted in {count} tokens. Please shorten the messages.",
             param="messages",
             facts={"prompt_tokens": prompt_tokens, "context_length": context_length},
         )

@@ -3,14 +3,21 @@
 Where every slot has a context of its own the slot is the room, and nothing is counted
 here. Where slots share a cache, a job is promised what its prompt and its longest answer
 may come to, so that no job that runs is ever short of it. A prompt that cannot fit is
-refused with both numbers, before the device does anything for it; none is ever cut.
+refused with both numbers, before the device does anything for it; none is ever cut. One
+that is beyond all measure is not even counted: an engine that counts for half a minute
+looks like one that hangs, and would be ended for it.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from cortex.errors import PromptTooLong
 from cortex.harness.base import EngineFacts, Job
+
+
+# The longest tokens in use, runs of blanks, have half as many characters.
+LONGEST_TOKEN: Final = 256
 
 
 async def budgeted(
@@ -19,9 +26,11 @@ async def budgeted(
     """`jobs`, which have one prompt, with what each may come to occupy. `bos` is what the engine
     puts before a text by itself."""
     jobs = tuple(jobs)
+    prompt = jobs[0].prompt
+    if facts.context and isinstance(prompt, str) and len(prompt) > facts.context * LONGEST_TOKEN:
+        raise PromptTooLong.of(-(-len(prompt) // LONGEST_TOKEN), facts.context, at_least=True)
     if facts.kv_tokens is None:
         return jobs
-    prompt = jobs[0].prompt
     count = len(await tokenise(bos + prompt) if isinstance(prompt, str) else prompt)
     # A prompt that fills the context leaves no room for a word of the answer.
     most = min(facts.context, facts.kv_tokens)

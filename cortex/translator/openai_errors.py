@@ -32,7 +32,9 @@ _CONTEXT: Final = re.compile(
 )
 _PROMPT: Final = (
     re.compile(r"(\d{1,9})(?: tokens)? (?:in|from) the (?:messages|prompt|input)"),
-    re.compile(r"(?:resulted in|prompt contains|has|contains at least|passed) (\d{1,9})(?: input)? tokens"),
+    re.compile(
+        r"(?:resulted in(?: at least)?|prompt contains|has|contains at least|passed) (\d{1,9})(?: input)? tokens"
+    ),
     re.compile(r"(?:input|request|prompt)(?: length)? \((\d{1,9})(?: tokens)?\)"),
     re.compile(r"prompt (?:length )?(?:of |is |has )?(\d{1,9}) "),
     re.compile(r"requested (\d{1,9}) tokens"),

@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from cortex.ask import Sampling
-from cortex.harness.base import Job, LoadOrder
+from cortex.errors import PromptTooLong
+from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory
 from cortex.harness.scripted import Gate, Script, ScriptedEngine, ScriptedHarness, tokens_of
 from cortex.harness.worker import DeviceWorker
+from cortex.neuron.budget import LONGEST_TOKEN, budgeted
 from tests.calls import TEXT, Json, fault_of, load_of
 from tests.roles import Running, eventually, running_neuron, specs
 
@@ -112,6 +115,27 @@ async def test_a_prompt_that_fits_nowhere_is_refused_with_both_numbers_and_never
         assert f"{limit} tokens" in fault_of(answer)["message"]
         assert f"{count} tokens" in fault_of(answer)["message"]
         assert role.engines["a"].jobs == []
+
+
+@pytest.mark.parametrize("kv_tokens", [None, KV])
+async def test_a_prompt_beyond_all_measure_is_refused_without_asking_the_engine_to_count(
+    kv_tokens: int | None,
+) -> None:
+    """An engine that counts 60 MB for half a minute would be taken for one that hangs."""
+    asked: list[int] = []
+
+    async def tokenise(text: str) -> tuple[int, ...]:
+        asked.append(len(text))
+        return (1,)
+
+    facts = EngineFacts(Memory(0), context=10, slots=1, kv_tokens=kv_tokens)
+    fits = replace(job(0), prompt="x" * (10 * LONGEST_TOKEN))
+    assert len(await budgeted([fits], facts, "", tokenise)) == 1
+    assert asked == ([] if kv_tokens is None else [10 * LONGEST_TOKEN])
+    with pytest.raises(PromptTooLong, match="length is 10 tokens.*at least 11 tokens") as caught:
+        await budgeted([replace(fits, prompt=fits.prompt + "x")], facts, "", tokenise)
+    assert caught.value.facts == {"prompt_tokens": 11, "context_length": 10}
+    assert len(asked) == (0 if kv_tokens is None else 1)
 
 
 async def test_without_a_limit_a_job_is_promised_all_there_is(tmp_path: Path) -> None:
