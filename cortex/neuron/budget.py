@@ -15,7 +15,6 @@ from typing import Final
 from cortex.errors import PromptTooLong
 from cortex.harness.base import EngineFacts, Job
 
-
 # The longest tokens in use, runs of blanks, have half as many characters.
 LONGEST_TOKEN: Final = 256
 

@@ -82,7 +82,7 @@ class Crashes:
     @classmethod
     async def remembered(cls, state: State, boot_id: str) -> "Crashes":
         """With what earlier processes kept, and what the last one left when it died."""
-        memory = await trio.to_thread.run_sync(state.read, FILE, Memory)
+        memory = await state.recall(FILE, Memory)
         crashes = cls(state, boot_id, memory)
         left = await trio.to_thread.run_sync(_left, state.path(""))
         crashes.died_before = tuple(left)

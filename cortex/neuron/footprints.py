@@ -64,7 +64,7 @@ class Footprints:
     @classmethod
     async def remembered(cls, state: State) -> "Footprints":
         """As they were when the neuron stopped."""
-        return cls(state, await trio.to_thread.run_sync(state.read, FILE, dict[str, Profile]))
+        return cls(state, await state.recall(FILE, dict[str, Profile]))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what changes until cancelled: loads do not wait for the disk."""

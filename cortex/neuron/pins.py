@@ -8,8 +8,6 @@ in this book, and cannot be unpinned here.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-import trio
-
 from cortex.neuron.state import State
 
 FILE: Final = "pins.json"
@@ -24,7 +22,7 @@ class Pins:
     @classmethod
     async def remembered(cls, state: State) -> "Pins":
         """As they were when the neuron stopped."""
-        kept: list[str] | None = await trio.to_thread.run_sync(state.read, FILE, list[str])
+        kept: list[str] | None = await state.recall(FILE, list[str])
         return cls(state, kept or ())
 
     def __contains__(self, model: str) -> bool:

@@ -236,7 +236,7 @@ async def _host(config: NeuronConfig, nursery: trio.Nursery) -> tuple[State, Dev
     """What the host remembers and what it has, both of them running."""
     state = State(config.state_dir or usual_folder(os.environ))
     await nursery.start(state.run)
-    devices = await Devices.found(config.devices, state.read(DEVICES, dict[str, str]))
+    devices = await Devices.found(config.devices, await state.recall(DEVICES, dict[str, str]))
     await nursery.start(devices.run)
     nursery.start_soon(state.keep, DEVICES, devices.remembered)
     return state, devices

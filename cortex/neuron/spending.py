@@ -45,7 +45,7 @@ class Spending:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the book until cancelled. `started` comes with what was kept before."""
-        kept = await trio.to_thread.run_sync(self._state.read, FILE, _Kept)
+        kept = await self._state.recall(FILE, _Kept)
         self._days = {} if kept is None else {day: dict(keys) for day, keys in kept.days.items()}
         task_status.started()
         while True:

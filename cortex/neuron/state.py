@@ -92,22 +92,31 @@ class State:
         """As `keep`, for those who are not in trio."""
         self._write(name, msgspec.json.encode(value))
 
+    async def recall(self, name: str, kind: type[T]) -> T | None:
+        """As `read`. A disk that hangs is not waited for, and never written to: what it has would
+        be lost for what was not read."""
+        with trio.move_on_after(DISK_S):
+            return await trio.to_thread.run_sync(self.read, name, kind, abandon_on_cancel=True)
+        self._open = False
+        self._lost("does not answer")
+        return None
+
     def read(self, name: str, kind: type[T]) -> T | None:
-        """What file `name` holds, checked to be a `kind`. None when there is none to be had."""
+        """What file `name` holds, checked to be a `kind`. None when there is none to be had: one
+        that is there is set aside, so that the next write does not cost it."""
         if not self._open or self._folder is None:
             return None
         path = self._folder / name
         try:
-            with path.open("rb") as file:
-                data = file.read(MOST_BYTES + 1)
+            # What is no file, but a pipe, must not be waited for.
+            with open(path, "rb", opener=lambda of, how: os.open(of, how | os.O_NONBLOCK)) as file:
+                data = file.read(MOST_BYTES + 1) or b""
             if len(data) > MOST_BYTES:
                 raise ValueError(f"has more than {size(MOST_BYTES)}")
             return msgspec.json.decode(data, type=kind)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            self._warn(name, f"{path} cannot be read: {error.strerror}; see to its permissions")
-        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             self._set_aside(path, error)
         return None
 

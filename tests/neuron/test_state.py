@@ -3,7 +3,7 @@
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -143,6 +143,36 @@ async def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: py
         assert len(state.warnings) == 2
         assert "does not answer" in state.warnings[0]
         hang.set()
+
+
+async def test_a_disk_that_hangs_while_it_is_read_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts without what was not read would write over it."""
+    (tmp_path / "a.json").write_text('{"x": 1}')
+    hang, read = threading.Event(), State.read
+    async with opened(tmp_path) as state:
+        assert await state.recall("a.json", dict[str, int]) == {"x": 1}
+        monkeypatch.setattr(state_module, "DISK_S", 0.05)
+        monkeypatch.setattr(State, "read", lambda *about: hang.wait(20) and read(*about))
+        assert await state.recall("a.json", dict[str, int]) is None
+        monkeypatch.setattr(state_module, "DISK_S", 5.0)
+        assert "does not answer" in state.warnings[0]
+        await state.keep("a.json", {})
+        hang.set()
+    assert (tmp_path / "a.json").read_text() == '{"x": 1}'
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+async def test_what_is_no_file_is_set_aside_and_waited_for_by_nobody(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "a.json")
+    async with opened(tmp_path) as state:
+        assert await state.recall("a.json", dict[str, int]) is None
+        assert "a.json.damaged" in state.warnings[0]
+        await state.keep("a.json", {"x": 1})
+        assert await state.recall("a.json", dict[str, int]) == {"x": 1}
 
 
 async def test_a_folder_that_hangs_does_not_hold_up_the_start(
