@@ -19,7 +19,7 @@ import trio
 from cortex import __version__
 from cortex.errors import LoadFailed, Unfit
 from cortex.hub.names import refuse_hostile
-from cortex.hub.refusals import Cut, of
+from cortex.hub.refusals import Cut, of, unusable
 from cortex.hub.settings import Settings, is_address
 from cortex.hub.source import Source
 
@@ -216,10 +216,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     try:
         http = httpx.AsyncClient(timeout=timeout, headers=headers, follow_redirects=False)
     except (httpx.InvalidURL, ImportError, ValueError, OSError) as error:
-        raise Unfit(
-            f"what the environment says of proxies and certificates cannot be used ({error}); mend or unset "
-            "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
-        ) from error
+        raise unusable(error) from error
     async with http:
         yield Client(settings, http)
 

@@ -10,6 +10,7 @@ import httpx
 
 from cortex.config.hub import HubConfig
 from cortex.errors import CortexError, Unauthorised, Unreachable
+from cortex.hub.refusals import unusable
 from cortex.hub.settings import settle
 
 KNOCK_S: Final = 10.0
@@ -34,7 +35,10 @@ def knock(config: HubConfig) -> Reached:
     headers = {} if settings.token is None else {"authorization": f"Bearer {settings.token}"}
     try:
         status = httpx.get(f"{settings.endpoint}/api/whoami-v2", headers=headers, timeout=KNOCK_S).status_code
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.InvalidURL, ImportError, ValueError, OSError) as error:
+        # Before any request: proxies or certificates of the environment that are none.
+        return Reached("cannot be used", unusable(error))
+    except httpx.HTTPError as error:
         why = Unreachable(
             f"{str(error) or type(error).__name__}; see whether this host reaches it, perhaps by a proxy "
             "(HTTPS_PROXY), or set [hub] endpoint, or offline"
@@ -44,7 +48,10 @@ def knock(config: HubConfig) -> Reached:
         return Reached(
             f"{settings.endpoint} refuses the token", Unauthorised(f"put a valid one into {settings.secret}")
         )
-    if status >= 500:
-        return Reached(f"{settings.endpoint} answers with status {status}", Unreachable("try again later"))
+    if status not in (200, 401, 403):
+        remedy = (
+            "try again later" if status >= 500 else "see whether HF_ENDPOINT, or [hub] endpoint, is one"
+        )
+        return Reached(f"{settings.endpoint} answers with status {status}", Unreachable(remedy))
     token = "without a token" if settings.token is None else "and takes the token"
     return Reached(f"{settings.endpoint} is reached, {token}")

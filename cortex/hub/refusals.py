@@ -52,6 +52,14 @@ def of(
     return LoadFailed(f"{settings.endpoint} answers with status {status} for {what} of {repo}; is it a hub?")
 
 
+def unusable(error: Exception) -> Unfit:
+    """What no connection can be made with."""
+    return Unfit(
+        f"what the environment says of proxies and certificates cannot be used ({error}); mend or unset "
+        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+    )
+
+
 def _usual(status: int, settings: Settings) -> str:
     """What a status means that comes without the hub's own code."""
     unknown = "RepoNotFound" if settings.token is None else _BAD

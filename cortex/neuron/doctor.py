@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-import psutil
 import trio
 
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import Harness
 from cortex.hub import cache_of, knock
-from cortex.neuron.devices import find
+from cortex.neuron.devices import Cpu, find
 from cortex.neuron.state import usual_folder
 from cortex.units import size
 
@@ -104,12 +103,12 @@ def host() -> Iterator[Finding]:
 
 
 def memory(config: NeuronConfig) -> Iterator[Finding]:
-    """What is left for models beside the headroom."""
-    now = psutil.virtual_memory()
-    left = int(now.available) - config.devices.memory_headroom
+    """What is left for models beside the headroom, in the container if this is one."""
+    now = Cpu().look()
+    left = now.available_bytes - config.devices.memory_headroom
     if config.devices.memory_limit is not None:
         left = min(left, config.devices.memory_limit)
-    what = f"{size(max(0, left))} for models on the CPU, of {size(int(now.total))} in all"
+    what = f"{size(max(0, left))} for models on the CPU, of {size(now.total_bytes)} in all"
     if left < LEAST_MEMORY:
         remedy = "end other programs, or lower memory_headroom or raise memory_limit of [devices]"
         yield Finding("memory", "warn", what, remedy)

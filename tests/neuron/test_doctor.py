@@ -14,6 +14,7 @@ import pytest
 from cortex.config.hub import HubConfig
 from cortex.config.neuron import Devices, NeuronConfig
 from cortex.neuron import doctor
+from cortex.neuron.devices import Cpu, Reading
 from cortex.neuron.doctor import Finding, examine
 from tests.fake_terminal import told
 
@@ -95,6 +96,12 @@ def test_a_host_without_memory_for_models_is_warned_of() -> None:
     assert found.verdict == "warn" and "1MiB" in found.what and "memory_limit" in found.remedy
 
 
+def test_memory_is_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cpu, "look", lambda self: Reading(3 * 2**30, 2 * 2**30))
+    (found,) = doctor.memory(NeuronConfig(devices=Devices(memory_headroom=2**30)))
+    assert (found.verdict, found.what) == ("warn", "1GiB for models on the CPU, of 3GiB in all")
+
+
 def test_a_low_limit_of_open_files_is_warned_of() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -110,7 +117,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = self.headers["authorization"] == "Bearer good"
-        self.send_response(503 if self.path.startswith("/ill") else 200 if known else 401)
+        self.send_response({"ill": 503, "other": 404}.get(self.path.split("/")[1], 200 if known else 401))
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -124,6 +131,7 @@ class Hub(BaseHTTPRequestHandler):
         ("", "bad", "warn", "refuses the token"),
         ("", "", "ok", "without a token"),
         ("/ill", "", "warn", "503"),
+        ("/other", "good", "warn", "404"),
         ("gone", "", "warn", "not reached"),
     ],
 )
@@ -145,6 +153,18 @@ def test_the_hub_is_asked_once_whether_it_would_serve(
     assert said in found[0].what
     assert bool(found[0].remedy) == (verdict != "ok")
     assert "good" not in repr(found) and "bad" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("ALL_PROXY", "socks4://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere/at/all")]
+)
+def test_an_environment_that_no_hub_can_be_reached_with_is_told_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    config = HubConfig(endpoint="http://127.0.0.1:9", cache_dir=tmp_path)
+    found = next(iter(doctor.hub(NeuronConfig(hub=config))))
+    assert (found.verdict, variable in found.remedy) == ("warn", True)
 
 
 def test_a_hub_that_is_not_to_be_used_is_not_asked(tmp_path: Path) -> None:
