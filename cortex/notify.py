@@ -38,7 +38,8 @@ class Notify:
         address, usec, pid = (env.pop(name, "") for name in _VARIABLES)
         if address[:1] not in ("/", "@"):
             return cls()
-        ours = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
+        told = usec.isascii() and usec.isdigit() and len(usec) < 16 and int(usec) > 0
+        ours = told and pid in ("", str(os.getpid()))
         return cls(address, int(usec) / 1e6 if ours else None)
 
     def ready(self, status: str) -> None:

@@ -69,6 +69,8 @@ def test_a_manager_that_is_gone_costs_a_warning_and_no_more(tmp_path: Path, capl
         ("", "", None),
         ("0", "", None),
         ("x", "", None),
+        ("²", "", None),
+        ("9" * 400, "", None),
     ],
 )
 def test_the_watchdog_is_fed_only_when_it_is_ours(usec: str, pid: str, watchdog_s: float | None) -> None:

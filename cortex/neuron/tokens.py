@@ -28,9 +28,10 @@ class Tokeniser:
         """The tokens of a prompt, or of a chat: then `body` is read as that of a completion."""
         if (order.prompt is None) == (order.messages is None):
             raise BadAsk("Send either 'prompt', a text, or 'messages', a chat", param="prompt")
+        _check(order)
         living = await self._brought(order.model)
         if order.prompt is not None:
-            text = (living.voice.bos if order.add_special_tokens else "") + order.prompt
+            text = ("" if order.add_special_tokens is False else living.voice.bos) + order.prompt
         else:
             text = await trio.to_thread.run_sync(_chat, living, body, abandon_on_cancel=True)
         ids = await living.worker.tokenise(living.spec.id, text)
@@ -54,6 +55,19 @@ class Tokeniser:
                 f"Model '{name}' is an upstream's, and so are its tokens; ask the upstream", param="model"
             )
         return living
+
+
+def _check(order: wire.Tokenize) -> None:
+    """What is not done here is refused by name."""
+    if order.return_token_strs:
+        raise Unsupported(
+            "'return_token_strs' is not supported; ask /detokenize for the texts", param="return_token_strs"
+        )
+    if order.messages is not None and order.add_special_tokens:
+        raise Unsupported(
+            "'add_special_tokens' is for a 'prompt': a chat has what its template and its engine add",
+            param="add_special_tokens",
+        )
 
 
 def _chat(living: Living, body: bytes) -> str:

@@ -230,7 +230,8 @@ class Tokenize(msgspec.Struct, kw_only=True, frozen=True):
     model: str
     prompt: str | None = None
     messages: list[Any] | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
+    return_token_strs: bool = False
 
 
 class Tokenized(msgspec.Struct, kw_only=True, frozen=True):

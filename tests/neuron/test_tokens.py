@@ -61,6 +61,8 @@ async def test_a_model_is_brought_in_for_it_and_no_slot_is_taken(tmp_path: Path)
         ({"model": "a"}, "prompt"),
         ({"model": "a", "prompt": "x", "messages": []}, "prompt"),
         ({"model": "a", "messages": []}, "messages"),
+        ({"model": "a", "prompt": "x", "return_token_strs": True}, "return_token_strs"),
+        ({"model": "a", **CHAT_BODY, "add_special_tokens": True}, "add_special_tokens"),
     ],
 )
 async def test_a_body_that_says_nothing_or_too_much_is_refused_by_name(
