@@ -188,10 +188,19 @@ def _source(value: object) -> str:
 
 
 def _upstream_url(text: str) -> str:
+    return _url(text, "an OpenAI-compatible API, such as http://gpu-1:8000/v1")
+
+
+def _hub_url(text: str) -> str:
+    return _url(text, "a hub or a mirror, such as https://huggingface.co")
+
+
+def _url(text: str, whose: str) -> str:
+    # Without a user or a query, which would be a secret in a file.
     found = re.fullmatch(r"(https?)://([^\s/@?#:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s@?#]*)?", text)
     if found is None or int((found[3] or ":1")[1:]) > 65535:
         # Not echoed: it may hold a password.
-        raise ValueError("must be the URL of an OpenAI-compatible API, such as http://gpu-1:8000/v1")
+        raise ValueError(f"must be the URL of {whose}")
     return text.rstrip("/")
 
 
@@ -240,7 +249,7 @@ TEXT: Final = texts("text", r".+", "text that is not empty")
 ORIGIN: Final = Kind("origin", lambda value: read_origin(text_of(value)))
 DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")
 TOKEN_ID: Final = Kind("token id", _token_id)
-# Mirrors live below paths and behind TLS; a user or a query would be a secret in a file.
-HUB_URL: Final = texts("URL", r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", "a URL such as https://huggingface.co")
+# Mirrors live below paths and behind TLS.
+HUB_URL: Final = Kind("URL", lambda value: _hub_url(text_of(value)))
 VARIABLE: Final = texts("variable", r"[A-Za-z_][A-Za-z0-9_]{0,127}", "the name of an environment variable")
 UPSTREAM_URL: Final = Kind("URL", lambda value: _upstream_url(text_of(value)))
