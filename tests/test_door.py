@@ -1,5 +1,6 @@
 """What a person types, and what comes back: text, exit codes, signals."""
 
+import gc
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import trio
 
 from cortex import __version__, demo
-from cortex.cli import main
+from cortex.cli import main, roles
 from cortex.cli.trouble import tell
 from cortex.cli.up import choose
 from cortex.errors import ConfigError, LoadFailed, Unfit, Unreachable
@@ -500,6 +501,26 @@ hold(service, "info", "text")
 
 def held(then: str) -> AbstractAsyncContextManager[trio.Process]:
     return running("-c", HOLD.format(then=then))
+
+
+@pytest.mark.parametrize("role", [roles.gateway, roles.neuron])
+async def test_what_a_role_imports_is_no_garbage_collectors_business(
+    role: Callable[..., roles.Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full collection would walk through it, 50 ms long, and the loop stands still meanwhile."""
+    file, frozen = tmp_path / "role.toml", []
+
+    async def run(*said: object, **options: object) -> None:
+        frozen.append(gc.get_freeze_count())
+
+    monkeypatch.setattr(f"cortex.{role.__name__}.run", run)
+    endpoint = '[[neurons]]\nname = "n1"\nendpoint = "http://127.0.0.1:1"\n' if role is roles.gateway else ""
+    file.write_text(f"[{role.__name__}]\n{endpoint}")
+    try:
+        await role(file, {}).run(trio.Event())
+    finally:
+        gc.unfreeze()
+    assert frozen[0] > 10_000
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -15,7 +15,7 @@ import trio
 import typer
 
 from cortex.cli.ports import ensure_free
-from cortex.cli.running import Service, hold
+from cortex.cli.running import Service, hold, settle
 from cortex.config.files import candidates
 from cortex.config.files import check as check_file
 from cortex.config.network import Address
@@ -50,6 +50,7 @@ def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
     async def run(stop: trio.Event) -> None:
         from cortex import gateway as role  # noqa: PLC0415 - --check does without the role
 
+        settle()
         await role.run(read.config, read.catalogue, stop=stop, notify=Notify.taken_from(os.environ))
 
     return _prepared("gateway", path, read, run)
@@ -64,6 +65,7 @@ def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:
         from cortex import neuron as role  # noqa: PLC0415 - as above
         from cortex.harness.alarm import Ours  # noqa: PLC0415
 
+        settle()
         process = role.Process(Ours(), Notify.taken_from(os.environ))
         await role.run(read.config, read.catalogue, stop=stop, process=process)
 

@@ -27,7 +27,7 @@ from cortex import demo
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.cli import pulling
 from cortex.cli.ports import ensure_free as ensure_free_ports
-from cortex.cli.running import leave
+from cortex.cli.running import leave, settle
 from cortex.cli.trouble import Usage
 from cortex.config.gateway import GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
@@ -141,6 +141,7 @@ async def _start(order: Order, neuron: "_Held", gateway: "_Held", nursery: trio.
     async with asker(endpoint, token) as at:
         with _progress(order.choice):
             await _loaded(at, order.choice.spec.id)
+    settle()
     typer.echo(welcome(_reachable(outer.api), order.choice.spec.id))
 
 
