@@ -383,7 +383,19 @@ async def test_an_address_that_ran_out_is_asked_for_again(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.json", "a/../../x.json", "/etc/x.json", "a//x.json", "./x.json", "a\\x.json", "a\nb.json", ""],
+    [
+        *(
+            "../x.json",
+            "a/../../x.json",
+            "/etc/x.json",
+            "a//x.json",
+            "./x.json",
+            "a\\x.json",
+            "a\nb.json",
+            "",
+        ),
+        *("a\x1b[2Jb.json", "é" * 126 + ".json", "a/" * 16 + "x.json"),
+    ],
 )
 async def test_a_name_that_could_leave_its_folder_condemns_the_repo(tmp_path: Path, name: str) -> None:
     async with fake_hub(m=repo(odd=[{"rfilename": name, "size": 1, "blobId": "a" * 40}])) as hub:

@@ -6,13 +6,16 @@ Whatever it is, it is told in one error with its remedy, and never a bug's trace
 import hashlib
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
 from cortex.config.hub import HubConfig
 from cortex.errors import CortexError, LoadFailed, Unfit
 from cortex.hub import Hub, Source
-from tests.fake_hub import FakeHub, Repo, fake_hub
+from cortex.hub.client import Client
+from cortex.hub.settings import Settings
+from tests.fake_hub import FakeHub, Repo, Seen, fake_hub
 from tests.fake_terminal import told
 
 WEIGHTS = bytes(range(256)) * 2000
@@ -87,6 +90,49 @@ async def test_a_redirect_to_no_address_is_not_followed(tmp_path: Path, to: str)
         hub.answers["m.gguf"] = [(302, {"Location": to})]
         assert "not safe to follow" in (await refusal(tmp_path, hub.url)).message
         assert len(hub.asked("m.gguf")) == 1
+
+
+async def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(302, headers={"location": "http://hub/plain"})
+
+    settings = Settings("https://hub", tmp_path, "token", "HF_TOKEN", None)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        with pytest.raises(LoadFailed, match="not safe to follow"):
+            await Client(settings, http).listing(SOURCE)
+    assert len(asked) == 1
+
+
+async def test_what_comes_encoded_is_not_taken(tmp_path: Path) -> None:
+    async with fake_hub(m=Repo({"m.gguf": WEIGHTS})) as hub:
+        hub.answers["m.gguf"] = [(200, {"Content-Encoding": "gzip"})]
+        assert "proxy" in (await refusal(tmp_path, hub.url)).message
+
+
+async def test_another_part_than_the_one_asked_for_is_not_taken(tmp_path: Path) -> None:
+    async with fake_hub(m=Repo({"m.gguf": WEIGHTS})) as hub:
+        hub.cuts["m.gguf"] = [1000]
+        content, wrong = hub._content, [f"bytes 0-{len(WEIGHTS) - 1}/{len(WEIGHTS)}", "bytes 1000-1009/1010"]
+
+        async def answer(seen: Seen, stream: trio.SocketStream, *what: str) -> bool:
+            if seen.range and wrong:
+                return await hub._say(stream, 206, {"Content-Range": wrong.pop(0)}, WEIGHTS[:10])
+            return await content(seen, stream, *what)
+
+        hub._content = answer
+        await fetch(client(tmp_path, hub.url))
+        assert [seen.range for seen in hub.asked("m.gguf", "cdn")] == ["", *["bytes=1000-"] * 3]
+
+
+async def test_a_listing_without_end_is_not_read_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cortex.hub.client.LISTING_BYTES", 100)
+    async with fake_hub(m=Repo({"m.gguf": WEIGHTS})) as hub:
+        assert "more files than any model has" in (await refusal(tmp_path, hub.url)).message
 
 
 async def test_a_size_that_cannot_be_is_no_listing(tmp_path: Path) -> None:
