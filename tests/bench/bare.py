@@ -19,22 +19,35 @@ from cortex.harness.llamacpp.loading import parameters
 from cortex.neuron.prompts import Templates, Voice, prepare
 from cortex.text.template import ChatTemplate
 from cortex.translator import openai_chat
-from tests.bench.client import Burst
+from tests.bench.client import Burst, Stream
 
 
 @dataclass(slots=True)
 class _Heard:
-    """One call: when it spoke first, and its last chunk."""
+    """One call: when it spoke first and last, and the chunks that tell of its counts."""
 
-    first_at: float | None = None
+    progress: bytes = b"{}"
+    first_at: float = 0.0
     last: bytes = b""
+    end_at: float = 0.0
 
     def hear(self, chunk: bytes) -> bool:
         """The engine's callback; False lets it go on."""
-        if self.first_at is None and b'"prompt_progress"' not in chunk:
-            self.first_at = time.perf_counter()
+        if not self.first_at:
+            if b'"prompt_progress"' in chunk:
+                self.progress = chunk
+            else:
+                self.first_at = time.perf_counter()
         self.last = chunk
         return False
+
+    def told(self, began: float) -> Stream:
+        last, progress = asking.read(self.last), asking.read(self.progress).prompt_progress
+        if last.choice.finish_reason is None:
+            raise RuntimeError(f"no whole answer, but {last}")
+        counts, cached = last.verbose, 0 if progress is None else progress.cache
+        read = counts.tokens_evaluated - cached
+        return Stream(counts.tokens_predicted, read, self.first_at - began, self.end_at - began)
 
 
 class Bare:
@@ -58,7 +71,7 @@ class Bare:
         said = [self._said(body) for body in bodies]
         heard = [_Heard() for _ in bodies]
         calls = [
-            threading.Thread(target=self._server.handle_completions, args=(each, ear.hear))
+            threading.Thread(target=self._call, args=(each, ear))
             for each, ear in zip(said, heard, strict=True)
         ]
         began = time.perf_counter()
@@ -67,16 +80,16 @@ class Bare:
         for call in calls:
             call.join()
         wall_s = time.perf_counter() - began
-        last = [asking.read(ear.last) for ear in heard]
-        if any(chunk.choice.finish_reason is None for chunk in last):
-            raise RuntimeError(f"no whole answer, but {last}")
-        tokens = sum(chunk.verbose.tokens_predicted for chunk in last)
-        return Burst(tokens, wall_s, tuple((ear.first_at or began) - began for ear in heard))
+        return Burst(tuple(ear.told(began) for ear in heard), wall_s)
 
     def close(self) -> None:
         """The engine's memory and its folder are given back."""
         del self._server
         self.listener.close()
+
+    def _call(self, said: bytes, ear: _Heard) -> None:
+        self._server.handle_completions(said, ear.hear)
+        ear.end_at = time.perf_counter()
 
     def _said(self, body: bytes) -> bytes:
         (job,) = prepare(openai_chat.read(body), self._voice, "-").jobs

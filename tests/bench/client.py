@@ -12,33 +12,66 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final
 
 BLOCK: Final = 65536
 PATIENCE_S: Final = 120.0
 _TOKENS: Final = re.compile(rb'"completion_tokens":\s*(\d+)')
+_PROMPT: Final = re.compile(rb'"prompt_tokens":\s*(\d+)')
+_CACHED: Final = re.compile(rb'"cached_tokens":\s*(\d+)')
 _DONE: Final = b"data: [DONE]"
 _LONGEST_END: Final = 512  # end mark, last chunk and trailers
 
 
 @dataclass(frozen=True, slots=True)
-class Burst:
-    """Some streams at once: all their tokens, the time from the first byte sent to the last
-    stream's end, and each stream's time to its first word."""
+class Stream:
+    """One answer: its tokens, those of the prompt that were not cached, and when its first word and its
+    end came."""
 
     tokens: int
+    read: int
+    first_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Some streams at once, timed from the first byte sent to the last stream's end."""
+
+    streams: tuple[Stream, ...]
     wall_s: float
-    first_s: tuple[float, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(stream.tokens for stream in self.streams)
+
+    @property
+    def first_s(self) -> tuple[float, ...]:
+        return tuple(stream.first_s for stream in self.streams)
 
     @property
     def speed(self) -> float:
         return self.tokens / self.wall_s
 
+    @property
+    def prefill_speed(self) -> float:
+        """Tokens of prompts a second, to the end of all: for answers of one token."""
+        return sum(stream.read for stream in self.streams) / self.wall_s
+
+    @property
+    def decode_speed(self) -> float:
+        """Tokens a second after each stream's first, all streams together. They are alike: the median
+        of the times that they took stands for all, whichever this client came to late."""
+        made = sum(stream.tokens - 1 for stream in self.streams)
+        return made / median(stream.end_s - stream.first_s for stream in self.streams)
+
 
 @dataclass(slots=True)
-class _Stream:
+class _Listened:
     sock: socket.socket
     first_at: float | None = None
+    end_at: float = 0.0
     data: list[bytes] = field(default_factory=list)
     tail: bytes = b""
 
@@ -48,7 +81,17 @@ class _Stream:
             self.first_at = time.perf_counter()
         self.data.append(data)
         self.tail = (self.tail + data)[-_LONGEST_END:]
+        self.end_at = time.perf_counter()
         return not data or (self.tail.endswith(b"\r\n\r\n") and _DONE in self.tail)
+
+    def told(self, began: float) -> Stream:
+        answer = b"".join(self.data)
+        counts = [pattern.findall(answer) for pattern in (_TOKENS, _PROMPT, _CACHED)]
+        whole = answer.startswith(b"HTTP/1.1 200 ") and _DONE in answer
+        if not whole or not counts[0] or not counts[1] or self.first_at is None:
+            raise RuntimeError(f"no whole answer, but {answer[:300]!r} ... {answer[-300:]!r}")
+        made, prompt, cached = (int(found[-1]) if found else 0 for found in counts)
+        return Stream(made, prompt - cached, self.first_at - began, self.end_at - began)
 
 
 def request(host: str, body: bytes) -> bytes:
@@ -62,7 +105,7 @@ def burst(address: tuple[str, int], bodies: Sequence[bytes]) -> Burst:
     host = f"{address[0]}:{address[1]}"
     requests = [request(host, body) for body in bodies]
     with selectors.DefaultSelector() as ready:
-        streams = [_Stream(socket.create_connection(address)) for _ in bodies]
+        streams = [_Listened(socket.create_connection(address)) for _ in bodies]
         try:
             for stream in streams:
                 stream.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -75,8 +118,7 @@ def burst(address: tuple[str, int], bodies: Sequence[bytes]) -> Burst:
         finally:
             for stream in streams:
                 stream.sock.close()
-    tokens = sum(_tokens(b"".join(stream.data)) for stream in streams)
-    return Burst(tokens, wall_s, tuple((stream.first_at or began) - began for stream in streams))
+    return Burst(tuple(stream.told(began) for stream in streams), wall_s)
 
 
 def ask(
@@ -103,10 +145,3 @@ def _listen(ready: selectors.BaseSelector) -> None:
         for key, _ in events:
             if key.data.hear(key.data.sock.recv(BLOCK)):
                 ready.unregister(key.data.sock)
-
-
-def _tokens(answer: bytes) -> int:
-    counts = _TOKENS.findall(answer)
-    if not answer.startswith(b"HTTP/1.1 200 ") or _DONE not in answer or not counts:
-        raise RuntimeError(f"no whole answer, but {answer[:300]!r} ... {answer[-300:]!r}")
-    return int(counts[-1])

@@ -13,15 +13,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from cortex.demo import GGUF as DEMO
 from tests.bench.client import ask
-from tests.bench.processes import Address, Setting, roles
+from tests.bench.models import ensure
+from tests.bench.processes import Address, Setting, neuron
 
 MIB = 2**20
-MODEL = "bench"
+MODEL: Final = "bench"
+TOLD: Final = (1, 2, 5, 10, 20, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,20 @@ class Look:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cycles", type=int, default=30)
-    parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument("--model", type=lambda said: Path(said).resolve(), default=DEMO)
     parser.add_argument("--isolation", choices=("thread", "process"))
     chosen = parser.parse_args(arguments)
+    ensure(chosen.model)
     setting = Setting({MODEL: chosen.model}, 1024, 4, 1, chosen.isolation)
-    with tempfile.TemporaryDirectory() as folder, roles(Path(folder), setting) as running:
-        looks = [_cycle(running.neuron_at, running.neuron) for _ in range(chosen.cycles)]
+    with tempfile.TemporaryDirectory() as folder, neuron(Path(folder), setting) as running:
+        looks = [_cycle(running.at, running.process) for _ in range(chosen.cycles)]
     print(
         f"{chosen.model.name} ({chosen.model.stat().st_size / MIB:.1f} MiB), {chosen.isolation or 'default'}"
     )
     print("| cycle | rss MiB | of the first | threads | descriptors | children |")
     print("|---|---|---|---|---|---|")
     for number, look in enumerate(looks, 1):
-        if number == 1 or number % 5 == 0:
+        if number in TOLD or number == len(looks):
             ratio = look.rss_bytes / looks[0].rss_bytes
             held = f"{look.threads} | {look.descriptors} | {look.children}"
             print(f"| {number} | {look.rss_bytes / MIB:.1f} | {ratio:.3f} | {held} |")

@@ -1,11 +1,12 @@
-"""How soon a neuron tells how it is while it is busy.
+"""How late a neuron's loop is, and how soon it tells how it is, while it loads and while it generates.
 
-    python -m tests.bench.health [--seconds 20] [--streams 8] [--isolation thread|process]
+    python -m tests.bench.health [--seconds 20] [--streams 8] [--loads 5] [--model FILE.gguf ...]
 
-Streams of the demo model run without a pause, from a process of their own; meanwhile GET /health and
-GET /models are asked in turns over one connection, as a gateway does, only far more often. Told are
-p50, p99 and the worst, idle and busy; what else the machine did is told with them, since on a busy
-machine the figures are of its scheduler. Not part of the test suite.
+For each host of models (thread, process): idle, while each model is loaded, and while streams of each run
+without a pause, from a process of their own. Meanwhile GET /health and GET /models are asked in turns over
+one connection, as a gateway does, only far more often, and clocks in the neuron's own loop tell by how
+much it was late, and what it worked (`ticking`). What else the machine did is told with them, since on a
+busy machine the figures are of its scheduler. Not part of the test suite.
 """
 
 import argparse
@@ -14,62 +15,133 @@ import json
 import multiprocessing
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
 from cortex.demo import GGUF as DEMO
-from tests.bench.client import burst
-from tests.bench.processes import Address, Setting, roles
+from tests.bench.client import ask, burst
+from tests.bench.models import BENCH, ensure
+from tests.bench.processes import Address, Neuron, Setting, neuron
+from tests.bench.ticking import Moments, Ticks
+from tests.bench.ways import heads, row
 
 PATHS: Final = ("/health", "/models")
 PAUSE_S: Final = 0.01
 WARM: Final = 20
 GOAL_MS: Final = 20.0
+STARTS_S: Final = 2.0  # the process of the streams imports, and their first prompts are read
 
 
-def main() -> int:
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Something that a neuron did for a while: how long each answer took, by path, and the cores that
+    nobody of ours used. `spans` are of time.monotonic."""
+
+    name: str
+    spans: Sequence[tuple[float, float]]
+    answers: Mapping[str, Sequence[float]]
+    others: float
+
+    def rows(self, host: str, ticks: Ticks) -> Iterator[str]:
+        """Of the loop, and of each path."""
+        took_s = sum(end - start for start, end in self.spans) / len(self.spans)
+        loop = {"loop is late": self._within(ticks.lags), "a pass's CPU": self._within(ticks.passes)}
+        for what, times in (loop | dict(self.answers)).items():
+            figures = [f"{each * 1e3:.1f}" for each in (_part(times, 0.5), _part(times, 0.99), max(times))]
+            yield row(host, self.name, f"{took_s:.2f}", what, len(times), *figures, f"{self.others:.2f}")
+
+    def _within(self, moments: Moments) -> Sequence[float]:
+        return [took for at, took in moments if any(start <= at < end for start, end in self.spans)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 1 when the goal is missed."""
-    told = argparse.ArgumentParser()
+    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     told.add_argument("--seconds", type=float, default=20.0)
     told.add_argument("--streams", type=int, default=8)
-    told.add_argument("--isolation", choices=("thread", "process"))
-    chosen = told.parse_args()
-    setting = Setting({"demo": DEMO}, 1024, chosen.streams, 1, chosen.isolation)
-    with tempfile.TemporaryDirectory() as folder, roles(Path(folder), setting) as running:
-        burst(running.neuron_at, [_body()])  # the model is in
-        idle, calm = _measured(running.neuron_at, chosen.seconds / 4, running.neuron)
-        with _busy(running.neuron_at, chosen.streams):
-            busy, others = _measured(running.neuron_at, chosen.seconds, running.neuron)
-    print(f"{psutil.cpu_count()} cores; others used {calm:.2f} of them idle, {others:.2f} busy")
-    print(f"{'':24}{'asked':>8}{'p50 ms':>9}{'p99 ms':>9}{'worst':>9}")
-    for name, times in (("idle", idle), (f"{chosen.streams} streams", busy)):
-        for path, taken in times.items():
-            row = (_part(taken, 0.5), _part(taken, 0.99), max(taken))
-            print(f"{name:12}{path:12}{len(taken):8}" + "".join(f"{each * 1e3:9.2f}" for each in row))
-    worst = max(_part(taken, 0.99) for taken in busy.values()) * 1e3
-    print(f"goal p99 <= {GOAL_MS:g} ms: {'met' if worst <= GOAL_MS else 'missed'}")
+    told.add_argument("--loads", type=int, default=5)
+    told.add_argument("--model", type=lambda said: Path(said).resolve(), nargs="*", default=[DEMO, BENCH])
+    told.add_argument("--isolation", nargs="*", default=["thread", "process"])
+    chosen = told.parse_args(arguments)
+    for path in chosen.model:
+        ensure(path)
+    heads("host", "phase", "s", "what", "times", "p50 ms", "p99 ms", "worst ms", "others")
+    worst = max(_host(host, chosen) for host in chosen.isolation)
+    print(
+        f"goal p99 <= {GOAL_MS:g} ms for answers while streams run: {'met' if worst <= GOAL_MS else 'missed'}"
+    )
     return int(worst > GOAL_MS)
 
 
-def _measured(at: Address, seconds: float, neuron: psutil.Process) -> tuple[dict[str, list[float]], float]:
-    """Seconds that each answer took, by path, and the cores that nobody of ours used."""
-    line = http.client.HTTPConnection(*at, timeout=30)
+def _host(host: str, chosen: argparse.Namespace) -> float:
+    """The worst p99 of answers while streams run, in ms."""
+    models = {path.stem: path for path in chosen.model}
+    setting = Setting(models, 1024, chosen.streams, 1, host)
+    with tempfile.TemporaryDirectory() as folder:
+        ticks = Path(folder) / "ticks"
+        with neuron(Path(folder), setting, ticks) as running:
+            calm = [_measured("idle", running, _lasting(chosen.seconds / 4))]
+            calm += [_loading(model, running, chosen.loads) for model in models]
+            busy = [_streaming(model, running, chosen) for model in models]
+        told = Ticks.read(ticks)
+    for phase in (*calm, *busy):
+        print(*phase.rows(host, told), sep="\n", flush=True)
+    return max(_part(times, 0.99) for phase in busy for times in phase.answers.values()) * 1e3
+
+
+def _loading(model: str, running: Neuron, loads: int) -> Phase:
+    """So many loads, without the unloads between them."""
+
+    def loads_of() -> Iterator[Callable[[], bool]]:
+        for _ in range(loads):
+            load = threading.Thread(target=ask, args=(running.at, "/models/load", {"spec": {"id": model}}))
+            load.start()
+            yield load.is_alive
+            load.join()
+            ask(running.at, "/models/unload", {"id": model})
+
+    return _measured(f"loads {model}", running, loads_of())
+
+
+def _streaming(model: str, running: Neuron, chosen: argparse.Namespace) -> Phase:
+    burst(running.at, [_body(model)])  # the model is in
+    with _busy(running.at, chosen.streams, model):
+        phase = _measured(f"{chosen.streams} streams of {model}", running, _lasting(chosen.seconds))
+    ask(running.at, "/models/unload", {"id": model, "force": True})
+    return phase
+
+
+def _lasting(seconds: float) -> Iterator[Callable[[], bool]]:
+    until = time.monotonic() + seconds
+    yield lambda: time.monotonic() < until
+
+
+def _measured(name: str, running: Neuron, parts: Iterator[Callable[[], bool]]) -> Phase:
+    """Answers are timed while each part says that it lasts."""
+    line = http.client.HTTPConnection(*running.at, timeout=120)
     times: dict[str, list[float]] = {path: [] for path in PATHS}
     for path in PATHS * WARM:
         _ask(line, path)
-    ours, host, began = _used(neuron), _host(), time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for path in PATHS:
-            times[path].append(_ask(line, path))
-            time.sleep(PAUSE_S)
-    wall_s = time.perf_counter() - began
+    spans, ours, host = [], _used(running.process), _host_cpu()
+    began = time.monotonic()
+    for lasts in parts:
+        start = time.monotonic()
+        while lasts():
+            for path in PATHS:
+                times[path].append(_ask(line, path))
+                time.sleep(PAUSE_S)
+        spans.append((start, time.monotonic()))
+    wall_s = time.monotonic() - began
     line.close()
-    return times, max(0.0, (_host() - host) - (_used(neuron) - ours)) / wall_s
+    others = max(0.0, (_host_cpu() - host) - (_used(running.process) - ours)) / wall_s
+    return Phase(name, spans, times, others)
 
 
 def _ask(line: http.client.HTTPConnection, path: str) -> float:
@@ -84,11 +156,13 @@ def _ask(line: http.client.HTTPConnection, path: str) -> float:
 
 
 @contextmanager
-def _busy(at: Address, streams: int) -> Iterator[None]:
+def _busy(at: Address, streams: int, model: str) -> Iterator[None]:
     """That many streams run all the time."""
-    caller = multiprocessing.get_context("spawn").Process(target=_stream, args=(at, streams), daemon=True)
+    caller = multiprocessing.get_context("spawn").Process(
+        target=_stream, args=(at, streams, model), daemon=True
+    )
     caller.start()
-    time.sleep(2.0)  # it imports, and the first prompts are read
+    time.sleep(STARTS_S)
     try:
         yield
         if not caller.is_alive():
@@ -98,15 +172,15 @@ def _busy(at: Address, streams: int) -> Iterator[None]:
         caller.join()
 
 
-def _stream(at: Address, streams: int) -> None:
+def _stream(at: Address, streams: int, model: str) -> None:
     while True:
-        burst(at, [_body()] * streams)
+        burst(at, [_body(model)] * streams)
 
 
-def _body() -> bytes:
+def _body(model: str) -> bytes:
     messages = [{"role": "user", "content": "Tell me a long story."}]
     options = {"stream_options": {"include_usage": True}, "max_tokens": 600, "temperature": 1.0}
-    return json.dumps({"model": "demo", "messages": messages, "stream": True, **options}).encode()
+    return json.dumps({"model": model, "messages": messages, "stream": True, **options}).encode()
 
 
 def _part(times: Sequence[float], part: float) -> float:
@@ -114,7 +188,7 @@ def _part(times: Sequence[float], part: float) -> float:
 
 
 def _used(neuron: psutil.Process) -> float:
-    """Processor seconds of everybody who belongs to the bench."""
+    """Processor seconds of everybody who belongs to the bench, also of those who are gone."""
     mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
     known = {each.pid: each for each in (*mine, neuron)}
     return sum(_seconds(each) for each in known.values())
@@ -125,10 +199,10 @@ def _seconds(process: psutil.Process) -> float:
         spent = process.cpu_times()
     except psutil.NoSuchProcess:
         return 0.0
-    return float(spent.user + spent.system)
+    return float(spent.user + spent.system + spent.children_user + spent.children_system)
 
 
-def _host() -> float:
+def _host_cpu() -> float:
     spent = psutil.cpu_times()
     return float(sum(spent) - spent.idle - getattr(spent, "iowait", 0.0))
 

@@ -1,10 +1,10 @@
-"""Make a model for benchmarks: 135 million random numbers, as GGUF Q8_0.
+"""Make a model for benchmarks: 135 million random numbers, as GGUF Q8_0; with --large, 969 million.
 
-    python tests/bench/make_model.py FOLDER
+    python tests/bench/make_model.py FOLDER [--large]
 
-Big enough that computing outweighs the binding, small enough for any CPU. It speaks the
-demo model's template and never ends an answer by itself, so that a run makes exactly as
-many tokens as it asks for. What it says is made-up words without sense.
+The smaller is big enough that computing outweighs the binding, small enough for any CPU. Both speak the
+demo model's template and never end an answer by themselves, so that a run makes exactly as
+many tokens as are asked for. What they say is made-up words without sense.
 
 Needs gguf, numpy, safetensors and tokenizers (packaging/demo-model/requirements.txt
 without torch); the test extra does not bring them.
@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "packaging" / "demo-model"))
@@ -24,22 +25,24 @@ import vocabulary  # noqa: E402
 from shape import Shape, Weights, random_weights  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
-NAME = "cortex-bench"
-SHAPE = Shape(vocab=32768, hidden=768, layers=16, heads=12, kv_heads=4, inner=2304, context=8192)
+SHAPE: Final = Shape(vocab=32768, hidden=768, layers=16, heads=12, kv_heads=4, inner=2304, context=8192)
+LARGE: Final = Shape(vocab=32768, hidden=2048, layers=20, heads=32, kv_heads=8, inner=5632, context=8192)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make a random model for benchmarks.")
-    parser.add_argument("folder", type=Path, help=f"where {NAME}.gguf and tokenizer.json go")
-    folder = parser.parse_args().folder
+    parser.add_argument("folder", type=Path, help="where the model and tokenizer.json go")
+    parser.add_argument("--large", action="store_true", help="1 GB, to see what a load holds up")
+    said = parser.parse_args()
+    folder, name, shape = said.folder, *(("cortex-large", LARGE) if said.large else ("cortex-bench", SHAPE))
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = enlarged(ROOT / "cortex" / "demo" / "tokenizer.json")
+    tokenizer = enlarged(ROOT / "cortex" / "demo" / "hf" / "tokenizer.json")
     tokenizer.save(str(folder / "tokenizer.json"))
-    weights = random_weights(SHAPE)
+    weights = random_weights(shape)
     hush(tokenizer, weights)
-    path = folder / f"{NAME}.gguf"
-    export.write_gguf(path, tokenizer, SHAPE, weights, name=NAME, q8=True)
+    path = folder / f"{name}.gguf"
+    export.write_gguf(path, tokenizer, shape, weights, name=name, q8=True)
     count = sum(tensor.size for tensor in weights.values())
     print(f"{path}: {count} parameters, {path.stat().st_size} bytes, {time.monotonic() - began:.0f} s")
 

@@ -1,4 +1,4 @@
-"""A neuron and a gateway as an operator runs them: processes, config files, loopback.
+"""Neurons and gateways as an operator runs them: processes, config files, loopback.
 
 Owns their files and their end; a role that dies takes the benchmark down with its log.
 """
@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,8 +35,16 @@ class Roles:
 
 
 @dataclass(frozen=True, slots=True)
+class Neuron:
+    """Where one listens, and its process."""
+
+    at: Address
+    process: psutil.Process
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
-    """What engines on both sides are given. `models` are GGUF files by name."""
+    """What engines on both sides are given. `models` are GGUF files by name, absolute."""
 
     models: Mapping[str, Path]
     context: int
@@ -48,20 +56,27 @@ class Setting:
 @contextmanager
 def roles(folder: Path, setting: Setting) -> Iterator[Roles]:
     """Both run and know each other; they are gone when the block is left."""
-    at = {name: ("127.0.0.1", _free_port()) for name in ("neuron", "gateway")}
+    at = ("127.0.0.1", _free_port())
+    with neuron(folder, setting) as there:
+        (folder / "gateway.toml").write_text(
+            f'[gateway]\nlisten = "{_text(at)}"\nmetrics_listen = "127.0.0.1:0"\n'
+            f'models_config = "models.toml"\n'
+            f'[[neurons]]\nname = "n1"\nendpoint = "http://{_text(there.at)}"\n'
+        )
+        with _role("gateway", folder, lambda: _knows_it(at)) as gateway:
+            yield Roles(there.at, at, there.process, gateway)
+
+
+@contextmanager
+def neuron(folder: Path, setting: Setting, ticks: Path | None = None) -> Iterator[Neuron]:
+    """One runs; it is gone when the block is left. `ticks` is where `ticking` then tells of its loop."""
+    at = ("127.0.0.1", _free_port())
     _write(folder, setting, at)
-    with ExitStack() as stack:
-        started = {name: stack.enter_context(_role(name, folder)) for name in at}
-        deadline = time.monotonic() + START_S
-        while not _healthy(at["gateway"]):
-            for name, process in started.items():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{name} does not run:\n{(folder / f'{name}.log').read_text()}")
-            time.sleep(0.1)
-        yield Roles(at["neuron"], at["gateway"], *(psutil.Process(started[name].pid) for name in at))
+    with _role("neuron", folder, lambda: bool(ask(at, "/health")), ticks) as process:
+        yield Neuron(at, process)
 
 
-def _write(folder: Path, setting: Setting, at: Mapping[str, Address]) -> None:
+def _write(folder: Path, setting: Setting, at: Address) -> None:
     entries = "".join(
         f'[[models]]\nid = "{name}"\nsource = "path:{path}"\ncontext = {setting.context}\n'
         f"slots = {setting.slots}\n"
@@ -71,24 +86,27 @@ def _write(folder: Path, setting: Setting, at: Mapping[str, Address]) -> None:
     isolation = f'isolation = "{setting.isolation}"\n' if setting.isolation else ""
     roots = ", ".join(f'"{root}"' for root in sorted({path.parent for path in setting.models.values()}))
     (folder / "neuron.toml").write_text(
-        f'[neuron]\nname = "n1"\nlisten = "{_text(at["neuron"])}"\nmetrics_listen = "127.0.0.1:0"\n'
+        f'[neuron]\nname = "n1"\nlisten = "{_text(at)}"\nmetrics_listen = "127.0.0.1:0"\n'
         f'models_config = "models.toml"\nmodel_roots = [{roots}]\nstate_dir = "state"\n'
         f'[devices]\nuse = ["cpu"]\n[harness.llamacpp]\nthreads = {setting.threads}\n{isolation}'
-    )
-    (folder / "gateway.toml").write_text(
-        f'[gateway]\nlisten = "{_text(at["gateway"])}"\nmetrics_listen = "127.0.0.1:0"\n'
-        f'models_config = "models.toml"\n'
-        f'[[neurons]]\nname = "n1"\nendpoint = "http://{_text(at["neuron"])}"\n'
     )
 
 
 @contextmanager
-def _role(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "cortex", name, "--config", str(folder / f"{name}.toml")]
+def _role(
+    name: str, folder: Path, ready: Callable[[], bool], ticks: Path | None = None
+) -> Iterator[psutil.Process]:
+    runner = ["cortex"] if ticks is None else ["tests.bench.ticking", str(ticks)]
+    command = [sys.executable, "-m", *runner, name, "--config", str(folder / f"{name}.toml")]
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log, cwd=ROOT, env=dict(os.environ))
         try:
-            yield process
+            deadline = time.monotonic() + START_S
+            while not _answers(ready):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{name} does not run:\n{(folder / f'{name}.log').read_text()}")
+                time.sleep(0.1)
+            yield psutil.Process(process.pid)
         finally:
             process.terminate()
             try:
@@ -98,11 +116,15 @@ def _role(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
-def _healthy(gateway: Address) -> bool:
+def _answers(ready: Callable[[], bool]) -> bool:
     try:
-        neurons = ask(gateway, "/health")["neurons"]
+        return ready()
     except (OSError, ValueError):
         return False
+
+
+def _knows_it(gateway: Address) -> bool:
+    neurons = ask(gateway, "/health")["neurons"]
     return isinstance(neurons, dict) and neurons["healthy"] == 1
 
 
