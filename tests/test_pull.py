@@ -1,5 +1,6 @@
 """`cortex models pull` and `cortex up hf:...`, as processes of their own, with a hub on loopback."""
 
+import os
 import signal
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -112,6 +113,33 @@ async def test_ctrl_c_keeps_what_came_and_the_same_command_goes_on(tmp_path: Pat
         hub.halts.clear()
         assert (await pulled(hub, tmp_path, "hf:org/m"))[0] == 0
         assert hub.asked(".gguf", "cdn")[-1].range == (f"bytes={kept}-" if kept else "")
+
+
+async def test_a_second_signal_ends_a_pull_that_hangs(tmp_path: Path) -> None:
+    os.mkfifo(login := tmp_path / "token")
+    async with fake_hub(m=Repo({"m.gguf": WEIGHTS})) as hub:
+        more = {"HF_TOKEN_PATH": str(login), "XDG_CONFIG_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
+        async with running("-m", "cortex", "models", "pull", "hf:org/m", **more) as process:
+            # Opened for writing when it is opened for reading; and never written to.
+            line = await trio.to_thread.run_sync(lambda: os.open(login, os.O_WRONLY), abandon_on_cancel=True)
+            try:
+                process.send_signal(signal.SIGINT)
+                with trio.move_on_after(0.5):
+                    await process.wait()
+                assert process.returncode is None
+                process.send_signal(signal.SIGTERM)
+                with trio.fail_after(5):
+                    assert await process.wait() == 128 + signal.SIGTERM
+            finally:
+                os.close(line)
+
+
+async def test_every_tenth_is_said_once_however_many_files_there_are(tmp_path: Path) -> None:
+    files = {f"{number}.json": b"{%d}" % number for number in range(9)}
+    async with fake_hub(m=Repo({"m.gguf": WEIGHTS, **files})) as hub:
+        _, _, err = await pulled(hub, tmp_path, "hf:org/m")
+    lines = err.splitlines()
+    assert len(lines) == len(set(lines)) and lines[-1].startswith("verify hf:org/m: 100%")
 
 
 async def test_up_serves_a_model_of_a_hub(tmp_path: Path) -> None:

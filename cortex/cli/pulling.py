@@ -25,6 +25,7 @@ from rich.progress import (
 
 from cortex.catalogue import unknown
 from cortex.cli.roles import find
+from cortex.cli.running import leave
 from cortex.cli.trouble import Interrupted, Usage
 from cortex.config.hub import HubConfig
 from cortex.config.whole import whole_neuron
@@ -71,9 +72,10 @@ async def _fetch(source: Source, formats: Sequence[Format], config: HubConfig) -
     ended: list[int] = []
     found: list[Local] = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(_obey, ended, nursery.cancel_scope)
-        with told:
-            found.append(await Hub(config).fetch(source, formats, told.tell))
+        with trio.CancelScope() as download:
+            await nursery.start(_obey, ended, download)
+            with told:
+                found.append(await Hub(config).fetch(source, formats, told.tell))
         nursery.cancel_scope.cancel()
     if not found:
         raise Interrupted(ended[0], f"stopped; {told.kept} are kept: the same command goes on from there")
@@ -82,15 +84,18 @@ async def _fetch(source: Source, formats: Sequence[Format], config: HubConfig) -
 
 async def _obey(
     ended: list[int],
-    scope: trio.CancelScope,
+    download: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
+    """The first signal ends the download; the second the process, should a disk or a login hang."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
+            if ended:
+                leave(128 + number)
             ended.append(number)
-            scope.cancel()
+            download.cancel()
 
 
 @dataclass(slots=True)
@@ -99,7 +104,7 @@ class _Lines:
 
     what: str
     kept: str = "0B"
-    _said: tuple[Phase, int] | None = field(default=None, init=False)
+    _said: set[tuple[Phase, int]] = field(default_factory=set, init=False)
 
     def __enter__(self) -> None: ...
 
@@ -109,8 +114,9 @@ class _Lines:
         share = done * 100 // total // STEP * STEP if total else 100
         if phase == "download":
             self.kept = f"{size(done)} of {size(total)}"
-        if (phase, share) != self._said:
-            self._said = (phase, share)
+        # Each file is verified before the next one comes: what was said once is enough.
+        if (phase, share) not in self._said:
+            self._said.add((phase, share))
             typer.echo(f"{phase} {escape(self.what)}: {share}% of {size(total)}", err=True)
 
 
