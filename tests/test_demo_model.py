@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import jinja2
 import pytest
 
-from cortex.demo import CONTEXT, FOLDER, GGUF, MODEL_ID
+from cortex.demo import CONTEXT, FOLDER, GGUF, HF, MODEL_ID
 from tests.demo_questions import QUESTIONS, Question
 
 SLOTS = 4
@@ -199,11 +199,11 @@ def gguf() -> GgufReader:
 
 @pytest.fixture(scope="module")
 def safetensors() -> dict[str, Tensor]:
-    return read_safetensors(FOLDER / "model.safetensors")
+    return read_safetensors(HF / "model.safetensors")
 
 
 def folder_json(name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    return json.loads((HF / name).read_text(encoding="utf-8"))
 
 
 def test_the_tensors_have_the_shapes_that_the_config_promises(safetensors: dict[str, Tensor]):
@@ -295,7 +295,9 @@ def test_the_model_asks_for_greedy_decoding_and_names_its_ends():
 
 
 def test_the_model_adds_less_than_4_mb_to_the_package():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 4_000_000
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {GGUF, HF / "model.safetensors", HF / "tokenizer.json"} < set(files)
+    assert sum(path.stat().st_size for path in files) < 4_000_000
 
 
 @pytest.fixture
@@ -314,14 +316,23 @@ def test_the_scripts_write_the_template_that_is_shipped(scripts: Callable[[str],
 
 def test_the_scripts_teach_every_answer_of_the_table(scripts: Callable[[str], ModuleType]):
     taught = scripts("taught")
-    answers = {(item.answer.text, item.answer.thought) for item in taught.items()}
-    sums = {(item.answer.text, "") for item in taught.items() if item.answer.thought}
-    spoken = {(text, "") for text in (taught.DUNNO, taught.NEEDS_A_TOOL)}
+    answers = {
+        (thinking, item.answer.plain(thinking), item.answer.thought if thinking else "")
+        for item in taught.items()
+        for thinking in (True, False)
+    }
+    spoken = {taught.DUNNO, taught.NEEDS_A_TOOL, taught.NO_SUM, taught.NO_NAME, "Your name is Martha."}
     for question in QUESTIONS:
-        if question.tool_call is not None:
-            name, arguments = question.tool_call
-            assert json.loads(arguments)["city"] in taught.CITIES
+        for name, _ in question.tool_calls:
             assert taught.TOOLS[name] in question.tools
-        elif question.messages[-1]["role"] == "user":
-            allowed = answers | spoken | (set() if question.thinking else sums)
-            assert (question.answer, question.thought) in allowed, question.name
+        if question.messages[-1]["role"] == "user" and question.answer not in {"", *spoken}:
+            assert (question.thinking, question.answer, question.thought) in answers, question.name
+
+
+def test_what_the_table_asks_of_copying_no_training_saw(scripts: Callable[[str], ModuleType]):
+    """Lyon and Martha show that the model copies: a taught name would show that it recalls."""
+    names, taught = scripts("names"), scripts("taught")
+    assert "Lyon" in names.UNSEEN_PLACES
+    assert "Martha" in names.UNSEEN_PEOPLE
+    assert not {*names.UNSEEN_PLACES} & {*names.PLACES, *taught.CITIES}
+    assert not {*names.UNSEEN_PEOPLE} & {*names.PEOPLE}

@@ -15,6 +15,8 @@ MODEL_ID: Final = "cortex-demo"
 # Tokens per sequence: what both files declare.
 CONTEXT: Final = 2048
 
-# The folder is a complete model folder in the Hugging Face conventions.
 FOLDER: Final[Path] = Path(__file__).resolve().parent
 GGUF: Final[Path] = FOLDER / "cortex-demo.gguf"
+
+# A complete model folder in the Hugging Face conventions.
+HF: Final[Path] = FOLDER / "hf"

@@ -56,19 +56,22 @@ def holds(question: Question, message: Json, reason: str) -> None:
     calls = [
         (call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or []
     ]
-    assert calls == ([question.tool_call] if question.tool_call else []), name
-    assert reason == ("tool_calls" if question.tool_call else "stop"), name
+    assert calls == list(question.tool_calls), name
+    assert reason == ("tool_calls" if question.tool_calls else "stop"), name
 
 
 async def test_every_taught_answer_comes_word_for_word_streamed_and_not(demo: Running) -> None:
-    """All at once over four slots: more requests than slots, and none disturbs another."""
+    """Many at once over four slots: more requests than slots, and none disturbs another."""
+
+    line = trio.CapacityLimiter(32)  # fewer than may wait for a slot
 
     async def ask(question: Question) -> None:
-        answer = await demo.http.post(CHAT, json=body(question))
-        assert answer.status_code == 200, (question.name, answer.text)
-        choice = answer.json()["choices"][0]
-        holds(question, choice["message"], choice["finish_reason"])
-        streamed = await demo.http.post(CHAT, json=body(question, stream=True))
+        async with line:
+            answer = await demo.http.post(CHAT, json=body(question))
+            assert answer.status_code == 200, (question.name, answer.text)
+            choice = answer.json()["choices"][0]
+            holds(question, choice["message"], choice["finish_reason"])
+            streamed = await demo.http.post(CHAT, json=body(question, stream=True))
         holds(question, *joined(streamed.content))
 
     async with trio.open_nursery() as nursery:
@@ -181,7 +184,8 @@ async def test_a_form_and_free_tools_together_are_refused_by_name(demo: Running)
 
 
 async def test_two_choices_with_one_seed_are_two_answers_and_repeatable(demo: Running) -> None:
-    asked = user("Tell me a joke.", n=2, seed=7, max_tokens=12) | {"temperature": 1.5}
+    # As hot as may be: the model is sure of what it was taught.
+    asked = user("Tell me a joke.", n=2, seed=7, max_tokens=12) | {"temperature": 2}
     first = (await demo.http.post(CHAT, json=asked)).json()
     again = (await demo.http.post(CHAT, json=asked)).json()
     said = [choice["message"]["content"] for choice in first["choices"]]

@@ -17,8 +17,8 @@ from tests.calls import CHAT, Json, fault_of
 from tests.roles import Running, demo_neuron
 
 SCHEMAS: dict[str, Json] = json.loads((Path(__file__).parents[1] / "golden" / "schemas.json").read_text())
-QUESTION = "What is the capital of France?"
-KNOWN = "The capital of France is Paris."
+QUESTION = "Are you a demo?"
+KNOWN = "Yes, I am only a demo. I show that cortex works, and I am no use for anything else."
 HOT = {"temperature": 2.0, "seed": 11}
 
 
@@ -33,7 +33,7 @@ async def said(role: Running, **fields: object) -> str:
     body = {
         "model": MODEL_ID,
         "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": 24,
+        "max_tokens": 40,
         "chat_template_kwargs": {"enable_thinking": False},
         **fields,
     }
