@@ -315,6 +315,32 @@ def test_the_coldest_leaves_for_a_newcomer_and_serves_nobody_from_then_on() -> N
     book.sit("b")
 
 
+def test_a_victim_that_came_in_again_is_none_when_the_load_ends() -> None:
+    """It was unloaded for one load, and sent another model away before that load was there."""
+    book = books(100, resident("a", 60, last_used=1.0), resident("b", 40, last_used=2.0))
+    _, load = book.begin("c", 60)
+    book.ledger.gone("p", "a")
+    back, again = book.begin("a", 40)
+    assert (load.victims, again.victims) == (("a",), ("b",))
+    book.ledger.loaded(load, resident("c", 60))
+    assert book.living() == {"b": "leaving", "a": "loading", "c": "loaded"}
+    assert back in book.finish(again)
+
+
+def test_a_load_that_fails_takes_nobody_back_whom_another_one_sends_away() -> None:
+    book = books(100, resident("a", 60, last_used=1.0), resident("b", 40, last_used=2.0))
+    _, load = book.begin("c", 60)
+    book.ledger.gone("p", "a")
+    back, again = book.begin("a", 40)
+    book.finish(again)
+    book.ledger.depart(back)
+    book.clock.pass_by(AGE_S)
+    _, other = book.begin("d", 40)
+    assert other.victims == ("a",)
+    book.ledger.failed(load, LoadFailed("no"))
+    assert book.living() == {"a": "leaving", "d": "loading"}
+
+
 def test_in_the_same_tick_either_the_request_or_the_eviction_wins() -> None:
     """Row 64: whoever comes first; the other waits, and neither for ever."""
     book = books(60, resident("a", 60, slots=1))

@@ -86,11 +86,22 @@ class Machine(RuleBasedStateMachine):
     @rule(which=ANY, error=ERRORS, unloaded=st.integers(0, 2))
     def load_fails(self, which: int, error: LoadFailed | Stopping, unloaded: int) -> None:
         load = self.pick(which)
-        for victim in load.victims[:unloaded]:
-            self.ledger.gone(load.place.name, victim)
+        self.unload(load, unloaded)
         for ticket in self.ledger.failed(load, error):
             self.waiting.remove(ticket)
         self.settle()
+
+    @precondition(lambda self: self.ledger.loads)
+    @rule(which=ANY)
+    def victims_leave_while_the_load_goes_on(self, which: int) -> None:
+        load = self.pick(which)
+        self.unload(load, len(load.leaving))
+        self.settle()
+
+    def unload(self, load: Load, count: int) -> None:
+        for one in load.leaving[:count]:
+            if load.place.residents.get(one.model) is one:
+                self.ledger.gone(load.place.name, one.model)
 
     def finish(self, load: Load) -> None:
         raise NotImplementedError
@@ -214,8 +225,7 @@ class NeuronMachine(Machine):
         self.cleared: tuple[str, list[Resident]] | None = None
 
     def finish(self, load: Load) -> None:
-        for victim in load.victims:
-            self.ledger.gone(load.place.name, victim)
+        self.unload(load, len(load.leaving))
         facts = measured(load.want.model, idle_unload_s=45.0)
         facts.pinned = facts.pinned or load.want.model in self.pins
         self.ledger.loaded(load, facts)
@@ -298,6 +308,11 @@ class NeuronMachine(Machine):
         for place in self.ledger:
             promised = sum(one.bytes for one in place if one.phase != "leaving")
             assert promised <= TOTAL
+
+    @invariant()
+    def what_is_on_its_way_holds_its_bytes(self) -> None:
+        for model, load in self.ledger.loads.items():
+            assert load.place.residents[model] is load.resident
 
 
 class GatewayMachine(Machine):

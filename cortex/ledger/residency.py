@@ -226,16 +226,17 @@ class Residency:
         and until then they serve.
         """
         place = placement.place
-        if not placement.must_wait:
-            for model in placement.victims:
-                place.residents[model].phase = "leaving"
+        told = () if placement.must_wait else placement.victims
+        leaving = tuple(place.residents[model] for model in told)
+        for one in leaving:
+            one.phase = "leaving"
         resident = Resident(want.model, "loading", dict(placement.newcomer.need))
         resident.loaded_at = resident.last_used = self.clock()
         resident.priority = placement.newcomer.priority
         # Whom a gateway must not send away its neurons tell.
         pins = want.pinned or (want.spec is not None and bool(want.spec.pinned_on))
         resident.pinned = pins and not self.policy.delegates
-        load = self._loads[want.model] = Load(want, place, placement.victims, resident)
+        load = self._loads[want.model] = Load(want, place, placement.victims, resident, leaving)
         self._put(place, resident)
         return load
 
@@ -247,8 +248,8 @@ class Residency:
             return  # its place was lost meanwhile
         del self._loads[model]
         self._rests.came(model, place.name)
-        for victim in () if self.policy.delegates else load.victims:
-            self.gone(place.name, victim)
+        for victim in () if self.policy.delegates else load.staying:
+            self.gone(place.name, victim.model)
         facts.load_s = self._load_s[model] = now - load.resident.loaded_at
         # A report may have brought it in before, and then is as good.
         if place.residents.get(model, load.resident) is load.resident:
@@ -262,10 +263,9 @@ class Residency:
         del self._loads[model]
         if place.residents.get(model) is load.resident:
             self._remove(place, model)
-        for victim in load.victims:
-            resident = place.residents.get(victim)
-            if resident is not None and resident.phase == "leaving":
-                resident.phase = "loaded"
+        for victim in load.staying:
+            if victim.phase == "leaving":
+                victim.phase = "loaded"
         self._stir(model, *load.victims)
 
     def _failed(self, load: Load, error: CortexError) -> bool:

@@ -70,12 +70,22 @@ class Serve:
 @dataclass(frozen=True, slots=True, eq=False)
 class Load:
     """Somebody must bring `want.model` in at `place`, after sending `victims` away. To a place
-    that makes room by itself they are proposals."""
+    that makes room by itself they are proposals.
+
+    `leaving` are those of them that were told to go. One that is gone may have come in again
+    before the load ends: then it is another resident, and none of its victims.
+    """
 
     want: Want
     place: Place
     victims: tuple[str, ...]
     resident: Resident
+    leaving: tuple[Resident, ...] = ()
+
+    @property
+    def staying(self) -> tuple[Resident, ...]:
+        """Who was told to go, and is there yet."""
+        return tuple(one for one in self.leaving if self.place.residents.get(one.model) is one)
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,8 +214,9 @@ class Residents:
             self.engines.of(spec)
             await self._fetching.bring(spec, partial(self._ensure_possible, load.want))
             raise Revised((await self.want(spec)).need_bytes)
-        for victim in load.victims:
-            await self.unload(place, victim)
+        # One whose process dies meanwhile may be back before its turn to leave: then it stays.
+        while staying := load.staying:
+            await self.unload(place, staying[0].model)
         return await self._bring_in(spec, promise, place)
 
     def _need(self, spec: ModelSpec, promise: Promise) -> int:
