@@ -16,7 +16,8 @@ from cortex.errors import (
     Unsupported,
     UpstreamFailed,
 )
-from cortex.translator.openai_errors import LONGEST_RETRY_S, refused, spare_tokens
+from cortex.translator.openai_errors import LONGEST_RETRY_S, broke, refused, spare_tokens
+from cortex.wire.openai_heard import HeardError
 
 
 def told(
@@ -107,6 +108,14 @@ def test_a_full_engine_says_when_to_come_again(header: str, seconds: float | Non
     error = told(503, headers={"retry-after": header})
     assert error.retry_after_s == (Overloaded.default_retry_after_s if seconds is None else seconds)
     assert error.not_started
+
+
+@pytest.mark.parametrize(("said", "seconds"), [(7, 7.0), (1e300, LONGEST_RETRY_S), (-7, None), (None, None)])
+def test_when_to_come_again_may_stand_in_the_body_and_is_bounded_there_too(said, seconds) -> None:
+    """It becomes a header."""
+    expected = Overloaded.default_retry_after_s if seconds is None else seconds
+    assert told(503, retry_after=said).retry_after_s == expected
+    assert broke(HeardError(code=429, retry_after=said)).retry_after_s == expected
 
 
 def test_retry_after_may_be_a_date() -> None:

@@ -112,6 +112,23 @@ def test_without_usage_counts_are_estimates_and_marked_so() -> None:
     assert events[-1] == Stopped("stop", Usage(11, 0, 2, 0, estimated=True))
 
 
+@pytest.mark.parametrize("counts", [(None, 2), (-5, 2), (3, -2)])
+def test_counts_that_cannot_be_are_counts_that_nobody_told(counts: tuple[int, int]) -> None:
+    events = heard(chunk({"content": "a"}), chunk({}, "stop"), usage(*counts), DONE)
+    assert events[-1] == Stopped("stop", Usage(0, 0, 1, 0, estimated=True))
+
+
+def test_parts_of_a_count_are_never_less_than_nothing() -> None:
+    said = usage(
+        3, 2, prompt_tokens_details={"cached_tokens": -1}, completion_tokens_details={"reasoning_tokens": -1}
+    )
+    assert heard(chunk({"content": "a"}), chunk({}, "stop"), said)[-1] == Stopped("stop", Usage(3, 0, 2, 0))
+
+
+def test_an_end_mark_may_have_blanks_around_it() -> None:
+    assert heard(chunk({}, "stop"), b"[DONE] ")[-1] == Stopped("stop", Usage(0, 0, 0, 0, estimated=True))
+
+
 def test_an_estimate_of_the_engines_own_stays_one() -> None:
     events = heard(chunk({"content": "a"}), chunk({}, "stop"), usage(3, 1, estimated=True), DONE)
     assert events[-1] == Stopped("stop", Usage(3, 0, 1, estimated=True))
@@ -152,6 +169,30 @@ def test_a_call_without_an_id_or_arguments_gets_them() -> None:
     hearing = Hearing(new_id=lambda: "made")
     events = heard(chunk(call(0, None, name="x")), chunk({}, "tool_calls"), hearing=hearing)
     assert ToolCall("made", "x", "{}") in events
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_calls_without_ids_are_told_apart_by_their_names(index: int | None) -> None:
+    """Their arguments run together would be no JSON."""
+    pieces = [call(index, "{}", name="x"), call(index, "{}", name="y"), call(index, '{"a":1}', name="y")]
+    together = {"tool_calls": [piece["tool_calls"][0] for piece in pieces]}
+    for data in (list(map(chunk, pieces)), [chunk(together)]):
+        events = heard(*data, chunk({}, "tool_calls"))
+        told = [(event.name, event.arguments) for event in events if isinstance(event, ToolCall)]
+        assert told == [("x", "{}"), ("y", "{}"), ("y", '{"a":1}')]
+
+
+def test_a_call_whose_pieces_have_ids_of_their_own_is_one_call() -> None:
+    """Older vLLM makes up an id for each piece; others say the name each time."""
+    for more in ({}, {"name": "x"}):
+        pieces = [("a", '{"q"'), ("b", ":1"), ("c", "}")]
+        first, *rest = [call(0, text, id=word) for word, text in pieces]
+        first["tool_calls"][0]["function"]["name"] = "x"
+        for each in rest:
+            each["tool_calls"][0]["function"].update(more)
+            each["tool_calls"][0]["id"] = "a" if more else each["tool_calls"][0]["id"]
+        events = heard(*map(chunk, [first, *rest]), chunk({}, "tool_calls"))
+        assert [event for event in events if isinstance(event, ToolCall)] == [ToolCall("a", "x", '{"q":1}')]
 
 
 def test_where_one_call_is_wanted_the_first_is_it() -> None:

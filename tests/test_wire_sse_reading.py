@@ -58,6 +58,14 @@ def test_an_event_without_end_is_cut_at_its_bound() -> None:
         assert len(reader._buffer) + reader._data_bytes < MOST_BYTES + 2000
 
 
+def test_lines_without_a_value_count_as_well() -> None:
+    """Row 15: they take room, too."""
+    reader = EventReader(most_bytes=1000)
+    with pytest.raises(UpstreamFailed, match="longer than 1000 bytes"):
+        for _ in range(1000):
+            assert reader.feed(b"data:\n") == []
+
+
 def test_an_event_of_just_under_the_bound_passes() -> None:
     data = b"x" * (MOST_BYTES - 100)
     assert read(b"data: " + data + b"\n\n") == [data]

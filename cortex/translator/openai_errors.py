@@ -33,7 +33,8 @@ _CONTEXT: Final = re.compile(
 _PROMPT: Final = (
     re.compile(r"(\d{1,9})(?: tokens)? (?:in|from) the (?:messages|prompt|input)"),
     re.compile(
-        r"(?:resulted in(?: at least)?|prompt contains|has|contains at least|passed) (\d{1,9})(?: input)? tokens"
+        r"(?:resulted in(?: at least)?|prompt contains|has|contains at least|passed) "
+        r"(\d{1,9})(?: input)? tokens"
     ),
     re.compile(r"(?:input|request|prompt)(?: length)? \((\d{1,9})(?: tokens)?\)"),
     re.compile(r"prompt (?:length )?(?:of |is |has )?(\d{1,9}) "),
@@ -82,7 +83,8 @@ def broke(said: HeardError | str) -> CortexError:
         return _over_context(error)
     if words & {*_FULL} or status in (429, 503, 529):
         full = Overloaded(
-            "The engine that serves this model is full at the moment", retry_after_s=error.retry_after
+            "The engine that serves this model is full at the moment",
+            retry_after_s=_retry_after_s(None, error),
         )
         # The stream has begun: that nothing ran is not for us to say.
         full.not_started = False
@@ -170,16 +172,19 @@ def _number(found: re.Match[str] | None) -> int | None:
 
 
 def _retry_after_s(header: str | None, said: HeardError) -> float | None:
-    if header is None:
-        return said.retry_after
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            when = parsedate_to_datetime(header)
-        except ValueError:
-            return None
-        aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-        seconds = (aware - datetime.now(UTC)).total_seconds()
+    seconds = said.retry_after if header is None else _seconds(header)
     # Written so that a NaN is outside.
-    return min(seconds, LONGEST_RETRY_S) if seconds >= 0 else None
+    return min(seconds, LONGEST_RETRY_S) if seconds is not None and seconds >= 0 else None
+
+
+def _seconds(header: str) -> float | None:
+    try:
+        return float(header)
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return (aware - datetime.now(UTC)).total_seconds()

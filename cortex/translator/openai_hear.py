@@ -76,7 +76,7 @@ def hear(hearing: Hearing) -> Machine:
     while True:
         data = yield said
         try:
-            said = answer.ended() if data is None or data == DONE else answer.hear(data)
+            said = answer.ended() if data is None or data.strip() == DONE else answer.hear(data)
         except CortexError as error:
             yield [Failed(error)]
             return
@@ -179,7 +179,7 @@ class _Answer:
             return []
         self.prefilled = True
         told = self.usage
-        return [Prefilled(told.prompt_tokens if told else 0)]
+        return [Prefilled((told.prompt_tokens or 0) if told and told.believable else 0)]
 
     def _ride(self) -> tuple[TokenLogprob, ...]:
         if self.hearing.logprobs is None:
@@ -204,9 +204,9 @@ class _Answer:
             self.call = _Call(piece.index, piece.id or self.hearing.new_id())
         if piece.function is not None:
             self.call.name = self.call.name or piece.function.name or ""
-            arguments = piece.function.arguments or ""
-            self.call.arguments.append(arguments)
-            self.call_bytes += len(arguments)
+            if arguments := piece.function.arguments:
+                self.call.arguments.append(arguments)
+                self.call_bytes += len(arguments)
         if self.call_bytes > MOST_CALL_BYTES:
             raise UpstreamFailed(f"The calls of one answer are longer than {MOST_CALL_BYTES} bytes")
         return said
@@ -228,18 +228,18 @@ class _Answer:
     def _used(self) -> Usage:
         """As told; where nothing is, one token for each piece, and four bytes of prompt for one."""
         told = self.usage
-        if told is None:
+        if told is None or not told.believable:
             prompt = -(-self.hearing.prompt_bytes // 4)
             return Usage(prompt, 0, self.pieces, self.thoughts, estimated=True)
         completion = told.completion_tokens or 0
         prompt_details, details = told.prompt_tokens_details, told.completion_tokens_details
         reasoning = told.reasoning_tokens if details is None else details.reasoning_tokens
         return Usage(
-            prompt=told.prompt_tokens,
-            cached=(prompt_details.cached_tokens or 0) if prompt_details else 0,
+            prompt=told.prompt_tokens or 0,
+            cached=max((prompt_details.cached_tokens or 0) if prompt_details else 0, 0),
             completion=completion,
             # Many engines think and do not count it.
-            reasoning=min(self.thoughts, completion) if reasoning is None else reasoning,
+            reasoning=min(self.thoughts, completion) if reasoning is None else max(reasoning, 0),
             estimated=told.estimated,
         )
 
@@ -253,10 +253,17 @@ def _check(chunk: HeardChunk) -> None:
 
 
 def _is_other(call: _Call, piece: HeardCall) -> bool:
+    """Whether `piece` begins another call. Some engines number every call 0, and some none; some give
+    each piece an id of its own, and some none. Who begins a call names it."""
     if piece.index is not None and call.index is not None and piece.index != call.index:
         return True
-    # Some engines number every call 0, and some none; a call's id comes with its first piece.
-    return bool(piece.id) and piece.id != call.id
+    function = piece.function
+    if function is None or not function.name or not call.name:
+        return False
+    if piece.id:
+        return piece.id != call.id
+    begins = bool(call.arguments) and (function.arguments or "").lstrip().startswith("{")
+    return function.name != call.name or begins
 
 
 def _scores(told: HeardLogprobs, wanted: int) -> Sequence[TokenLogprob]:

@@ -159,9 +159,14 @@ def _legacy(logprobs: tuple[TokenLogprob, ...], offset: int, top: int) -> TextLo
 class _Answer:
     """What one choice has said so far."""
 
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    size: int = 0
     logprobs: TextLogprobs = field(default_factory=lambda: TextLogprobs([], [], [], []))
     stopped: Stopped | None = None
+
+    def add(self, text: str) -> None:
+        self.pieces.append(text)
+        self.size += len(text)
 
 
 def whole(reply: Reply, events: Iterable[Event]) -> bytes:
@@ -172,10 +177,10 @@ def whole(reply: Reply, events: Iterable[Event]) -> bytes:
         match event:
             case Text(text, logprobs):
                 if reply.logprobs is not None:
-                    _extend(answer.logprobs, _legacy(logprobs, len(answer.text), reply.logprobs))
-                answer.text += text
+                    _extend(answer.logprobs, _legacy(logprobs, answer.size, reply.logprobs))
+                answer.add(text)
             case Thought(text):
-                answer.text += text
+                answer.add(text)
             case Stopped():
                 answer.stopped = event
             case Failed(error):
@@ -205,4 +210,4 @@ def _choice(index: int, answer: _Answer, reply: Reply) -> TextChoice:
     if answer.stopped is None:
         raise EngineFailed(f"the generation ended without a reason for choice {index}; send it again")
     logprobs = None if reply.logprobs is None else answer.logprobs
-    return TextChoice(reply.echo + answer.text, index, logprobs, answer.stopped.reason)
+    return TextChoice("".join([reply.echo, *answer.pieces]), index, logprobs, answer.stopped.reason)

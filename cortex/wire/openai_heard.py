@@ -76,12 +76,17 @@ class HeardCompletion(msgspec.Struct):
 class HeardUsage(msgspec.Struct):
     """`estimated` is our own word for counts that nobody told."""
 
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
     prompt_tokens_details: HeardPrompt | None = None
     completion_tokens_details: HeardCompletion | None = None
     reasoning_tokens: int | None = None
     estimated: bool = False
+
+    @property
+    def believable(self) -> bool:
+        """Whether the prompt was counted, and nothing less than nothing."""
+        return self.prompt_tokens is not None and min(self.prompt_tokens, self.completion_tokens or 0) >= 0
 
 
 class HeardError(msgspec.Struct):

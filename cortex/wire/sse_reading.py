@@ -71,6 +71,6 @@ class EventReader:
             told.append(b"")
         elif name == b"data":
             self._data.append(value.removeprefix(b" "))
-            self._data_bytes += len(value)
+            self._data_bytes += len(line)  # an empty line takes room, too
         elif name not in _OTHER_FIELDS:
             raise UpstreamFailed("The stream holds a line that is no field of an event")

@@ -61,6 +61,7 @@ BEFORE: dict[str, tuple[tuple[Step | bytes, ...], int, str]] = {
         400,
         "context_length_exceeded",
     ),
+    "a stream in capitals": ((whole(200, b"", content_type="Text/Event-Stream"),), 502, "engine_failed"),
     "504": ((refusal(504),), 504, "upstream_timeout"),
     "a whole answer where a stream was asked for": ((whole(200, b"{}"),), 502, "upstream_failed"),
     "an error as the first event": ((stream_of(error("full", code="overloaded")),), 503, "overloaded"),
@@ -223,8 +224,9 @@ async def test_a_name_that_nobody_knows_is_unreachable() -> None:
     from cortex.errors import Unreachable
     from cortex.harness.upstream import Endpoint, listed_by
 
-    with pytest.raises(Unreachable, match="cannot be reached"):
-        await trio.to_thread.run_sync(listed_by, Endpoint("http://nobody.invalid:1/v1"), 2.0)
+    for name in ("nobody.invalid", "no..body", "x" * 70):
+        with pytest.raises(Unreachable, match="cannot be reached"):
+            await trio.to_thread.run_sync(listed_by, Endpoint(f"http://{name}:1/v1"), 2.0)
 
 
 @pytest.mark.parametrize(

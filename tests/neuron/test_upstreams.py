@@ -13,7 +13,7 @@ from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig
 from cortex.config.upstream import UpstreamConfig
 from tests.calls import CHAT, TEXT, calling, events, fault_of, figures, hello, residents, text_of, until
-from tests.fake_engine import ANSWER, DONE, HELLO, FakeEngine, chunk, fake_engine, refusal
+from tests.fake_engine import ANSWER, DONE, HELLO, FakeEngine, chunk, fake_engine, refusal, used
 from tests.fake_upstream import STREAM_HEAD, Hang, Reset, Wait, chunks, last_chunk, script
 from tests.fake_upstream import events as stream_of
 from tests.roles import Running, demo_neuron, running_gateway
@@ -294,6 +294,30 @@ async def test_a_limit_that_does_not_fit_beside_the_prompt_runs_to_the_end_of_th
         assert limits == [4000, 3096]
 
 
+async def test_nobody_gets_more_than_he_asked_for_because_an_engine_miscounts() -> None:
+    wrong = "maximum context length is 4096 tokens and your request has 1000 input tokens"
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        engine.then(refusal(400, wrong))
+        assert (await ask(role, max_tokens=5)).status_code == 400
+        assert len(engine.requests) == 1
+
+
+async def test_a_count_that_cannot_be_costs_no_answer() -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        engine.then(stream_of(*HELLO, chunk("stop"), used(-5, -2), DONE))
+        answer = await ask(role)
+        assert text_of(answer) == "Hello" and answer.json()["usage"]["estimated"]
+        assert text_of(await ask(role)) == "Hello"
+
+
+async def test_a_plain_completion_that_is_answered_as_a_chat_is_the_upstreams_fault() -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        engine.then(stream_of(chunk(reasoning_content="hm"), chunk("stop"), DONE))
+        answer = await role.http.post(TEXT, json={"model": "m", "prompt": "x"})
+        assert (answer.status_code, fault_of(answer)["code"]) == (502, "upstream_failed")
+        assert text_of(await ask(role)) == "Hello"
+
+
 @pytest.mark.parametrize("more", [{"prompt": "x"}, {"messages": [{"role": "user", "content": "x"}]}])
 async def test_its_tokens_are_not_known_here(more) -> None:
     async with fake_engine("m") as engine, bridge(engine) as role:
@@ -373,16 +397,18 @@ async def test_an_upstream_that_goes_away_is_seen_and_one_that_comes_back_serves
 async def test_an_upstream_that_dies_in_mid_stream_ends_the_stream_with_an_error() -> None:
     """Row 3: what was said stays said; then the error event, no [DONE], and the next look is at once."""
     async with fake_engine("m") as engine, bridge(engine, look_s=60.0) as role:
+        text_of(await ask(role))
+        looks = engine.looks
         engine.then(STREAM_HEAD + chunks(*HELLO), Reset())
         answer = await ask(role, stream=True)
         data = events(answer.content)
         assert '"content":"lo"' in data[-2]
         assert msgspec.json.decode(data[-1])["error"]["code"] in ("upstream_failed", "engine_failed")
-        looks = engine.looks
+        await engine.until(looks=looks + 1)
+        await until(lambda: served(role), 5)
         await engine.die()
         assert (await ask(role)).status_code == 502
         await until(lambda: not_served(role), 5)
-        assert engine.looks >= looks
 
 
 @pytest.mark.slow

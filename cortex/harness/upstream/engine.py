@@ -167,7 +167,7 @@ class UpstreamEngine:
             self._exchange(call, ask)
         except BadAsk as error:
             spare = openai_errors.spare_tokens(error)
-            if spare is None or call.said:
+            if spare is None or call.said or (ask.max_tokens is not None and ask.max_tokens <= spare):
                 raise
             # The prompt fits and the limit does not: what is left of the context is the limit.
             self._exchange(call, replace(ask, max_tokens=spare))
@@ -194,7 +194,7 @@ class UpstreamEngine:
             refusal = exchange.whole(REFUSAL_BYTES, until)
             raise openai_errors.refused(status, exchange.headers, refusal)
         kind = exchange.headers.get("content-type", "")
-        if not kind.startswith("text/event-stream"):
+        if not kind.lower().startswith("text/event-stream"):
             raise UpstreamFailed(f"The upstream answers with {kind[:60]!r}, where a stream was asked for")
         self._listen(call, ask, exchange, until)
 
@@ -230,6 +230,8 @@ def _in_kind(call: _Call, event: Event) -> Iterator[EngineEvent]:
     """The event as a job of its kind says it: a chat's as it is, of a plain completion tokens. The
     end is kept until the connection is closed."""
     plain = call.job.chat is None
+    if plain and isinstance(event, Thought | ToolCall):
+        raise UpstreamFailed("The upstream answers a plain completion as if it were a chat")
     mute = plain and call.job.max_tokens == 0
     match event:
         case Text(text, logprobs) if plain:

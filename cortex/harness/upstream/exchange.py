@@ -129,7 +129,7 @@ class Exchange:
                     self._socket, server_hostname=host, do_handshake_on_connect=False
                 )
                 self._socket.do_handshake()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name may be none that a resolver can be asked for
             raise Unreachable(f"{self._name} cannot be reached: {_why(error)}") from error
         if self._aborted:
             raise Unreachable(f"{self._name} is not asked: nobody waits for the answer any longer")
