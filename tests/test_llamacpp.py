@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from cortex.demo import GGUF
 from cortex.errors import BadAsk, EngineFailed, LoadFailed, PromptTooLong, Unfit, Unsupported
 from cortex.events import EngineEvent, Failed, Prefilled, Stopped, Tokens
 from cortex.harness.base import Job, LoadOrder
-from cortex.harness.llamacpp import LlamaCppHarness, allocator, asking, loading
+from cortex.harness.llamacpp import LlamaCppHarness, allocator, asking, engine, loading
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
 from cortex.weights import footprint, read_gguf
@@ -309,6 +310,25 @@ def test_a_call_that_writes_and_then_says_nothing_is_silent_whoever_else_speaks(
     driven.engine.unload()
 
 
+def test_a_large_prompt_that_is_cut_into_tokens_is_no_hang_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Row 77: the engine says nothing meanwhile, for as long as the prompt is large, and no longer."""
+    driven, go = Driven(ORDER), threading.Event()
+    monkeypatch.setattr(driven.engine, "_complete", lambda body, hear: go.wait(20))
+    monkeypatch.setattr(engine, "COUNTING_S", 1e-3)
+    driven.engine.submit(Job(1, "word " * 40, GREEDY))
+    signs = {driven.engine.silent_since()}
+    while len(signs) < 3:
+        signs.add(driven.engine.silent_since())
+    deadline = min(signs) + 0.2
+    while time.monotonic() <= deadline + 0.01:
+        driven.engine.silent_since()
+    assert driven.engine.silent_since() == driven.engine.silent_since() <= deadline
+    go.set()
+    driven.engine.unload()
+
+
 def test_special_tokens_are_understood(driven: Driven) -> None:
     assert len(driven.engine.tokenise("<|im_start|>")) == 1
     with pytest.raises(BadAsk, match="surrogate"):
@@ -425,6 +445,7 @@ def test_signals_stay_pythons() -> None:
 
 CYCLES = """
 import threading
+import time
 from tests.test_llamacpp import FRANCE, GREEDY, ORDER, Driven, Job, loading
 
 def cycles():
