@@ -8,7 +8,7 @@ must be; where it stands is the caller's knowledge. Secrets are never echoed.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -179,7 +179,9 @@ def _sha256(value: object) -> str:
 
 def _source(value: object) -> str:
     text = text_of(value)
-    if not _SOURCE.match(text) or (text.startswith("hf:") and ".." in re.split("[/:@]", text)):
+    url, _, _ = text.removeprefix(_ELSEWHERE).partition("#")
+    unasked = text.startswith(_ELSEWHERE) and not _can_be_asked(url)
+    if unasked or not _SOURCE.match(text) or (text.startswith("hf:") and ".." in re.split("[/:@]", text)):
         raise ValueError(
             "must be hf:org/name[@revision][:file-or-quant], path:/absolute/path "
             "or upstream:http://host:port/v1[#name-there]"
@@ -196,12 +198,22 @@ def _hub_url(text: str) -> str:
 
 
 def _url(text: str, whose: str) -> str:
-    # Without a user or a query, which would be a secret in a file.
-    found = re.fullmatch(r"(https?)://([^\s/@?#:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s@?#]*)?", text)
-    if found is None or int((found[3] or ":1")[1:]) > 65535:
+    if not _can_be_asked(text):
         # Not echoed: it may hold a password.
         raise ValueError(f"must be the URL of {whose}")
     return text.rstrip("/")
+
+
+def _can_be_asked(url: str) -> bool:
+    """Whether it has a host that a resolver takes, a port and a path. Without a user or a query,
+    which would be a secret in a file."""
+    found = _URL.fullmatch(url)
+    if found is None or int(found["port"] or "1") > 65535:
+        return False
+    try:
+        return found["v6"] is None or bool(IPv6Address(found["v6"]))
+    except ValueError:
+        return False
 
 
 def _token_id(value: object) -> int:
@@ -220,6 +232,12 @@ def _group(value: object) -> tuple[str, ...]:
     return devices
 
 
+_ELSEWHERE: Final = "upstream:"
+_LABEL: Final = r"[A-Za-z0-9_-]{1,63}"
+_URL: Final = re.compile(
+    rf"https?://(?:{_LABEL}(?:\.{_LABEL})*\.?|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?"
+    r"(?:/[!\"$->A-~]*)?"  # printable ASCII but # ? @
+)
 _PART: Final = r"[A-Za-z0-9][\w.-]*"
 _LONG: Final = r"[A-Za-z0-9][\w./-]*"
 _SOURCE: Final = re.compile(
