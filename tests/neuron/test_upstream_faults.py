@@ -195,6 +195,23 @@ async def test_a_port_that_is_closed_is_a_refusal_that_proves_that_nothing_ran()
         assert "cannot be reached" in fault_of(answer)["message"]
 
 
+@pytest.mark.parametrize("end", [Close(), Reset()], ids=["closed", "reset"])
+async def test_a_refusal_is_heard_though_the_request_was_not_all_sent(end: Step) -> None:
+    """Proxies say 413 to the head alone."""
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        engine.scripts.append(script(refusal(413, "64 KiB is the limit"), end, read="head"))
+        answer = await ask(role, messages=[{"role": "user", "content": "x" * 20_000_000}])
+        assert answer.status_code == 413
+        assert "64 KiB is the limit" in fault_of(answer)["message"]
+
+
+async def test_a_connection_that_breaks_before_all_is_sent_proves_that_nothing_ran() -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        engine.scripts.append(script(Reset(), read="head"))
+        answer = await ask(role, messages=[{"role": "user", "content": "x" * 20_000_000}])
+        assert (answer.status_code, answer.headers["x-cortex-not-started"]) == (502, "1")
+
+
 async def test_a_connection_that_hangs_is_given_up() -> None:
     """Row 9: a listener whose backlog is full."""
     import socket

@@ -72,10 +72,15 @@ class Exchange:
         try:
             connection.request(method, f"{path}{route}", body, said)
         except OSError as error:
-            raise Unreachable(f"{self._name} hung up while the request was sent: {_why(error)}") from error
-        with self._faults():
-            self._response = connection.getresponse()
-        encoding = self.headers.get("content-encoding", "identity")
+            self._response = _early_refusal(connection)
+            if self._response is None:
+                raise Unreachable(
+                    f"{self._name} hung up while the request was sent: {_why(error)}"
+                ) from error
+        else:
+            with self._faults():
+                self._response = connection.getresponse()
+        encoding = self.headers.get("content-encoding", "identity").lower()
         if encoding != "identity":
             raise UpstreamFailed(f"{self._name} answers in an encoding that was not asked for")
         return self._response.status
@@ -143,6 +148,15 @@ class Exchange:
             raise TooSlow(f"{self._name} did not answer in time") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise UpstreamFailed(f"{self._name} hung up or does not speak HTTP: {_why(error)}") from error
+
+
+def _early_refusal(connection: http.client.HTTPConnection) -> http.client.HTTPResponse | None:
+    """What was answered to a part of the request, if that is a refusal: proxies do not wait for the
+    end of a body that is too large for them."""
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        response = connection.getresponse()
+        return response if response.status >= 400 else None
+    return None
 
 
 def let_go(threads: ThreadPoolExecutor, calls: Iterable[Future[Any]]) -> None:
