@@ -173,6 +173,11 @@ class DeviceWorker(Losses):
         return self._thread.loop.pulse.doing
 
     @property
+    def silent_s(self) -> float:
+        """Since when the thread in this process has shown no sign of life."""
+        return self._thread.age_s
+
+    @property
     def heartbeat_age_s(self) -> float:
         """Since when one of the hosts has shown no sign of life; 0 when there is nothing to do."""
         hosts: list[Host] = [self._thread, *self._children.values()]

@@ -147,7 +147,9 @@ class Vigil:
     # -- progress ---------------------------------------------------------------------------
 
     def _fresh(self, worker: DeviceWorker) -> bool:
-        return worker.heartbeat_age_s <= (self._limits.of(worker.doing) or inf)
+        """Whether its thread moves. Who watches over a child ends it when it hangs: that is no
+        reason to start this process again."""
+        return worker.silent_s <= (self._limits.of(worker.doing) or inf)
 
     def _ready(self, place: str) -> bool:
         at = self._dispatch.ledger.place(place)

@@ -15,7 +15,7 @@ from cortex.config.neuron import Devices, NeuronConfig
 from cortex.dispatch import Dispatch, Patience
 from cortex.errors import DeviceLost
 from cortex.evictor import Rules
-from cortex.harness.pulse import IDLE
+from cortex.harness.pulse import IDLE, Doing
 from cortex.harness.scripted import Gate, Script
 from cortex.harness.watch import Limits
 from cortex.ledger import Ledger, Load, Policy, Want
@@ -166,10 +166,52 @@ class Idle:
 
     poisoned = None
     doing = IDLE
-    heartbeat_age_s = 0.0
+    silent_s = 0.0
 
     def __init__(self) -> None:
         self.lost = trio.Event()
+
+
+def watching(ledger: Ledger, worker: object) -> Vigil:
+    """Of one device, called cpu."""
+    patience = Patience(60.0, 300.0)
+    return Vigil(
+        {"cpu": worker},
+        Dispatch(ledger, Nobody(), patience, None),
+        Limits(),
+        drain_s=1.0,
+        patience=patience,
+        lost=lambda place: None,
+    )
+
+
+class Nobody:
+    """A loader that is never asked."""
+
+    async def load(self, load: Load) -> None:
+        raise AssertionError("nothing obeys this ledger")
+
+
+async def test_a_child_that_loads_in_silence_does_not_let_the_thread_beside_it_look_dead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A load may be silent for longer than a turn, and whoever watches over the child ends it: a
+    service manager that heard of a hang would restart all models for it."""
+
+    class Turning(Idle):
+        doing = Doing("turn", "a")
+        heartbeat_age_s = 100.0  # of the child, whose load has a limit of 120 s
+
+    ledger = Ledger(trio.current_time, Policy(Rules("lru", 0.0), 8, 0.0))
+    ledger.open("cpu", [Room("cpu", GIB)])
+    worker = Turning()
+    vigil = watching(ledger, worker)
+    assert (vigil.hung(), vigil.sick()) == (None, None)
+    worker.silent_s = 31.0
+    assert (vigil.hung(), vigil.sick()) == (
+        "cpu shows no sign of life",
+        "no device is left that serves",
+    )
 
 
 async def test_a_line_that_does_not_move_is_shown_and_logged_once(
@@ -177,20 +219,9 @@ async def test_a_line_that_does_not_move_is_shown_and_logged_once(
 ) -> None:
     """Row 72: whoever waits is not served, and no error says why; the tasks do."""
 
-    class Nobody:
-        async def load(self, load: Load) -> None:
-            raise AssertionError("nothing obeys this ledger")
-
     ledger = Ledger(trio.current_time, Policy(Rules("lru", 0.0), 8, 0.0))
     ledger.open("cpu", [Room("cpu", GIB)])
-    vigil = Vigil(
-        {"cpu": Idle()},
-        Dispatch(ledger, Nobody(), Patience(60.0, 300.0), None),
-        Limits(),
-        drain_s=1.0,
-        patience=Patience(60.0, 300.0),
-        lost=lambda place: None,
-    )
+    vigil = watching(ledger, Idle())
     async with trio.open_nursery() as nursery:
         await nursery.start(vigil.run, None)
         ledger.arrive(Want("a", ModelSpec("a"), MIB))
