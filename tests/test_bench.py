@@ -35,16 +35,15 @@ def test_the_bare_engine_makes_the_tokens_that_each_request_asks_for() -> None:
     read = bare.burst(prompts.long(2, 100) + prompts.long(1, 100))
     bare.close()
     assert done.tokens == 10
-    assert all(0 < stream.first_s <= stream.end_s <= done.wall_s for stream in done.streams)
+    assert all(0 < stream.first_s <= done.wall_s for stream in done.streams)
     assert all(90 <= stream.read <= 140 for stream in read.streams), (
         "prompts are new, and as long as asked for"
     )
 
 
 def test_a_burst_tells_how_fast_it_read_and_wrote() -> None:
-    streams = (Stream(11, 30, 1.0, 2.0), Stream(11, 30, 1.0, 2.0), Stream(11, 30, 2.0, 2.0))
-    done = Burst(streams, 2.0)
-    assert (done.tokens, done.speed, done.prefill_speed, done.decode_speed) == (33, 16.5, 45.0, 30.0)
+    done = Burst((Stream(11, 30, 1.0), Stream(11, 60, 2.0)), 2.0)
+    assert (done.tokens, done.speed, done.prefill_speed) == (22, 11.0, 45.0)
 
 
 def test_ways_are_compared_round_by_round_and_none_always_comes_first() -> None:
@@ -55,7 +54,7 @@ def test_ways_are_compared_round_by_round_and_none_always_comes_first() -> None:
 
         def burst(bodies: object) -> Burst:
             said.append(name)
-            return Burst((Stream(10, 0, 0.1, 1.0),), left.pop(0))
+            return Burst((Stream(10, 0, 0.1),), left.pop(0))
 
         return Way(name, burst, (psutil.Process(),))
 

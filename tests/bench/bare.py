@@ -24,12 +24,11 @@ from tests.bench.client import Burst, Stream
 
 @dataclass(slots=True)
 class _Heard:
-    """One call: when it spoke first and last, and the chunks that tell of its counts."""
+    """One call: when it spoke first, and the chunks that tell of its counts."""
 
     progress: bytes = b"{}"
     first_at: float = 0.0
     last: bytes = b""
-    end_at: float = 0.0
 
     def hear(self, chunk: bytes) -> bool:
         """The engine's callback; False lets it go on."""
@@ -47,7 +46,7 @@ class _Heard:
             raise RuntimeError(f"no whole answer, but {last}")
         counts, cached = last.verbose, 0 if progress is None else progress.cache
         read = counts.tokens_evaluated - cached
-        return Stream(counts.tokens_predicted, read, self.first_at - began, self.end_at - began)
+        return Stream(counts.tokens_predicted, read, self.first_at - began)
 
 
 class Bare:
@@ -71,7 +70,7 @@ class Bare:
         said = [self._said(body) for body in bodies]
         heard = [_Heard() for _ in bodies]
         calls = [
-            threading.Thread(target=self._call, args=(each, ear))
+            threading.Thread(target=self._server.handle_completions, args=(each, ear.hear))
             for each, ear in zip(said, heard, strict=True)
         ]
         began = time.perf_counter()
@@ -86,10 +85,6 @@ class Bare:
         """The engine's memory and its folder are given back."""
         del self._server
         self.listener.close()
-
-    def _call(self, said: bytes, ear: _Heard) -> None:
-        self._server.handle_completions(said, ear.hear)
-        ear.end_at = time.perf_counter()
 
     def _said(self, body: bytes) -> bytes:
         (job,) = prepare(openai_chat.read(body), self._voice, "-").jobs

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Final
 
 BLOCK: Final = 65536
@@ -26,13 +25,11 @@ _LONGEST_END: Final = 512  # end mark, last chunk and trailers
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One answer: its tokens, those of the prompt that were not cached, and when its first word and its
-    end came."""
+    """One answer: its tokens, those of the prompt that were not cached, and when its first word came."""
 
     tokens: int
     read: int
     first_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +56,11 @@ class Burst:
         """Tokens of prompts a second, to the end of all: for answers of one token."""
         return sum(stream.read for stream in self.streams) / self.wall_s
 
-    @property
-    def decode_speed(self) -> float:
-        """Tokens a second after each stream's first, all streams together. They are alike: the median
-        of the times that they took stands for all, whichever this client came to late."""
-        made = sum(stream.tokens - 1 for stream in self.streams)
-        return made / median(stream.end_s - stream.first_s for stream in self.streams)
-
 
 @dataclass(slots=True)
 class _Listened:
     sock: socket.socket
     first_at: float | None = None
-    end_at: float = 0.0
     data: list[bytes] = field(default_factory=list)
     tail: bytes = b""
 
@@ -81,7 +70,6 @@ class _Listened:
             self.first_at = time.perf_counter()
         self.data.append(data)
         self.tail = (self.tail + data)[-_LONGEST_END:]
-        self.end_at = time.perf_counter()
         return not data or (self.tail.endswith(b"\r\n\r\n") and _DONE in self.tail)
 
     def told(self, began: float) -> Stream:
@@ -91,7 +79,7 @@ class _Listened:
         if not whole or not counts[0] or not counts[1] or self.first_at is None:
             raise RuntimeError(f"no whole answer, but {answer[:300]!r} ... {answer[-300:]!r}")
         made, prompt, cached = (int(found[-1]) if found else 0 for found in counts)
-        return Stream(made, prompt - cached, self.first_at - began, self.end_at - began)
+        return Stream(made, prompt - cached, self.first_at - began)
 
 
 def request(host: str, body: bytes) -> bytes:

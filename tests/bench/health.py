@@ -67,10 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told.add_argument("--seconds", type=float, default=20.0)
     told.add_argument("--streams", type=int, default=8)
     told.add_argument("--loads", type=int, default=5)
-    told.add_argument("--model", type=lambda said: Path(said).resolve(), nargs="*", default=[DEMO, BENCH])
+    told.add_argument("--model", type=_file, nargs="*", default=[DEMO, BENCH])
+    told.add_argument("--heavy", type=_file, nargs="*", default=[], help="models that are only loaded")
     told.add_argument("--isolation", nargs="*", default=["thread", "process"])
     chosen = told.parse_args(arguments)
-    for path in chosen.model:
+    for path in (*chosen.model, *chosen.heavy):
         ensure(path)
     heads("host", "phase", "s", "what", "times", "p50 ms", "p99 ms", "worst ms", "others")
     worst = max(_host(host, chosen) for host in chosen.isolation)
@@ -82,14 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _host(host: str, chosen: argparse.Namespace) -> float:
     """The worst p99 of answers while streams run, in ms."""
-    models = {path.stem: path for path in chosen.model}
+    models = {path.stem: path for path in (*chosen.model, *chosen.heavy)}
     setting = Setting(models, 1024, chosen.streams, 1, host)
     with tempfile.TemporaryDirectory() as folder:
         ticks = Path(folder) / "ticks"
         with neuron(Path(folder), setting, ticks) as running:
             calm = [_measured("idle", running, _lasting(chosen.seconds / 4))]
             calm += [_loading(model, running, chosen.loads) for model in models]
-            busy = [_streaming(model, running, chosen) for model in models]
+            busy = [_streaming(model, running, chosen) for model in models if models[model] in chosen.model]
         told = Ticks.read(ticks)
     for phase in (*calm, *busy):
         print(*phase.rows(host, told), sep="\n", flush=True)
@@ -111,7 +112,7 @@ def _loading(model: str, running: Neuron, loads: int) -> Phase:
 
 
 def _streaming(model: str, running: Neuron, chosen: argparse.Namespace) -> Phase:
-    burst(running.at, [_body(model)])  # the model is in
+    burst(running.at, [_body(model, 1)])  # the model is in
     with _busy(running.at, chosen.streams, model):
         phase = _measured(f"{chosen.streams} streams of {model}", running, _lasting(chosen.seconds))
     ask(running.at, "/models/unload", {"id": model, "force": True})
@@ -177,10 +178,14 @@ def _stream(at: Address, streams: int, model: str) -> None:
         burst(at, [_body(model)] * streams)
 
 
-def _body(model: str) -> bytes:
+def _body(model: str, max_tokens: int = 600) -> bytes:
     messages = [{"role": "user", "content": "Tell me a long story."}]
-    options = {"stream_options": {"include_usage": True}, "max_tokens": 600, "temperature": 1.0}
+    options = {"stream_options": {"include_usage": True}, "max_tokens": max_tokens, "temperature": 1.0}
     return json.dumps({"model": model, "messages": messages, "stream": True, **options}).encode()
+
+
+def _file(said: str) -> Path:
+    return Path(said).resolve()
 
 
 def _part(times: Sequence[float], part: float) -> float:

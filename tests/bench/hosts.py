@@ -3,10 +3,10 @@
     python -m tests.bench.hosts [--rounds 7] [--model FILE.gguf]
 
 Like prompts go to llama.cpp itself, to a neuron that has the model in its own process, and to
-one that has it in a child process, in turns. Reading prompts and writing answers are timed apart:
-prompts are long, alike in nothing and answered with one token; or short, and the answer is timed from
-each stream's first token. Told are medians over the rounds, of ratios within a round, and their
-spread. Not part of the test suite: it takes minutes.
+one that has it in a child process, in turns. Reading and writing are timed apart, from the first byte
+sent to the last stream's end: prompts are long, alike in nothing, and answered with one token; or they
+are some twenty tokens, and the answers long. Told are medians over the rounds, of ratios within a
+round, and their spread. Not part of the test suite: it takes minutes.
 """
 
 import argparse
@@ -64,22 +64,24 @@ class Bench:
         for way in self._ways():
             way.go(self.prompts.long(max(STREAMS), self.sizes.prompt))
 
-    def rows(self, streams: int, rounds: int) -> tuple[str, str]:
-        """Of prefill and of decode."""
-        read, written = self._ways(), self._ways()
-        in_turns(read, rounds, lambda: self.prompts.long(streams, self.sizes.prompt))
-        in_turns(written, rounds, lambda: self.prompts.few(streams, self.sizes.answer, "tea"))
-        for way in read:
-            least = NEWEST * self.sizes.prompt
+    def prefill(self, streams: int, rounds: int) -> str:
+        """A row of its table."""
+        ways = self._ways()
+        in_turns(ways, rounds, lambda: self.prompts.long(streams, self.sizes.prompt))
+        least = NEWEST * self.sizes.prompt
+        for way in ways:
             assert all(each.read > least for burst in way.bursts for each in burst.streams), way
-        for way in written:
+        return self._row(streams, ways, lambda burst: burst.prefill_speed)
+
+    def decode(self, streams: int, rounds: int) -> str:
+        """A row of its table."""
+        ways = self._ways()
+        in_turns(ways, rounds, lambda: self.prompts.few(streams, self.sizes.answer, "tea"))
+        for way in ways:
             assert all(each.tokens == self.sizes.answer for burst in way.bursts for each in burst.streams), (
                 way
             )
-        return (
-            self._row(streams, read, lambda burst: burst.prefill_speed),
-            self._row(streams, written, lambda burst: burst.decode_speed),
-        )
+        return self._row(streams, ways, lambda burst: burst.speed)
 
     def _row(self, streams: int, ways: Sequence[Way], speed: Callable[[Burst], float]) -> str:
         bare, *hosts = ways
@@ -104,6 +106,7 @@ def _way(name: str, through: Neuron) -> Way:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, default=BENCH, help="a GGUF file, besides the demo model")
+    parser.add_argument("--kind", nargs="*", choices=("prefill", "decode"), default=["prefill", "decode"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the model's long prompts")
     parser.add_argument("--answer", type=int, default=48, help="tokens of the model's answers")
@@ -112,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = said.model.resolve()
     ensure(path)
     sizes = {DEMO: SMALL, path: Sizes(said.prompt, said.answer)}
-    tables: dict[str, list[str]] = {"prefill": [], "decode": []}
+    tables: dict[str, list[str]] = {kind: [] for kind in said.kind}
     with ExitStack() as stack:
         files = {file.stem: file for file in sizes}
         neurons = {host: stack.enter_context(_neuron(host, files, said.threads)) for host in HOSTS}
@@ -121,9 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stack.callback(bare.close)
             bench = Bench(file.stem, bare, neurons, each, Prompts(file.stem, bare))
             bench.warm_up()
+            rows = {"prefill": bench.prefill, "decode": bench.decode}
             for streams in STREAMS:
-                for told, line in zip(tables.values(), bench.rows(streams, said.rounds), strict=True):
-                    told.append(line)
+                for kind, table in tables.items():
+                    table.append(rows[kind](streams, said.rounds))
     report(tables, said)
 
 
