@@ -531,14 +531,28 @@ async def test_allocators_give_back_what_they_keep_once_a_load_in_hand_is_in() -
         assert text(await say(worker, "scripted")) == b"say it back"
 
 
-async def test_an_unload_that_is_cancelled_goes_on() -> None:
+async def test_an_unload_that_is_cancelled_goes_on_and_is_waited_for() -> None:
+    """Whoever gave it up would promise memory to others that is not free yet."""
     async with working() as worker:
-        harness = ScriptedHarness()
+        stall = threading.Event()
+        harness = ScriptedHarness(Script(stall=stall))
         await worker.load(harness, scripted_order())
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await worker.unload("scripted")
-        await until(lambda: harness.engines["scripted"].unloaded)
+        seen: list[bool] = []
+
+        async def unload() -> None:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await worker.unload("scripted")
+            seen.append(harness.engines["scripted"].unloaded)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, worker, "scripted")
+            await until(lambda: harness.engines["scripted"].turns == 1)
+            nursery.start_soon(unload)
+            await trio.testing.wait_all_tasks_blocked()
+            assert seen == []
+            stall.set()
+        assert seen == [True]
         await worker.load(harness, scripted_order())
         assert text(await say(worker, "scripted")) == b"say it back"
 

@@ -106,14 +106,22 @@ class DeviceWorker(Losses):
 
     async def unload(self, model: str) -> None:
         """The model is gone, and its process if it had one; its jobs, if it had any, failed.
-        Cancelled, it still goes."""
+
+        Cancelled, it still goes, and is waited for (LET_GO_S at most): until then its memory is
+        nobody else's.
+        """
         resident = self._here(model)
         resident.leaving = True
         if (child := self._children.get(model)) is not None:
             child.leave()
-            await child.over.wait()
+            gone = child.over
         else:
-            await self._send(self._thread, lambda ticket: orders.Unload(ticket, model)).done.wait()
+            gone = self._send(self._thread, lambda ticket: orders.Unload(ticket, model)).done
+        try:
+            await gone.wait()
+        finally:
+            with trio.move_on_after(LET_GO_S, shield=True):
+                await gone.wait()
 
     async def tokenise(self, model: str, text: str) -> tuple[int, ...]:
         """Token ids of `text`, special tokens understood, none added."""
