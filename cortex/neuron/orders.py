@@ -85,7 +85,7 @@ class Orders:
         ledger = self._dispatch.ledger
         joined, before = want.model in ledger.loads, self._names()
         resident = await self._dispatch.bring(want)
-        if not any(held is resident for _, held in ledger.holders(want.model)):
+        if not self._is_there(resident):
             raise NotHereNow(f"Model '{want.model}' came in and was sent away again at once; load it again")
         evicted = [] if joined or want.model in before else sorted(before - self._names())
         return wire.LoadAnswer(resident=self._view.resident(resident), evicted=evicted, joined=joined)
@@ -231,7 +231,9 @@ class Orders:
         try:
             with trio.move_on_after(FORCED_DRAIN_S):
                 await self._dispatch.emptied(resident)
-            await self._residents.unload(place, resident.model)
+            # Its process may have died meanwhile; what came in since then is another resident.
+            if self._is_there(resident):
+                await self._residents.unload(place, resident.model)
         except CortexError as error:
             log.error("unload.failed model=%s place=%s error=%s", resident.model, place, error.message)
             leaving.error = error
@@ -246,13 +248,16 @@ class Orders:
             log.error("model.broken model=%s place=%s cause=%s", model, place, resident.fault)
             await trio.sleep(BROKEN_S)
             # An operator may have been quicker.
-            if resident.phase == "loaded" and any(held is resident for _, held in ledger.holders(model)):
+            if resident.phase == "loaded" and self._is_there(resident):
                 ledger.leaving(place, model, force=True)
                 await self._send_away(place, resident, _Leaving())
 
     def _refuse_when_stopping(self) -> None:
         if self._view.activation.state == "stopping":
             raise Stopping("This neuron is shutting down and loads nothing more")
+
+    def _is_there(self, resident: Resident) -> bool:
+        return any(held is resident for _, held in self._dispatch.ledger.holders(resident.model))
 
     def _names(self) -> set[str]:
         return {resident.model for place in self._dispatch.ledger for resident in place}
