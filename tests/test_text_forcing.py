@@ -82,6 +82,17 @@ def test_a_forced_answer_is_one_call(form, tools, name, opening, answer, call):
             assert not _valid(wrong, forced.shape.schema, forced.shape.schema), wrong
 
 
+@pytest.mark.parametrize("form", ["hermes", "llama", "mistral_list"])
+def test_a_forced_call_has_nothing_beside_it(form: CallForm):
+    """A model would think aloud in a key of its own."""
+    schema = force(form, (NOW,), None).shape.schema
+    assert schema is not None
+    call: dict = {"name": "now", "parameters" if form == "llama" else "arguments": {}}
+    whole = (lambda call: [call]) if form == "mistral_list" else dict
+    assert _valid(whole(call), schema, schema)
+    assert not _valid(whole({**call, "why": "x"}), schema, schema)
+
+
 @pytest.mark.parametrize("form", ["hermes", "qwen_xml", "llama", "mistral_list", "mistral_args"])
 @pytest.mark.parametrize("tools", [(PLACE,), (NOW, PLACE)])
 def test_references_inside_a_tool_s_schema_lead_where_they_led(form: CallForm, tools: tuple[Tool, ...]):

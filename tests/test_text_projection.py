@@ -254,6 +254,12 @@ def test_usage_is_counted_from_the_events():
     )
 
 
+def test_a_stop_string_in_the_rest_is_the_reason_whatever_the_engine_says():
+    choice = projection(stops=["END"])
+    events = feed(choice, [Tokens(b'a <tool_call>{"name": "END', 1), Stopped("length")])
+    assert told(events)[-1] == ("stopped", "stop", "END")
+
+
 def test_the_engine_s_own_usage_counts_where_it_is_larger():
     events = [Prefilled(7, 3), Tokens(b"a", 1), Stopped("stop", Usage(prompt=6, cached=4, completion=2))]
     assert feed(plain(), events)[-1] == Stopped("stop", Usage(prompt=7, cached=4, completion=2))

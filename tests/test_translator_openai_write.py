@@ -303,3 +303,12 @@ def test_what_is_written_is_read_as_it_was() -> None:
 def test_an_engine_is_told_by_what_it_calls_itself(owner: str | None, kind: str) -> None:
     assert of_owner(owner).kind == kind
     assert of_owner("somebody", otherwise=VLLM) is VLLM
+
+
+def test_no_alternatives_are_asked_for_in_the_engines_own_way() -> None:
+    """llama-server sends no log probabilities at all for 0 of them."""
+    ask = Ask("m", messages=(Message("user", "hi"),), logprobs=0)
+    for manner, least in ((CORTEX, 0), (LLAMACPP, 1)):
+        said = body(ask, manner)
+        assert (said["logprobs"], said["top_logprobs"]) == (True, least)
+        assert body(replace(ask, messages=(), prompt="x"), manner)["logprobs"] == least

@@ -142,7 +142,12 @@ async def test_a_model_of_the_catalogue_comes_before_one_that_is_offered() -> No
 
 @pytest.mark.parametrize(
     ("facts", "context", "shown"),
-    [({}, None, 4096), ({"max_model_len": None}, 300, 300), ({"max_model_len": None}, None, None)],
+    [
+        ({}, None, 4096),
+        ({}, 300, 4096),
+        ({"max_model_len": None}, 300, 300),
+        ({"max_model_len": None}, None, None),
+    ],
 )
 async def test_the_context_is_the_upstreams_else_the_catalogues_else_not_known(facts, context, shown) -> None:
     async with fake_engine("m", **facts) as engine:
@@ -237,6 +242,27 @@ async def test_several_answers_are_several_requests_with_seeds_that_follow() -> 
         assert answer["usage"]["completion_tokens"] == 12
         seeds = sorted(msgspec.json.decode(each.body)["seed"] for each in engine.requests)
         assert seeds == [7, 8, 9]
+
+
+async def test_usage_of_several_answers_is_theirs_together() -> None:
+    """The prompt counts once, cached is what the first found, and one estimate makes it all one."""
+    cached = {"prompt_tokens_details": {"cached_tokens": 8}}
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        for told in ((used(9, 4),), (used(9, 3, **cached),)):
+            engine.then(stream_of(*HELLO, chunk("stop"), *told, DONE))
+        usage = (await ask(role, n=2)).json()["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (9, 7)
+        assert usage["prompt_tokens_details"]["cached_tokens"] == 0 and "estimated" not in usage
+        engine.then(stream_of(*HELLO, chunk("stop"), DONE))
+        assert (await ask(role, n=2)).json()["usage"]["estimated"] is True
+
+
+async def test_a_request_is_followed_by_its_id_and_keeps_no_connection() -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        answer = await role.http.post(CHAT, json=hello("m"), headers={"x-request-id": "mine"})
+        assert text_of(answer) == "Hello"
+        headers = dict(engine.requests[0].headers)
+        assert headers["x-request-id"].startswith("mine") and headers["connection"] == "close"
 
 
 async def test_calls_and_thoughts_come_through() -> None:
