@@ -216,6 +216,16 @@ def test_calls_without_end_are_cut() -> None:
     assert isinstance(error, UpstreamFailed) and "longer than" in error.message
 
 
+@pytest.mark.parametrize(("delta", "times"), [({"content": "x" * 2**19}, 65), ({"reasoning": "x"}, 2**19)])
+def test_an_answer_without_end_is_cut(delta: dict, times: int) -> None:
+    """Who reads slowly would have it all in our memory, as no engine waits for him."""
+    data = chunk(delta)
+    error = failure(*[data] * times, chunk({}, "stop"))
+    assert isinstance(error, UpstreamFailed) and "longer than" in error.message
+    # As many pieces as the largest answers of today have tokens.
+    assert isinstance(heard(*[chunk({"content": "four"})] * 2**18, chunk({}, "stop"))[-1], Stopped)
+
+
 def test_log_probabilities_ride_with_the_text_and_not_with_thoughts() -> None:
     token = {"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}] * 3}
     null = {"token": "b", "logprob": None, "bytes": [98]}

@@ -42,6 +42,9 @@ Machine: TypeAlias = Generator[list[Event], bytes | None, None]
 DONE: Final = b"[DONE]"
 # All calls of one answer. A stream that goes on for ever must end somewhere.
 MOST_CALL_BYTES: Final = 4 * 2**20
+# Of text and thoughts, and what an event takes besides: nobody waits for a client who reads slowly.
+MOST_ANSWER_BYTES: Final = 32 * 2**20
+_PIECE_BYTES: Final = 64
 _IMPOSSIBLE: Final = -9999.0  # how the vendor writes minus infinity
 _REASONS: Final[dict[str, StopReason]] = {
     "stop": "stop",
@@ -105,6 +108,7 @@ class _Answer:
     called: int = 0
     call_bytes: int = 0
     pieces: int = 0
+    size: int = 0
     thoughts: int = 0
     scored: bool = False
     riders: list[TokenLogprob] = field(default_factory=list)
@@ -162,6 +166,9 @@ class _Answer:
         if thought or text or delta.tool_calls:
             said = self._begun()
             self.pieces += 1
+            self.size += _PIECE_BYTES + len(thought or "") + len(text or "")
+            if self.size > MOST_ANSWER_BYTES:
+                raise UpstreamFailed(f"The answer is longer than {MOST_ANSWER_BYTES} bytes")
         if thought:
             self.thoughts += 1
             said.append(Thought(thought))
