@@ -14,6 +14,9 @@ import trio
 BLOCK: Final = 65536
 # What a client may send ahead of its answer: enough for any pipelined request in use.
 AHEAD: Final = 65536
+# A client that has its answer sends the next request at once, before whoever served it has put
+# the books in order: milliseconds, even on a busy machine.
+TIDY_S: Final = 1.0
 LINGER_S: Final = 1.0
 
 
@@ -82,10 +85,12 @@ class Line:
         self.torn = False
 
     async def watch(self) -> None:
-        """Return when the client hangs up, or sends more ahead than it may."""
+        """Return when the client hangs up, or sends more ahead than it may. Cancelled, what came is
+        kept: it is the next request."""
         while len(self.buffer) <= AHEAD:
             if not await self.more():
                 return
+        await trio.sleep(TIDY_S)
         self._lose()
 
     async def linger(self) -> None:
