@@ -5,6 +5,7 @@ engine's own defaults hold under those of models.toml. Each choice is a job of i
 with every engine, and a chat's events pass as they come.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cortex.ask import Ask, Sampling
@@ -37,10 +38,30 @@ def prepare(ask: Ask, defaults: Sampling, request_id: str) -> Errand:
                 )
             )
     readers = (
-        Projection(choice=choice, stops=ask.stop) if ask.prompt is not None else AsSaid(choice)
+        AsSaid(choice) if ask.prompt is None else Matched(choice, ask.prompt, ask.stop)
         for choice in range(ask.n)
     )
     return Errand(tuple(jobs), tuple(readers))
+
+
+class Matched(Projection):
+    """One choice of a plain completion. A stop string is matched here, and often before the engine has
+    told its counts: then they are estimates."""
+
+    def __init__(self, choice: int, prompt: str | tuple[int, ...], stops: Sequence[str]) -> None:
+        super().__init__(choice=choice, stops=stops)
+        self._tokens = (
+            -(-len(prompt.encode("utf-8", "replace")) // 4) if isinstance(prompt, str) else len(prompt)
+        )
+
+    def feed(self, event: EngineEvent) -> list[Event]:
+        """As any projection's."""
+        return [self._counted(said) if isinstance(said, Stopped) else said for said in super().feed(event)]
+
+    def _counted(self, end: Stopped) -> Stopped:
+        if end.usage.prompt:
+            return end
+        return replace(end, usage=replace(end.usage, prompt=self._tokens, estimated=True))
 
 
 @dataclass(slots=True)

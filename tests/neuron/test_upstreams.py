@@ -244,6 +244,19 @@ async def test_several_answers_are_several_requests_with_seeds_that_follow() -> 
         assert seeds == [7, 8, 9]
 
 
+@pytest.mark.parametrize(("prompt", "tokens"), [("x" * 40, 10), ([5, 6, 7], 3)])
+async def test_a_stop_string_that_comes_before_the_counts_leaves_an_estimate(prompt, tokens: int) -> None:
+    """The engine tells its counts at the end, which nobody waits for."""
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        pieces = [b'data: {"choices":[{"index":0,"text":"%b"}]}\n\n' % word for word in (b"a", b"STOP")]
+        engine.then(STREAM_HEAD + chunks(*pieces), Hang())
+        answer = await role.http.post(TEXT, json={"model": "m", "prompt": prompt, "stop": "STOP"})
+        usage = answer.json()["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (tokens, 2)
+        assert usage["estimated"] is True
+        await engine.until(hung_up=1)
+
+
 async def test_usage_of_several_answers_is_theirs_together() -> None:
     """The prompt counts once, cached is what the first found, and one estimate makes it all one."""
     cached = {"prompt_tokens_details": {"cached_tokens": 8}}
