@@ -27,6 +27,7 @@ from cortex.errors import EngineFailed, LoadFailed, NotHereNow, TooBig
 from cortex.events import EngineEvent, Failed, Stopped, Tokens
 from cortex.harness import codec, orders
 from cortex.harness.base import Job, LoadOrder
+from cortex.harness.folders import Folder
 from cortex.harness.hosts import child as child_module
 from cortex.harness.hosts import frames, lines, process, spawn
 from cortex.harness.hosts.child import Outbox
@@ -418,9 +419,9 @@ async def test_a_child_dies_with_its_neuron_and_its_folder_is_swept(temporary: P
         neuron.wait()
         await until(lambda: not running(pid))
         assert len(folders(temporary)) == 1
-        folder = spawn.Folder.made()
+        folder = Folder.made("cortex-engine-")
         assert folders(temporary) == [folder.path]
-        another = spawn.Folder.made()
+        another = Folder.made("cortex-engine-")
         assert len(folders(temporary)) == 2, "a folder that is held was swept"
         folder.remove()
         another.remove()

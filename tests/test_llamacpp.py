@@ -409,6 +409,21 @@ def test_the_listener_is_private_and_leaves_nothing(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_folder_that_a_killed_neuron_left_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the one of a neuron that lives is not."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "cortex-llamacpp-left"
+    left.mkdir(mode=0o700)
+    (left / "e.sock").touch()
+    one, other = Listener(), Listener()
+    assert sorted(tmp_path.iterdir()) == sorted([one.folder, other.folder])
+    one.close()
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_tcp_port_is_opened() -> None:
     def listening() -> set[str]:
         rows = Path("/proc/self/net/tcp").read_text().splitlines()[1:]

@@ -20,10 +20,11 @@ import trio
 from cortex.errors import CortexError, TooBig, Unsupported
 from cortex.events import Failed
 from cortex.harness import codec
+from cortex.harness.folders import Folder
 from cortex.harness.hosts import Isolation
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.lines import Lines
-from cortex.harness.hosts.spawn import Born, Folder, Plan, start
+from cortex.harness.hosts.spawn import Born, Plan, start
 from cortex.harness.orders import (
     Beat,
     Detokenise,
@@ -44,6 +45,7 @@ from cortex.harness.pulse import Doing
 
 log = logging.getLogger(__name__)
 
+FOLDER: Final = "cortex-engine-"  # a child's temporary files
 START_S: Final = 30.0  # an interpreter and our imports take half a second
 LOOK_S: Final = 1.0
 # The child ends itself at its limit, if it still can; only then it is ended from here.
@@ -140,7 +142,7 @@ class ProcessHost:
     async def run(self) -> None:
         """The child from its start to its end. Cancelled, it is killed, and reaped all the same."""
         try:
-            folder = await trio.to_thread.run_sync(Folder.made)
+            folder = await trio.to_thread.run_sync(Folder.made, FOLDER)
         except OSError as error:
             self._verdict = f"has no folder for temporary files: {error}"
             self._tell_end()

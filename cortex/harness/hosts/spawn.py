@@ -1,4 +1,4 @@
-"""Starting a child: its command line, what it inherits, and the folder for its files.
+"""Starting a child: its command line, and what it inherits.
 
 It gets one end of a socket, the null device for input and output, a pipe for its errors,
 a session of its own (so that the terminal's Ctrl-C is for the neuron alone), and of our
@@ -6,13 +6,10 @@ environment what engines need. It must be started by a thread that outlives it: 
 kills it when that thread ends.
 """
 
-import fcntl
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,6 @@ import cortex
 from cortex.harness.pulse import Doing
 from cortex.harness.watch import Limits
 
-_PREFIX: Final = "cortex-engine-"
 _NAMES: Final = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TZ", "USER"})
 _FAMILIES: Final = ("CUDA_", "GGML_", "GOMP_", "KMP_", "LC_", "MALLOC_", "NVIDIA_", "OMP_", "TORCH_")
 # The interpreter is isolated from the environment and from the folder that it starts in, and
@@ -64,48 +60,6 @@ class Born:
     process: "subprocess.Popen[bytes]"
     line: socket.socket
     errors: int
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """Where a child's temporary files go; ours as long as we hold its lock."""
-
-    path: Path
-    lock: int
-
-    @classmethod
-    def made(cls) -> "Folder":
-        """A new one. Those of neurons that were killed are removed on the occasion."""
-        root = Path(tempfile.gettempdir())
-        for left in root.glob(f"{_PREFIX}*"):
-            cls._sweep(left)
-        while True:
-            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.is_dir():
-                return cls(path, lock)
-            os.close(lock)  # somebody else swept it between the two
-
-    def remove(self) -> None:
-        """The folder is gone, with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self.lock)
-
-    @staticmethod
-    def _sweep(path: Path) -> None:
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            return  # not ours, or gone
-        try:
-            if os.fstat(lock).st_uid == os.getuid():
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # a neuron that lives holds it
-        finally:
-            os.close(lock)
 
 
 def start(plan: Plan, folder: Path) -> Born:

@@ -6,16 +6,14 @@ wants a random key. One blocking exchange at a time, on the device's thread or a
 
 import http.client
 import secrets
-import shutil
 import socket
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from cortex.errors import BadAsk, EngineFailed, LoadFailed
+from cortex.harness.folders import Folder
 
 _LONGEST_SOCKET: Final = 100  # the kernel's limit is 107 bytes
 _DEADLINE_S: Final = 60.0  # a megabyte of text takes about a second
@@ -44,7 +42,8 @@ class Listener:
     """Where one engine listens, and what it knows of tokens."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="cortex-llamacpp-"))
+        self._held = Folder.made("cortex-llamacpp-")
+        self.folder = self._held.path
         self.socket = str(self.folder / "e.sock")
         self.key = secrets.token_urlsafe(32)
         if len(self.socket.encode()) > _LONGEST_SOCKET:
@@ -68,7 +67,7 @@ class Listener:
 
     def close(self) -> None:
         """The folder is gone. The engine must have closed its end before."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._held.remove()
 
     def _ask(self, path: str, said: bytes) -> bytes:
         connection = _UnixConnection(self.socket)
