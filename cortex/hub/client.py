@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import quote
 
 import httpx
@@ -197,15 +197,13 @@ class Client:
             raise failed[0]
 
 
-class Into:
+class Into(Protocol):
     """Where the bytes of a file go."""
 
     async def begin(self, at: int) -> None:
         """What is there beyond `at` is forgotten; bytes from there on follow."""
-        raise NotImplementedError
 
-    async def take(self, piece: bytes) -> None:
-        raise NotImplementedError
+    async def take(self, piece: bytes) -> None: ...
 
 
 @asynccontextmanager
