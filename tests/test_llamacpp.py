@@ -420,6 +420,10 @@ def test_the_folder_that_a_killed_neuron_left_is_swept(
     one, other = Listener(), Listener()
     assert sorted(tmp_path.iterdir()) == sorted([one.folder, other.folder])
     one.close()
+    free = os.dup(0)
+    # A second time closes nobody else's descriptor, though it has the number that was ours.
+    one.close()
+    os.close(free)
     other.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Folder:
     """A temporary folder; ours as long as we hold its lock."""
 
     path: Path
-    lock: int
+    lock: int | None
 
     @classmethod
     def made(cls, prefix: str) -> "Folder":
@@ -35,9 +35,11 @@ class Folder:
             os.close(lock)  # somebody else swept it between the two
 
     def remove(self) -> None:
-        """The folder is gone, with all that is in it."""
+        """The folder is gone, with all that is in it. Harmless when done twice."""
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self.lock)
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            os.close(lock)
 
     @staticmethod
     def _sweep(path: Path) -> None:
