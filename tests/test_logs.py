@@ -161,12 +161,12 @@ def test_a_log_that_nobody_reads_costs_records_and_never_time() -> None:
         assert logs.dropped() == lost
         assert took_s < 30
         kept, told = 0, 0
-        while told < lost:
+        # Where among the lines the count comes depends on when the writer first met the full pipe.
+        while told < lost or kept <= 100:
             line = reader.readline()
             told += int(line.rpartition(b"=")[2]) if b"logs.dropped count=" in line else 0
             kept += b"xxx" in line
         assert told == lost == outlet.dropped
-        assert kept > 100
 
 
 def test_a_process_whose_log_is_stuck_still_ends() -> None:
