@@ -49,9 +49,7 @@ def knock(config: HubConfig) -> Reached:
             f"{settings.endpoint} refuses the token", Unauthorised(f"put a valid one into {settings.secret}")
         )
     if status not in (200, 401, 403):
-        remedy = (
-            "try again later" if status >= 500 else "see whether HF_ENDPOINT, or [hub] endpoint, is one"
-        )
+        remedy = "try again later" if status >= 500 else "see whether HF_ENDPOINT, or [hub] endpoint, is one"
         return Reached(f"{settings.endpoint} answers with status {status}", Unreachable(remedy))
     token = "without a token" if settings.token is None else "and takes the token"
     return Reached(f"{settings.endpoint} is reached, {token}")

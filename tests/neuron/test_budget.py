@@ -132,7 +132,7 @@ async def test_a_prompt_beyond_all_measure_is_refused_without_asking_the_engine_
     fits = replace(job(0), prompt="x" * (10 * LONGEST_TOKEN))
     assert len(await budgeted([fits], facts, "", tokenise)) == 1
     assert asked == ([] if kv_tokens is None else [10 * LONGEST_TOKEN])
-    with pytest.raises(PromptTooLong, match="length is 10 tokens.*at least 11 tokens") as caught:
+    with pytest.raises(PromptTooLong, match=r"length is 10 tokens.*at least 11 tokens") as caught:
         await budgeted([replace(fits, prompt=fits.prompt + "x")], facts, "", tokenise)
     assert caught.value.facts == {"prompt_tokens": 11, "context_length": 10}
     assert len(asked) == (0 if kv_tokens is None else 1)
