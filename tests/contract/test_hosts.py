@@ -40,6 +40,7 @@ GREEDY = Sampling(
 )
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 CONTEXT, SLOTS = 512, 2
+ENDLESS = {"scripted": 10**8, "llamacpp": 2048}
 
 
 @dataclass
@@ -53,9 +54,11 @@ class Bench:
     kind: str
 
     def order(self, model: str = "m", **options: str | int | bool) -> LoadOrder:
+        # A machine that stands still for a moment must not find an endless answer at its end.
+        context = ENDLESS[self.kind] if options.get("endless") else CONTEXT
         if self.kind == "llamacpp":
             options = {"threads": 1}  # the others are for scripts
-        return LoadOrder(model, self.path, "cpu", CONTEXT, SLOTS, options=options)
+        return LoadOrder(model, self.path, "cpu", context, SLOTS, options=options)
 
     async def load(self, model: str = "m", **options: str | int | bool):
         return await self.worker.load(self.harness, self.order(model, **options), isolated=self.isolated)
