@@ -522,12 +522,13 @@ async def test_allocators_give_back_what_they_keep_once_a_load_in_hand_is_in() -
             raise RuntimeError("the thread outlives it")
 
     harness = Careless(Script(slow_load=slow))
-    async with working() as worker, trio.open_nursery() as nursery:
+    async with working() as worker:
         await worker.release()  # with no harness yet
-        nursery.start_soon(worker.load, harness, scripted_order())
-        await until(lambda: worker.loading.get("scripted", (0, 0))[1] > 0)
-        nursery.start_soon(worker.release)
-        slow.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.load, harness, scripted_order())
+            await until(lambda: worker.loading.get("scripted", (0, 0))[1] > 0)
+            nursery.start_soon(worker.release)
+            slow.set()
         await until(lambda: harness.releases == 1)
         assert text(await say(worker, "scripted")) == b"say it back"
 
