@@ -21,7 +21,9 @@ from cortex.events import EngineEvent
 class LoadOrder:
     """What to load, where, and how. `context` is per sequence, in tokens; `digest` tells this
     file from another of the same name. `shares` are the bytes reserved for it on each of its
-    devices, of which `device` is the first, whose thread drives it."""
+    devices, of which `device` is the first, whose thread drives it. `draft` is the folder of a
+    smaller model that speaks ahead, `lora` those of adapters. `kv_tokens` is how many tokens the
+    KV cache holds for all slots together; None: a whole context for each."""
 
     model: str
     path: Path
@@ -32,6 +34,9 @@ class LoadOrder:
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
     digest: str = ""
     shares: Mapping[str, int] = field(default_factory=dict)
+    draft: Path | None = None
+    lora: tuple[Path, ...] = ()
+    kv_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

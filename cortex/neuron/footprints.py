@@ -119,4 +119,8 @@ def _key(order: LoadOrder) -> str:
     options = ",".join(
         f"{name}={value}" for name, value in sorted(order.options.items()) if name != "threads"
     )
-    return f"{order.digest or order.path}/{order.context}x{order.slots}/{order.cache}/{options}"
+    parts = [order.digest or order.path, f"{order.context}x{order.slots}", order.cache, options]
+    parts += [f"draft={order.draft}"] if order.draft is not None else []
+    parts += [f"lora={path}" for path in order.lora]
+    parts += [f"kv={order.kv_tokens}"] if order.kv_tokens is not None else []
+    return "/".join(map(str, parts))

@@ -67,6 +67,9 @@ async def test_a_damaged_file_of_profiles_is_forgotten(tmp_path: Path) -> None:
         {"slots": 5},
         {"cache": "q8"},
         {"options": {"batch": 512, "threads": 3}},
+        {"draft": Path("/draft")},
+        {"lora": (Path("/adapter"),)},
+        {"kv_tokens": 4096},
     ],
 )
 def test_another_file_and_another_way_to_load_it_is_another_profile(other: dict[str, object]) -> None:
