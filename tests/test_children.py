@@ -343,6 +343,7 @@ async def test_a_child_gets_what_it_needs_and_nothing_else(
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/where/compiled/parts/lie")
     with (temporary / "ours").open("w") as ours:
         os.set_inheritable(ours.fileno(), True)
         async with working() as worker:
@@ -351,6 +352,7 @@ async def test_a_child_gets_what_it_needs_and_nothing_else(
             assert set(told) <= {*spawn.environment(os.environ), "TMPDIR"}
             assert not {"HF_TOKEN", "PYTHONSTARTUP"} & set(told)
             assert told["OMP_NUM_THREADS"] == "1"
+            assert told["XDG_CACHE_HOME"] == "/where/compiled/parts/lie"
             (folder,) = folders(temporary)
             assert told["TMPDIR"] == str(folder)
             assert folder.stat().st_mode & 0o777 == 0o700

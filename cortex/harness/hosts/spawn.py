@@ -21,8 +21,23 @@ import cortex
 from cortex.harness.pulse import Doing
 from cortex.harness.watch import Limits
 
-_NAMES: Final = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TZ", "USER"})
-_FAMILIES: Final = ("CUDA_", "GGML_", "GOMP_", "KMP_", "LC_", "MALLOC_", "NVIDIA_", "OMP_", "TORCH_")
+_NAMES: Final = frozenset(
+    # The two folders are where compiled parts of engines lie.
+    {"CACHE_DIRECTORY", "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TZ", "USER", "XDG_CACHE_HOME"}
+)
+_FAMILIES: Final = (
+    "CUDA_",
+    "GGML_",
+    "GOMP_",
+    "KMP_",
+    "LC_",
+    "MALLOC_",
+    "NVIDIA_",
+    "OMP_",
+    "PYTORCH_",
+    "TORCH_",
+    "TRITON_",
+)
 # The interpreter is isolated from the environment and from the folder that it starts in, and
 # is told instead where we found what we are made of.
 _BEGIN: Final = (
