@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cortex.errors import Unfit
-from cortex.weights import cuda_footprint, digest, read_folder, read_settings, read_shard
-from cortex.weights.footprint import CUDA_RESERVE
+from cortex.weights import CudaUse, cuda_footprint, digest, read_folder, read_settings, read_shard
+from cortex.weights.footprint import CUDA_SLACK
 from tests.fake_safetensors import CONFIG, TENSORS, folder, framed, header_of, shard
 
 EMBEDDING, NORM = 1000 * 64 * 2, 64 * 4
@@ -204,36 +204,54 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert "is no folder" in refused(path / "config.json")
 
 
+def need(path: Path, **use: object) -> tuple[int, int, int]:
+    how = {"tokens": 2048, "context": 1024, "chunk": 256, **use}
+    return cuda_footprint(read_folder(path), CudaUse(**how))  # type: ignore[arg-type]
+
+
 def test_what_exllamav2_needs_follows_from_headers(tmp_path: Path) -> None:
-    found = read_folder(folder(tmp_path / "m"))
-    weights, cache, overhead = cuda_footprint(found, 1000, 2, "fp16")
+    weights, cache, overhead = need(folder(tmp_path / "m"))
     up = 192 * 64 * 2
     # No embedding, which stays with the host; a head of 1024 rows, since it is tied; F32 halved.
     assert weights == up + NORM // 2 + 1024 * 64 * 2
-    assert cache == 4 * 3 * 2 * 32 * 1024 * 2  # bytes, layers, heads, length, tokens in pages, slots
-    assert overhead > CUDA_RESERVE
-    untied = read_folder(folder(tmp_path / "n", {**CONFIG, "tie_word_embeddings": False}))
-    assert cuda_footprint(untied, 1000, 2, "fp16")[0] == up + NORM // 2
+    assert cache == 4 * 3 * 2 * 32 * 2048  # bytes, layers, heads, length, tokens
+    assert CUDA_SLACK < overhead < CUDA_SLACK + 2**20
+    assert need(folder(tmp_path / "n", {**CONFIG, "tie_word_embeddings": False}))[0] == up + NORM // 2
+
+
+def test_a_tied_model_with_a_head_of_its_own_has_no_copy(tmp_path: Path) -> None:
+    tensors = {**TENSORS, "lm_head.weight": ("F16", (1000, 64))}
+    assert need(folder(tmp_path / "m", model=shard(tensors)))[0] == 192 * 64 * 2 + NORM // 2 + 1000 * 64 * 2
 
 
 @pytest.mark.parametrize(("cache", "bytes_"), [("fp16", 131072), ("q8", 69632), ("q6", 53248), ("q4", 36864)])
 def test_the_cache_of_a_known_model_has_the_known_size(tmp_path: Path, cache: str, bytes_: int) -> None:
-    llama = {**CONFIG, "num_hidden_layers": 32, "num_key_value_heads": 8, "head_dim": 128}
-    found = read_folder(folder(tmp_path / "m", llama))
-    assert cuda_footprint(found, 256, 1, cache)[1] == 256 * bytes_
+    path = folder(
+        tmp_path / "m", {**CONFIG, "num_hidden_layers": 32, "num_key_value_heads": 8, "head_dim": 128}
+    )
+    assert need(path, tokens=256, cache=cache)[1] == 256 * bytes_
     # Quantised, one layer is kept at full length beside it.
-    plain, quantised = cuda_footprint(found, 2560, 1, "fp16")[2], cuda_footprint(found, 2560, 1, cache)[2]
+    plain, quantised = need(path, tokens=2560)[2], need(path, tokens=2560, cache=cache)[2]
     assert quantised - plain == (0 if cache == "fp16" else 4 * 8 * 128 * 2560)
 
 
 def test_exl2_has_its_permutations_and_a_matrix_to_unfold(tmp_path: Path) -> None:
     tensors = {"l.q_weight": ("I32", (8, 192)), "l.q_invperm": ("I16", (64,))}
-    exl2 = {**CONFIG, "tie_word_embeddings": False, "quantization_config": {"quant_method": "exl2"}}
-    found = read_folder(folder(tmp_path / "m", exl2, output=shard(tensors)))
-    weights, _, overhead = cuda_footprint(found, 256, 1, "fp16")
+    path = folder(tmp_path / "m", {**CONFIG, "tie_word_embeddings": False}, output=shard(tensors))
+    weights, _, overhead = need(path)
     assert weights == 8 * 192 * 4 + 64 * 2 + 8 * 64
-    plain = read_folder(folder(tmp_path / "n", {**exl2, "quantization_config": None}, output=shard(tensors)))
-    assert overhead - cuda_footprint(plain, 256, 1, "fp16")[2] == 2 * 1000 * 64
+    plain = folder(
+        tmp_path / "n", {**CONFIG, "tie_word_embeddings": False}, output=shard({"l": ("I32", (1,))})
+    )
+    # Room for a chunk of the widest layer is more than what the head of 1024 x 64 needs.
+    assert overhead - need(plain)[2] == 2 * 256 * (64 + 2 * 192) + 2 * 64 * 192
+
+
+def test_what_lies_on_several_devices_has_its_tables_on_each(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m")
+    assert need(path, devices=3)[2] == 3 * need(path)[2]
+    assert need(path, context=2048)[2] - need(path)[2] == 4 * 32 * 1024
+    assert need(path, copied=12345)[2] - need(path)[2] == 12345
 
 
 def test_a_digest_changes_with_the_file(tmp_path: Path) -> None:

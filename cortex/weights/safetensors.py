@@ -37,6 +37,7 @@ class Tensor:
     type: str
     shape: tuple[int, ...]
     bytes: int
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _tensor(path: Path, name: str, told: Any, room: int) -> tuple[Tensor, int]: 
         raise _fault(path, f"truncated: tensor {name!r} ends at byte {end} of {room}")
     if kind in WIDTHS and math.prod(shape) * WIDTHS[kind] != end - start:
         raise _fault(path, f"tensor {name!r} of {kind} {shape} has {end - start} bytes")
-    return Tensor(name, kind, tuple(shape), end - start), end
+    return Tensor(name, kind, tuple(shape), end - start, path.name), end
 
 
 def _shards(folder: Path) -> dict[str, frozenset[str]]:

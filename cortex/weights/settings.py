@@ -5,7 +5,9 @@ or hears keeps its language part's settings in a table of their own, which are t
 """
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +19,8 @@ LIMIT: Final = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Lengths are in elements. `quant_method` is None for plain weights; `bits` None when not said."""
+    """Lengths are in elements. `quant_method` is None for plain weights; `bits` None when not said.
+    `told` is everything that was said, for what only one kind of engine wants to know."""
 
     architecture: str
     layers: int
@@ -32,6 +35,7 @@ class Settings:
     quant_method: str | None = None
     bits: float | None = None
     sliding_window: int | None = None
+    told: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 def read_settings(path: Path) -> Settings:
@@ -43,7 +47,7 @@ def read_settings(path: Path) -> Settings:
     except FileNotFoundError as error:
         raise Unfit(f"{path}: is missing; choose a folder with the whole model") from error
     told = {**whole, **text} if isinstance(text := whole.get("text_config"), dict) else whole
-    facts = _Facts(path, told)
+    facts = Facts(path, told)
     quant = told.get("quantization_config") or whole.get("quantization_config")
     method = quant.get("quant_method") if isinstance(quant, dict) else None
     bits = quant.get("bits") if isinstance(quant, dict) else None
@@ -65,6 +69,7 @@ def read_settings(path: Path) -> Settings:
         quant_method=method if isinstance(method, str) else None,
         bits=float(bits) if isinstance(bits, int | float) and not isinstance(bits, bool) else None,
         sliding_window=facts.number("sliding_window", 0, least=0) or None,
+        told=told,
     )
 
 
@@ -88,18 +93,63 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _Facts:
-    """Numbers by name. A wrong one is Unfit."""
+class Facts:
+    """What a JSON object says, by name. A wrong value is Unfit, null is as good as nothing."""
 
-    def __init__(self, path: Path, told: dict[str, Any]) -> None:
+    def __init__(self, path: Path, told: Mapping[str, Any]) -> None:
         self._path, self._told = path, told
 
     def number(self, name: str, default: int | None = None, *, least: int = 1, most: int = 2**31) -> int:
-        value = self._told.get(name)
-        if value is None:
-            value = default
-        if value is None:
-            raise Unfit(f"{self._path}: {name} is missing; choose a language model")
+        value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise Unfit(f"{self._path}: {name} is {value!r}, not a number from {least} to {most}")
+        return value
+
+    def real(
+        self, name: str, default: float | None = None, *, least: float = 0.0, most: float = 1e9
+    ) -> float:
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise Unfit(f"{self._path}: {name} is {value!r}, not a number from {least:g} to {most:g}")
+        return float(value)
+
+    def reals(self, name: str, count: int) -> tuple[float, ...]:
+        """So many positive numbers."""
+        values = self._value(name, None)
+        good = isinstance(values, list) and len(values) == count
+        if not good or not all(
+            isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < math.inf
+            for each in values
+        ):
+            raise Unfit(f"{self._path}: {name} is no list of {count} positive numbers")
+        return tuple(float(each) for each in values)
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise Unfit(f"{self._path}: {name} is {value!r}, neither true nor false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise Unfit(f"{self._path}: {name} is {value!r}, not a text")
+        return value
+
+    def ids(self, name: str) -> tuple[int, ...]:
+        """Token ids: one, a list of them, or none."""
+        value = self._told.get(name)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in values):
+            raise Unfit(f"{self._path}: {name} is {value!r}, not token ids")
+        return tuple(values)
+
+    def has(self, name: str) -> bool:
+        return self._told.get(name) is not None
+
+    def _value(self, name: str, default: Any) -> Any:  # noqa: ANN401 - JSON
+        value = self._told.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise Unfit(f"{self._path}: {name} is missing; choose a language model")
         return value
