@@ -41,6 +41,9 @@ HOMES: dict[str, set[str] | None] = {
     "pynvml": {"neuron/devices"},
     "torch": {"harness/exllamav2"},
     "exllamav2": {"harness/exllamav2"},
+    "triton": {"harness/exllamav2"},
+    "llguidance": {"harness/exllamav2"},
+    "numpy": {"harness/exllamav2"},
     "xllamacpp": {"harness/llamacpp"},
     "msgspec": {
         "config",
@@ -56,6 +59,15 @@ HOMES: dict[str, set[str] | None] = {
         "status",
         "cli",
     },
+}
+
+
+# What a host that has no such engine may lack.
+ENGINE_LIBRARIES = {"torch", "exllamav2", "triton", "xllamacpp", "tokenizers", "llguidance", "numpy"}
+
+# What computes attention imports torch at its top, and is imported by the thread of a device alone.
+ON_A_DEVICE = {
+    f"harness/exllamav2/{name}" for name in ("agreement", "flash", "kernels", "masked", "paged", "tiled")
 }
 
 
@@ -76,13 +88,14 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
-    """(dotted name, line, whether inside a function), relative imports excluded by style."""
+    """(dotted name, line, whether it is imported only when a function is called, or for types alone),
+    relative imports excluded by style."""
     tree = tree_of(path)
     inside = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef) or for_types(block)
+        for node in ast.walk(block)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -95,6 +108,10 @@ def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
                     yield f"cortex.{alias.name}", node.lineno, id(node) in inside
             else:
                 yield node.module or "", node.lineno, id(node) in inside
+
+
+def for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def floor_of(path: Path) -> int | None:
@@ -143,9 +160,23 @@ def test_a_library_is_imported_only_where_it_lives(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_an_engine_library_is_imported_inside_functions_only(path: Path) -> None:
+    if name_of(path) in ON_A_DEVICE:
+        return
     for dotted, line, inside in imports(path):
-        if dotted.split(".")[0] in {"torch", "exllamav2", "xllamacpp"}:
+        if dotted.split(".")[0] in ENGINE_LIBRARIES:
             assert inside, f"{path}:{line}: {dotted} would be imported on hosts that lack it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_what_imports_torch_at_its_top_is_imported_inside_functions_only(path: Path) -> None:
+    if name_of(path) in ON_A_DEVICE:
+        return
+    for node in tree_of(path).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                for dotted in (node.module or "", f"{node.module}.{alias.name}"):
+                    name = dotted.removeprefix("cortex.").replace(".", "/")
+                    assert name not in ON_A_DEVICE, f"{path}:{node.lineno}: {dotted} imports torch"
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

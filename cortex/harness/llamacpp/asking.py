@@ -10,10 +10,11 @@ from typing import Final
 
 import msgspec
 
-from cortex.ask import Json, Sampling, Shape
+from cortex.ask import Json, Sampling
 from cortex.errors import BadAsk, CortexError, EngineFailed, PromptTooLong
 from cortex.events import TokenLogprob
 from cortex.harness.base import Job
+from cortex.harness.shaped import schema
 from cortex.weights import GgufHeader
 
 _RANDOM_SEED: Final = 2**32 - 1  # the engine's word for "choose one"
@@ -33,11 +34,6 @@ _NEUTRAL: Final[Mapping[str, Json]] = {
     "stream": True,
     "verbose": True,  # brings tokens_predicted, the only true count
     "return_progress": True,  # a prompt can be cancelled only where it is reported
-}
-# JSON on one line, spaced as models see most of it. Free blanks are legal, and a small model that
-# would rather say something else fills its whole answer with them.
-_SPACING: Final[Mapping[str, Json]] = {
-    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 }
 _IMPOSSIBLE_LOGPROB: Final = -9999.0  # JSON has no minus infinity
 
@@ -113,10 +109,6 @@ def body(job: Job, prompt: str | tuple[int, ...], context: int) -> dict[str, Jso
 def trial() -> dict[str, Json]:
     """The smallest request: one token after the first one of the vocabulary."""
     return {**_NEUTRAL, "prompt": [0], "max_tokens": 1, "temperature": 0.0, "cache_prompt": False}
-
-
-def schema(shape: Shape) -> Json:
-    return {**({"type": "object"} if shape.schema is None else shape.schema), **_SPACING}
 
 
 def encode(said: Mapping[str, Json]) -> bytes:

@@ -32,6 +32,7 @@ from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.allocator import trim
 from cortex.harness.llamacpp.asking import Chunk
 from cortex.harness.llamacpp.listener import Listener
+from cortex.harness.shaped import schema
 from cortex.weights import GgufHeader
 
 # Chunks that one turn looks at: some milliseconds of the device's thread.
@@ -250,7 +251,7 @@ class LlamaCppEngine:
 
     def _enforces(self, shape: Shape, call: _Call, said: dict[str, Json]) -> bool:
         """Whether the call may go on; False when it has ended meanwhile."""
-        key = asking.encode({"schema": asking.schema(shape)})
+        key = asking.encode({"schema": schema(shape)})
         enforced = self._schemas.get(key)
         if enforced is None:
             enforced = self._try(call, said)

@@ -1,0 +1,127 @@
+"""Answers in the form of a JSON schema: llguidance says which tokens may come next.
+
+A schema is compiled before its job gets near the device, and what cannot be enforced is refused
+there by name. The words of the vocabulary are handed over once a model, with the first schema;
+compiled schemas are kept, and each job has a copy of its own to walk through. When the schema is
+fulfilled only the tokens that end an answer are left, every one of them.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from cortex.ask import Shape
+from cortex.errors import BadAsk, Unsupported
+from cortex.harness.exllamav2.vocabulary import Vocabulary
+from cortex.harness.shaped import schema
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+# A compiled schema has some hundred kilobytes, and clients send the same few again and again.
+SCHEMAS_KEPT: Final = 32
+PARAM: Final = "response_format"
+
+
+class Grammar:
+    """What one job may say, token after token. Once it has a `fault` only the answer's end may come."""
+
+    def __init__(self, matcher: "LLMatcher") -> None:
+        self._matcher = matcher
+        self.fault: str | None = None
+
+    def allowed(self) -> bytes:
+        """A bit for each token, lowest first, set where it may come next."""
+        bits: bytes = self._matcher.compute_bitmask()
+        self._look()
+        return bits
+
+    def accept(self, token: int) -> None:
+        """`token` was said."""
+        self._matcher.consume_token(token)
+        self._look()
+
+    def _look(self) -> None:
+        if self.fault is None and self._matcher.is_error():
+            self.fault = f"the JSON schema could not be followed further: {_first(self._matcher)}"
+
+
+class Grammars:
+    """The schemas of one model's jobs. For one thread at a time; what it hands out is the taker's."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._words: LLTokenizer | None = None
+        self._compiled: dict[bytes, LLMatcher] = {}
+
+    def grammar(self, shape: Shape) -> Grammar:
+        """A fresh one for a job. Raises Unsupported, naming what llguidance does not know."""
+        try:
+            text = msgspec.json.encode(schema(shape))
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise BadAsk(f"'{PARAM}' holds what is no JSON: {error}", param=PARAM) from error
+        compiled = self._compiled.pop(text, None) or self._compile(text)
+        if len(self._compiled) >= SCHEMAS_KEPT:
+            self._compiled.pop(next(iter(self._compiled)))
+        self._compiled[text] = compiled  # the last to be forgotten
+        return Grammar(compiled.deep_copy())
+
+    def _compile(self, text: bytes) -> "LLMatcher":
+        from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415
+
+        if not self._vocabulary.eos:
+            raise Unsupported(
+                f"'{PARAM}' needs a model whose files name the token that ends an answer; this one's do not",
+                param=PARAM,
+            )
+        if self._words is None:
+            self._words = _words(self._vocabulary)
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(text.decode())
+        except ValueError as error:
+            raise _unknown(str(error)) from error
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(self._words, grammar, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise _unknown(_first(matcher))
+        if not any(matcher.compute_bitmask()):
+            raise _unknown("this model has no token to begin it with")
+        return matcher
+
+
+class _Words:
+    """The vocabulary as llguidance wants it."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.tokens = list(vocabulary.pieces)
+        self.special_token_ids = sorted(vocabulary.specials | vocabulary.eos)
+        self.eos_token_id = min(vocabulary.eos)
+        self.bos_token_id = vocabulary.bos
+
+    def __call__(self, text: str) -> list[int]:
+        return list(self._vocabulary.encode(text))
+
+
+def _words(vocabulary: Vocabulary) -> "LLTokenizer":
+    from llguidance import LLTokenizer, TokenizerWrapper  # noqa: PLC0415
+
+    return LLTokenizer(
+        TokenizerWrapper(_Words(vocabulary)),
+        n_vocab=vocabulary.size,
+        eos_token=sorted(vocabulary.eos),
+        slices=LLTokenizer.json_slices(),
+    )
+
+
+def _unknown(what: str) -> Unsupported:
+    return Unsupported(
+        f"'{PARAM}' holds a JSON schema that cannot be enforced here: {what}. Leave that out of it",
+        param=PARAM,
+    )
+
+
+def _first(matcher: "LLMatcher") -> str:
+    """What went wrong, in its first line; the others show the parser's insides."""
+    lines = matcher.get_error().splitlines()
+    return lines[0] if lines else "llguidance does not say why"
