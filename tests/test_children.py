@@ -216,7 +216,7 @@ async def test_a_death_in_a_load_is_a_load_that_failed(factory: str, told: str) 
 async def test_a_real_engine_dies_alone_in_the_middle_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = LlamaCppHarness()
     if (why_not := harness.unavailable()) is not None:
-        pytest.skip(why_not)
+        pytest.skip(str(why_not))
     monkeypatch.setattr("tempfile.tempdir", None)  # sockets have short names
     async with working() as worker:
         order = LoadOrder("demo", GGUF, "cpu", 2048, 2, options={"threads": 1})

@@ -636,7 +636,9 @@ def test_a_begin_token_is_added_as_the_header_says(tmp_path: Path) -> None:
 
 def test_a_cpu_without_the_instructions_is_told_so() -> None:
     old = LlamaCppHarness(cpu_flags=lambda: frozenset({"sse4_2", "fma"}))
-    assert old.unavailable() == "the CPU lacks avx2, f16c, which the llama.cpp binding is compiled for"
+    why_not = old.unavailable()
+    assert why_not is not None and why_not.code == "unsupported_cpu"
+    assert str(why_not) == "the CPU lacks avx2, f16c, which the llama.cpp binding is compiled for"
     assert LlamaCppHarness(cpu_flags=lambda: None).unavailable() is None
 
 
@@ -654,13 +656,17 @@ def test_a_binding_that_cannot_be_imported_says_what_to_install(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
     why_not = HARNESS.unavailable()
-    assert why_not is not None
-    assert remedy in why_not
+    assert why_not is not None and why_not.code == "import_failed"
+    assert remedy in str(why_not)
 
 
 def test_a_binding_that_is_absent_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install" in (HARNESS.unavailable() or "")
+    why_not = HARNESS.unavailable()
+    assert why_not is not None and (why_not.code, why_not.remedy) == (
+        "not_installed",
+        "pip install xllamacpp",
+    )
 
 
 def test_a_folder_name_too_long_for_a_socket_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

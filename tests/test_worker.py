@@ -685,7 +685,7 @@ async def test_clients_that_leave_at_any_moment_leak_nothing(kind: str) -> None:
         ScriptedHarness(Script(reply=lambda _: numbered(50))) if kind == "scripted" else LlamaCppHarness()
     )
     if (why_not := harness.unavailable()) is not None:
-        pytest.skip(why_not)
+        pytest.skip(str(why_not))
     async with working() as worker:
         order = LoadOrder(kind, GGUF, "cpu", 512, 2)
         await worker.load(harness, order)

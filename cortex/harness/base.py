@@ -231,6 +231,19 @@ Progress: TypeAlias = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Why a harness cannot run on this host: `code` for programs, `what` for people, and the
+    `remedy`, a command where there is one. Its `str` is a line of both."""
+
+    code: str
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}" if self.remedy else self.what
+
+
+@dataclass(frozen=True, slots=True)
 class Apart:
     """How a harness lives in a child process: `factory` is the dotted name ("module:callable") of
     what makes it there. Models with more weights than `above_bytes` have a child of their own
@@ -247,8 +260,8 @@ class Harness(Protocol):
     name: str
     apart: Apart | None
 
-    def unavailable(self) -> str | None:
-        """None when it can run here, else the reason and the remedy."""
+    def unavailable(self) -> Unavailable | None:
+        """None when it can run here."""
 
     def preflight(self, order: LoadOrder) -> Preflight:
         """What the file promises. Raises Unfit, naming the fault, without native code."""

@@ -97,7 +97,11 @@ class View:
             devices=self.devices.report(),
             harnesses=[
                 wire.HarnessReport(
-                    name=name, available=why is None, version=engines.versions[name], why_not=why
+                    name=name,
+                    available=why is None,
+                    version=engines.versions[name],
+                    code=None if why is None else why.code,
+                    why_not=None if why is None else str(why),
                 )
                 for name, why in engines.why_not.items()
             ],

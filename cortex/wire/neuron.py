@@ -29,9 +29,12 @@ class Device(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class HarnessReport(msgspec.Struct, kw_only=True, frozen=True):
+    """`why_not` is for people, with the remedy; `code` is the reason for programs."""
+
     name: str
     available: bool = False
     version: str | None = None
+    code: str | None = None
     why_not: str | None = None
 
 

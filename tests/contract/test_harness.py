@@ -169,7 +169,7 @@ def open_bench(request: pytest.FixtureRequest) -> Iterator[Open]:
         harness, bell = harness_for(request.param, upstream, script), Bell()
         order = order_for(request.param, upstream)
         if (reason := harness.unavailable()) is not None:
-            pytest.skip(reason)
+            pytest.skip(str(reason))
         bench = Bench(harness, order, harness.load(order, never, bell.ring), bell, known)
         benches.append(bench)
         return bench

@@ -117,7 +117,7 @@ def host(request: pytest.FixtureRequest) -> str:
 def opened(kind: str, host: str):
     harness = ScriptedHarness() if kind == "scripted" else LlamaCppHarness()
     if (why_not := harness.unavailable()) is not None:
-        pytest.skip(why_not)
+        pytest.skip(str(why_not))
 
     @asynccontextmanager
     async def open_bench() -> AsyncIterator[Bench]:

@@ -30,7 +30,7 @@ LASTING = {"logit_bias": {"71": 100}, "stream": True}
 @pytest.fixture(autouse=True)
 async def _hang_guard():
     if (why_not := LlamaCppHarness().unavailable()) is not None:
-        pytest.skip(why_not)
+        pytest.skip(str(why_not))
     with trio.fail_after(60):
         yield
 

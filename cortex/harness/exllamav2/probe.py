@@ -2,24 +2,19 @@
 
 Looked at in the order in which it would be mended: a GPU, then the packages, then the extension.
 What an operator reads names what is amiss and the one command or step that mends it; programs
-get a code. The GPUs are told from above, since they are the driver's to know.
+get a code: no_driver, unsupported_gpu, not_installed, no_cuda_torch, extension_missing,
+abi_mismatch or build_failed. The GPUs are told from above, since they are the driver's to know.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
+from cortex.harness.base import Unavailable
 from cortex.harness.exllamav2 import archs, extension, installed
 from cortex.harness.exllamav2.archs import Capability
 
-Code: TypeAlias = Literal[
-    "no_driver",
-    "unsupported_gpu",
-    "not_installed",
-    "no_cuda_torch",
-    "extension_missing",
-    "abi_mismatch",
-    "build_failed",
-]
+__all__ = ["EXTRA", "Cards", "Unavailable", "fit", "why_not"]
+
 EXTRA: Final = "pip install '.[cuda]' in cortex's checkout (docs/cuda.md)"
 
 
@@ -31,18 +26,6 @@ class Cards:
     capabilities: tuple[Capability, ...] = ()
     why_not: str | None = None
     cuda: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unavailable:
-    """Why it cannot run here: `what` for people, `code` for programs, and what mends it."""
-
-    code: Code
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.remedy}"
 
 
 def why_not(cards: Cards) -> Unavailable | None:
@@ -101,7 +84,7 @@ def _no_extension(cards: Cards) -> Unavailable | None:
         return Unavailable("build_failed", f"the extension could not be compiled: {failed.why}", remedy)
     abi = installed.abi()
     mismatch = any(not each.fits(abi) for each in extension.shipped())
-    code: Code = "abi_mismatch" if mismatch else "extension_missing"
+    code = "abi_mismatch" if mismatch else "extension_missing"
     return Unavailable(code, extension.absence(usable), extension.command())
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cortex.errors import LoadFailed, Unfit
-from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress
+from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress, Unavailable
 from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.allocator import settle, trim
 from cortex.harness.llamacpp.engine import LlamaCppEngine
@@ -57,18 +57,20 @@ class LlamaCppHarness:
         """Each unload does so, too; this is for what came free since."""
         trim()
 
-    def unavailable(self) -> str | None:
+    def unavailable(self) -> Unavailable | None:
         # The binding is compiled for these instructions: without them it dies at its first one.
         flags = self._cpu_flags()
         if flags is not None and (missing := _NEEDED_FLAGS - flags):
-            return f"the CPU lacks {', '.join(sorted(missing))}, which the llama.cpp binding is compiled for"
+            what = f"the CPU lacks {', '.join(sorted(missing))}, which the llama.cpp binding is compiled for"
+            return Unavailable("unsupported_cpu", what)
         if importlib.util.find_spec("xllamacpp") is None:
-            return "the package xllamacpp is not installed: pip install xllamacpp"
+            what = "the package xllamacpp is not installed"
+            return Unavailable("not_installed", what, "pip install xllamacpp")
         try:
             import xllamacpp  # noqa: F401, PLC0415
         except ImportError as error:
-            remedy = ": install libgomp1 (Debian) or libgomp (Fedora)" if "libgomp" in str(error) else ""
-            return f"xllamacpp cannot be imported: {error}{remedy}"
+            remedy = "install libgomp1 (Debian) or libgomp (Fedora)" if "libgomp" in str(error) else ""
+            return Unavailable("import_failed", f"xllamacpp cannot be imported: {error}", remedy)
         return None
 
     def preflight(self, order: LoadOrder) -> Preflight:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cortex.errors import LoadFailed, Unfit
-from cortex.harness.base import Apart, LoadOrder, Preflight, Progress
+from cortex.harness.base import Apart, LoadOrder, Preflight, Progress, Unavailable
 from cortex.harness.scripted.engine import ScriptedEngine
 from cortex.harness.scripted.script import Script
 
@@ -37,7 +37,7 @@ class ScriptedHarness:
     def release(self) -> None:
         self.releases += 1
 
-    def unavailable(self) -> str | None:
+    def unavailable(self) -> Unavailable | None:
         return None
 
     def preflight(self, order: LoadOrder) -> Preflight:

@@ -11,7 +11,7 @@ from typing import Final
 from cortex.catalogue import near
 from cortex.config.upstream import UpstreamConfig
 from cortex.errors import CortexError, LoadFailed, Unfit
-from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress
+from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress, Unavailable
 from cortex.harness.upstream.engine import There, UpstreamEngine, Waits
 from cortex.harness.upstream.exchange import Endpoint, Exchange, let_go
 from cortex.harness.upstream.listing import Told, listed
@@ -30,7 +30,7 @@ class UpstreamHarness:
         self.apart: Apart | None = None  # nothing here can crash that a child would contain
         self._config = config
 
-    def unavailable(self) -> str | None:
+    def unavailable(self) -> Unavailable | None:
         return None
 
     def preflight(self, order: LoadOrder) -> Preflight:
