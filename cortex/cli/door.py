@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cortex import __version__
-from cortex.cli import models
+from cortex.cli import engines, models
 from cortex.cli.options import (
     ENDPOINT,
     AsJson,
@@ -34,6 +34,7 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, no_args
 files = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look at configuration files.")
 app.add_typer(models.app, name="models")
 app.add_typer(files, name="config")
+app.add_typer(engines.app, name="engines")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -73,7 +73,7 @@ async def _fetch(source: Source, formats: Sequence[Format], config: HubConfig) -
     found: list[Local] = []
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as download:
-            await nursery.start(_obey, ended, download)
+            await nursery.start(obey, ended, download)
             with told:
                 found.append(await Hub(config).fetch(source, formats, told.tell))
         nursery.cancel_scope.cancel()
@@ -82,7 +82,7 @@ async def _fetch(source: Source, formats: Sequence[Format], config: HubConfig) -
     return found[0]
 
 
-async def _obey(
+async def obey(
     ended: list[int],
     download: trio.CancelScope,
     *,
