@@ -91,3 +91,42 @@ def _write_tokenizer(folder: Path) -> None:
     told = {"chat_template": _TEMPLATE, "eos_token": "<|im_end|>", "add_bos_token": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
+
+
+def adapted(folder: Path, into: Path, *, rank: int = 4, alpha: int = 8) -> tuple[Path, Path]:
+    """A folder with adapted weights, and one with the adapter that says the same."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(1)
+    merged, adapter = into / "merged", into / "adapter"
+    shutil.copytree(folder, merged)
+    adapter.mkdir()
+    weights, parts = load_file(folder / "model.safetensors"), {}
+    for name in [each for each in weights if each.endswith(("q_proj.weight", "down_proj.weight"))]:
+        rows, columns = weights[name].shape
+        a, b = torch.randn(rank, columns) * 0.2, torch.randn(rows, rank) * 0.2
+        weights[name] = (weights[name].float() + alpha / rank * (b @ a)).half()
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        parts |= {f"{stem}.lora_A.weight": a.half(), f"{stem}.lora_B.weight": b.half()}
+    save_file(weights, merged / "model.safetensors", {"format": "pt"})
+    save_file(parts, adapter / "adapter_model.safetensors", {"format": "pt"})
+    told = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": ["q_proj", "down_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(told))
+    return merged, adapter
+
+
+def poisoned(folder: Path, into: Path) -> Path:
+    """The same with weights that half precision cannot multiply."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, into)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"].fill_(6e4)
+    weights["model.layers.0.mlp.gate_proj.weight"].fill_(6e4)
+    save_file(weights, into / "model.safetensors", {"format": "pt"})
+    return into

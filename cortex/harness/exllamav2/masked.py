@@ -61,4 +61,4 @@ def _portion(
     folded = q.view(rows, steps, -1, group, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
     mask = seen[:, None, None].expand(-1, -1, group, -1, -1).flatten(2, 3)
     out = functional.scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=rule.scale)
-    return out.unflatten(2, (group, steps)).permute(0, 3, 1, 2, 4).reshape(q.shape)
+    return out.unflatten(2, (group, steps)).permute(0, 3, 1, 2, 4).reshape(q.shape).contiguous()
