@@ -157,7 +157,7 @@ class Paged:
         way, index = self.way(call.q.device), self._index(call)
         if call.new:
             way.append(call, index)
-        return way.attend(call, index)
+        return way.attend(call, index).contiguous()  # the library views it in another shape
 
     def _index(self, call: Call) -> Index:
         # The library counts on in the lengths that it keeps on the CPU; on a device it has copies of them.
