@@ -101,7 +101,7 @@ class Loaded:
 
     def generator(self) -> Any:  # noqa: ANN401 - the library is untyped
         """A fresh one, with no jobs and nothing remembered of prompts."""
-        made = self.library.generator.ExLlamaV2DynamicGenerator(
+        made = _generator_of(self.library)(
             model=self.model,
             cache=self.cache,
             tokenizer=_Silent(self.vocabulary),
@@ -207,3 +207,17 @@ def _fixed(config: Any) -> int:  # noqa: ANN401 - as above
     state and a mask."""
     tables = 4 * config.head_dim * config.max_seq_len
     return int(tables + 2 * config.max_input_len * (config.hidden_size + config.max_input_len))
+
+
+def _generator_of(library: Library) -> Any:  # noqa: ANN401 - as above
+    class Generator(library.generator.ExLlamaV2DynamicGenerator):  # type: ignore[name-defined, misc]
+        """Guesses from n-grams for short prompts too: the library's own guess looks a whole n-gram back
+        and raises where there are fewer tokens, which would end the jobs of everybody."""
+
+        def iterate_ngram_gen(self, results: Any) -> Any:  # noqa: ANN401
+            known = [job.sequences[0].sequence_ids for job in self.active_jobs if job.is_prefill_done()]
+            if all(len(tokens) >= self.max_ngram - 1 for tokens in known):
+                return super().iterate_ngram_gen(results)
+            return library.torch.stack([tokens.torch()[0, -1:].expand(DRAFTED) for tokens in known])
+
+    return Generator
