@@ -161,7 +161,9 @@ def test_a_job_is_called_off_whatever_it_is_at(load: Load, when: str) -> None:
     bench.engine.cancel(2)
     bench.engine.cancel(2)
     said = bench.until(2)
-    assert [type(event) for job, event in said if job == 2 and isinstance(event, Stopped | Failed)] == [Stopped]
+    assert [type(event) for job, event in said if job == 2 and isinstance(event, Stopped | Failed)] == [
+        Stopped
+    ]
     if when == "waiting":
         bench.engine.cancel(1)
         bench.until(1)
@@ -265,7 +267,7 @@ def test_scores_are_the_models_own_whatever_bias_says(load: Load) -> None:
 def test_guessing_ahead_changes_no_word_and_no_count(load: Load, folder: Path, speculation: str) -> None:
     plain = load()
     prompt = SHORT * 20
-    wanted, ended = plain.answer(Job(1, prompt, GREEDY, max_tokens=21, logprobs=1))
+    wanted, _ = plain.answer(Job(1, prompt, GREEDY, max_tokens=21, logprobs=1))
     more = {"draft": folder} if speculation == "draft" else {"options": {"speculation": "ngram"}}
     quick = load(model="quick", **more)
     calls = 0

@@ -82,7 +82,7 @@ class _Streams(dict[int, Any]):
     """The library's streams by device. Every forward pass of every thread goes through all of them,
     while the first load on another device may add one."""
 
-    def items(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - a copy is no view
+    def items(self) -> Any:  # noqa: ANN401 - a copy is no view
         return tuple(super().items())
 
 

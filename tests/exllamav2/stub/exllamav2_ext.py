@@ -17,10 +17,11 @@ def count_match(a: torch.Tensor, b: torch.Tensor, most: int) -> int:
 def cache_rotate(cache: torch.Tensor, order: torch.Tensor, temp: torch.Tensor) -> None:
     """Pages change places along `order`, the first one by way of `temp`."""
     places = order.tolist()
-    temp.copy_(cache[places[0]])
+    held = temp.view(-1)
+    held.copy_(cache[places[0]])
     for at in range(len(places) - 1):
         cache[places[at]].copy_(cache[places[at + 1]])
-    cache[places[-1]].copy_(temp[0])
+    cache[places[-1]].copy_(held)
 
 
 def fast_fill_cpu_ones_bool(tensor: torch.Tensor) -> None:
