@@ -265,8 +265,7 @@ class _Cut:
         scaled = (logits - logits.max()) / self._temperature
         if self._least == -math.inf:
             return scaled
-        below = math.nextafter(self._least, -math.inf)
-        return self._torch.nn.functional.threshold(scaled, below, -math.inf)
+        return scaled.masked_fill_(scaled < self._least, -math.inf)
 
     def _nucleus(self, logits: Any) -> Any:  # noqa: ANN401 - as above
         size = len(logits)
