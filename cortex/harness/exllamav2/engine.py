@@ -82,7 +82,9 @@ class ExLlamaV2Engine:
         self._over.append((job_id, Stopped("stop", call.usage)))
 
     def restless(self) -> bool:
-        return bool(self._over or self._ready or self._waiting or self._generator.num_remaining_jobs())
+        # One that was called off before it was ready comes all the same, and changes nothing.
+        ready = any(self._live.get(call.asked.id) is call for call, _ in tuple(self._ready))
+        return bool(ready or self._over or self._waiting or self._generator.num_remaining_jobs())
 
     def silent_since(self) -> float:
         """Computes only in its turns; between them a job is made ready, which takes a while."""
