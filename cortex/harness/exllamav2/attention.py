@@ -2,12 +2,13 @@
 
 The library knows flash-attn and nothing else that can read pages, so whatever it shall use takes
 flash-attn's place among its module's names: flash-attn itself, the flash kernels inside torch
-("paged"), or kernels of our own ("triton"). "unpaged" is one job at a time over whole keys, and
-lives beside any of them. The paged ones are one choice for the whole process: a second model that
-names another is refused as long as the first one's `Attention` is alive; "auto" takes what is there.
+("paged"), or kernels of our own ("triton"). They are one choice for the whole process: a second
+model that names another is refused as long as the first one's `Attention` is alive; "auto" takes
+what is there. "unpaged" is one job at a time by the library's own explicit mask, and lives beside
+any of them; `configure` tells its model to leave flash attention alone.
 
-A stand-in is held against plain arithmetic on the device before a model is read. Without any of
-this the library's own branches are wrong: prefill is not causal, windows cut the wrong keys.
+A stand-in is held against plain arithmetic on the device before a model is read. The library's
+branch over torch's attention, whose prefill is not causal, is closed whatever is chosen.
 """
 
 import importlib
@@ -74,9 +75,8 @@ def install(library: Library, choice: str, capability: tuple[int, int] | None) -
         raise LoadFailed(f"attention = {choice!r} is none of {', '.join(CHOICES)}")
     process: _Process = vars(library.exllamav2.attn).setdefault(_HELD, _Process())
     with process.lock:
+        library.exllamav2.attn.has_lower_right_sdpa = False
         if choice == UNPAGED:
-            if process.name is None:
-                _put(library, _stand_in(PAGED, capability))
             return Attention(UNPAGED, False)
         name, functions = _chosen(choice, capability, process)
         functions.prove()
@@ -121,7 +121,6 @@ def _put(library: Library, functions: _Functions) -> None:
     # A softcap that the function is not told of would be left out in silence; one that it is told of and
     # does not know, it refuses.
     attn.has_flash_attn_with_softcap = functions.softcap
-    attn.has_lower_right_sdpa = False  # that branch is not causal
     library.exllamav2.model.has_flash_attn = True  # imported there by value
 
 

@@ -51,6 +51,10 @@ class Masked(Appending):
         parts = []
         for rows in _portions(call, _copy_bytes(call)):
             k, v = _copies(call, rows)
+            tokens = torch.arange(k.shape[1], device=k.device)
+            behind = (tokens >= index.lengths[rows, None])[..., None, None]
+            for each in (k, v):
+                each.masked_fill_(behind, 0)
             parts.append(masked(call.q[rows], k, v, index.lengths[rows], rule))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -12,6 +12,7 @@ from typing import Final
 from cortex.errors import Unfit
 from cortex.harness.base import LoadOrder, Preflight
 from cortex.harness.exllamav2.adapters import adapter_bytes
+from cortex.harness.exllamav2.attention import CHOICES, TRANSIENT_BYTES
 from cortex.harness.exllamav2.checkpoint import Checkpoint, read_checkpoint
 from cortex.harness.exllamav2.vocabulary import Vocabulary
 from cortex.weights import EXL2_CACHE_BYTES, CudaUse, cuda_footprint, defaults_of, templates_of
@@ -20,9 +21,6 @@ PAGE: Final = 256  # tokens of a page of the cache
 DRAFTED: Final = 4  # tokens that are guessed ahead; the model looks at one more in a step
 DEFAULT_CHUNK: Final = 1024
 MOST_CHUNK: Final = 16384
-ATTENTION: Final = ("auto", "flash-attn", "paged", "triton", "unpaged")
-# What the stand-in for flash-attn may copy beyond the pages of one sequence.
-COPIED_BYTES: Final = 256 * 2**20
 _OPTIONS: Final = frozenset({"attention", "chunk", "speculation"})
 
 
@@ -106,8 +104,8 @@ def _check_order(order: LoadOrder) -> None:
             f"{model}: cache_tokens = {order.kv_tokens} holds no sequence of context = {order.context}; "
             "raise the one or lower the other"
         )
-    if (attention := options.get("attention", "auto")) not in ATTENTION:
-        raise Unfit(f"{model}: attention = {attention!r} is not known; choose {', '.join(ATTENTION)}")
+    if (attention := options.get("attention", "auto")) not in CHOICES:
+        raise Unfit(f"{model}: attention = {attention!r} is not known; choose {', '.join(CHOICES)}")
     _check_speculation(order)
     _check_chunk(order)
 
@@ -193,4 +191,4 @@ def _copied(order: LoadOrder, checkpoint: Checkpoint, context: int) -> int:
     if how in ("flash-attn", "triton") or (how == "auto" and importlib.util.find_spec("flash_attn")):
         return 0
     one = 4 * settings.kv_heads * settings.head_length * context
-    return min(order.slots * one, one + COPIED_BYTES)
+    return min(order.slots * one, one + TRANSIENT_BYTES)

@@ -30,12 +30,12 @@ def masked(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, rule: Rule
 ) -> torch.Tensor:
     """Attention of `q` (rows, steps, heads, width) over the first `lengths` of the keys of each row,
-    the last query standing at the last of them. What lies behind is not looked at, not even a NaN."""
+    the last query standing at the last of them. What lies behind must be numbers: nothing times a NaN
+    is a NaN."""
     rows, steps, heads, _ = q.shape
     width = max(1, SCORES // (rows * heads * k.shape[1]))
     keys = torch.arange(k.shape[1], device=q.device)[None, None]
-    behind = (keys >= lengths[:, None, None]).transpose(1, 2)[..., None]
-    k, v = (each.masked_fill(behind, 0).transpose(1, 2) for each in (k, v))
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
     first = lengths.long()[:, None, None] - steps
     parts = []
     for at in range(0, steps, width):
