@@ -273,6 +273,6 @@ def judged(known: Driven, reference: Reference, case: Case) -> tuple[Parity, lis
     return sum_, [f"{case.name}: {each}" for each in (*wrong, *sum_.faults())]
 
 
-def suited(slots: int, case: Case) -> bool:
-    """Whether an engine of so many slots can be asked so."""
-    return max(map(len, case.groups)) <= slots
+def suited(known: Driven, case: Case) -> bool:
+    """Whether it takes as many at once."""
+    return max(map(len, case.groups)) <= known.engine.facts.slots

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cortex.demo import HF
-from tests.exllamav2 import models, parity
+from tests.exllamav2 import models, parity, planted
 from tests.exllamav2.emulation import emulated_runtime, opt_in
 
 opt_in()
@@ -105,3 +105,16 @@ def test_the_shortest_prompts_are_guessed_ahead_too(made: Any, opened: Open, spe
     told = {"chunk": 256, **({} if more else {"speculation": "ngram"})}
     known = opened(folder, options=told, **more)
     hold(known, reference, parity.cases(known, (1, 2, 3), (1, 2, 3, 40), ()))
+
+
+@pytest.mark.parametrize("name", planted.FAULTS)
+def test_a_planted_fault_is_seen(made: Any, opened: Open, name: str) -> None:
+    """What is held above can fail."""
+    fault = planted.FAULTS[name]
+    folder, reference = made(fault.family)
+    with planted.planted(fault):
+        known = opened(folder, options={"chunk": 256, **fault.options})
+        cases = parity.cases(known, (257, 600), (31, 255, 300), (1, 255, 511))
+        seen = [parity.judged(known, reference, case) for case in cases if parity.suited(known, case)]
+    wrong = [each for _, amiss in seen for each in amiss]
+    assert any("the reference holds" in each for each in wrong), seen
