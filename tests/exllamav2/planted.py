@@ -28,7 +28,7 @@ def planted(fault: Fault) -> Iterator[None]:
         yield
 
 
-def _configured(change: Callable[[Any], None]) -> Callable[[pytest.MonkeyPatch], None]:
+def configured(change: Callable[[Any], None]) -> Callable[[pytest.MonkeyPatch], None]:
     """The library's configuration, changed after it was cured."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def _not_causal(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(model, "has_flash_attn", False)
         patch.setattr(attn, "has_lower_right_sdpa", True)
 
-    _configured(change)(patch)
+    configured(change)(patch)
 
 
 def _pages_are_all_alike(patch: pytest.MonkeyPatch) -> None:
@@ -117,8 +117,8 @@ def _pages_are_all_alike(patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: Final[Mapping[str, Fault]] = {
-    "head norms subtract the mean": Fault(_configured(_mean_is_subtracted), "qwen3"),
-    "positions turn by the default theta": Fault(_configured(_theta_is_the_default), "mistral"),
+    "head norms subtract the mean": Fault(configured(_mean_is_subtracted), "qwen3"),
+    "positions turn by the default theta": Fault(configured(_theta_is_the_default), "mistral"),
     "prefill is not causal": Fault(_not_causal, "qwen2", {"attention": "unpaged"}),
     "a row begins with its second page": Fault(_attending(_next_page)),
     "the last key is left out": Fault(_attending(_one_short)),
