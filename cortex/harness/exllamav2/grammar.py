@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # A compiled schema has some hundred kilobytes, and clients send the same few again and again.
 SCHEMAS_KEPT: Final = 32
+# A line's end is a token of its own, or part of no word, in every vocabulary: what comes after it is
+# cut as in the middle of a text.
+BEFORE: Final = "\n"
+LONGEST: Final = 32  # of tokens in bytes, where they are searched for
 PARAM: Final = "response_format"
 
 
@@ -58,8 +62,10 @@ class Grammars:
         """A fresh one for a job. Raises Unsupported, naming what llguidance does not know."""
         try:
             text = msgspec.json.encode(schema(shape))
-        except (UnicodeEncodeError, OverflowError) as error:
-            raise BadAsk(f"'{PARAM}' holds what is no JSON: {error}", param=PARAM) from error
+        except UnicodeEncodeError as error:
+            raise BadAsk(f"'{PARAM}' holds half of a surrogate pair, no character", param=PARAM) from error
+        except RecursionError as error:
+            raise _unknown("it is too deep") from error
         compiled = self._compiled.pop(text, None) or self._compile(text)
         if len(self._compiled) >= SCHEMAS_KEPT:
             self._compiled.pop(next(iter(self._compiled)))
@@ -84,23 +90,57 @@ class Grammars:
         matcher = LLMatcher(self._words, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise _unknown(_first(matcher))
-        if not any(matcher.compute_bitmask()):
-            raise _unknown("this model has no token to begin it with")
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise _unknown(f"this model has no token that could begin it ({_first(matcher)})")
         return matcher
 
 
 class _Words:
-    """The vocabulary as llguidance wants it."""
+    """The vocabulary as llguidance wants it. What a grammar leaves no choice about is cut into the
+    tokens that the model would read it as, unless these are not that text to the byte: no blank may
+    come first, and no special token stand for a string that is spelt like it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self.tokens = list(vocabulary.pieces)
-        self.special_token_ids = sorted(vocabulary.specials | vocabulary.eos)
+        self._special = vocabulary.specials | vocabulary.eos
+        self.special_token_ids = sorted(self._special)
         self.eos_token_id = min(vocabulary.eos)
         self.bos_token_id = vocabulary.bos
+        self._plain = {
+            piece: token for token, piece in enumerate(vocabulary.pieces) if token not in self._special
+        }
+        self._longest = min(LONGEST, max(map(len, self._plain), default=0))
 
     def __call__(self, text: str) -> list[int]:
-        return list(self._vocabulary.encode(text))
+        data = text.encode()
+        try:
+            for before in ("", BEFORE):
+                first = self._vocabulary.encode(before)
+                tokens = self._vocabulary.encode(before + text)
+                if tokens[: len(first)] == first and self._are(tokens[len(first) :], data):
+                    return list(tokens[len(first) :])
+        except BadAsk:
+            pass  # it is spelt like a token that the model has no weights for
+        return self._greedy(data)
+
+    def _are(self, tokens: tuple[int, ...], data: bytes) -> bool:
+        return not self._special.intersection(tokens) and data == b"".join(
+            map(self._vocabulary.piece, tokens)
+        )
+
+    def _greedy(self, data: bytes) -> list[int]:
+        """The longest tokens, from left to right, as far as there are any."""
+        found: list[int] = []
+        while data:
+            lengths = range(min(self._longest, len(data)), 0, -1)
+            length = next((length for length in lengths if data[:length] in self._plain), None)
+            if length is None:
+                break
+            found.append(self._plain[data[:length]])
+            data = data[length:]
+        return found
 
 
 def _words(vocabulary: Vocabulary) -> "LLTokenizer":
