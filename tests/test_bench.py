@@ -31,7 +31,7 @@ def test_the_bare_engine_makes_the_tokens_that_each_request_asks_for() -> None:
     body = {"model": "any", "messages": [{"role": "user", "content": "Tell me a long story."}]}
     body |= {"max_tokens": 5, "temperature": 0, "stream": True}
     done = bare.burst([json.dumps(body).encode()] * 2)
-    prompts = Prompts("any", bare)
+    prompts = Prompts("any", bare.listener.tokenise)
     read = bare.burst(prompts.long(2, 100) + prompts.long(1, 100))
     bare.close()
     assert done.tokens == 10

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for file, each in sizes.items():
             bare = Bare(file, CONTEXT, max(STREAMS), said.threads)
             stack.callback(bare.close)
-            bench = Bench(file.stem, bare, neurons, each, Prompts(file.stem, bare))
+            bench = Bench(file.stem, bare, neurons, each, Prompts(file.stem, bare.listener.tokenise))
             bench.warm_up()
             rows = {"prefill": bench.prefill, "decode": bench.decode}
             for streams in STREAMS:

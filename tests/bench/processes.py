@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +44,16 @@ class Neuron:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What engines on both sides are given. `models` are GGUF files by name, absolute."""
+    """What engines on both sides are given. `models` are GGUF files by name, absolute, or for another
+    `device` than the CPU folders; `threads` are of llama.cpp. `runner` is the module that runs a neuron."""
 
     models: Mapping[str, Path]
     context: int
     slots: int
     threads: int
     isolation: str | None = None  # as the neuron decides
+    device: str = "cpu"
+    runner: str = "cortex"
 
 
 @contextmanager
@@ -72,7 +75,8 @@ def neuron(folder: Path, setting: Setting, ticks: Path | None = None) -> Iterato
     """One runs; it is gone when the block is left. `ticks` is where `ticking` then tells of its loop."""
     at = ("127.0.0.1", _free_port())
     _write(folder, setting, at)
-    with _role("neuron", folder, lambda: bool(ask(at, "/health")), ticks) as process:
+    runner = [setting.runner] if ticks is None else ["tests.bench.ticking", str(ticks)]
+    with _role("neuron", folder, lambda: bool(ask(at, "/health")), runner) as process:
         yield Neuron(at, process)
 
 
@@ -84,19 +88,20 @@ def _write(folder: Path, setting: Setting, at: Address) -> None:
     )
     (folder / "models.toml").write_text(entries)
     isolation = f'isolation = "{setting.isolation}"\n' if setting.isolation else ""
+    threads = f"threads = {setting.threads}\n" if setting.device == "cpu" else ""
+    harness = "llamacpp" if setting.device == "cpu" else "exllamav2"
     roots = ", ".join(f'"{root}"' for root in sorted({path.parent for path in setting.models.values()}))
     (folder / "neuron.toml").write_text(
         f'[neuron]\nname = "n1"\nlisten = "{_text(at)}"\nmetrics_listen = "127.0.0.1:0"\n'
         f'models_config = "models.toml"\nmodel_roots = [{roots}]\nstate_dir = "state"\n'
-        f'[devices]\nuse = ["cpu"]\n[harness.llamacpp]\nthreads = {setting.threads}\n{isolation}'
+        f'[devices]\nuse = ["{setting.device}"]\n[harness.{harness}]\n{threads}{isolation}'
     )
 
 
 @contextmanager
 def _role(
-    name: str, folder: Path, ready: Callable[[], bool], ticks: Path | None = None
+    name: str, folder: Path, ready: Callable[[], bool], runner: Sequence[str] = ("cortex",)
 ) -> Iterator[psutil.Process]:
-    runner = ["cortex"] if ticks is None else ["tests.bench.ticking", str(ticks)]
     command = [sys.executable, "-m", *runner, name, "--config", str(folder / f"{name}.toml")]
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log, cwd=ROOT, env=dict(os.environ))

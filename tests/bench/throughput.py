@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         benches = []
         for (name, path), tokens in zip(models.items(), (said.tokens, DEMO_TOKENS), strict=True):
             bare = Bare(path, CONTEXT, max(STREAMS), said.threads)
-            benches.append(Bench(name, bare, at, tokens, Prompts(name, bare)))
+            benches.append(Bench(name, bare, at, tokens, Prompts(name, bare.listener.tokenise)))
         for bench in benches:
             for way in bench.ways():
                 way.go(bench.prompts.few(max(STREAMS), 8))  # loads, and touches all memory once

@@ -12,7 +12,6 @@ from typing import Final
 
 import psutil
 
-from tests.bench.bare import Bare
 from tests.bench.client import Burst
 
 WORDS: Final = "the harbour at dawn, the boats, the gulls and what the old fisherman said that day"
@@ -55,10 +54,12 @@ class Way:
 
 @dataclass(slots=True)
 class Prompts:
-    """Requests whose prompts no engine has seen: what is cached is not computed."""
+    """Requests whose prompts no engine has seen: what is cached is not computed. `tokenise` is the
+    model's; `barred` are the marks that its answers do without."""
 
     model: str
-    bare: Bare
+    tokenise: Callable[[str], Sequence[int]]
+    barred: tuple[str, ...] = END_MARKS
     made: int = 0
 
     def few(self, streams: int, max_tokens: int, words: str = WORDS) -> list[bytes]:
@@ -75,20 +76,21 @@ class Prompts:
     def _babble(self, number: int, tokens: int) -> str:
         chance = random.Random(self.made * 1000 + number)
         letters = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz   ", k=tokens))
-        used = len(self.bare.listener.tokenise(letters))
+        used = len(self.tokenise(letters))
         return f"{self.made}.{number} {(letters * 3)[: tokens * tokens // used]}"
 
     def _body(self, text: str, max_tokens: int) -> bytes:
-        barred = [self.bare.listener.tokenise(mark)[0] for mark in END_MARKS]
-        wanted = {
+        barred = [self.tokenise(mark)[0] for mark in self.barred]
+        wanted: dict[str, object] = {
             "model": self.model,
             "messages": [{"role": "user", "content": text}],
             "max_tokens": max_tokens,
             "temperature": 0,
-            "logit_bias": {str(token): -100 for token in barred},
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if barred:
+            wanted["logit_bias"] = {str(token): -100 for token in barred}
         return json.dumps(wanted).encode()
 
 
