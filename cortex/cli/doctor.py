@@ -22,9 +22,12 @@ from cortex.config.network import Address
 from cortex.config.neuron import NeuronConfig
 from cortex.config.whole import whole_neuron
 from cortex.errors import ConfigError
-from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.logs import escape
-from cortex.neuron.doctor import Check, Finding, Verdict, checks, examine
+from cortex.neuron.cards import cards_of
+from cortex.neuron.devices import find
+from cortex.neuron.doctor import checks, examine
+from cortex.neuron.findings import Check, Finding, Verdict
+from cortex.neuron.harnesses import usual
 
 _COLOURS: Final[Mapping[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -32,7 +35,8 @@ _COLOURS: Final[Mapping[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail
 def run(given: Path | None, env: Mapping[str, str], *, as_json: bool) -> int:
     """The exit code, after every finding has been printed: 1 when something would not work."""
     config, told = _read(given, env)
-    found = [*told, *trio.run(examine, {**_ports(config), **checks(config, {"llamacpp": LlamaCppHarness()})})]
+    harnesses = usual(lambda: cards_of(find(dict(env)), config.devices.use or None))
+    found = [*told, *trio.run(examine, {**_ports(config), **checks(config, harnesses)})]
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:
@@ -82,4 +86,6 @@ def _print(found: Iterable[Finding]) -> None:
         what = escape(finding.what)
         text = Text(f"{what}\n-> {escape(finding.remedy)}" if finding.remedy else what)
         table.add_row(Text(finding.verdict, _COLOURS[finding.verdict]), Text(finding.subject), text)
+    # A path is to be copied: it is shown whole, however long.
+    table.columns[2].overflow = "fold"
     console.print(table)

@@ -11,22 +11,22 @@ import platform
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import trio
 
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import Harness
 from cortex.hub import cache_of, knock
-from cortex.neuron.devices import Cpu, find
+from cortex.neuron.cuda import devices, plugged
+from cortex.neuron.devices import Cpu
+from cortex.neuron.findings import Check, Finding
+from cortex.neuron.harnesses import version_of
 from cortex.neuron.state import usual_folder
 from cortex.units import size
-
-Verdict: TypeAlias = Literal["ok", "warn", "fail"]
 
 # The slowest, asking the hub, gives up by itself before.
 CHECK_S: Final = 15.0
@@ -35,19 +35,6 @@ OPEN_FILES: Final = 4096
 # Less cannot hold the smallest model that is of use.
 LEAST_MEMORY: Final = 2 * 2**30
 LEAST_DISK: Final = 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's: `remedy` is empty where all is well."""
-
-    subject: str
-    verdict: Verdict
-    what: str
-    remedy: str = ""
-
-
-Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 
 async def examine(checks: Mapping[str, Check], within_s: float = CHECK_S) -> list[Finding]:
@@ -140,30 +127,18 @@ def weights(roots: Iterable[Path]) -> Iterator[Finding]:
 
 
 def engines(harnesses: Mapping[str, Harness]) -> Iterator[Finding]:
-    """Which engines can run here. One is enough: the lack of another only costs its formats."""
+    """Which engines can run here. One is enough: the lack of another only costs its formats, and
+    one that is for a kind of device that this host has none of is not missed."""
     why_not = {name: harness.unavailable() for name, harness in harnesses.items()}
     none = all(why is not None for why in why_not.values())
     for name, why in why_not.items():
-        version = getattr(harnesses[name], "version", None) or ""
+        subject = f"engine {name}"
         if why is None:
-            yield Finding(f"engine {name}", "ok", f"can run here {version}".rstrip())
+            yield Finding(subject, "ok", f"can run here {version_of(harnesses[name]) or ''}".rstrip())
+        elif why.code == "no_driver" and not none and not plugged():
+            yield Finding(subject, "ok", "not for this host, which has no NVIDIA GPU")
         else:
-            # The reason names its remedy.
-            yield Finding(f"engine {name}", "fail" if none else "warn", "cannot run here", why)
-
-
-def devices(config: NeuronConfig) -> Iterator[Finding]:
-    """What CUDA devices there are. None is no fault, unless the configuration wants one."""
-    driver = find(dict(os.environ))
-    wanted = [name for name in config.devices.use if name.startswith("cuda")]
-    if driver.why_not is not None:
-        remedy = f"see to it, or take {', '.join(wanted)} out of [devices] use" if wanted else ""
-        yield Finding("devices", "fail" if wanted else "ok", f"no CUDA device: {driver.why_not}", remedy)
-    for gpu in driver.gpus:
-        total = size(gpu.look().total_bytes)
-        yield Finding(f"device {gpu.name}", "ok", f"{gpu.model}, {total}, driver {driver.version}")
-    for note in driver.notes:
-        yield Finding("devices", "warn", "not as one may expect", note)
+            yield Finding(subject, "fail" if none else "warn", f"cannot run here: {why.what}", why.remedy)
 
 
 def hub(config: NeuronConfig) -> Iterator[Finding]:

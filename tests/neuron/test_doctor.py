@@ -13,19 +13,24 @@ import pytest
 
 from cortex.config.hub import HubConfig
 from cortex.config.neuron import Devices, NeuronConfig
+from cortex.harness.base import Unavailable
 from cortex.neuron import doctor
 from cortex.neuron.devices import Cpu, Reading
-from cortex.neuron.doctor import Finding, examine
+from cortex.neuron.doctor import examine
+from cortex.neuron.findings import Finding
 from tests.fake_terminal import told
+
+OLD_CPU = Unavailable("unsupported_cpu", "no AVX2", "use another host")
+NO_GPU = Unavailable("no_driver", "no driver", "install it")
 
 
 class Engine:
     version = "1.2"
 
-    def __init__(self, why: str | None) -> None:
+    def __init__(self, why: Unavailable | None) -> None:
         self._why = why
 
-    def unavailable(self) -> str | None:
+    def unavailable(self) -> Unavailable | None:
         return self._why
 
 
@@ -61,14 +66,15 @@ async def test_a_check_that_breaks_or_hangs_hides_no_other() -> None:
     ("why", "told"),
     [
         ({"a": None, "b": None}, ["ok", "ok"]),
-        ({"a": None, "b": "no driver"}, ["ok", "warn"]),
-        ({"a": "no AVX2", "b": "no driver"}, ["fail", "fail"]),
+        ({"a": None, "b": OLD_CPU}, ["ok", "warn"]),
+        ({"a": OLD_CPU, "b": OLD_CPU}, ["fail", "fail"]),
+        ({"a": OLD_CPU, "b": NO_GPU}, ["fail", "fail"]),
     ],
 )
-def test_one_engine_that_runs_is_enough(why: dict[str, str | None], told: list[str]) -> None:
+def test_one_engine_that_runs_is_enough(why: dict[str, Unavailable | None], told: list[str]) -> None:
     found = list(doctor.engines({name: Engine(reason) for name, reason in why.items()}))
     assert [each.verdict for each in found] == told
-    assert [each.remedy for each in found] == [reason or "" for reason in why.values()]
+    assert [each.remedy for each in found] == [reason.remedy if reason else "" for reason in why.values()]
 
 
 def test_roots_of_weights_must_be_there_and_readable(tmp_path: Path) -> None:
