@@ -90,18 +90,19 @@ def posed(case: Case, device: str = "cpu", seed: int = 0) -> tuple[dict[str, Any
     new = [torch.empty(len(counts), case.steps, case.kv_heads, case.width).half() for _ in range(2)]
     answer = torch.empty(q.shape)
     for row, length in enumerate(case.lengths):
-        for number in range(counts[row]):
-            table[row, number] = free.pop()
         whole = [torch.randn(length, case.kv_heads, case.width, generator=chance).half() for _ in range(2)]
-        for at in range(length):
-            page, cell = int(table[row, at // PAGE]), at % PAGE
+        known = length - case.steps if case.writes else length
+        for number in range(counts[row]):
+            table[row, number] = page = free.pop()
+            first, last = number * PAGE, min((number + 1) * PAGE, length)
             for which in range(2):
-                full[which][page, cell] = whole[which][at]
-                if at < length - case.steps or not case.writes:
-                    before[which][page, cell] = whole[which][at]
+                full[which][page, : last - first] = whole[which][first:last]
+                before[which][page, : max(0, min(last, known) - first)] = whole[which][
+                    first : min(last, known)
+                ]
         for which in range(2):
             new[which][row] = whole[which][length - case.steps :]
-        answer[row] = plain(q[row], *whole, case)
+        answer[row] = plain(*(each.to(device) for each in (q[row], *whole)), case)
     lengths = torch.tensor(case.lengths, dtype=torch.int32)
     given = {
         "q": q,
@@ -124,9 +125,9 @@ def plain(q: Any, k: Any, v: Any, case: Case) -> Any:
     import torch
 
     scale = case.width**-0.5 if case.scale is None else case.scale
-    out = torch.empty(q.shape)
+    out = torch.empty(q.shape, device=q.device)
     past = len(k) - case.steps
-    hidden = torch.ones(case.steps, len(k), dtype=torch.bool)
+    hidden = torch.ones(case.steps, len(k), dtype=torch.bool, device=q.device)
     for step in range(case.steps):
         own = past + step
         hidden[step, 0 if case.window is None else max(0, own - case.window) : own + 1] = False
@@ -134,7 +135,7 @@ def plain(q: Any, k: Any, v: Any, case: Case) -> Any:
         of = head // (case.heads // case.kv_heads)
         scores = q[:, head].float() @ k[:, of].float().T * scale
         out[:, head] = torch.softmax(scores.masked_fill(hidden, -torch.inf), 1) @ v[:, of].float()
-    return out
+    return out.cpu()
 
 
 def off(way: Any, case: Case, device: str = "cpu") -> float:

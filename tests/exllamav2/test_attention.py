@@ -192,6 +192,27 @@ def test_lengths_that_are_counted_on_in_place_are_read_anew() -> None:
         assert sorted(written) == sorted([[int(table[0, 1]), more], [int(table[1, 1]), 299 - PAGE + more]])
 
 
+@pytest.mark.parametrize("writes", [True, False])
+def test_layers_of_a_turn_share_what_follows_from_its_lengths(writes: bool) -> None:
+    """On a device, where nobody counts on in place; with the turn's lengths it goes."""
+    given, _, _ = posed(Case((257, 300), writes=writes))
+    given = {name: each.to("meta") if torch.is_tensor(each) else each for name, each in given.items()}
+    shared = paged.Paged(lambda device: flash.Masked())
+
+    def index(**other: Any) -> Any:
+        return shared._index(paged.Call(**given | other))
+
+    known = index()
+    assert index() is known
+    assert index(block_table=given["block_table"].clone()) is not known
+    known = index()
+    assert index(q=given["q"].expand(-1, 2, -1, -1)) is not known
+    assert len(shared._indexes) == 1
+    del known
+    given.clear()
+    assert len(shared._indexes) == 0
+
+
 # What exllamav2 is told.
 
 

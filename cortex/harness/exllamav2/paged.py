@@ -91,7 +91,8 @@ class Index:
 
     def __init__(self, call: Call) -> None:
         self.table, self.steps, self.writes = call.block_table, call.q.shape[1], call.k is not None
-        self.lengths = call.cache_seqlens + self.steps if self.writes else call.cache_seqlens
+        # A copy where nothing is added: an index that held the lengths themselves would never go.
+        self.lengths = call.cache_seqlens + self.steps if self.writes else call.cache_seqlens.clone()
         self._kept: dict[Hashable, Any] = {}
 
     def fits(self, call: Call) -> bool:
