@@ -8,6 +8,7 @@ library's own. The compiled extension is used where it is importable, else a stu
 import contextlib
 import functools
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def _on_cpu(torch: Any) -> None:
     model.ExLlamaV2DeviceContext = _context(torch, device)
     stloader.STFile.get_tensor = _get_tensor
     ext = _Extension(attn.ext_c, torch)
-    for each in (rmsnorm, headnorm, attn):
+    for each in (rmsnorm, headnorm, attn, dynamic):
         each.ext_c = ext
 
 
@@ -157,6 +158,14 @@ class _Extension:
         half, wide = length // 2, seen.float()
         turned = torch.cat((-wide[..., half:], wide[..., :half]), -1)
         seen.copy_((wide * cosines + turned * sines).half())
+
+    def cache_rotate(self, cache: Any, order: Any, temp: Any) -> None:
+        """Pages change places along `order`, the first one by way of `temp`."""
+        places, held = order.tolist(), temp.view(-1)
+        held.copy_(cache[places[0]])
+        for one, next_ in itertools.pairwise(places):
+            cache[one].copy_(cache[next_])
+        cache[places[-1]].copy_(held)
 
     def _rms(self, wide: Any, epsilon: float) -> Any:
         return wide * self._torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)

@@ -1,7 +1,7 @@
 """Stands in for exllamav2's compiled extension where there is none: its host functions, in torch.
 
-Only what the Python side calls for half-precision weights on the CPU: page matching, sampling,
-page rotation. Slow, plain, and meant to say the same as the compiled functions.
+Only what the Python side calls for half-precision weights on the CPU: page matching and
+sampling. Slow, plain, and meant to say the same as the compiled functions.
 """
 
 import torch
@@ -12,16 +12,6 @@ def count_match(a: torch.Tensor, b: torch.Tensor, most: int) -> int:
     count = min(a.shape[-1], b.shape[-1], most)
     differ = (a.reshape(-1)[:count] != b.reshape(-1)[:count]).nonzero()
     return int(differ[0]) if len(differ) else count
-
-
-def cache_rotate(cache: torch.Tensor, order: torch.Tensor, temp: torch.Tensor) -> None:
-    """Pages change places along `order`, the first one by way of `temp`."""
-    places = order.tolist()
-    held = temp.view(-1)
-    held.copy_(cache[places[0]])
-    for at in range(len(places) - 1):
-        cache[places[at]].copy_(cache[places[at + 1]])
-    cache[places[-1]].copy_(held)
 
 
 def fast_fill_cpu_ones_bool(tensor: torch.Tensor) -> None:
@@ -52,25 +42,30 @@ def apply_rep_penalty(sequence, penalty, sustain, decay, frequency, presence, lo
 
 def sample_basic(
     logits, temperature, top_k, top_p, top_a, min_p, tfs, typical, random,
-    out_tokens, out_probs, out_kprobs, out_ktokens, allowed, *rest,
+    out_tokens, out_probs, out_kprobs, out_ktokens, allowed, mirostat,
+    mu, tau, eta, post_temperature, xtc_mask, xtc, xtc_threshold,
+    least_temperature, most_temperature, exponent, smoothing, skew,
 ):  # fmt: skip
-    """One token of every row: temperature, then top_k, top_p, min_p over what is left, then `random`
-    walks down the probabilities."""
-    rows = logits[:, 0].float().clone()
-    if not allowed.is_meta:
-        rows[~allowed] = float("-inf")
-    for at, row in enumerate(rows):
-        greedy = temperature < 0.01
-        scaled = row if greedy else row / temperature
-        probs, tokens = torch.softmax(scaled, -1).sort(descending=True, stable=True)
-        kept = 1 if greedy else len(probs)
-        if top_k:
-            kept = min(kept, top_k)
-        if 0 < top_p < 1:
-            kept = min(kept, int((probs.cumsum(-1) < top_p).sum()) + 1)
-        if 0 < min_p < 1:
-            kept = min(kept, int((probs >= min_p * probs[0]).sum()))
-        probs = probs[:kept] / probs[:kept].sum()
-        chosen = min(int((probs.cumsum(-1) < random).sum()), kept - 1)
-        out_tokens[at, 0], out_probs[at, 0] = tokens[chosen], probs[chosen]
+    """One token of every row: `random` walks up the probabilities in the order of the ids, or down
+    those of the likeliest `top_k`. What the library would do besides has meanings of its own, and
+    is not asked for."""
+    neutral = (0.0, 0.0, 0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, 1.0)
+    used = (top_a, tfs, typical, smoothing, mirostat, xtc, skew, least_temperature, most_temperature)
+    assert (*used, post_temperature) == neutral, (used, post_temperature)
+    assert top_p in (0.0, 1.0) and min_p == 0.0, (top_p, min_p)
+    assert out_kprobs.is_meta and logits.shape[0] == 1
+    row = logits[0, 0].float()
+    row = row if allowed.is_meta else row.masked_fill(~allowed[0], float("-inf"))
+    if temperature < 0.01:
+        temperature, top_k = 1.0, 1
+    probs = torch.softmax((row - row.max()) / temperature, -1)
+    tokens = torch.arange(len(probs))
+    if 0 < top_k < len(probs):
+        tokens = torch.sort(row, descending=True, stable=True).indices[:top_k]
+        probs = probs[tokens] / probs[tokens].sum()
+    # The extension adds up in single precision, and keeps clear of what that loses.
+    chosen = min(int((probs.double().cumsum(-1) < random * 0.9998).sum()), len(probs) - 1)
+    while chosen and probs[chosen] == 0:
+        chosen -= 1
+    out_tokens[0, 0], out_probs[0, 0] = tokens[chosen], probs[chosen]
     return []
