@@ -23,7 +23,7 @@ TENSORS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "model.layers.0.mlp.up_proj.weight": ("F16", (192, 64)),
     "model.norm.weight": ("F32", (64,)),
 }
-WIDTHS = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I16": 2, "U8": 1}
+WIDTHS = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I16": 2, "U8": 1, "F8_E4M3": 1, "F64": 8}
 
 
 def header_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[dict[str, object], int]:

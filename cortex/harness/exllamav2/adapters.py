@@ -19,6 +19,7 @@ from cortex.weights import Facts, object_of, read_shard
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
+PICKLE: Final = "adapter_model.bin"
 CONFIG_BYTES: Final = 2**20
 MOST_RANK: Final = 4096
 # Settings that change what an adapter means, and that the library does not look at.
@@ -33,9 +34,12 @@ def adapter_bytes(path: Path, base: Checkpoint) -> int:
     """What the adapter in a folder takes of the device, beside the model `base` for which it is.
     Raises Unfit."""
     rank = _rank(path)
+    if (path / PICKLE).exists():
+        raise Unfit(f"{path / PICKLE}: is a pickle, which the library would read first; remove it")
     if base.scales.residual != 1.0:
         raise Unfit(
-            f"{path}: the base model scales its layers' outputs, and exllamav2 would not scale the LoRA's"
+            f"{path}: its model scales what layers add, and exllamav2 would not scale what the adapter adds; "
+            "merge the adapter into its model"
         )
     targets = {linear.name: linear for linear in linears(base.settings, base.family, base.sizes)}
     halves: dict[str, set[str]] = {}

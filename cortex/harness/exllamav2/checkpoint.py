@@ -51,7 +51,7 @@ class Checkpoint:
 
     def rope(self, context: int) -> Rope:
         """Its positions where `context` tokens are served."""
-        return read_rope(self.folder.path, self.settings, context, self.family.theta)
+        return read_rope(self.folder.path, self.settings, context, self.family)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -83,9 +83,9 @@ def _sizes(facts: Facts, family: Family, settings: Settings) -> Sizes:
     both = facts.flag("attention_bias")
     inner, experts = settings.intermediate, 0
     if family.experts == "block_sparse_moe":
-        experts = facts.number("num_local_experts", 8, most=MOST_EXPERTS)
+        experts = _experts(facts, 8)
     elif family.experts:
-        experts = facts.number("num_experts", 128, most=MOST_EXPERTS)
+        experts = _experts(facts, 128)
         inner = facts.number("moe_intermediate_size", 768)
     return Sizes(
         inner=inner,
@@ -94,6 +94,11 @@ def _sizes(facts: Facts, family: Family, settings: Settings) -> Sizes:
         o_bias=both and not family.qkv_bias,
         mlp_bias=facts.flag("mlp_bias"),
     )
+
+
+def _experts(facts: Facts, usual: int) -> int:
+    """transformers writes either name, from one release to the next."""
+    return facts.number("num_local_experts", facts.number("num_experts", usual), most=MOST_EXPERTS)
 
 
 def _experts_per_token(facts: Facts, sizes: Sizes) -> int:
@@ -127,7 +132,7 @@ def _check_sizes(config: Path, settings: Settings, family: Family, sizes: Sizes)
         (settings.hidden % 32 or settings.hidden > MOST_HIDDEN, f"hidden_size is {settings.hidden}"),
         (sizes.inner % 32, f"intermediate_size is {sizes.inner}"),
         (settings.heads * length % 32, f"all heads together have {settings.heads * length} elements"),
-        (settings.kv_heads * length % 32, f"the cache's heads have {settings.kv_heads * length} elements"),
+        (settings.kv_heads * length % 32, f"the keys' heads have {settings.kv_heads * length} elements"),
     ]
     for is_wrong, what in wrong:
         if is_wrong:

@@ -20,7 +20,8 @@ ELSEWHERE: Final = "choose another model, or serve it as an upstream"
 class Family:
     """What sets an architecture apart. `fused`: plain weights may have q, k and v, and both halves of
     the gated layer, in one tensor. `window`: whether config.json's sliding_window holds always,
-    or only where use_sliding_window says so; `window_default` where it says nothing."""
+    or only where use_sliding_window says so; `window_default` where it says nothing. `partial`: a part
+    of each head may be left unturned by its positions."""
 
     theta: float = 10_000.0
     qkv_bias: bool = False
@@ -30,6 +31,7 @@ class Family:
     window: Literal["never", "always", "said"] = "never"
     window_default: int = 0
     scaled: bool = False
+    partial: bool = False
 
 
 SERVED: Final[Mapping[str, Family]] = {
@@ -39,7 +41,7 @@ SERVED: Final[Mapping[str, Family]] = {
     "Qwen2ForCausalLM": Family(qkv_bias=True, window="said"),
     "Qwen3ForCausalLM": Family(head_norm=True, window="said"),
     "Qwen3MoeForCausalLM": Family(head_norm=True, experts="mlp", window="said"),
-    "Phi3ForCausalLM": Family(fused=True, window="always"),
+    "Phi3ForCausalLM": Family(fused=True, window="always", partial=True),
     "GraniteForCausalLM": Family(scaled=True),
 }
 

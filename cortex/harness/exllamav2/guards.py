@@ -27,7 +27,8 @@ _OPTIONS: Final = frozenset({"attention", "chunk", "speculation"})
 def preflight(order: LoadOrder) -> Preflight:
     """What the folder promises. Raises Unfit, naming the file, the fault and the remedy."""
     _check_order(order)
-    checkpoint, vocabulary = read_checkpoint(order.path), Vocabulary.read(order.path)
+    checkpoint, defaults = read_checkpoint(order.path), defaults_of(order.path)
+    vocabulary = Vocabulary.read(order.path)
     context = granted(order, checkpoint)
     checkpoint.rope(context)
     _check_cache(order, checkpoint)
@@ -49,7 +50,7 @@ def preflight(order: LoadOrder) -> Preflight:
         bos=beside.bos,
         eos=beside.eos,
         adds_bos=vocabulary.adds_bos,
-        defaults=defaults_of(order.path),
+        defaults=defaults,
     )
 
 
@@ -157,10 +158,10 @@ def _draft(order: LoadOrder, base: Checkpoint, vocabulary: Vocabulary, context: 
     other = Vocabulary.read(path)
     if (other.pieces, other.specials) != (vocabulary.pieces, vocabulary.specials):
         raise Unfit(f"{path}: has another vocabulary than {order.path}; choose a draft of the same family")
-    if draft.settings.vocabulary < vocabulary.size:
+    if draft.settings.vocabulary > base.settings.vocabulary:
         raise Unfit(
-            f"{path}: has {draft.settings.vocabulary} tokens where the vocabulary has {vocabulary.size}; "
-            "choose another draft"
+            f"{path}: may guess {draft.settings.vocabulary} tokens where {order.path} knows "
+            f"{base.settings.vocabulary}; choose another draft"
         )
     if draft.context < context:
         raise Unfit(

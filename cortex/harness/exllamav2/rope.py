@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cortex.errors import Unfit
+from cortex.harness.exllamav2.families import Family
 from cortex.weights import Facts, Settings
 
 
@@ -49,14 +50,16 @@ class _Scaling:
 _Rule = Callable[[_Scaling], tuple[tuple[float, ...] | None, float]]
 
 
-def read_rope(path: Path, settings: Settings, context: int, default_base: float) -> Rope:
+def read_rope(path: Path, settings: Settings, context: int, family: Family) -> Rope:
     """The positions of the model in the folder `path`, when `context` tokens are served. Raises
     Unfit for what cannot be served right."""
     config, told = path / "config.json", settings.told
     scaling = _table(config, told)
     own, outer = Facts(config, scaling), Facts(config, told)
-    base = own.real("rope_theta", outer.real("rope_theta", default_base, least=1.0), least=1.0)
+    base = own.real("rope_theta", outer.real("rope_theta", family.theta, least=2.0), least=2.0)
     part = own.real("partial_rotary_factor", outer.real("partial_rotary_factor", 1.0, most=1.0), most=1.0)
+    if part != 1.0 and not family.partial:
+        raise Unfit(f"{config}: partial_rotary_factor is {part:g}, which {settings.architecture} has not")
     turned = int(settings.head_length * part)
     if turned < 4 or turned % 4:
         raise Unfit(
@@ -71,9 +74,9 @@ def read_rope(path: Path, settings: Settings, context: int, default_base: float)
             "Choose another model, or serve it as an upstream"
         )
     original = (
-        outer.number("original_max_position_embeddings")
+        outer.number("original_max_position_embeddings", least=2)
         if outer.has("original_max_position_embeddings")
-        else own.number("original_max_position_embeddings", settings.context)
+        else own.number("original_max_position_embeddings", max(2, settings.context), least=2)
     )
     divisors, strength = rule(_Scaling(own, config, base, turned, settings.context, original, context))
     if strength < 1.0:
