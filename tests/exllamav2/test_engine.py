@@ -360,3 +360,23 @@ def test_a_job_that_is_being_made_ready_is_no_silence(load: Load) -> None:
     bench.engine.submit(endless(1))
     assert bench.engine.silent_since() >= before
     bench.engine.cancel(1)
+
+
+def test_a_model_over_two_devices_is_split_as_room_was_reserved_and_says_the_same(
+    folder: Path, tmp_path: Path, load: Load
+) -> None:
+    deep = models.make(tmp_path / "deep", "llama", layers=8)
+    whole = load(path=deep)
+    for shares, least, most in (
+        ({"cuda:0": 2**30, "cuda:1": 2**30}, 0.3, 0.7),
+        ({"cuda:0": 2**30, "cuda:1": 3 * 2**30}, 0.05, 0.45),
+        ({"cuda:1": 2**30, "cuda:3": 2**30}, 0.0, 0.0),
+    ):
+        bench = load(path=deep, model="spread", device=next(iter(shares)), shares=shares)
+        layers = [each for each in bench.engine._loaded.model.modules if hasattr(each, "layer_idx")]
+        places = [each.device_idx for each in layers]
+        assert places == sorted(places)
+        assert set(places) == {int(name[-1]) for name in shares}
+        assert least <= places.count(0) / len(places) <= most
+        job = Job(1, LONG, GREEDY, max_tokens=6)
+        assert bench.answer(job)[0] == whole.answer(job)[0]

@@ -156,7 +156,7 @@ class Loaded:
         config = configured(self.library, order, header)
         model = self.library.exllamav2.ExLlamaV2(config)
         try:
-            model.load(split(order, header, config), callback=lambda done, of: progress(done / of))
+            model.load(split(order, model), callback=lambda done, of: progress(done / of))
         except BaseException:
             model.unload()
             raise
@@ -185,28 +185,41 @@ class Loaded:
         generator.reset_page_table()
 
 
-def split(order: LoadOrder, header: Preflight, config: Any) -> list[float]:  # noqa: ANN401 - as above
-    """Gigabytes of weights for each device, from cuda:0 on: layer after layer, in the devices' order,
-    as the ledger has reserved room. The last one takes what is left, so that rounding refuses nothing."""
+def split(order: LoadOrder, model: Any) -> list[float]:  # noqa: ANN401 - as above
+    """Gigabytes for each device, from cuda:0 on, so that the library puts as much of the weights on
+    each as room was reserved there, layer after layer in CUDA's order. The last takes what is left."""
     indexes, reserved = devices_of(order), sum(order.shares.values())
     parts = [0.0] * indexes[-1] + [EVERYTHING_GB]
+    modules = list(model.modules[1:])  # the embedding stays with the host
+    whole, done, share = sum(each.weight_footprint() for each in modules), 0, 0
     for index in indexes[:-1]:
-        share = order.shares[f"cuda:{index}"] / reserved
-        parts[index] = (share * header.weights_bytes + _fixed(config)) / 2**30
+        share += order.shares[f"cuda:{index}"]
+        mine: list[Any] = []
+        while modules and done + modules[0].weight_footprint() / 2 <= whole * share / reserved:
+            done += modules[0].weight_footprint()
+            mine.append(modules.pop(0))
+        parts[index] = _room(model, mine) / 2**30
     return parts
+
+
+def _room(model: Any, modules: list[Any]) -> float:  # noqa: ANN401 - as above
+    """Bytes with which the library puts these on a device, and not one more: their weights, the
+    largest buffers among them, and what it takes off before the first."""
+    if not modules:
+        return 0.0
+    config, attention = model.config, [each for each in modules if hasattr(each, "temp_attn_size")]
+    weights = sum(each.weight_footprint() for each in modules)
+    buffers = max(each.scratch_space() for each in modules)
+    buffers += max((each.temp_attn_size() for each in attention), default=0)
+    fixed = 4 * config.head_dim * config.max_seq_len
+    fixed += 2 * config.max_input_len * (config.hidden_size + config.max_input_len)
+    return weights + buffers + fixed + 0.5  # for what is lost on the way to gigabytes
 
 
 def devices_of(order: LoadOrder) -> list[int]:
     """The numbers of its devices, in CUDA's order."""
     names = order.shares or {order.device: 0}
     return sorted(int(name.partition(":")[2]) for name in names)
-
-
-def _fixed(config: Any) -> int:  # noqa: ANN401 - as above
-    """What the library takes off each device's part before the first layer: rope tables, a hidden
-    state and a mask."""
-    tables = 4 * config.head_dim * config.max_seq_len
-    return int(tables + 2 * config.max_input_len * (config.hidden_size + config.max_input_len))
 
 
 def _generator_of(library: Library) -> Any:  # noqa: ANN401 - as above
