@@ -7,7 +7,7 @@ aliases are flat (one look-up, never a chain). It knows nothing of what is loade
 import heapq
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cortex.ask import Sampling
@@ -17,6 +17,13 @@ from cortex.errors import BadAsk, UnknownModel
 LIKE: Final = 0.35
 # What each harness computes on. A device is called by its kind, or by its kind and a number.
 KINDS: Final[Mapping[str, str]] = {"llamacpp": "cpu", "exllamav2": "cuda", "upstream": "upstream"}
+# How a source says where the weights are; an id may be the name of a repo of a hub.
+HUB: Final = "hf:"
+PATH: Final = "path:"
+UPSTREAM: Final = "upstream:"
+# Tokens of a page of a KV cache that jobs share.
+PAGE: Final = 256
+_REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
 
 
@@ -53,6 +60,10 @@ class ModelSpec:
     residency_priority: int | None = None
     idle_unload_s: float = 0.0
     slots: int | None = None
+    draft: str | None = None
+    speculation: str | None = None
+    lora: tuple[str, ...] = ()
+    cache_tokens: int | None = None
     aliases: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     cost: Cost | None = None
@@ -65,9 +76,25 @@ class ModelSpec:
             return self.residency_priority
         return 1000 if self.pinned_on else 100
 
+    @property
+    def harness_name(self) -> str | None:
+        """The harness that loads it: as said, else by the format that its source tells of. None
+        when nothing does."""
+        return self.harness or _harness_for(self.source, self.id, self.quant)
+
+    @property
+    def origin(self) -> str | None:
+        """Where its weights are, as a source; None when nothing says that."""
+        source = self.source or (f"{HUB}{self.id}" if _REPO.fullmatch(self.id) else None)
+        if source is None:
+            return None
+        revision = f"@{self.revision}" if self.revision else ""
+        return source + revision + (f":{self.quant}" if self.quant else "")
+
     def runs_on(self, device: str) -> bool:
-        """Whether its harness computes on a device of that name; a harness that is not said may."""
-        kind = None if self.harness is None else KINDS.get(self.harness)
+        """Whether its harness computes on a device of that name; one that nobody knows may."""
+        name = self.harness_name
+        kind = None if name is None else KINDS.get(name)
         known = device.partition(":")[0]
         return kind is None or kind == known or known not in KINDS.values()
 
@@ -90,9 +117,30 @@ class Catalogue:
         """The spec of an id or alias."""
         return self.specs.get(self.resolve(name))
 
+    def for_others(self, spec: ModelSpec) -> ModelSpec:
+        """`spec` as a host understands it that does not have this catalogue: its draft is named by
+        where that is from."""
+        draft = None if spec.draft is None else self.find(spec.draft)
+        return spec if draft is None or draft.origin is None else replace(spec, draft=draft.origin)
+
     def names(self, spec: ModelSpec) -> tuple[str, ...]:
         """Every alias of `spec`, sorted."""
         return tuple(sorted(alias for alias, model in self.aliases.items() if model == spec.id))
+
+
+def _harness_for(source: str | None, model: str, quant: str | None) -> str | None:
+    """GGUF is llama.cpp's, and every other format exllamav2's. Of a hub's repo its name tells, and a
+    quant or a file that is picked is one of GGUF."""
+    text = source if source is not None else HUB + model.removeprefix(HUB)
+    if text.startswith(UPSTREAM):
+        return "upstream"
+    if text.startswith(PATH):
+        return "llamacpp" if text.lower().endswith(".gguf") else "exllamav2"
+    repo, _, picked = text.removeprefix(HUB).partition(":")
+    repo = repo.partition("@")[0]
+    if not text.startswith(HUB) or not _REPO.fullmatch(repo):
+        return None
+    return "llamacpp" if quant or picked or "gguf" in repo.lower() else "exllamav2"
 
 
 def unknown(name: str, known: Iterable[str]) -> UnknownModel | BadAsk:

@@ -51,7 +51,7 @@ def never(spec: ModelSpec, need_bytes: int, place: Place) -> str | None:
     if any(True for _ in _shares(spec, need_bytes, place)):
         return None
     if not any(spec.runs_on(room) for room in place.rooms):
-        return f"it has no device for harness {spec.harness}"
+        return f"it has no device for harness {spec.harness_name}"
     wanted = "a device" if spec.min_devices == 1 else f"{spec.min_devices} devices, each"
     return f"it needs {wanted} with {size(_share(spec, need_bytes))} of memory"
 

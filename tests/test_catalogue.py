@@ -104,3 +104,55 @@ def test_near_names_are_the_nearest_three_and_none_where_nothing_is_near():
     assert "Did you mean llama-large" in message
     assert "org/" not in message
     assert "llama" not in unknown("x" * 120, known).message
+
+
+@pytest.mark.parametrize(
+    ("spec", "harness"),
+    [
+        (ModelSpec("m", source="path:/srv/m.gguf"), "llamacpp"),
+        (ModelSpec("m", source="path:/srv/M.GGUF"), "llamacpp"),
+        (ModelSpec("m", source="path:/srv/gguf/m"), "exllamav2"),
+        (ModelSpec("m", source="path:/srv/m.gguf/m"), "exllamav2"),
+        (ModelSpec("m", source="path:/srv/m.safetensors"), "exllamav2"),
+        (ModelSpec("m", source="hf:org/name"), "exllamav2"),
+        (ModelSpec("m", source="hf:org/name@4.0bpw"), "exllamav2"),
+        (ModelSpec("m", source="hf:org/name", revision="gguf"), "exllamav2"),
+        (ModelSpec("m", source="hf:org/Name-GGUF"), "llamacpp"),
+        (ModelSpec("m", source="hf:gguf-org/name@v1"), "llamacpp"),
+        (ModelSpec("m", source="hf:org/name:Q4_K_M"), "llamacpp"),
+        (ModelSpec("m", source="hf:org/name@v1:sub/m.gguf"), "llamacpp"),
+        (ModelSpec("m", source="hf:org/name", quant="Q4_K_M"), "llamacpp"),
+        (ModelSpec("m", source="upstream:http://h/v1#org/name-GGUF"), "upstream"),
+        (ModelSpec("org/name"), "exllamav2"),
+        (ModelSpec("hf:org/name"), "exllamav2"),
+        (ModelSpec("org/name-gguf"), "llamacpp"),
+        (ModelSpec("org/name:Q4_K_M"), "llamacpp"),
+        (ModelSpec("org/name", quant="Q4_K_M"), "llamacpp"),
+        # Nothing tells, or only what is said.
+        (ModelSpec("m"), None),
+        (ModelSpec("a/b/c"), None),
+        (ModelSpec("org/name", source="/srv/m.gguf"), None),
+        (ModelSpec("m", harness="exllamav2"), "exllamav2"),
+        (ModelSpec("m", source="path:/srv/m.gguf", harness="exllamav2"), "exllamav2"),
+        (ModelSpec("org/name", source="hf:org/name", harness="llamacpp"), "llamacpp"),
+    ],
+)
+def test_the_harness_is_as_said_else_by_the_format(spec, harness):
+    assert spec.harness_name == harness
+    at_home = {"llamacpp": {"cpu"}, "exllamav2": {"cuda:0"}, "upstream": {"upstream"}}
+    places = {"cpu", "cuda:0", "upstream"}
+    assert {place for place in places if spec.runs_on(place)} == at_home.get(harness, places)
+
+
+@pytest.mark.parametrize(
+    ("spec", "origin"),
+    [
+        (ModelSpec("m", source="path:/srv/m"), "path:/srv/m"),
+        (ModelSpec("org/name"), "hf:org/name"),
+        (ModelSpec("org/name", revision="v1"), "hf:org/name@v1"),
+        (ModelSpec("m", source="hf:org/name", revision="v1", quant="Q8_0"), "hf:org/name@v1:Q8_0"),
+        (ModelSpec("m"), None),
+    ],
+)
+def test_the_origin_of_a_spec_is_one_source(spec, origin):
+    assert spec.origin == origin

@@ -17,7 +17,7 @@ from cortex.config.gateway import ColdLoad, Eviction, GatewayConfig, Key, Neuron
 from cortex.config.hub import HubConfig
 from cortex.config.limits import Limits
 from cortex.config.network import PRIVATE
-from cortex.config.neuron import Admission, Devices, LlamaCpp, NeuronConfig, NeuronEviction
+from cortex.config.neuron import Admission, Devices, ExLlamaV2, LlamaCpp, NeuronConfig, NeuronEviction
 from cortex.config.reading import Known, Table
 from cortex.config.tables import GATEWAY_FILE, MODEL_KEYS, MODELS_FILE, NEURON_FILE
 from cortex.config.upstream import UpstreamConfig
@@ -36,6 +36,7 @@ SHAPES = {
     ("neuron.toml", "devices"): Devices,
     ("neuron.toml", "eviction"): NeuronEviction,
     ("neuron.toml", "harness.llamacpp"): LlamaCpp,
+    ("neuron.toml", "harness.exllamav2"): ExLlamaV2,
     ("neuron.toml", "harness.upstream"): UpstreamConfig,
     ("neuron.toml", "hub"): HubConfig,
     ("neuron.toml", "admission"): Admission,
@@ -145,9 +146,9 @@ def written(cell, known):
 @pytest.mark.parametrize(("file", "section"), SHAPES)
 def test_every_field_is_filled_by_a_key_or_a_section(file, section):
     filled = {FIELDS.get(key, key) for key in KNOWN[file, section].keys} | set(FILES[file].keys)
-    # `llamacpp` and `upstream` are tables of [harness]; a neuron's limits are not in its file.
+    # Those of the harnesses are tables of [harness]; a neuron's limits are not in its file.
     rest = {field.name for field in fields(SHAPES[file, section])} - filled
-    assert rest <= {"llamacpp", "upstream", "limits"}
+    assert rest <= {"llamacpp", "exllamav2", "upstream", "limits"}
 
 
 def test_the_page_lists_the_networks_that_are_trusted_by_default():

@@ -57,10 +57,10 @@ def test_the_kind_is_told_by_the_tables_and_then_by_the_name(tmp_path, name, tex
 
 def test_faults_and_warnings_are_reported_together(tmp_path):
     file = tmp_path / "neuron.toml"
-    file.write_text("[harness.exllamav2]\n[neuron]\nx = 1\n")
+    file.write_text("[[default_models]]\nid = 'm'\nlimit = {}\n[neuron]\nx = 1\n")
     report = check(file)
-    assert report.warnings == (f"{file}:1: harness.exllamav2: has no effect in this version",)
-    assert len(report.faults) == 1 and report.faults[0].startswith(f"{file}:3: neuron.x: unknown key")
+    assert report.warnings == (f"{file}:3: default_models[0].limit: has no effect in this version",)
+    assert len(report.faults) == 1 and report.faults[0].startswith(f"{file}:5: neuron.x: unknown key")
 
 
 def test_warnings_alone_are_reported_without_faults(tmp_path):

@@ -1,7 +1,7 @@
 """models.toml, whole: every key, aliases, the predecessor's keys, and the way over the wire."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -123,18 +123,113 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
     ]
 
 
+def test_a_key_without_effect_is_a_warning_and_leaves_no_trace_in_the_spec(read):
+    catalogue, warnings = read('[[models]]\nid = "m"\nlimit = { context = 1 }\n')
+    assert warnings == ["3: models[0].limit: has no effect in this version"]
+    assert list(catalogue) == [ModelSpec("m")]
+
+
+SMALL = '[[models]]\nid = "small"\nsource = "path:/srv/small"\naliases = ["s"]\n'
+LARGE = '[[models]]\nid = "large"\nsource = "path:/srv/large"\n'
+
+
+def test_what_is_exllamav2s_reaches_the_spec(read):
+    text = 'draft = "small"\nlora = ["/srv/adapter", "/srv/other"]\ncontext = 512\ncache_tokens = 512\n'
+    catalogue, warnings = read(SMALL + LARGE + text)
+    assert warnings == []
+    assert catalogue.specs["large"] == ModelSpec(
+        "large",
+        source="path:/srv/large",
+        draft="small",
+        lora=("/srv/adapter", "/srv/other"),
+        context=512,
+        cache_tokens=512,
+    )
+    assert read(LARGE + 'speculation = "ngram"')[0].specs["large"].speculation == "ngram"
+
+
+@pytest.mark.parametrize("draft", ["s", "hf:org/small", "hf:org/small@v1", "path:/srv/a b"])
+def test_a_draft_is_named_by_id_alias_or_source(read, draft):
+    assert read(f'{SMALL}{LARGE}draft = "{draft}"')[0].specs["large"].draft == draft
+
+
 @pytest.mark.parametrize(
-    ("line", "key"),
+    ("draft", "said"),
     [
-        ('draft = "small"', "draft"),
-        ('speculation = "ngram"', "speculation"),
-        ('lora = ["adapters/x"]', "lora"),
+        ("smal", "'smal' is no model of models.toml; add its entry there, or write where it is"),
+        ("large", "is the model itself; name a smaller one"),
+        ("path:/srv/large", "is the model itself; name a smaller one"),
+        ("cpu", "'cpu' is a model of llamacpp; a draft is a folder of safetensors"),
+        ("path:/srv/x.gguf", "'path:/srv/x.gguf' is a model of llamacpp"),
+        ("upstream:http://h/v1", "'upstream:http://h/v1' is no model of models.toml"),
+        ("a b", "must be the id of a model, or hf:org/name or path:/absolute/folder of one, not 'a b'"),
     ],
 )
-def test_a_key_without_effect_is_a_warning_and_leaves_no_trace_in_the_spec(read, line, key):
-    catalogue, warnings = read(f'[[models]]\nid = "m"\n{line}\n')
-    assert warnings == [f"3: models[0].{key}: has no effect in this version"]
-    assert list(catalogue) == [ModelSpec("m")]
+def test_a_draft_that_is_none_is_a_fault_at_its_line(faults, draft, said):
+    cpu = '[[models]]\nid = "cpu"\nsource = "path:/srv/cpu.gguf"\n'
+    (fault,) = faults(f'{cpu}{LARGE}draft = "{draft}"')
+    assert fault.startswith(f"7: models[1].draft: {said}")
+
+
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [
+        ('harness = "llamacpp"', "says harness = 'llamacpp'"),
+        ('harness = "upstream"', "says harness = 'upstream'"),
+        ('source = "path:/srv/m.gguf"', "is, by its source, for llamacpp"),
+        ('source = "hf:org/name:Q4_K_M"', "is, by its source, for llamacpp"),
+        ('source = "upstream:http://h/v1"', "is, by its source, for upstream"),
+    ],
+)
+@pytest.mark.parametrize(
+    "line", ['draft = "hf:org/small"', 'speculation = "ngram"', 'lora = ["/a"]', "cache_tokens = 512"]
+)
+def test_a_key_of_exllamav2_is_a_fault_where_another_engine_would_ignore_it(faults, origin, why, line):
+    key = line.partition(" ")[0]
+    assert faults(f'[[models]]\nid = "m"\n{origin}\n{line}') == [
+        f"4: models[0].{key}: is for harness exllamav2, and this entry {why}; leave it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ('draft = "hf:a/b"\nspeculation = "ngram"', "5: models[0].speculation: and draft exclude each other"),
+        ('lora = ["adapters/x"]', "4: models[0].lora[0]: must be an absolute path, not 'adapters/x'"),
+        ('lora = ["/a", "/a"]', "4: models[0].lora[1]: is listed twice"),
+        (
+            "context = 1025\ncache_tokens = 1000",
+            "5: models[0].cache_tokens: is 1024 tokens in whole pages, and one context is 1025;",
+        ),
+        ("cache_tokens = 0", "4: models[0].cache_tokens: must be 1 to 2147483648, not 0"),
+        ('speculation = "eagle"', "4: models[0].speculation: must be 'ngram', not 'eagle'"),
+    ],
+)
+def test_what_cannot_be_of_exllamav2s_keys_is_a_fault(faults, lines, fault):
+    (said,) = faults(LARGE + lines)
+    assert said.startswith(fault)
+
+
+def test_a_cache_of_as_many_whole_pages_as_the_context_needs_is_enough(read):
+    """1000 tokens are four pages of 256."""
+    spec = read(LARGE + "context = 1024\ncache_tokens = 1000")[0].specs["large"]
+    assert (spec.context, spec.cache_tokens) == (1024, 1000)
+
+
+def test_who_has_another_catalogue_is_told_where_the_draft_is_from(read):
+    entries = '[[models]]\nid = "org/tiny"\nrevision = "4.0bpw"\n[[models]]\nid = "bare"\n'
+    for draft, told in (
+        ("small", "path:/srv/small"),
+        ("s", "path:/srv/small"),
+        ("org/tiny", "hf:org/tiny@4.0bpw"),
+        ("hf:a/b", "hf:a/b"),
+        ("bare", "bare"),
+    ):
+        catalogue, _ = read(f'{SMALL}{entries}{LARGE}draft = "{draft}"')
+        sent = catalogue.for_others(catalogue.specs["large"])
+        assert sent == replace(catalogue.specs["large"], draft=told)
+        assert spec_from_plain(spec_to_plain(sent)) == sent
+    assert catalogue.for_others(catalogue.specs["small"]) is catalogue.specs["small"]
 
 
 @pytest.mark.parametrize(
@@ -265,8 +360,24 @@ FIELDS = dict(
     capabilities=st.lists(labels, max_size=3, unique=True).map(tuple),
     cost=maybe | st.builds(Cost, input=usd, output=usd, cache_read=maybe | usd, cache_write=maybe | usd),
     sampling=samplings,
+    # These belong to one harness.
+    draft=maybe,
+    speculation=maybe,
+    lora=st.just(()),
+    cache_tokens=maybe,
 )
-specs = st.builds(ModelSpec, **FIELDS)
+CUDA = dict(
+    source=st.just("path:/srv/folder"),
+    harness=maybe | st.just("exllamav2"),
+    lora=st.lists(st.sampled_from(["/a", "/b c"]), unique=True).map(tuple),
+)
+SPOKEN_AHEAD = (
+    dict(draft=maybe | ids | st.just("hf:org/d@v1")),
+    dict(speculation=st.just("ngram"), context=maybe, cache_tokens=maybe | st.integers(1, 2**31)),
+)
+specs = st.one_of(
+    st.builds(ModelSpec, **FIELDS), *(st.builds(ModelSpec, **(FIELDS | CUDA | each)) for each in SPOKEN_AHEAD)
+)
 
 
 @given(specs)
@@ -324,7 +435,9 @@ def test_no_field_of_a_spec_is_left_out_of_the_round_trip():
         ({"id": "m", "harness": "candle"}, "harness", BadAsk),
         ({"id": "m", "cache": "q5"}, "cache", BadAsk),
         ({"id": "m", "quant": "q4"}, "quant", BadAsk),
-        ({"id": "m", "draft": "d"}, "draft", Unsupported),
+        ({"id": "m", "limit": {}}, "limit", Unsupported),
+        ({"id": "m", "source": "path:/m.gguf", "draft": "d"}, "draft", BadAsk),
+        ({"id": "m", "source": "path:/m", "context": 300, "cache_tokens": 1}, "cache_tokens", BadAsk),
         ({"id": "m", "vram_mb": 5}, "vram_mb", Unsupported),
     ],
 )
@@ -337,5 +450,5 @@ def test_a_sent_entry_that_would_not_be_obeyed_is_refused_by_key(plain, param, k
 
 
 def test_a_refusal_names_every_wrong_key():
-    with pytest.raises(BadAsk, match=r"context: .*; slots: .*; draft: "):
-        spec_from_plain({"id": "m", "context": 0, "slots": 0, "draft": "d"})
+    with pytest.raises(BadAsk, match=r"context: .*; slots: .*; limit: "):
+        spec_from_plain({"id": "m", "context": 0, "slots": 0, "limit": {}})

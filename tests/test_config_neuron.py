@@ -10,6 +10,7 @@ from cortex.config.neuron import (
     Address,
     Admission,
     Devices,
+    ExLlamaV2,
     LlamaCpp,
     NeuronConfig,
     NeuronEviction,
@@ -48,6 +49,7 @@ def test_every_key_has_a_default(read):
     assert config.devices == Devices((), None, 2**30)
     assert config.admission == Admission(4, 64, 60.0)
     assert config.llamacpp == LlamaCpp(None, 256, True)
+    assert config.exllamav2 == ExLlamaV2("thread", "fp16", 1024, "auto")
     assert config.eviction == NeuronEviction(None, None, None)
 
 
@@ -80,6 +82,11 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         threads = 3
         batch = 64
         mmap = false
+        [harness.exllamav2]
+        isolation = "process"
+        cache = "q8"
+        chunk = 512
+        attention = "triton"
         [hub]
         cache_dir = "models"
         token_env = "MY_TOKEN"
@@ -116,6 +123,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         devices=Devices(("cuda:0", "cpu", "cuda:1"), 200 * 2**20, 0, (("cuda:0", "cuda:1"),)),
         eviction=NeuronEviction("priority", 60.0),
         llamacpp=LlamaCpp(3, 64, False, "process"),
+        exllamav2=ExLlamaV2("process", "q8", 512, "triton"),
         hub=HubConfig(tmp_path / "models", "MY_TOKEN", "https://mirror.example/hub", True),
         admission=Admission(1, 0, 0.5),
         default_models=(ModelSpec("a", footprint=2**30), ModelSpec("b", footprint=2**20)),
@@ -126,7 +134,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("[harness.exllamav2]\ncache = 'q4'", "harness.exllamav2"),
+        ("[[default_models]]\nid = 'a'\nlimit = {}", "default_models[0].limit"),
     ],
 )
 def test_a_key_that_nothing_acts_on_is_a_warning(read, text, key):
@@ -176,6 +184,18 @@ def test_a_value_that_asks_for_nothing_is_no_warning(read, text):
             "[harness.llamacpp]\nisolation = 'child'",
             "2: harness.llamacpp.isolation: must be 'thread' or 'process', not 'child'",
         ),
+        (
+            "[harness.exllamav2]\ncache = 'q5'",
+            "2: harness.exllamav2.cache: must be 'fp16' or 'q8' or 'q6' or 'q4', not 'q5'",
+        ),
+        (
+            "[harness.exllamav2]\nchunk = 1000",
+            "2: harness.exllamav2.chunk: must be a multiple of 256, not 1000; 768 is one",
+        ),
+        ("[harness.exllamav2]\nchunk = 0", "2: harness.exllamav2.chunk: must be 256 to 65536, not 0"),
+        ("[harness.exllamav2]\nchunk = true", "2: harness.exllamav2.chunk: must be a whole number"),
+        ("[harness.exllamav2]\nattention = 'sdpa'", "2: harness.exllamav2.attention: must be 'auto' or"),
+        ("[harness.exllamav2]\nisolation = 1", "2: harness.exllamav2.isolation: must be text in quotes"),
         ("[harness.llama]", "1: harness.llama: unknown key; did you mean 'llamacpp'?"),
         ("[harness.upstream]\nx = 1", "2: harness.upstream.x: unknown key"),
         (
@@ -217,6 +237,11 @@ def test_a_missing_model_root_is_a_fault_wherever_it_is_named(faults, tmp_path):
     assert faults("", {"CORTEX_NEURON__MODEL_ROOTS": "/,gone"}) == [
         f"CORTEX_NEURON__MODEL_ROOTS: neuron.model_roots[1]: {says}"
     ]
+
+
+def test_the_chunk_may_come_from_the_environment(read):
+    config, _ = read("", {"CORTEX_HARNESS__EXLLAMAV2__CHUNK": "2048"})
+    assert config.exllamav2.chunk == 2048
 
 
 UPSTREAM = "[harness.upstream]\nendpoints = ['http://gpu-1:8000/v1/', 'https://[::1]/v1']\n"

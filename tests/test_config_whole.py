@@ -51,7 +51,7 @@ def test_an_alias_that_clashes_with_the_catalogue_is_told_at_its_line(lay, alias
 
 def test_the_faults_of_both_files_come_at_once_each_with_its_own_line(lay):
     faults, warnings = lay(
-        cortex=GATEWAY + "x = 1\n[discovery]\n" + NEURON, models='[[models]]\nid = "m"\ny = 1\ndraft = "d"\n'
+        cortex=GATEWAY + "x = 1\n[discovery]\n" + NEURON, models='[[models]]\nid = "m"\ny = 1\nlimit = {}\n'
     )
     assert [fault.partition(": unknown")[0] for fault in faults] == [
         "cortex.toml:3: gateway.x",
@@ -59,7 +59,7 @@ def test_the_faults_of_both_files_come_at_once_each_with_its_own_line(lay):
     ]
     assert warnings == [
         "cortex.toml:4: discovery: has no effect in this version",
-        "models.toml:4: models[0].draft: has no effect in this version",
+        "models.toml:4: models[0].limit: has no effect in this version",
     ]
 
 
@@ -155,9 +155,29 @@ def test_weights_without_a_folder_that_they_may_come_from_are_warned_of(lay, tmp
     assert faults == []
     assert warnings == [
         "neuron.toml:1: neuron.model_roots: is empty, so m, d will be refused at load: "
-        "add the folder of each path: source to model_roots"
+        "add the folder of each path: source and adapter to model_roots"
     ]
     assert lay(neuron=f'{text}model_roots = ["{tmp_path}"]\n{rest}', models=WEIGHTS) == [[], []]
+
+
+def test_an_adapter_without_a_folder_that_it_may_come_from_is_warned_of(lay):
+    models = '[[models]]\nid = "m"\nsource = "hf:a/b"\nlora = ["/srv/adapter"]\n'
+    models += '[[models]]\nid = "n"\nsource = "hf:a/c"\ndraft = "path:/srv/d"\n'
+    _, (warning,) = lay(neuron='[neuron]\nmodels_config = "models.toml"\n', models=models)
+    assert "is empty, so m, n will be refused at load" in warning
+
+
+def test_a_draft_of_a_default_model_is_looked_for_in_the_catalogue(lay):
+    text = '[neuron]\nmodels_config = "models.toml"\n'
+    rest = '[[default_models]]\nid = "d"\nsource = "hf:a/large"\ndraft = "{}"\n'
+    models = '[[models]]\nid = "small"\nsource = "hf:a/small"\naliases = ["s"]\n'
+    for draft in ("small", "s", "hf:a/small"):
+        assert lay(neuron=text + rest.format(draft), models=models) == [[], []]
+    ((fault,), _) = lay(neuron=text + rest.format("smal"), models=models)
+    assert fault.startswith("neuron.toml:6: default_models[0].draft: 'smal' is no model of models.toml")
+    # What cannot be read has faults of its own, and hides no other.
+    (faults, _) = lay(neuron=text + rest.format("small"), models=models + "x = 1\n")
+    assert [fault.partition(": unknown")[0] for fault in faults] == ["models.toml:5: models[0].x"]
 
 
 def test_a_catalogue_in_the_usual_place_goes_with_a_file_that_names_none(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from cortex.config.files import check
 from cortex.config.gateway import read_gateway
-from cortex.config.models import merge_aliases, read_models
+from cortex.config.models import CUDA_KEYS, merge_aliases, read_models
 from cortex.config.neuron import read_neuron
 from cortex.config.reading import Known, Table
 from cortex.config.tables import GATEWAY_FILE, MODELS_FILE, NEURON_FILE
@@ -15,6 +15,7 @@ from cortex.neuron.upstreams import address_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CPU = EXAMPLES / "cpu-only"
+CUDA = EXAMPLES / "cuda"
 UPSTREAM = EXAMPLES / "upstream"
 TABLES = {"gateway": GATEWAY_FILE, "neuron": NEURON_FILE, "models": MODELS_FILE}
 
@@ -36,10 +37,11 @@ def test_an_example_loads_without_a_warning(file):
 
 def live(table):
     """Names of keys that this version acts on, on a host without a GPU: no group is made of a CPU."""
+    elsewhere = ("default_models", "upstream", "exllamav2", "groups", *CUDA_KEYS)
     for name, node in table.keys.items():
-        if isinstance(node, Table) and not node.idle and name not in ("default_models", "upstream"):
+        if isinstance(node, Table) and not node.idle and name not in elsewhere:
             yield from live(node)
-        elif isinstance(node, Known) and not (node.idle or node.refused or node.old or name == "groups"):
+        elif isinstance(node, Known) and not (node.idle or node.refused or node.old or name in elsewhere):
             yield name
 
 
@@ -58,10 +60,26 @@ def test_the_example_of_upstreams_shows_every_key_about_them():
     assert all(address_of(spec) for spec in catalogue)
 
 
-def test_the_three_files_fit_together():
-    gateway, _ = read_gateway(CPU / "cortex.toml", {})
-    neuron, _ = read_neuron(CPU / "neuron.toml", {})
-    assert gateway.models_config == neuron.models_config == CPU / "models.toml"
+def test_the_example_of_a_gpu_shows_every_key_about_it():
+    texts = {name: (CUDA / f"{name}.toml").read_text() for name in ("neuron", "models")}
+    shown = {
+        name: set(re.findall(r"^(?:# )?([a-z0-9_]+) = ", text, flags=re.M)) for name, text in texts.items()
+    }
+    cuda = NEURON_FILE.keys["harness"].keys["exllamav2"].keys
+    assert {*cuda, "groups"} - shown["neuron"] == set()
+    assert set(CUDA_KEYS) - shown["models"] == set()
+    neuron, _ = read_neuron(CUDA / "neuron.toml", {})
+    catalogue, _ = read_models(CUDA / "models.toml")
+    assert neuron.exllamav2.cache == "q8"
+    assert {spec.harness_name for spec in catalogue} == {"exllamav2"}
+    assert [spec.id for spec in catalogue if spec.draft and catalogue.find(spec.draft)]
+
+
+@pytest.mark.parametrize("folder", [CPU, CUDA], ids=lambda folder: folder.name)
+def test_the_three_files_fit_together(folder):
+    gateway, _ = read_gateway(folder / "cortex.toml", {})
+    neuron, _ = read_neuron(folder / "neuron.toml", {})
+    assert gateway.models_config == neuron.models_config == folder / "models.toml"
     assert [(ref.name, ref.endpoint) for ref in gateway.neurons] == [(neuron.name, f"http://{neuron.listen}")]
     catalogue = merge_aliases(read_models(gateway.models_config)[0], gateway.aliases)
     for name in gateway.aliases:
@@ -70,16 +88,17 @@ def test_the_three_files_fit_together():
         assert spec.source, f"{spec.id} has no weights"
         if spec.source.startswith("hf:"):
             continue
-        path = Path(spec.source.removeprefix("path:"))
-        assert any(path.is_relative_to(root) for root in neuron.model_roots)
+        for path in (spec.source.removeprefix("path:"), *spec.lora):
+            assert any(Path(path).is_relative_to(root) for root in neuron.model_roots)
 
 
-def test_what_an_example_shows_in_comments_is_valid_too(tmp_path):
+@pytest.mark.parametrize("folder", [CPU, CUDA], ids=lambda folder: folder.name)
+def test_what_an_example_shows_in_comments_is_valid_too(tmp_path, folder):
     """Each commented key of cortex.toml and neuron.toml, put in force, is read without a fault."""
     (tmp_path / "neuron.token").write_text("x" * 32)
     (tmp_path / "neuron.token").chmod(0o600)
     for name in ("models.toml", "cortex.toml", "neuron.toml"):
-        text = (CPU / name).read_text().replace("64 hex digits", "0" * 64)
+        text = (folder / name).read_text().replace("64 hex digits", "0" * 64)
         uncommented = re.sub(r"^# (?=[a-z0-9_]+ = |\[\[)", "", text, flags=re.M)
         assert uncommented != text
         (tmp_path / name).write_text(uncommented)

@@ -23,7 +23,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cortex.catalogue import unknown
+from cortex.catalogue import ModelSpec, unknown
 from cortex.cli.roles import find
 from cortex.cli.running import leave
 from cortex.cli.trouble import Interrupted, Usage
@@ -33,7 +33,7 @@ from cortex.hub import HF, Format, Hub, Local, Phase, Source
 from cortex.logs import escape
 from cortex.units import size
 
-# Where nobody says which engine: GGUF runs everywhere.
+# Where nobody says which engine.
 ANY: Final[tuple[Format, ...]] = ("gguf", "safetensors")
 STEP: Final = 10  # percent between two lines
 
@@ -43,9 +43,12 @@ def pull(model: str, config: Path | None, env: Mapping[str, str]) -> Local:
     path = find("neuron", config, env)
     read = whole_neuron(path, env, find("models", None, env))
     spec = read.catalogue.find(model)
-    source, formats = (Source.parse(model), ANY) if spec is None else (Source.of(spec), ANY)
-    if spec is not None and spec.harness is not None:
-        formats = ("safetensors",) if spec.harness == "exllamav2" else ("gguf",)
+    meant = ModelSpec(model) if spec is None else spec
+    source = Source.of(meant)
+    formats: Sequence[Format] = ("safetensors",) if meant.harness_name == "exllamav2" else ("gguf",)
+    if spec is None:
+        # Nobody loads it yet: what a neuron would look for first, else whatever there is.
+        formats = (*formats, *(form for form in ANY if form not in formats))
     if source is None and spec is not None:
         raise Usage(f"{model} is not on a hub: its source is {spec.source or 'not said'}")
     if source is None:

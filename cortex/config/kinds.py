@@ -12,7 +12,8 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cortex.catalogue import valid_id
+from cortex.catalogue import HUB, valid_id
+from cortex.catalogue import PATH as PATH_SOURCE
 from cortex.config.network import Network, read_address, read_endpoint, read_host, read_origin
 from cortex.units import parse_size, parse_span
 
@@ -89,6 +90,19 @@ def whole(low: int, high: int) -> Kind:
         return _within(value, low, high)
 
     return Kind(f"whole number, {low} to {high}", read, literal=True)
+
+
+def multiples(of: int, high: int) -> Kind:
+    """A whole number of times `of`, at least once and at most `high`."""
+    bounded = whole(of, high)
+
+    def read(value: object) -> object:
+        count = bounded.read(value)
+        if isinstance(count, int) and count % of:
+            raise ValueError(f"must be a multiple of {of}, not {count}; {count // of * of} is one")
+        return count
+
+    return Kind(f"multiple of {of}, to {high}", read, literal=True)
 
 
 def number(low: float, high: float) -> Kind:
@@ -189,6 +203,15 @@ def _source(value: object) -> str:
     return text
 
 
+def _draft(value: object) -> str:
+    text = text_of(value)
+    if not valid_id(text) and not (text.startswith((HUB, PATH_SOURCE)) and _SOURCE.match(text)):
+        raise ValueError(
+            f"must be the id of a model, or hf:org/name or path:/absolute/folder of one, not {text!r}"
+        )
+    return text
+
+
 def _upstream_url(text: str) -> str:
     return _url(text, "an OpenAI-compatible API, such as http://gpu-1:8000/v1")
 
@@ -263,6 +286,8 @@ REVISION: Final = texts(
     "revision", r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", "a branch, a tag or a commit"
 )
 ISOLATION: Final = one_of("thread", "process")
+DRAFT: Final = Kind("model id or source", _draft)
+FOLDER: Final = texts("absolute path", r"/.*", "an absolute path")
 TEXT: Final = texts("text", r".+", "text that is not empty")
 ORIGIN: Final = Kind("origin", lambda value: read_origin(text_of(value)))
 DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")

@@ -5,18 +5,21 @@ clash with nothing, keys of the predecessor are carried over with a warning each
 key without effect is left out of the spec, so that a spec says only what is acted on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path as FilePath
+from typing import Final
 
 from cortex.ask import Json, Sampling
-from cortex.catalogue import Catalogue, Cost, ModelSpec
+from cortex.catalogue import HUB, PAGE, PATH, Catalogue, Cost, ModelSpec
 from cortex.config.lines import Path
-from cortex.config.reading import Findings, Known, Values, distinct, dotted, fill, near, open_document, take
+from cortex.config.reading import Findings, Values, distinct, dotted, fill, near, open_document, take
 from cortex.config.tables import MODEL_KEYS, MODELS_FILE
 from cortex.errors import BadAsk, ConfigError, Unsupported
 
 MIB = 2**20
+# What only exllamav2 knows.
+CUDA_KEYS: Final = ("draft", "speculation", "lora", "cache_tokens")
 
 
 def read_models(path: FilePath) -> tuple[Catalogue, list[str]]:
@@ -28,6 +31,8 @@ def read_models(path: FilePath) -> tuple[Catalogue, list[str]]:
     rows: list[Values] = values.get("models", [])
     check_rows(rows, ("models",), found)
     aliases = _aliases(values, rows, found)
+    sketches = Catalogue({row["id"]: _sketch(row) for row in rows if "id" in row}, aliases)
+    check_drafts(rows, ("models",), sketches.find, found)
     warnings = found.settle()
     specs = [spec_of(row) for row in rows]
     return Catalogue({spec.id: spec for spec in specs}, aliases), warnings
@@ -76,7 +81,7 @@ def spec_from_plain(plain: Mapping[str, Json]) -> ModelSpec:
     there is no log to warn in, and a key must not be taken and ignored."""
     found = Findings("")
     values = take(MODEL_KEYS, plain, (), found)
-    _check_origin(values, (), found)
+    _check_row(values, (), found)
     findings = [*found.faults, *found.warnings]
     if findings:
         kind = BadAsk if found.faults else Unsupported
@@ -103,7 +108,56 @@ def check_rows(rows: list[Values], at: Path, found: Findings) -> None:
             if key in row:
                 found.fault((*at, i, old), f"says the same as {key}; keep only {key}")
             row[key] = row.pop(old) * MIB
-        _check_origin(row, (*at, i), found)
+        _check_row(row, (*at, i), found)
+
+
+def check_drafts(
+    rows: list[Values], at: Path, find: Callable[[str], ModelSpec | None], found: Findings
+) -> None:
+    """Each draft is a model that `find` knows, or a source, and one that can go ahead of another."""
+    for i, row in enumerate(rows):
+        if (name := row.get("draft")) is not None and (fault := _draft_fault(row, name, find(name))):
+            found.fault((*at, i, "draft"), fault)
+
+
+def _draft_fault(row: Values, name: str, draft: ModelSpec | None) -> str:
+    if draft is None and name.startswith((HUB, PATH)):
+        draft = ModelSpec("", source=name)
+    if draft is None:
+        return (
+            f"'{name}' is no model of models.toml; add its entry there, or write where it is: "
+            "hf:org/name or path:/absolute/folder"
+        )
+    if draft.id == row.get("id") or draft.origin == _sketch(row).origin is not None:
+        return "is the model itself; name a smaller one of the same vocabulary"
+    if draft.harness_name not in ("exllamav2", None):
+        return f"'{name}' is a model of {draft.harness_name}; a draft is a folder of safetensors"
+    return ""
+
+
+def _sketch(row: Values) -> ModelSpec:
+    """Where the model of a row is from, whatever else is wrong with the row."""
+    return ModelSpec(
+        row.get("id", ""), row.get("source"), row.get("harness"), row.get("quant"), row.get("revision")
+    )
+
+
+def _check_row(row: Values, at: Path, found: Findings) -> None:
+    _check_origin(row, at, found)
+    said = [key for key in CUDA_KEYS if row.get(key)]
+    name = _sketch(row).harness_name
+    if name not in ("exllamav2", None):
+        why = f"says harness = '{name}'" if "harness" in row else f"is, by its source, for {name}"
+        for key in said:
+            found.fault((*at, key), f"is for harness exllamav2, and this entry {why}; leave it out")
+    if "draft" in said and "speculation" in said:
+        found.fault((*at, "speculation"), "and draft exclude each other; keep one of them")
+    kept, context = -(-row.get("cache_tokens", 0) // PAGE) * PAGE, row.get("context", 0)
+    if "cache_tokens" in said and kept < context:
+        found.fault(
+            (*at, "cache_tokens"),
+            f"is {kept} tokens in whole pages, and one context is {context}; raise it, or lower context",
+        )
 
 
 def _check_origin(row: Values, at: Path, found: Findings) -> None:
@@ -121,17 +175,12 @@ def _check_origin(row: Values, at: Path, found: Findings) -> None:
 
 def spec_of(values: Values) -> ModelSpec:
     """A spec from checked values, without those that nothing acts on."""
-    live = {name: value for name, value in values.items() if _live(name, value)}
+    live = {name: value for name, value in values.items() if not MODEL_KEYS.keys[name].idle}
     if "cost" in live:
         live["cost"] = fill(Cost, live["cost"])
     if "sampling" in live:
         live["sampling"] = fill(Sampling, live["sampling"])
     return fill(ModelSpec, live)
-
-
-def _live(name: str, value: object) -> bool:
-    known = MODEL_KEYS.keys[name]
-    return not known.idle or (isinstance(known, Known) and value == known.still)
 
 
 def _aliases(values: Values, rows: list[Values], found: Findings) -> dict[str, str]:

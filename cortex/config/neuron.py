@@ -8,7 +8,7 @@ neuron's own look-out. The token comes from its file and shows in no repr.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from cortex.catalogue import ModelSpec
 from cortex.config.hub import HubConfig, check_hub, hub_of
@@ -22,7 +22,18 @@ from cortex.config.tables import GATEWAY_FILE, NEURON_FILE
 from cortex.config.tokens import read_token
 from cortex.config.upstream import UpstreamConfig, check_upstream, upstream_of
 
-__all__ = ["Address", "Admission", "Devices", "LlamaCpp", "NeuronConfig", "NeuronEviction", "read_neuron"]
+__all__ = [
+    "Address",
+    "Admission",
+    "Devices",
+    "ExLlamaV2",
+    "LlamaCpp",
+    "NeuronConfig",
+    "NeuronEviction",
+    "read_neuron",
+]
+
+Isolation: TypeAlias = Literal["thread", "process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,18 @@ class LlamaCpp:
     threads: int | None = None
     batch: int = 256
     mmap: bool = True
-    isolation: Literal["thread", "process"] | None = None
+    isolation: Isolation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExLlamaV2:
+    """`cache` is the type of the KV cache for models whose entry names none, `chunk` tokens of prompt
+    read at once, `attention` how attention is computed; "auto" takes the best that is here."""
+
+    isolation: Isolation = "thread"
+    cache: Literal["fp16", "q8", "q6", "q4"] = "fp16"
+    chunk: int = 1024
+    attention: Literal["auto", "flash-attn", "paged", "triton", "unpaged"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,7 @@ class NeuronConfig:
     devices: Devices = Devices()
     eviction: NeuronEviction = NeuronEviction()
     llamacpp: LlamaCpp = LlamaCpp()
+    exllamav2: ExLlamaV2 = ExLlamaV2()
     upstream: UpstreamConfig = UpstreamConfig()
     hub: HubConfig = HubConfig()
     admission: Admission = Admission()
@@ -128,6 +151,7 @@ def finish(values: Values) -> NeuronConfig:
         "devices": fill(Devices, values.get("devices", {})),
         "eviction": fill(NeuronEviction, values.get("eviction", {})),
         "llamacpp": fill(LlamaCpp, values.get("harness", {}).get("llamacpp", {})),
+        "exllamav2": fill(ExLlamaV2, values.get("harness", {}).get("exllamav2", {})),
         "upstream": upstream_of(values.get("harness", {}).get("upstream", {})),
         "hub": hub_of(values.get("hub", {})),
         "admission": fill(Admission, values.get("admission", {})),

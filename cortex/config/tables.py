@@ -10,8 +10,10 @@ from typing import Final
 from cortex.config.kinds import (
     ADDRESS,
     DEVICE,
+    DRAFT,
     ENDPOINT,
     FLAG,
+    FOLDER,
     GROUP,
     HOST,
     HUB_URL,
@@ -28,6 +30,7 @@ from cortex.config.kinds import (
     TOKEN_ID,
     UPSTREAM_URL,
     VARIABLE,
+    multiples,
     number,
     one_of,
     sizes,
@@ -37,6 +40,7 @@ from cortex.config.kinds import (
 from cortex.config.reading import Known, Table
 
 UPSTREAM_KINDS: Final = ("openai", "vllm", "sglang", "llamacpp", "tabbyapi", "ollama", "cortex")
+CACHE: Final = Known(one_of("fp16", "q8", "q6", "q4"))
 STRATEGY: Final = Known(one_of("lru", "priority"))
 DEFRAG: Final = Known(whole(0, 10**6))
 LOG_FORMAT: Final = Known(one_of("text", "json"))
@@ -82,15 +86,16 @@ MODEL_KEYS: Final = Table(
         "quant": Known(NAME),
         "revision": Known(REVISION),
         "context": Known(whole(1, 2**31)),
-        "cache": Known(one_of("fp16", "q8", "q6", "q4")),
+        "cache": CACHE,
         "footprint": Known(sizes(1)),
         "min_devices": Known(whole(1, 64)),
         "min_device_memory": Known(sizes()),
         "pinned_on": Known(NAME, form="list"),
         "residency_priority": Known(whole(0, 2**31)),
-        "draft": Known(MODEL, idle=True),
-        "speculation": Known(one_of("ngram"), idle=True),
-        "lora": Known(PATH, form="list", idle=True, still=()),
+        "cache_tokens": Known(whole(1, 2**31)),
+        "draft": Known(DRAFT),
+        "speculation": Known(one_of("ngram")),
+        "lora": Known(FOLDER, form="list"),
         "idle_unload_s": Known(spans()),
         "slots": Known(whole(1, 1024)),
         "aliases": Known(MODEL, form="list"),
@@ -231,11 +236,10 @@ NEURON_FILE: Final = Table(
                 "exllamav2": Table(
                     {
                         "isolation": Known(ISOLATION),
-                        "cache": Known(TEXT),
-                        "chunk": Known(whole(1, 10**6)),
-                        "attention": Known(TEXT),
-                    },
-                    idle=True,
+                        "cache": CACHE,
+                        "chunk": Known(multiples(256, 65536)),
+                        "attention": Known(one_of("auto", "flash-attn", "paged", "triton", "unpaged")),
+                    }
                 ),
                 "upstream": Table(
                     {

@@ -11,10 +11,10 @@ from pathlib import Path as FilePath
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from cortex import demo
-from cortex.catalogue import Catalogue
+from cortex.catalogue import PATH, Catalogue
 from cortex.config import gateway, neuron
 from cortex.config.lines import Path
-from cortex.config.models import alias_faults, read_models
+from cortex.config.models import alias_faults, check_drafts, read_models
 from cortex.config.reading import Document, open_document
 from cortex.config.tables import GATEWAY_FILE, MODELS_FILE, NEURON_FILE
 from cortex.errors import ConfigError
@@ -67,8 +67,11 @@ def whole_neuron(
     values, document = neuron.gather(path, env)
     said = values["neuron"]
     models = _Models(document, said.get("models_config"), ("neuron", "models_config"), usual)
+    defaults = values.get("default_models", [])
+    if models.sound:
+        check_drafts(defaults, ("default_models",), models.catalogue.find, document.found)
     if not said["model_roots"]:
-        _warn_of_no_roots(models.catalogue, values.get("default_models", []), document)
+        _warn_of_no_roots(models.catalogue, defaults, document)
     warnings = models.settle()
     return Whole(neuron.finish(values), models.catalogue, models.path, warnings)
 
@@ -110,6 +113,11 @@ class _Models:
         if self.path is not None:
             self._read(self.path, at if named is not None else ())
 
+    @property
+    def sound(self) -> bool:
+        """Whether there is nothing wrong with its file."""
+        return not self._faults
+
     def settle(self) -> tuple[str, ...]:
         """The warnings of both files; ConfigError with all faults of both."""
         faults, warnings = self._faults, self._warnings
@@ -142,19 +150,25 @@ def _warnings_of(error: ConfigError) -> list[str]:
 
 
 def _warn_of_no_roots(catalogue: Catalogue, defaults: list[dict[str, object]], document: Document) -> None:
-    sources = {spec.id: spec.source for spec in catalogue}
-    sources |= {str(row.get("id")): str(row.get("source", "")) for row in defaults}
-    refused = [model for model, source in sources.items() if _needs_root(source)]
+    known: dict[str, tuple[object, object, object]] = {
+        spec.id: (spec.source, spec.draft, spec.lora) for spec in catalogue
+    }
+    known |= {str(row.get("id")): (row.get("source"), row.get("draft"), row.get("lora")) for row in defaults}
+    refused = [
+        model
+        for model, (source, draft, lora) in known.items()
+        if _needs_root(source) or _needs_root(draft) or lora
+    ]
     if refused:
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
         document.found.warn(
             ("neuron", "model_roots"),
             f"is empty, so {', '.join(refused[:_SHOWN])}{more} will be refused at load: "
-            "add the folder of each path: source to model_roots",
+            "add the folder of each path: source and adapter to model_roots",
         )
 
 
-def _needs_root(source: str | None) -> bool:
-    if source is None or not source.startswith("path:"):
+def _needs_root(source: object) -> bool:
+    if not isinstance(source, str) or not source.startswith(PATH):
         return False
-    return not FilePath(source.removeprefix("path:")).is_relative_to(demo.FOLDER)
+    return not FilePath(source.removeprefix(PATH)).is_relative_to(demo.FOLDER)

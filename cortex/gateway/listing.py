@@ -19,6 +19,15 @@ from cortex.wire.neuron import ResidentReport
 
 
 @dataclass(frozen=True, slots=True)
+class _Hearsay(ModelSpec):
+    """A model that only neurons know: what it is from, and runs on, is for them to say."""
+
+    @property
+    def harness_name(self) -> str | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """The merged catalogue of one gateway. `since` is the time, in Unix seconds, that its models
     are said to be created at: nobody here knows when they were."""
@@ -63,11 +72,12 @@ class Listing:
         yield from self.catalogue.aliases
 
     def spec(self, model: str) -> ModelSpec | None:
-        """The catalogue's entry, or one made up for a model that only neurons know."""
+        """The catalogue's entry, as neurons understand it, or one made up for a model that only they
+        know."""
         spec = self.catalogue.specs.get(model)
         if spec is None and (knowers := self.fleet.knowers(model)):
-            return ModelSpec(model, pinned_on=tuple(sorted(knowers)), residency_priority=100)
-        return spec
+            return _Hearsay(model, pinned_on=tuple(sorted(knowers)), residency_priority=100)
+        return None if spec is None else self.catalogue.for_others(spec)
 
     def model(self, model: str) -> CatalogueModel:
         """One entry."""

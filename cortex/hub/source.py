@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from cortex.catalogue import ModelSpec
+from cortex.catalogue import HUB, ModelSpec
 
-HF: Final = "hf:"
+HF: Final = HUB
 MAIN: Final = "main"
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PART: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"

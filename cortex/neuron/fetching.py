@@ -3,7 +3,9 @@
 Nobody makes room for a model that is not here yet: what it needs is known when it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import trio
 
 from cortex.catalogue import ModelSpec
 from cortex.hub import Format, Hub, Phase, Source
@@ -12,7 +14,7 @@ from cortex.neuron.progress import Progress, Underway
 
 def formats(spec: ModelSpec) -> tuple[Format, ...]:
     """What the engine of `spec` can load."""
-    return ("safetensors",) if spec.harness == "exllamav2" else ("gguf",)
+    return ("safetensors",) if spec.harness_name == "exllamav2" else ("gguf",)
 
 
 class Fetching:
@@ -21,14 +23,28 @@ class Fetching:
     def __init__(self, hub: Hub, underway: Underway) -> None:
         self._hub, self._underway = hub, underway
 
-    async def bring(self, spec: ModelSpec, planned: Callable[[int], None]) -> None:
-        """The model is in the cache. `planned` is told the bytes of its weights before any of them
-        is asked for, and may raise. Cancelled, what came is kept for the next time."""
-        source = Source.of(spec)
-        assert source is not None  # noqa: S101 - other models are never awaited
+    async def bring(
+        self, spec: ModelSpec, parts: Iterable[ModelSpec], planned: Callable[[int], None]
+    ) -> None:
+        """The model is in the cache, all `parts` of it: its own weights, and those of a draft. `planned`
+        is told the bytes of the weights before any of a part is asked for, and may raise. Cancelled,
+        what came is kept for the next time."""
 
         def tell(phase: Phase, done: int, total: int) -> None:
             self._underway.tell(spec.id, Progress(phase, done, total))
 
+        before = 0
+
+        def plan(weights_bytes: int) -> None:
+            nonlocal before
+            before += weights_bytes
+            planned(before)
+
         with self._underway.coming(spec.id):
-            await self._hub.fetch(source, formats(spec), tell, planned)
+            for part in parts:
+                source, wanted = Source.of(part), formats(part)
+                if source is not None and not await self._has(source, wanted):
+                    await self._hub.fetch(source, wanted, tell, plan)
+
+    async def _has(self, source: Source, wanted: tuple[Format, ...]) -> bool:
+        return await trio.to_thread.run_sync(self._hub.cached, source, wanted) is not None

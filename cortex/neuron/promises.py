@@ -4,22 +4,23 @@ A file that hangs costs its own model the deadline of a look, and the others not
 of a hub that the cache has not whole promises nothing yet.
 """
 
+import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from cortex.catalogue import ModelSpec
+from cortex.catalogue import PAGE, ModelSpec
 from cortex.config.neuron import NeuronConfig
 from cortex.errors import CortexError, TooSlow, Unfit
 from cortex.harness.base import Harness, LoadOrder, Preflight
 from cortex.hub import Hub, Source
 from cortex.neuron.fetching import formats
 from cortex.neuron.prompts import Templates
-from cortex.neuron.sources import locate
+from cortex.neuron.sources import adapters, locate
 from cortex.text.template import ChatTemplate
 from cortex.weights import digest, stamp
 
@@ -41,21 +42,33 @@ class Promise:
 
 
 class Promises:
-    """`engine_of` says which harness loads a spec."""
+    """`engine_of` says which harness loads a spec, `draft_of` which model speaks ahead of it."""
 
-    def __init__(self, config: NeuronConfig, engine_of: Callable[[ModelSpec], Harness], hub: Hub) -> None:
-        self._config, self._engine_of, self._hub = config, engine_of, hub
+    def __init__(
+        self,
+        config: NeuronConfig,
+        engine_of: Callable[[ModelSpec], Harness],
+        hub: Hub,
+        draft_of: Callable[[ModelSpec], ModelSpec | None],
+    ) -> None:
+        self._config, self._engine_of, self._hub, self._draft_of = config, engine_of, hub, draft_of
         # The last promise of each model, with what it was made for.
         self._promises: dict[str, tuple[tuple[object, ...], Promise]] = {}
         # A thread a model, each kept by those who use it, and gone with the last one.
         self._threads: weakref.WeakValueDictionary[str, trio.CapacityLimiter] = weakref.WeakValueDictionary()
 
+    def parts(self, spec: ModelSpec) -> tuple[ModelSpec, ...]:
+        """What is loaded with `spec`: itself, and its draft. Raises Unfit for a draft that is none."""
+        draft = self._draft_of(spec)
+        return (spec,) if draft is None else (spec, draft)
+
     async def of(self, spec: ModelSpec) -> Promise | None:
-        """What the file of `spec` promises; read again only when it has changed. None when it is yet
-        to be downloaded. TooSlow when the disk does not answer."""
+        """What the files of `spec` promise; read again only when they have changed. None when some are
+        yet to be downloaded. TooSlow when the disk does not answer."""
+        parts = self.parts(spec)
         thread = self._threads.setdefault(spec.id, trio.CapacityLimiter(1))
         with trio.move_on_after(HEADER_S):
-            return await trio.to_thread.run_sync(self._inspect, spec, abandon_on_cancel=True, limiter=thread)
+            return await trio.to_thread.run_sync(self._inspect, parts, abandon_on_cancel=True, limiter=thread)
         raise TooSlow(
             f"Model '{spec.id}': its file could not be looked at within {HEADER_S:g} s; "
             "see whether the disk of model_roots answers"
@@ -65,49 +78,54 @@ class Promises:
         """How many sequences it will be loaded for."""
         return spec.slots or self._config.admission.slots
 
-    def _inspect(self, spec: ModelSpec) -> Promise | None:
-        harness, path = self._engine_of(spec), self._path(spec)
-        if path is None:
+    def _inspect(self, parts: tuple[ModelSpec, ...]) -> Promise | None:
+        spec = parts[0]
+        harness = self._engine_of(spec)
+        paths = [path for part in parts if (path := self._path(part)) is not None]
+        if len(paths) < len(parts):
             return None
-        order = self._order(spec, path)
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise Unfit(
-                f"Model '{spec.id}': {path}: {error.strerror}; check its source in models.toml"
-            ) from error
-        files = (stat.st_mtime_ns, stat.st_size, *stamp(path))
-        key = (spec.id, path, spec.context, order.slots, order.cache, *files)
+        order = self._order(spec, *paths)
+        files = (order.path, *paths[1:], *order.lora)
+        key = (spec.context, order, *(_state(spec.id, path) for path in files))
         known = self._promises.get(spec.id)
         if known is None or known[0] != key:
-            header = harness.preflight(order)
-            if header.trained_context < order.context and spec.context is None:
-                order = replace(order, context=header.trained_context)
-                header = harness.preflight(order)
-            if header.trained_context < order.context:
-                raise Unfit(
-                    f"Model '{spec.id}': context = {order.context} is more than the "
-                    f"{header.trained_context} tokens it was trained for; set a smaller one in models.toml"
-                )
-            order = replace(order, context=header.context, digest=digest(path))
+            order, header = _promised(spec, order, harness)
+            order = replace(order, digest="+".join(map(digest, files)))
             known = key, Promise(order, header, _templates(spec.id, header))
             self._promises[spec.id] = known
         return known[1]
 
-    def _order(self, spec: ModelSpec, path: Path) -> LoadOrder:
-        engine = self._config.llamacpp
-        options: dict[str, str | int | bool] = {"batch": engine.batch, "mmap": engine.mmap}
-        if engine.threads is not None:
-            options["threads"] = engine.threads
+    def _order(self, spec: ModelSpec, path: Path, draft: Path | None = None) -> LoadOrder:
+        if draft == path:
+            raise Unfit(
+                f"Model '{spec.id}': its draft is the model itself; name a smaller one in models.toml"
+            )
+        kept = None if spec.cache_tokens is None else -(-spec.cache_tokens // PAGE) * PAGE
         return LoadOrder(
             model=spec.id,
             path=path,
             device="cpu",
-            context=spec.context or CONTEXT_TOKENS,
+            context=spec.context or min(CONTEXT_TOKENS, kept or CONTEXT_TOKENS),
             slots=self.slots(spec),
-            cache=spec.cache or "fp16",
-            options=options,
+            cache=spec.cache or self._usual_cache(spec),
+            options=self._options(spec),
+            draft=draft,
+            lora=adapters(spec, self._config.model_roots),
+            kv_tokens=kept,
         )
+
+    def _usual_cache(self, spec: ModelSpec) -> str:
+        return self._config.exllamav2.cache if spec.harness_name == "exllamav2" else "fp16"
+
+    def _options(self, spec: ModelSpec) -> dict[str, str | int | bool]:
+        """What neuron.toml says of the harness that loads `spec`, and the entry beyond an order's own."""
+        if spec.harness_name == "exllamav2":
+            cuda = self._config.exllamav2
+            said: dict[str, str | int | bool] = {"chunk": cuda.chunk, "attention": cuda.attention}
+            return said if spec.speculation is None else {**said, "speculation": spec.speculation}
+        cpu = self._config.llamacpp
+        said = {"batch": cpu.batch, "mmap": cpu.mmap}
+        return said if cpu.threads is None else {**said, "threads": cpu.threads}
 
     def _path(self, spec: ModelSpec) -> Path | None:
         source = Source.of(spec)
@@ -115,6 +133,38 @@ class Promises:
             return locate(spec, self._config.model_roots)
         local = self._hub.cached(source, formats(spec))
         return None if local is None else local.path
+
+
+def _promised(spec: ModelSpec, order: LoadOrder, harness: Harness) -> tuple[LoadOrder, Preflight]:
+    """The order with the context that the model will have, and the header that goes with it."""
+    header = harness.preflight(order)
+    if header.trained_context < order.context and spec.context is None:
+        order = replace(order, context=header.trained_context)
+        header = harness.preflight(order)
+    if header.trained_context < order.context:
+        raise Unfit(
+            f"Model '{spec.id}': context = {order.context} is more than the "
+            f"{header.trained_context} tokens it was trained for; set a smaller one in models.toml"
+        )
+    return replace(order, context=header.context), header
+
+
+def _state(model: str, path: Path) -> tuple[object, ...]:
+    """Changes when what lies at `path` does. Raises Unfit when that cannot be told."""
+    try:
+        return *_times(path), *stamp(path)
+    except OSError as error:
+        raise Unfit(f"Model '{model}': {path}: {error.strerror}; check its source in models.toml") from error
+
+
+def _times(path: Path) -> Iterator[tuple[str, int, int]]:
+    status = path.stat()
+    yield path.name, status.st_mtime_ns, status.st_size
+    if path.is_dir():
+        with os.scandir(path) as found:
+            for entry in sorted(filter(os.DirEntry.is_file, found), key=lambda entry: entry.name):
+                inner = entry.stat()
+                yield entry.name, inner.st_mtime_ns, inner.st_size
 
 
 def _templates(model: str, header: Preflight) -> Templates:

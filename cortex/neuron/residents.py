@@ -19,14 +19,15 @@ from cortex.ask import Ask
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import NeuronConfig
 from cortex.dispatch import Revised
-from cortex.errors import BadAsk, CortexError, DoesNotFit, NotHereNow, NotResident, Unfit
-from cortex.harness.base import EngineFacts, Harness, Preflight
+from cortex.errors import BadAsk, CortexError, DoesNotFit, NotHereNow, NotResident
+from cortex.harness.base import EngineFacts
 from cortex.harness.worker import DeviceWorker
 from cortex.hub import Hub
 from cortex.ledger import Ledger, Load, Want, refusals
 from cortex.neuron import passing, prompts, upstreams
 from cortex.neuron.budget import budgeted
 from cortex.neuron.crashes import Crashes
+from cortex.neuron.engines import Engines
 from cortex.neuron.fetching import Fetching
 from cortex.neuron.footprints import Footprints
 from cortex.neuron.generation import Generation
@@ -62,39 +63,6 @@ class Living:
         return _able(self.voice.templates)
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """The harnesses by name; why those that cannot run here cannot, and whose version is known."""
-
-    harnesses: Mapping[str, Harness]
-    why_not: Mapping[str, str | None]
-    versions: Mapping[str, str | None]
-
-    @classmethod
-    async def probed(cls, harnesses: Mapping[str, Harness]) -> "Engines":
-        """Asked once, in a thread: an answer may import a hundred megabytes."""
-        why_not = {name: await trio.to_thread.run_sync(each.unavailable) for name, each in harnesses.items()}
-        # No part of the seam: an engine without weights has none.
-        versions = {name: getattr(each, "version", None) for name, each in harnesses.items()}
-        return cls(harnesses, why_not, versions)
-
-    def name_of(self, spec: ModelSpec) -> str:
-        """The harness that loads `spec`, as said or as its source implies."""
-        return spec.harness or (upstreams.PLACE if upstreams.address_of(spec) else "llamacpp")
-
-    def of(self, spec: ModelSpec) -> Harness:
-        """The one that loads `spec`. Raises Unfit when there is none, or it cannot run here."""
-        name = self.name_of(spec)
-        harness = self.harnesses.get(name)
-        if harness is None:
-            raise Unfit(
-                f"Model '{spec.id}' wants harness '{name}', and this neuron has {', '.join(self.harnesses)}"
-            )
-        if (why := self.why_not[name]) is not None:
-            raise Unfit(f"Harness '{name}' cannot run on this host: {why}")
-        return harness
-
-
 class Residents:
     """Implements `dispatch.Loader`. `faults` tells of each place and model whose engine broke."""
 
@@ -119,7 +87,7 @@ class Residents:
         # What is told of loads before a device's thread has them: queued, download, verify.
         self.underway = Underway()
         hub = hub or Hub(config.hub)
-        self._promises = Promises(config, engines.of, hub)
+        self._promises = Promises(config, engines.of, hub, found.draft_of)
         self._fetching = Fetching(hub, self.underway)
         # Empty, unless those are put in their place that were kept over a restart.
         self.footprints = Footprints()
@@ -212,7 +180,8 @@ class Residents:
         promise = await self._look(spec)
         if promise is None:
             self.engines.of(spec)
-            await self._fetching.bring(spec, partial(self._ensure_possible, load.want))
+            planned = partial(self._ensure_possible, load.want)
+            await self._fetching.bring(spec, self._promises.parts(spec), planned)
             raise Revised((await self.want(spec)).need_bytes)
         # One whose process dies meanwhile may be back before its turn to leave: then it stays.
         while staying := load.staying:
@@ -273,7 +242,7 @@ class Residents:
         assert at is not None  # noqa: S101 - every worker's place is open
         order, promised = aimed(promise.order, at, spec.id), promise.header.bytes
         try:
-            facts = await worker.load(harness, order, isolated=self._isolated(harness, promise.header))
+            facts = await worker.load(harness, order, isolated=self._isolated(spec, promise))
         except DoesNotFit as error:
             self.footprints.outgrown(promise.order, sum(order.shares.values()), promised)
             raise short(error, order, at) from error
@@ -333,12 +302,15 @@ class Residents:
         lost = self._workers[place]
         self._living = {model: living for model, living in self._living.items() if living.worker is not lost}
 
-    def _isolated(self, harness: Harness, header: Preflight) -> bool:
-        """Whether the model gets a process of its own: as configured, else by its size."""
-        if harness.apart is None:
+    def _isolated(self, spec: ModelSpec, promise: Promise) -> bool:
+        """Whether the model gets a process of its own: as configured for its harness, else by its size."""
+        apart = self.engines.of(spec).apart
+        if apart is None:
             return False
-        told, above = self._config.llamacpp.isolation, harness.apart.above_bytes
-        return told == "process" or (told is None and above is not None and header.weights_bytes > above)
+        cuda = self.engines.name_of(spec) == "exllamav2"
+        told = self._config.exllamav2.isolation if cuda else self._config.llamacpp.isolation
+        large = apart.above_bytes is not None and promise.header.weights_bytes > apart.above_bytes
+        return told == "process" or (told is None and large)
 
     def _died(self, place: str, model: str, why: str) -> None:
         """The ledger knows that a model's process is gone; the next request has it loaded again."""

@@ -1,9 +1,10 @@
 """Where the weights of a spec are on this host.
 
-Only files below the configured model roots are ever opened, and the bundled demo model.
-A client's text never becomes a path: it names a spec, and the spec names the file. The
-roots are looked through in threads, now and then; everybody else reads what was found. A
-root that hangs costs nobody more than the deadline of a look, and the other roots nothing.
+Only what lies below the configured model roots is ever opened, and the bundled demo model:
+.gguf files, and folders that hold a config.json and .safetensors files. A client's text never
+becomes a path: it names a spec, and the spec names what is opened. The roots are looked through
+in threads, now and then; everybody else reads what was found. A root that hangs costs nobody
+more than the deadline of a look, and the other roots nothing.
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import Final, TypeAlias
 import trio
 
 from cortex import demo
-from cortex.catalogue import Catalogue, ModelSpec, valid_id
+from cortex.catalogue import HUB, PATH, Catalogue, ModelSpec, valid_id
 from cortex.errors import Unfit
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 # Models that others have and this neuron passes on, by id.
 Offered: TypeAlias = Callable[[], Mapping[str, ModelSpec]]
 
-PATH: Final = "path:"
 LOOK_S: Final = 5.0  # a file that was put there shows in the lists after so long
 # However many unknown names are asked for, no two looks are closer. They wait for the next one,
 # since what was just put there must be found, and are refused before a stream's status goes out.
@@ -44,7 +44,7 @@ class _Root:
 
 
 class Found:
-    """What this neuron can load by itself: its catalogue, files that lie in its roots, and what is
+    """What this neuron can load by itself: its catalogue, what lies in its roots, and what is
     `offered`, which is None where there is nobody to offer anything."""
 
     def __init__(
@@ -87,8 +87,29 @@ class Found:
         return self.catalogue.resolve(name)
 
     def spec(self, model: str) -> ModelSpec | None:
-        """The catalogue's entry of that id first, then a file whose stem it is. An alias has none."""
+        """The catalogue's entry of that id first, then a file or a folder whose name it is. An alias
+        has none."""
         return self.known().get(model)
+
+    def draft_of(self, spec: ModelSpec) -> ModelSpec | None:
+        """The model that speaks ahead of `spec`; None when it names none. Unfit when that is no model
+        that can."""
+        if spec.draft is None:
+            return None
+        draft = self.spec(self.resolve(spec.draft))
+        if draft is None and spec.draft.startswith((HUB, PATH)):
+            draft = ModelSpec(spec.draft, source=spec.draft)
+        if draft is None:
+            raise Unfit(
+                f"Model '{spec.id}': its draft '{spec.draft}' is no model that this neuron knows; add it to "
+                "models.toml, or name where it is: hf:org/name or path:/absolute/folder"
+            )
+        if draft.harness_name not in ("exllamav2", None):
+            raise Unfit(
+                f"Model '{spec.id}': its draft '{spec.draft}' is a model of {draft.harness_name}; name one "
+                "that is a folder of safetensors"
+            )
+        return draft
 
     def known(self) -> dict[str, ModelSpec]:
         """All of them by id, the first root before the next, and what upstreams offer last. The demo
@@ -118,7 +139,7 @@ class Found:
         with trio.move_on_after(LOOK_DEADLINE_S):
             try:
                 files = await trio.to_thread.run_sync(
-                    _files, root.folder, abandon_on_cancel=True, limiter=root.thread
+                    _models_in, root.folder, abandon_on_cancel=True, limiter=root.thread
                 )
                 fault = ""
             except OSError as error:
@@ -129,17 +150,45 @@ class Found:
             log.warning("model_root.unreadable folder=%s error=%s", root.folder, fault)
         root.fault = fault
 
-    def _specs(self, files: Sequence[Path]) -> dict[str, ModelSpec]:
-        for path in files:
-            if not valid_id(path.stem) and path not in self._skipped:
-                self._skipped.add(path)
-                log.warning("model.skipped file=%s: its name is no model id; rename it", path)
-        named = [path for path in files if valid_id(path.stem)]
-        return {path.stem: ModelSpec(path.stem, source=f"{PATH}{path}") for path in named}
+    def _specs(self, paths: Sequence[Path]) -> dict[str, ModelSpec]:
+        specs: dict[str, ModelSpec] = {}
+        meant = {spec.source for spec in self.catalogue}
+        for path in paths:
+            name, source = _name(path), f"{PATH}{path}"
+            if source in meant and not valid_id(name):
+                continue  # it has an id in the catalogue
+            if not valid_id(name):
+                self._skip(path, "its name is no model id; rename it")
+            elif name in specs:
+                self._skip(path, f"{specs[name].source} beside it has the same name; rename one")
+            else:
+                specs[name] = ModelSpec(name, source=source)
+        return specs
+
+    def _skip(self, path: Path, why: str) -> None:
+        """Said once."""
+        if path not in self._skipped:
+            self._skipped.add(path)
+            log.warning("model.skipped file=%s: %s", path, why)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.gguf"))
+def _models_in(root: Path) -> list[Path]:
+    """The .gguf files of a root, then the model folders: those in it, or the root itself."""
+    if _is_model(root):
+        return [root]
+    found = sorted(root.glob("*"))
+    files = [path for path in found if path.suffix == ".gguf"]
+    return files + [path for path in found if path.suffix != ".gguf" and _is_model(path)]
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder has what makes a model of safetensors."""
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def _name(path: Path) -> str:
+    # A folder's name may have a dot in it: "model-4.0bpw".
+    return path.stem if path.suffix == ".gguf" else path.name
 
 
 def demo_spec() -> ModelSpec:
@@ -148,8 +197,8 @@ def demo_spec() -> ModelSpec:
 
 
 def locate(spec: ModelSpec, roots: Sequence[Path]) -> Path:
-    """The file of `spec`, by a path without links: what was checked is what is opened. Raises
-    Unfit when its source is not one that lies on this host.
+    """The file or folder of `spec`, by a path without links: what was checked is what is opened.
+    Raises Unfit when its source is not one that lies on this host.
 
     Touches the disk: for a thread.
     """
@@ -157,16 +206,29 @@ def locate(spec: ModelSpec, roots: Sequence[Path]) -> Path:
     if source is None or not source.startswith(PATH):
         said = "no source" if source is None else f"source {source!r}"
         raise Unfit(
-            f"Model '{spec.id}' has {said}, and its id is no hub id: "
-            'set source to "hf:org/name", or to "path:/..." of a .gguf file below model_roots'
+            f"Model '{spec.id}' has {said}, and its id is no hub id: set source to "
+            '"hf:org/name", or to "path:/..." of a .gguf file or a model folder below model_roots'
         )
     path = Path(source.removeprefix(PATH))
+    return _below(spec, path, roots, "source", "name the .gguf file itself, or the folder of the model")
+
+
+def adapters(spec: ModelSpec, roots: Sequence[Path]) -> tuple[Path, ...]:
+    """The folders of the adapters of `spec`, found and checked as `locate` does."""
+    remedy = "name the folder that has adapter_config.json"
+    found = tuple(_below(spec, Path(each), roots, "lora", remedy) for each in spec.lora)
+    for named, folder in zip(spec.lora, found, strict=True):
+        if not folder.is_dir():
+            raise Unfit(f"Model '{spec.id}': its lora {named!r} is no folder; {remedy}")
+    return found
+
+
+def _below(spec: ModelSpec, path: Path, roots: Sequence[Path], what: str, remedy: str) -> Path:
     try:
         real = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that go in a circle
         raise Unfit(
-            f"Model '{spec.id}': its source {str(path)!r} leads to no file ({error}); "
-            "name the .gguf file itself"
+            f"Model '{spec.id}': its {what} {str(path)!r} leads to no file or folder ({error}); {remedy}"
         ) from error
     if not _is_below(real, (*roots, demo.FOLDER)):
         raise Unfit(

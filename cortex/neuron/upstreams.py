@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 import trio
 
-from cortex.catalogue import Catalogue, ModelSpec, valid_id
+from cortex.catalogue import UPSTREAM, Catalogue, ModelSpec, valid_id
 from cortex.config.upstream import UpstreamConfig
 from cortex.errors import CortexError, Unfit
 from cortex.harness.base import LoadOrder
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 PLACE: Final = NAME
 THREAD: Final = "upstream-0"
-SOURCE: Final = "upstream:"
 LOOK_S: Final = 10.0  # a look has its own limits, which are shorter; a resolver has none
 
 Look: TypeAlias = Callable[[str], Mapping[str, Told]]
@@ -41,9 +40,9 @@ class Address:
 def address_of(spec: ModelSpec) -> Address | None:
     """The address in the source of `spec`; None when its source is none of an upstream. The name
     there is what stands behind the #, else the id."""
-    if spec.source is None or not spec.source.startswith(SOURCE):
+    if spec.source is None or not spec.source.startswith(UPSTREAM):
         return None
-    url, _, name = spec.source.removeprefix(SOURCE).partition("#")
+    url, _, name = spec.source.removeprefix(UPSTREAM).partition("#")
     return Address(url.rstrip("/"), name or spec.id)
 
 
@@ -199,7 +198,7 @@ class Upstreams:
         for upstream in self._all.values():
             for name in upstream.there if upstream.offers else ():
                 if valid_id(name):
-                    spec = ModelSpec(name, source=f"{SOURCE}{upstream.url}#{name}", harness=NAME)
+                    spec = ModelSpec(name, source=f"{UPSTREAM}{upstream.url}#{name}", harness=NAME)
                     specs.setdefault(name, spec)
         return specs
 

@@ -22,6 +22,7 @@ from tests.roles import ANY, MIB
 
 RICH = ModelSpec(
     "org/rich",
+    harness="llamacpp",
     context=4096,
     footprint=MIB,
     capabilities=("chat", "tools", "vision"),

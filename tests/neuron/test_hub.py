@@ -22,7 +22,8 @@ from tests.roles import MIB, Running, demo_neuron, running_gateway, running_neur
 
 WEIGHTS = bytes(range(256)) * 2000
 ID = "org/m"
-CATALOGUE = Catalogue({ID: ModelSpec(ID)})
+GGUF = ModelSpec(ID, harness="llamacpp")  # which the name of the repo does not tell
+CATALOGUE = Catalogue({ID: GGUF})
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ async def test_how_far_a_download_is_shows_in_the_list_and_at_the_gateway(tmp_pa
 async def test_nobody_makes_room_before_the_model_is_here(tmp_path: Path) -> None:
     (tmp_path / "old.gguf").touch()
     old = ModelSpec("old", source=f"path:{tmp_path}/old.gguf")
-    both = Catalogue({ID: ModelSpec(ID), "old": old})
+    both = Catalogue({ID: GGUF, "old": old})
     scripts = {ID: Script(reply="new", bytes=40 * MIB), "old": Script(reply="old", bytes=40 * MIB)}
     async with fake_hub(m=weights()) as hub, trio.open_nursery() as nursery:
         go = trio.Event()
@@ -140,7 +141,11 @@ async def test_a_download_that_is_called_off_ends_at_once_and_goes_on_later(tmp_
     async with fake_hub(m=weights()) as hub:
         hub.halts[".gguf"] = (300_000, trio.Event())
         async with neuron(hub, tmp_path) as role:
-            job = (await role.http.post("/models/load?wait=false", json={"spec": {"id": ID}})).json()
+            job = (
+                await role.http.post(
+                    "/models/load?wait=false", json={"spec": {"id": ID, "harness": "llamacpp"}}
+                )
+            ).json()
             await hub.halted.wait()
 
             async def downloading() -> bool:
@@ -156,7 +161,11 @@ async def test_a_download_that_is_called_off_ends_at_once_and_goes_on_later(tmp_
             (partial,) = (tmp_path / "cache").rglob("*.incomplete")
             assert partial.stat().st_size == 300_000
             hub.halts.clear()
-            job = (await role.http.post("/models/load?wait=false", json={"spec": {"id": ID}})).json()
+            job = (
+                await role.http.post(
+                    "/models/load?wait=false", json={"spec": {"id": ID, "harness": "llamacpp"}}
+                )
+            ).json()
 
             async def done() -> bool:
                 return (await role.http.get(f"/models/jobs/{job['id']}")).json()["state"] == "done"
@@ -170,7 +179,7 @@ async def test_a_neuron_that_stops_leaves_its_download_for_the_next_start(tmp_pa
     async with fake_hub(m=weights()) as hub:
         hub.halts[".gguf"] = (300_000, trio.Event())
         async with neuron(hub, tmp_path) as role:
-            await role.http.post("/models/load?wait=false", json={"spec": {"id": ID}})
+            await role.http.post("/models/load?wait=false", json={"spec": {"id": ID, "harness": "llamacpp"}})
             await hub.halted.wait()
             await trio.testing.wait_all_tasks_blocked(0.05)
             with trio.fail_after(3):
@@ -221,7 +230,7 @@ async def test_what_cannot_be_loaded_is_refused_before_any_of_it_is_downloaded(
     tmp_path: Path, files: dict[str, bytes], spec: Json, words: list[str]
 ) -> None:
     async with fake_hub(m=Repo(files)) as hub, neuron(hub, tmp_path, catalogue=Catalogue()) as role:
-        answer = await load(role, {"id": ID, **spec})
+        answer = await load(role, {"id": ID, "harness": "llamacpp", **spec})
         assert (answer.status_code, fault_of(answer)["code"]) == (422, "unfit_model")
         for word in words:
             assert word in fault_of(answer)["message"]
@@ -229,9 +238,22 @@ async def test_what_cannot_be_loaded_is_refused_before_any_of_it_is_downloaded(
         assert await residents(role) == {}
 
 
+async def test_who_meant_the_gguf_of_a_repo_that_does_not_say_so_is_told_what_to_write(
+    tmp_path: Path,
+) -> None:
+    async with fake_hub(m=weights()) as hub, neuron(hub, tmp_path, catalogue=Catalogue()) as role:
+        answer = await load(role, {"id": ID})
+        assert answer.status_code == 422
+        assert "wants harness 'exllamav2'" in fault_of(answer)["message"]
+        assert 'GGUF files, set harness = "llamacpp"' in fault_of(answer)["message"]
+        assert hub.requests == []
+        assert (await load(role, {"id": ID, "quant": "Q4_0"})).status_code == 422
+        assert hub.requests, "a quant is one of GGUF"
+
+
 async def test_a_model_larger_than_every_device_is_not_downloaded(tmp_path: Path) -> None:
     async with fake_hub(m=weights()) as hub, neuron(hub, tmp_path, memory=len(WEIGHTS) - 1) as role:
-        answer = await load(role, {"id": ID})
+        answer = await load(role, {"id": ID, "harness": "llamacpp"})
         assert (answer.status_code, fault_of(answer)["code"]) == (507, "does_not_fit")
         assert fault_of(answer)["needed_bytes"] == len(WEIGHTS)
         assert not [seen for seen in hub.requests if "/resolve/" in seen.path]
@@ -276,7 +298,7 @@ async def test_a_request_that_never_fits_its_slots_downloads_nothing(tmp_path: P
 
 async def test_a_default_model_that_cannot_be_had_does_not_stop_the_next(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").touch()
-    specs = (ModelSpec("org/none"), ModelSpec("a"))
+    specs = (ModelSpec("org/none-GGUF"), ModelSpec("a"))
     async with fake_hub() as hub:
         config = replace(settings(hub=hub_of(hub, tmp_path)), default_models=specs)
         async with running_neuron(tmp_path, Catalogue(), Script(reply="hi"), config=config) as role:
@@ -287,7 +309,7 @@ async def test_a_default_model_that_cannot_be_had_does_not_stop_the_next(tmp_pat
             await until(ready, 5)
             activation = (await role.http.get("/health")).json()["activation"]
             assert activation["completed"] == ["a"]
-            assert "no model org/none" in activation["failed"]["org/none"]
+            assert "no model org/none-GGUF" in activation["failed"]["org/none-GGUF"]
 
 
 async def test_a_model_that_was_replaced_meanwhile_is_loaded_as_it_is(tmp_path: Path) -> None:
@@ -297,7 +319,7 @@ async def test_a_model_that_was_replaced_meanwhile_is_loaded_as_it_is(tmp_path: 
     async with fake_hub(m=weights()) as hub, trio.open_nursery() as nursery:
         go = trio.Event()
         hub.halts[".gguf"] = (1000, go)
-        catalogue = Catalogue({ID: ModelSpec(ID)})
+        catalogue = Catalogue({ID: GGUF})
         async with neuron(hub, tmp_path, scripts, catalogue) as role:
             answers: list[str] = []
 

@@ -11,8 +11,9 @@ from cortex.evictor import Rules
 from cortex.harness.base import LoadOrder, Preflight
 from cortex.harness.scripted import Script, ScriptedHarness
 from cortex.ledger import Ledger, Policy
+from cortex.neuron.engines import Engines
 from cortex.neuron.pins import Pins
-from cortex.neuron.residents import Engines, Residents
+from cortex.neuron.residents import Residents
 from cortex.neuron.sources import Found
 from cortex.neuron.state import State
 

@@ -345,7 +345,11 @@ async def test_a_file_that_is_put_into_a_root_is_found_at_once(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ({"id": "x", "source": "path:/etc/passwd"}, ["/etc/passwd", "[neuron] model_roots"]),
+        (
+            {"id": "x", "source": "path:/etc/passwd", "harness": "llamacpp"},
+            ["/etc/passwd", "[neuron] model_roots"],
+        ),
+        ({"id": "x", "source": "path:{root}/folder"}, ["exllamav2", "llamacpp"]),
         ({"id": "x"}, ["'x' has no source", "hf:org/name", "path:/"]),
         ({"id": "x", "source": "path:{root}/../out.gguf"}, ["out.gguf", "model_roots"]),
         ({"id": "x", "source": "path:{root}/link.gguf"}, ["link.gguf", "model_roots"]),
@@ -356,7 +360,7 @@ async def test_a_file_that_is_put_into_a_root_is_found_at_once(tmp_path: Path) -
             ["context = 1000000", "8192", "models.toml"],
         ),
     ],
-    ids=["outside", "no-source", "dots", "link", "missing", "harness", "context"],
+    ids=["outside", "folder", "no-source", "dots", "link", "missing", "harness", "context"],
 )
 async def test_what_cannot_be_loaded_here_is_refused_with_the_remedy(
     tmp_path: Path, spec: Json, named: list[str]

@@ -170,7 +170,7 @@ async def test_a_root_that_hangs_delays_a_look_once_and_hides_nothing(
 async def test_a_root_that_hangs_later_keeps_what_it_held(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "LOOK_DEADLINE_S", 0.05)
+    monkeypatch.setattr(sources, "LOOK_DEADLINE_S", 0.2)
     monkeypatch.setattr(sources, "AGAIN_S", 0.0)
     (root / "a.gguf").touch()
     found = Found(Catalogue(), (root,))
