@@ -20,7 +20,7 @@ from cortex.weights import EXL2_CACHE_BYTES, CudaUse, cuda_footprint, defaults_o
 PAGE: Final = 256  # tokens of a page of the cache
 DRAFTED: Final = 4  # tokens that are guessed ahead; the model looks at one more in a step
 DEFAULT_CHUNK: Final = 1024
-MOST_CHUNK: Final = 16384
+MOST_CHUNK: Final = 65536
 _OPTIONS: Final = frozenset({"attention", "chunk", "speculation"})
 
 
@@ -192,4 +192,4 @@ def _copied(order: LoadOrder, checkpoint: Checkpoint, context: int) -> int:
     if how in ("flash-attn", "triton") or (how == "auto" and importlib.util.find_spec("flash_attn")):
         return 0
     one = 4 * settings.kv_heads * settings.head_length * context
-    return min(order.slots * one, one + TRANSIENT_BYTES)
+    return min(order.slots * one, max(one, TRANSIENT_BYTES))
