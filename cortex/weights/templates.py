@@ -24,6 +24,8 @@ JINJA: Final = "chat_template.jinja"
 TOOL_JINJA: Final = "additional_chat_templates/tool_use.jinja"
 JSON: Final = "chat_template.json"
 CONFIG: Final = "tokenizer_config.json"
+# What else is read of a model's folder before it is loaded.
+BESIDE: Final = ("config.json", "generation_config.json", "tokenizer.json")
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -70,9 +72,9 @@ def templates_of(model: Path) -> TemplateSources:
 
 
 def stamp(model: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Changes when a file does that `templates_of` would look at."""
+    """Changes when a file does that is looked at beside the weights, be it in its place."""
     folder = model if model.is_dir() else model.parent
-    return tuple(_stamp(folder / name) for name in (JINJA, TOOL_JINJA, JSON, CONFIG))
+    return tuple(_stamp(folder / name) for name in (JINJA, TOOL_JINJA, JSON, CONFIG, *BESIDE))
 
 
 def _first(folder: Path, looks: tuple[_Look, ...]) -> TemplateSources:
