@@ -213,7 +213,7 @@ def _room(model: Any, modules: list[Any]) -> float:  # noqa: ANN401 - as above
     buffers += max((each.temp_attn_size() for each in attention), default=0)
     fixed = 4 * config.head_dim * config.max_seq_len
     fixed += 2 * config.max_input_len * (config.hidden_size + config.max_input_len)
-    return weights + buffers + fixed + 0.5  # for what is lost on the way to gigabytes
+    return float(weights + buffers + fixed) + 0.5  # for what is lost on the way to gigabytes
 
 
 def devices_of(order: LoadOrder) -> list[int]:
