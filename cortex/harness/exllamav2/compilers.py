@@ -84,18 +84,20 @@ async def run(
             cwd=folder,
             start_new_session=True,
         )
-        async with trio.open_nursery() as nursery:
-            if process.stdout is not None:
-                nursery.start_soon(heard.read, process.stdout, file.wrapped)
-            try:
-                code = await process.wait()
-            finally:
-                with trio.CancelScope(shield=True):
-                    # Nobody is left who could hold the output open, so that it comes to its end.
-                    await _end(process)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                await pipe.aclose()
+        try:
+            async with trio.open_nursery() as nursery:
+                if process.stdout is not None:
+                    nursery.start_soon(heard.read, process.stdout, file.wrapped)
+                try:
+                    code = await process.wait()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        # Nobody is left who could hold the output open, so that it comes to its end.
+                        await _end(process)
+        finally:
+            with trio.CancelScope(shield=True):
+                for pipe in filter(None, (process.stdin, process.stdout)):
+                    await pipe.aclose()
     return Ended(code, tuple(heard.told()))
 
 
@@ -142,6 +144,7 @@ async def _end(process: trio.Process) -> None:
         while process.poll() is None or _session(process.pid):  # noqa: ASYNC110 - grandchildren tell nobody
             await trio.sleep(_LOOK_S)
     _signal(_session(process.pid), signal.SIGKILL)
+    await process.wait()
 
 
 def _session(leader: int) -> list[int]:

@@ -12,7 +12,7 @@ lies what it was compiled for, which a shipped one may have, too: without it, it
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -99,10 +99,7 @@ def reach(capabilities: Sequence[Capability]) -> None:
 
 def choose(capabilities: Sequence[Capability]) -> Extension | None:
     """As `found`, with what is known of it. The one that this process has imported stays the one."""
-    fitting = usable()
-    # The order of equals stays: shipped before cached.
-    fitting.sort(key=lambda each: -sum(map(each.covers, capabilities)))
-    best = next(iter(fitting), None)
+    best = _best(capabilities)
     if best is None or (capabilities and not any(map(best.covers, capabilities))):
         return None
     return best
@@ -147,12 +144,12 @@ def failed() -> Failed | None:
     return None if folder is None else _read(folder / FAILED, Failed)
 
 
-def absence(capabilities: Iterable[Capability]) -> str:
+def absence(capabilities: Sequence[Capability]) -> str:
     """Why there is no extension to use, in words: what there is instead."""
-    here, abi = usable(), installed.abi()
-    if here:
-        wanted = ", ".join(archs.names(capabilities))
-        return f"the extension in {here[0].folder} is for compute capability {here[0].archs}, not {wanted}"
+    best, abi = _best(capabilities), installed.abi()
+    if best is not None:
+        short = ", ".join(archs.names(each for each in capabilities if not best.covers(each)))
+        return f"the extension in {best.folder} is for compute capability {best.archs}, not {short}"
     made = [each.made for each in shipped() if each.made] or others()
     if abi is None or not made:
         return f"the extension {MODULE} is not compiled"
@@ -191,6 +188,12 @@ def home() -> Path | None:
 def library(folder: Path) -> Path:
     """The compiled module in a folder of the cache. Its name says for which Python it is."""
     return folder / f"{MODULE}.{installed.python()}.so"
+
+
+def _best(capabilities: Sequence[Capability]) -> Extension | None:
+    """The one that covers most; of equals the shipped, then that of the most archs."""
+    covered = [(sum(map(each.covers, capabilities)), each) for each in usable()]
+    return max(covered, key=lambda each: each[0])[1] if covered else None
 
 
 def _kept(folder: Path) -> list[Extension]:
