@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.gpu.record import record
+
 PAGE: Final = 256
 TURNS: Final = 8
 LAYERS: Final = 16
@@ -173,6 +175,7 @@ def main() -> None:
     print("model  turn          rows  context  " + "  ".join(f"{name:>18}" for name in names))
     lines: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in told:
+        record("attention_times", **row)
         line = lines.setdefault((row["model"], row["turn"], row["rows"], row["context"]), {})
         line[row["attention"]] = f"{row['layer_ms']:.3f} ms {row['ratio']:.2f}x"
     for (model, turn, count, context), times in lines.items():

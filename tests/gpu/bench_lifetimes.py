@@ -34,24 +34,19 @@ SLOTS: Final = 8
 WITHIN: Final = 0.10
 PROMPT: Final = tuple(100 + number % 800 for number in range(6000))
 CANCELS: Final = 10
+LONGEST_S: Final = 0.03  # some turns; the prompt is still being read by then
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """How a shape is loaded."""
 
-    name: str
-    cache: str = "fp16"
+    cache: str
     context: int = CONTEXT
     slots: int = SLOTS
 
-
-VARIANTS: Final = (
-    Variant("fp16 cache"),
-    Variant("q8 cache", cache="q8"),
-    Variant("q4 cache", cache="q4"),
-    Variant("one slot", context=2048, slots=1),
-)
+    def __str__(self) -> str:
+        return f"{self.cache} cache, {self.slots} x {self.context}"
 
 
 @dataclass(slots=True)
@@ -96,21 +91,23 @@ class Life:
 
     async def _cancels(self) -> dict[str, object]:
         """Milliseconds until the slot is free again, left while it writes and while it reads."""
-        writing = [await self._left(PROMPT[:20], writes=True) for _ in range(CANCELS)]
-        # Prompts that are alike in nothing: none is cached.
-        reading = [await self._left(PROMPT[at:] + PROMPT[:at], writes=False) for at in range(CANCELS)]
+        # At any moment of a turn; and prompts are alike in nothing, so that none is cached.
+        waits = [LONGEST_S * at / CANCELS for at in range(1, CANCELS + 1)]
+        writing = [await self._left(PROMPT[:20], wait, writes=True) for wait in waits]
+        reading = [
+            await self._left(PROMPT[at:] + PROMPT[:at], wait, writes=False) for at, wait in enumerate(waits)
+        ]
         return {"writing_ms": median(writing), "writing_most_ms": max(writing),
                 "reading_ms": median(reading), "reading_most_ms": max(reading)}  # fmt: skip
 
-    async def _left(self, prompt: Sequence[int], *, writes: bool) -> float:
+    async def _left(self, prompt: Sequence[int], wait_s: float, *, writes: bool) -> float:
         most = self.order.context - 600
         job = Job(0, tuple(prompt[:most]), GREEDY, 500)
         said = 0
         async with self.worker.generate(self.order.model, (job,)) as mailbox:
-            if not writes:
-                await trio.sleep(0.02)  # its prompt is being read by then
             while writes and said < 3:
                 said += sum(isinstance(event, Tokens) for _, event in await mailbox.take())
+            await trio.sleep(wait_s)
             began = time.perf_counter()
         return 1000 * (time.perf_counter() - began)
 
@@ -127,26 +124,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the models are, or come")
     parser.add_argument("--shapes", nargs="+", choices=tuple(shapes.SHAPES), default=["0.6B", "8B"])
+    parser.add_argument("--caches", nargs="+", choices=("fp16", "q8", "q4"), default=["fp16", "q8", "q4"])
     said = parser.parse_args(arguments)
     worker, missed = DeviceWorker("cuda-dev-0"), list[str]()
-    trio.run(
-        _lives, [life for name in said.shapes for life in _planned(said.folder, name, worker, missed)], worker
-    )
+    lives = [
+        life for name in said.shapes for life in _planned(said.folder, name, said.caches, worker, missed)
+    ]
+    trio.run(_lives, lives, worker)
     for each in missed:
         print(f"missed: {each}")
     return int(bool(missed))
 
 
-def _planned(folder: Path, name: str, worker: DeviceWorker, missed: list[str]) -> list[Life]:
+def _planned(
+    folder: Path, name: str, caches: Sequence[str], worker: DeviceWorker, missed: list[str]
+) -> list[Life]:
     path, harness = (folder / name).resolve(), place.harness()
     shapes.write(path, shapes.SHAPES[name], "cuda" if place.on_card() else "cpu")
     plain = LoadOrder(name, path, "cuda:0", CONTEXT, SLOTS)
     # The first load of a process makes what it keeps: kernels, handles, workspaces.
     first = [Life(worker, harness, replace(plain, context=2048, slots=1), f"{name}, first of all", [])]
-    variants = VARIANTS if place.on_card() else VARIANTS[-1:]
+    variants = [Variant(cache) for cache in caches if place.on_card()] + [Variant("fp16", 2048, 1)]
     return first + [
         Life(worker, harness, replace(plain, cache=each.cache, context=each.context, slots=each.slots),
-             f"{name}, {each.name}", missed)
+             f"{name}, {each}", missed)
         for each in variants
     ]  # fmt: skip
 

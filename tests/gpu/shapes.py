@@ -1,10 +1,13 @@
 """Models with the shapes of real ones and random weights, written as fast as a disk takes them.
 
+    python -m tests.gpu.shapes FOLDER 0.6B 8B
+
 What they say is made-up words without sense, and no answer ends by itself: a run makes as many
 tokens as are asked for. Their tokenizer is the demo model's with such words after its own.
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cortex.demo import HF
+from tests.exllamav2 import place
 
 STD: Final = 0.02
 SHARD_BYTES: Final = 4 * 2**30
@@ -168,3 +172,14 @@ def _config(shape: Shape) -> dict[str, object]:
         "bos_token_id": demo["bos_token_id"],
         "eos_token_id": demo["eos_token_id"],
     }
+
+
+def main() -> None:
+    folder, *names = sys.argv[1:]
+    for name in names:
+        took = write(Path(folder) / name, SHAPES[name], "cpu" if place.rehearsing() else "cuda")
+        print(f"{name}: made in {took:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
