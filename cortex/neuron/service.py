@@ -24,7 +24,6 @@ from cortex.dispatch import Dispatch, LoadBook, Patience
 from cortex.errors import DeviceLost
 from cortex.harness.alarm import Ending
 from cortex.harness.base import Harness
-from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.losses import Crash
 from cortex.harness.watch import Limits
 from cortex.harness.worker import STOP_S, DeviceWorker
@@ -33,13 +32,16 @@ from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
 from cortex.neuron import upstreams
 from cortex.neuron.app import build_app, scope_of
+from cortex.neuron.cards import cards_of
 from cortex.neuron.crashes import Crashes
 from cortex.neuron.devices import Devices, Rooms, thread_name
+from cortex.neuron.engines import Engines
 from cortex.neuron.footprints import Footprints
+from cortex.neuron.harnesses import usual
 from cortex.neuron.jobs import Jobs
 from cortex.neuron.orders import Orders
 from cortex.neuron.pins import Pins
-from cortex.neuron.residents import Engines, Residents
+from cortex.neuron.residents import Residents
 from cortex.neuron.sources import Found
 from cortex.neuron.speech import Speech
 from cortex.neuron.spending import Spending
@@ -90,16 +92,13 @@ async def run(
 ) -> None:
     """The neuron, until `stop` is set (then it drains) or it is cancelled (then it does not).
 
-    `started` hands over its addresses. `harnesses` other than llama.cpp are for tests,
+    `started` hands over its addresses. `harnesses` other than its usual ones are for tests,
     examples and benchmarks. DeviceLost is raised when the process has to be started again.
     """
     elsewhere = Upstreams(config.upstream, catalogue, config.default_models)
-    kinds: dict[str, Harness] = dict(harnesses or {"llamacpp": LlamaCppHarness()})
-    if elsewhere:
-        kinds[elsewhere.harness.name] = elsewhere.harness
     config = replace(config, name=config.name or socket.gethostname().partition(".")[0])
     async with trio.open_nursery() as nursery:
-        neuron = await _assemble(config, catalogue, kinds, elsewhere, nursery)
+        neuron = await _assemble(config, catalogue, harnesses, elsewhere, nursery)
         vigil = neuron.view.vigil
         await nursery.start(vigil.run, process.ending)
         nursery.start_soon(process.notify.feed, vigil.hung)
@@ -183,7 +182,7 @@ class _Neuron:
 async def _assemble(
     config: NeuronConfig,
     catalogue: Catalogue,
-    kinds: dict[str, Harness],
+    harnesses: Mapping[str, Harness] | None,
     elsewhere: Upstreams,
     nursery: trio.Nursery,
 ) -> _Neuron:
@@ -195,9 +194,8 @@ async def _assemble(
     crashes = await Crashes.remembered(state, boot_id)
     workers = await _open(config, Rooms(config.devices, devices, ledger), elsewhere, ledger, crashes)
     pins = await Pins.remembered(state)
-    residents = Residents(
-        config, found, workers, await Engines.probed(kinds), ledger, pins=pins, elsewhere=elsewhere
-    )
+    engines = await Engines.probed(_kinds(harnesses, devices, elsewhere))
+    residents = Residents(config, found, workers, engines, ledger, pins=pins, elsewhere=elsewhere)
     residents.footprints, residents.crashes = await Footprints.remembered(state), crashes
     metrics = _metrics(found, ledger)
     jobs = Jobs(residents, ledger, residents.progress)
@@ -230,6 +228,14 @@ async def _assemble(
     nursery.start_soon(_tell, view, metrics)
     app = build_app(view, orders, Tokeniser(residents, dispatch))
     return _Neuron(*_doors(config, app, view, metrics), view, orders)
+
+
+def _kinds(
+    harnesses: Mapping[str, Harness] | None, devices: Devices, elsewhere: Upstreams
+) -> dict[str, Harness]:
+    """The harnesses by name: those that are given, else the usual; and the upstreams', if there are any."""
+    kinds = dict(harnesses or usual(lambda: cards_of(devices.driver, devices.names)))
+    return {**kinds, elsewhere.harness.name: elsewhere.harness} if elsewhere else kinds
 
 
 async def _host(config: NeuronConfig, nursery: trio.Nursery) -> tuple[State, Devices]:

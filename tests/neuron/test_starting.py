@@ -109,11 +109,15 @@ async def test_discovery_tells_what_this_host_is(tmp_path: Path) -> None:
         (device,) = told["devices"]
         assert (device["kind"], device["index"]) == ("cpu", 0)
         assert device["memory_total"] > 2**28
-        (harness,) = told["harnesses"]
+        harnesses = {each.pop("name"): each for each in told["harnesses"]}
         version = LlamaCppHarness().version
-        assert (harness["name"], harness["available"], harness["version"]) == ("llamacpp", True, version)
+        assert harnesses["llamacpp"] == {"available": True, "version": version, "code": None, "why_not": None}
+        cuda = harnesses["exllamav2"]
+        # A host with a GPU may have all that it needs, or lack any of it.
+        assert cuda["available"] == (cuda["code"] is None) == (cuda["why_not"] is None)
+        assert set(harnesses) == {"exllamav2", "llamacpp"}
         about = (await role.http.get("/version")).json()
-        assert (about["role"], about["engines"]) == ("neuron", {"llamacpp": version})
+        assert (about["role"], about["engines"]["llamacpp"]) == ("neuron", version)
         boots = {
             (await role.http.get(path)).json()["boot_id"] for path in ("/discovery", "/health", "/models")
         }
@@ -125,7 +129,8 @@ async def test_an_engine_that_cannot_run_here_is_told_with_its_remedy(tmp_path: 
     poor = LlamaCppHarness(cpu_flags=lambda: frozenset({"fma", "f16c"}))
     async with demo_neuron(NeuronConfig(model_roots=(tmp_path,)), harnesses={"llamacpp": poor}) as role:
         (harness,) = (await role.http.get("/discovery")).json()["harnesses"]
-        assert (harness["available"], "avx2" in harness["why_not"]) == (False, True)
+        assert (harness["available"], harness["code"]) == (False, "unsupported_cpu")
+        assert "avx2" in harness["why_not"]
         answer = await role.http.post(CHAT, json=hello("x"))
         assert answer.status_code == 422
         assert "avx2" in answer.json()["error"]["message"]

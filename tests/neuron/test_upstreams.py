@@ -83,13 +83,13 @@ async def test_no_device_is_made_of_a_place_without_memory() -> None:
         assert (health["status"], health["warnings"]) == ("ok", [])
         assert (health["models"][0]["kv_tokens_used"], health["models"][0]["kv_tokens_total"]) == (0, 0)
         harnesses = (await role.http.get("/discovery")).json()["harnesses"]
-        assert [each["name"] for each in harnesses] == ["llamacpp", "upstream"]
+        assert [each["name"] for each in harnesses] == ["exllamav2", "llamacpp", "upstream"]
 
 
 async def test_a_neuron_without_upstreams_has_no_place_for_them() -> None:
     async with demo_neuron() as role:
         harnesses = (await role.http.get("/discovery")).json()["harnesses"]
-        assert [each["name"] for each in harnesses] == ["llamacpp"]
+        assert [each["name"] for each in harnesses] == ["exllamav2", "llamacpp"]
         spec = {"id": "m", "source": "upstream:http://127.0.0.1:1/v1"}
         refused = await role.http.post("/models/load", json={"spec": spec})
         assert refused.status_code == 422
