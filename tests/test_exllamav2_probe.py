@@ -95,8 +95,10 @@ def test_gpu_and_driver_must_be_for_the_cuda_of_torch(
 
 def test_an_old_gpu_beside_a_good_one_is_no_obstacle(host: Host) -> None:
     host.install()
-    cached(host, "8.6")
+    folder = cached(host, "8.6")
     assert why_not(Cards(((3, 5), (8, 6)))) is None
+    extension.reach(((3, 5), (8, 6)))
+    assert sys.path[0] == str(folder)
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,14 @@ def found(capabilities: Sequence[Capability]) -> Path | None:
 
 
 def reach(capabilities: Sequence[Capability]) -> None:
-    """An import finds an extension that runs on every one of these GPUs. Raises LoadFailed, which
-    names the command that makes one."""
-    best = choose(capabilities)
-    if best is None or not all(map(best.covers, capabilities)):
-        raise LoadFailed(f"{absence(capabilities)}: {command()}, then start the neuron again")
+    """An import finds an extension that runs on every one of these GPUs, but for those that are too
+    old for any. Raises LoadFailed, which names the command that makes one."""
+    torch = installed.torch()
+    floor = archs.least(None if torch is None else torch.cuda)
+    wanted = [each for each in capabilities if each >= floor]
+    best = choose(wanted)
+    if best is None or not all(map(best.covers, wanted)):
+        raise LoadFailed(f"{absence(wanted)}: {command()}, then start the neuron again")
     if not best.shipped and str(best.folder) not in sys.path:
         # Before one on the path that was compiled for other versions or GPUs.
         sys.path.insert(0, str(best.folder))
