@@ -92,6 +92,7 @@ class Run:
     card: bool
     log: Path
     save: Callable[[list[Outcome]], None]
+    least_s: float = LEAST_S  # of time left, to begin a part
     outcomes: list[Outcome] = field(default_factory=list)
     compiled: bool = False  # the extension, by this run
     _build: "subprocess.Popen[bytes] | None" = None
@@ -111,11 +112,11 @@ class Run:
             self._go(part)
 
     def _go(self, part: Part) -> None:
-        limit = min(part.limit_s, self.left_s - RESERVE_S)
+        limit = min(part.limit_s, self.left_s)
         if not (self.card or part.rehearsed):
             self._tell(Outcome(part.name, "cut", 0.0, "a rehearsal: this needs a card"))
             return
-        if limit < LEAST_S:
+        if limit < self.least_s:
             self._tell(Outcome(part.name, "cut", 0.0, "no time was left"))
             return
         began = time.monotonic()
@@ -171,7 +172,7 @@ class Run:
         if self._build is None:
             return
         try:
-            code = self._build.wait(max(LEAST_S, self.left_s - RESERVE_S))
+            code = self._build.wait(max(LEAST_S, self.left_s))
         except subprocess.TimeoutExpired:
             self._build.terminate()  # it ends its compilers, and keeps nothing
             self._tell(Outcome("build", "cut", time.monotonic() - self._built_s, "ended: no time was left"))
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="PART", help="names of parts")
     parser.add_argument("--keep", action="store_true", help="put the report into tests/gpu/reports, too")
     said = parser.parse_args(arguments)
-    ends = time.monotonic() + said.seconds
+    ends = time.monotonic() + said.seconds - RESERVE_S
     out = said.out or Path(os.environ.get("OUT") or said.work)
     out.mkdir(parents=True, exist_ok=True)
     (said.work / "rows.jsonl").unlink(missing_ok=True)
