@@ -36,6 +36,7 @@ def build_engine(
         raise Usage(f"{name} is not built here; the engine that is compiled on its host is {NAME}")
     tools = toolchain.look(env)
     order = build.Order(_archs(wanted, tools), jobs or _jobs(), again)
+    build.prepare(order, tools)
     typer.echo(f"compiling {NAME} for {', '.join(order.archs)}, {order.jobs} at a time", err=True)
     typer.echo(str(trio.run(_build, order, tools, env)))
 
