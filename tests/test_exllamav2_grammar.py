@@ -254,8 +254,9 @@ def test_jobs_with_the_same_schema_walk_through_it_apart(grammars: Grammars, kno
 
 
 def test_a_schema_is_compiled_once_and_the_oldest_are_forgotten(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+    known: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    grammars = Grammars(known)
     compiled: list[bytes] = []
     compile_ = Grammars._compile
 
@@ -265,17 +266,16 @@ def test_a_schema_is_compiled_once_and_the_oldest_are_forgotten(
 
     monkeypatch.setattr(Grammars, "_compile", counted)
     shapes = [Shape("json_schema", {"const": f"kept {number}"}) for number in range(SCHEMAS_KEPT + 1)]
-    for _ in range(3):
-        grammars.grammar(shapes[0])
-    assert len(compiled) == 1
-    for shape in shapes[1:]:
-        grammars.grammar(shapes[0])
-        grammars.grammar(shape)
-    assert len(compiled) == len(shapes)
-    grammars.grammar(shapes[0])
-    assert len(compiled) == len(shapes)
-    grammars.grammar(shapes[1])
-    assert len(compiled) == len(shapes) + 1
+    *kept, last = shapes
+    for _ in range(2):
+        for shape in (*kept, kept[5], kept[0]):
+            grammars.grammar(shape)
+        assert len(compiled) == SCHEMAS_KEPT
+    grammars.grammar(last)
+    grammars.grammar(kept[0])  # used not long ago
+    assert len(compiled) == SCHEMAS_KEPT + 1
+    grammars.grammar(kept[1])
+    assert len(compiled) == SCHEMAS_KEPT + 2
 
 
 def test_a_token_that_was_not_allowed_ends_the_walk_with_a_fault(

@@ -206,6 +206,27 @@ def test_added_tokens_are_themselves_whatever_their_letters_mean(
         assert vocabulary.special(token) is special
 
 
+def piece_of(folder: Path, told: dict, word: str) -> bytes:
+    model = {**told["model"], "vocab": {**told["model"]["vocab"], word: 3000}}
+    told = {**told, "model": model}
+    return Vocabulary.read(folder_of(json.dumps(told), folder)).piece(3000)
+
+
+def test_a_word_with_a_letter_that_stands_for_no_byte_stands_for_itself(tmp_path: Path) -> None:
+    told = json.loads(byte_level().to_str())
+    assert piece_of(tmp_path, told, "\u0120\u00e9") == b" \xe9"
+    for word in ("\u0120\u00a0", "\u00ad", "\u65e5"):
+        assert piece_of(tmp_path, told, word) == word.encode()
+
+
+def test_bytes_are_spelt_out_where_the_decoder_makes_none_of_them(tmp_path: Path) -> None:
+    told = json.loads(gemma().to_str())
+    assert piece_of(tmp_path, told, "<0xe9>") == b"\xe9"
+    told["decoder"] = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "never", "split": False}
+    assert piece_of(tmp_path, told, "<0xE9>_") == b"<0xE9> "
+    assert piece_of(tmp_path, told, "<0xE9>") == b"<0xE9>"
+
+
 def test_special_tokens_are_hidden_but_for_the_visible_ones(known: dict[str, Vocabulary]) -> None:
     vocabulary = known["byte level"]
     (start,) = vocabulary.encode("<|im_start|>")

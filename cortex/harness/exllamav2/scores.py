@@ -52,7 +52,7 @@ class Scorer:
         self._scored(TokenLogprob(text, self._clamped(float(self._logits[token])), self._top))
 
     def _clamped(self, logit: float) -> float:
-        return max(min(logit - self._total, 0.0), IMPOSSIBLE)
+        return max(logit - self._total, IMPOSSIBLE)
 
     def _spelt(self, token: int) -> str:
         return self._vocabulary.piece(token).decode("utf-8", "replace")
