@@ -17,11 +17,13 @@ import pytest
 import trio
 
 from cortex import __version__, demo
-from cortex.cli import main, roles
+from cortex.catalogue import ModelSpec
+from cortex.cli import choosing, main, roles
 from cortex.cli.trouble import tell
 from cortex.cli.up import choose
 from cortex.errors import ConfigError, LoadFailed, Unfit, Unreachable
 from cortex.wire.fleet import CatalogueModel, FleetReport
+from tests import fake_safetensors as weights
 from tests.fake_reports import Played, played_at
 from tests.fake_terminal import ROOT, lines_until, running, told
 
@@ -33,6 +35,8 @@ COMMANDS = [
     ["neuron"],
     ["status"],
     ["doctor"],
+    ["engines"],
+    ["engines", "build"],
     ["models"],
     ["models", "list"],
     ["models", "show"],
@@ -95,7 +99,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     cortex("--help")
     shown = capsys.readouterr().out
     listed = [line.split()[0] for line in shown.partition("Commands:\n")[2].splitlines()]
-    assert listed == ["up", "gateway", "serve", "neuron", "status", "doctor", "models", "config"]
+    assert listed == ["up", "gateway", "serve", "neuron", "status", "doctor", "models", "config", "engines"]
 
 
 def test_help_waits_for_no_library_that_only_a_role_needs() -> None:
@@ -354,6 +358,58 @@ def test_a_file_becomes_a_model_with_a_valid_name(name: str, model: str, tmp_pat
     choice = choose(str(tmp_path / name))
     assert choice.spec.id == model
     assert choice.spec.source == f"path:{tmp_path / name}"
+
+
+def test_a_folder_is_refused_with_the_remedy_where_no_cuda_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = weights.folder(tmp_path / "m")
+    assert cortex("up", str(folder), "--port", "0") == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"{folder} is for exllamav2, which cannot run here: " in shown.err
+    # What the engine says of itself: the reason, and the one thing to do.
+    assert str(choosing.no_cuda()) in " ".join(shown.err.split())
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "said"),
+    [
+        (
+            {"m.gguf": b"", "n.gguf": b""},
+            2,
+            "of GGUF files: give the path of one of them: m.gguf, n.gguf",
+        ),
+        (
+            {"config.json": b"{}"},
+            2,
+            "without a model: give a .gguf file, or a folder with",
+        ),
+        ({"model.safetensors": b"", "config.json": b"{}"}, 1, "config.json"),
+        ({"model.safetensors": b"short"}, 1, "config.json"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_as_that(
+    tmp_path: Path, files: dict[str, bytes], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    assert cortex("up", str(tmp_path), "--port", "0") == code
+    shown = capsys.readouterr()
+    assert said in shown.err and shown.out == ""
+    assert "exllamav2" not in shown.err
+
+
+@pytest.mark.parametrize("name", ["Name-4.0bpw", "my model"])
+def test_a_folder_is_served_by_exllamav2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(choosing, "no_cuda", lambda: None)
+    folder = weights.folder(tmp_path / name)
+    monkeypatch.chdir(folder)
+    for said in (str(folder), f"../{name}", "."):
+        choice = choose(said)
+        assert choice.spec == ModelSpec(name.replace(" ", "-"), source=f"path:{folder}", harness="exllamav2")
+        assert choice.bytes == (folder / "model.safetensors").stat().st_size
+        assert choice.roots == (folder,)
 
 
 def test_without_a_model_the_demo_is_served() -> None:

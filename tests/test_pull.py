@@ -1,5 +1,6 @@
 """`cortex models pull` and `cortex up hf:...`, as processes of their own, with a hub on loopback."""
 
+import json
 import os
 import signal
 from contextlib import AbstractAsyncContextManager
@@ -10,6 +11,7 @@ import trio
 
 from cortex import demo
 from tests.fake_hub import COMMIT, FakeHub, Repo, fake_hub
+from tests.fake_safetensors import CONFIG, shard
 from tests.fake_terminal import lines_until, running
 
 pytestmark = pytest.mark.slow
@@ -140,6 +142,26 @@ async def test_every_tenth_is_said_once_however_many_files_there_are(tmp_path: P
         _, _, err = await pulled(hub, tmp_path, "hf:org/m")
     lines = err.splitlines()
     assert len(lines) == len(set(lines)) and lines[-1].startswith("verify hf:org/m: 100%")
+
+
+async def test_up_downloads_no_safetensors_where_nothing_loads_them(tmp_path: Path) -> None:
+    files = {"model.safetensors": shard(), "config.json": b"{}"}
+    async with fake_hub(m=Repo(files)) as hub:
+        async with cortex(hub, tmp_path, "up", "org/m", "--port", "0") as process:
+            code, out, err = await said_by(process)
+    assert (code, out) == (1, "")
+    assert "holds safetensors, and GGUF is what can be loaded here" in err
+    assert "exllamav2, which loads these, cannot run here: " in err
+    assert not [seen for seen in hub.requests if "/resolve/" in seen.path]
+
+
+async def test_a_pull_prefers_what_a_neuron_would_load(tmp_path: Path) -> None:
+    """By the repo's name; where it holds only the other format, that is brought."""
+    both = {"model.safetensors": shard(), "config.json": json.dumps(CONFIG).encode(), "m.gguf": WEIGHTS}
+    async with fake_hub(m=Repo(both), m_gguf=Repo(both), other=Repo({"m.gguf": WEIGHTS})) as hub:
+        for repo, path in (("m", f"{COMMIT}\n"), ("m_gguf", "m.gguf\n"), ("other", "m.gguf\n")):
+            code, out, err = await pulled(hub, tmp_path, f"hf:org/{repo}")
+            assert (code, out[-len(path) :]) == (0, path), err
 
 
 async def test_up_serves_a_model_of_a_hub(tmp_path: Path) -> None:

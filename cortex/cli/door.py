@@ -66,7 +66,10 @@ def cortex(
 @app.command()
 def up(
     model: Annotated[
-        str | None, typer.Argument(help="A .gguf file, or hf:org/name[:quant]; else the bundled demo.")
+        str | None,
+        typer.Argument(
+            help="A .gguf file, a folder of safetensors, or hf:org/name[:quant]; else the bundled demo."
+        ),
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65534, help="The API's port; metrics get the next. 0: any free ones.")

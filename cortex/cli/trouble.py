@@ -39,7 +39,7 @@ _TWO: Final = (ConfigError, Usage, BadAsk, Unreachable, Unauthorised, Denied)
 
 def tell(error: BaseException) -> int:
     """The exit code for `error`, after it has been told. A bug is raised again."""
-    causes = list(_leaves(error))
+    causes = list(leaves(error))
     if all(isinstance(each, KeyboardInterrupt) for each in causes):
         return _INTERRUPTED
     named = [each for each in causes if _is_named(each)]
@@ -51,10 +51,11 @@ def tell(error: BaseException) -> int:
     return max(_code(each) for each in named)
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group, or the one that is none."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield error
 

@@ -8,14 +8,12 @@ wired here because they do not know each other.
 """
 
 import logging
-import re
 import secrets
 import shlex
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Final, Protocol
 
 import trio
@@ -23,9 +21,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from cortex import demo
-from cortex.catalogue import Catalogue, ModelSpec
-from cortex.cli import pulling
+from cortex.catalogue import Catalogue
+from cortex.cli.choosing import Choice, choose
 from cortex.cli.ports import ensure_free as ensure_free_ports
 from cortex.cli.running import leave, settle
 from cortex.cli.trouble import Usage
@@ -34,12 +31,12 @@ from cortex.config.limits import Limits
 from cortex.config.network import Address, read_host
 from cortex.config.neuron import NeuronConfig
 from cortex.errors import CortexError, LoadFailed
-from cortex.hub import HF, Source
 from cortex.logs import escape
 from cortex.status.fetch import Asker, asker
 from cortex.units import size
-from cortex.weights import read_gguf
 from cortex.wire.neuron import Activation
+
+__all__ = ["Choice", "Order", "choose", "ensure_free", "listen_at", "run", "welcome"]
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +50,6 @@ GONE_S: Final = 1.7
 POLL: Final = Poll(interval_s=0.5)
 LOOK_S: Final = 0.1
 ANY: Final = Address("127.0.0.1", 0)
-# org/name, perhaps with more; what ends in .gguf, and does not name a repo before, was meant as a file.
-_HUB_ID: Final = re.compile(r"(?![^:]*\.gguf\Z)[A-Za-z0-9][\w.-]*/[\w.-]+([@:].*)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The model to serve, with the bytes of its file, and where that lies if no hub has it."""
-
-    spec: ModelSpec
-    bytes: int
-    roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +65,6 @@ class Addresses(Protocol):
 
     @property
     def api(self) -> tuple[str, int]: ...
-
-
-def choose(model: str | None) -> Choice:
-    """The model that `model` means. Usage when this version cannot serve such a one, Unfit
-    when the file is no good."""
-    if model is None:
-        path, name, context = demo.GGUF, demo.MODEL_ID, demo.CONTEXT
-    elif (source := _on_hub(model)) is not None:
-        return _from_hub(source)
-    else:
-        path, name, context = _file(model), _id(Path(model).stem), None
-    path = path.resolve()
-    header = read_gguf(path)
-    spec = ModelSpec(name, source=f"path:{path}", harness="llamacpp", context=context)
-    # The one file, rather than its folder: nothing that lies beside it is offered.
-    return Choice(spec, header.file_bytes, (path,))
 
 
 def listen_at(host: str, port: int) -> Address:
@@ -272,39 +242,6 @@ def _gateway(
         poll=POLL,
     )
     return gateway.run, config, Catalogue()
-
-
-def _on_hub(model: str) -> Source | None:
-    """What of a hub is meant. Usage when it should be, and is written wrongly."""
-    if model.startswith(HF):
-        if (source := Source.parse(model)) is None:
-            raise Usage(f"{model} is no hub id: write hf:org/name[@revision][:file-or-quant]")
-        return source
-    looks_so = _HUB_ID.fullmatch(model) and not Path(model).expanduser().exists()
-    return Source.parse(model) if looks_so else None
-
-
-def _from_hub(source: Source) -> Choice:
-    """The model, after its download unless the cache has it."""
-    local = pulling.local(source, ("gguf",))
-    header = read_gguf(local.path)
-    # By its commit: what was looked at is what the neuron finds, and it asks nobody.
-    spec = ModelSpec(source.repo, source=str(replace(source, revision=local.commit)), harness="llamacpp")
-    return Choice(spec, header.file_bytes)
-
-
-def _file(model: str) -> Path:
-    path = Path(model).expanduser()
-    if path.is_dir():
-        raise Usage(
-            f"{model} is a folder, and this version serves GGUF files only: give the path of a .gguf file"
-        )
-    return path
-
-
-def _id(stem: str) -> str:
-    """A model id made of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:128] or "model"
 
 
 def _reachable(api: tuple[str, int]) -> str:

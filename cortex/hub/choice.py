@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Final, Literal, TypeAlias
 
 from cortex.errors import Unfit
-from cortex.hub.names import PICKLES, beside, folder_of, suffix
+from cortex.hub.names import PICKLES, WEIGHTS, beside, folder_of, suffix
 from cortex.units import size
 
 Format: TypeAlias = Literal["gguf", "safetensors"]
@@ -65,7 +65,8 @@ def choose(repo: str, files: Mapping[str, int], pick: str | None, formats: Seque
         if form == "safetensors" and pick is None and (weights := _safetensors(files)):
             _ensure_whole(repo, weights)
             return Choice(form, "", weights, tuple(beside(files, "")))
-    raise Unfit(f"{repo} {_instead(repo, files, pick, formats)}")
+    held = [suffix(name).removeprefix(".") for name in files if suffix(name) in WEIGHTS]
+    raise Unfit(f"{repo} {_instead(repo, files, pick, formats)}", facts={"holds": sorted(set(held))})
 
 
 def _gguf(repo: str, files: Mapping[str, int], pick: str | None, models: list[_Candidate]) -> Choice:

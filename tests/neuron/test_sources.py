@@ -86,6 +86,75 @@ async def test_the_first_root_wins(root: Path) -> None:
         assert found.spec("b") == ModelSpec("b", source=f"path:{second}/b.gguf")
 
 
+def model_folder(path: Path) -> Path:
+    path.mkdir()
+    (path / "config.json").touch()
+    (path / "model-00001-of-00002.safetensors").touch()
+    return path
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_folders_of_safetensors_are_offered_by_their_name(root: Path) -> None:
+    weights = model_folder(root / "name-4.0bpw")
+    for name, file in (
+        ("adapter", "adapter_config.json"),
+        ("half", "config.json"),
+        ("bare", "x.safetensors"),
+    ):
+        (root / name).mkdir()
+        (root / name / file).touch()
+    (root / "file.gguf").touch()
+    found = Found(Catalogue(), (root,))
+    async with looking(found):
+        assert found.known() == {
+            "file": ModelSpec("file", source=f"path:{root}/file.gguf"),
+            "name-4.0bpw": ModelSpec("name-4.0bpw", source=f"path:{weights}"),
+        }
+        model_folder(root / "late")
+        assert await found.find("late") == ModelSpec("late", source=f"path:{root}/late")
+
+
+async def test_a_root_may_be_a_model_itself(root: Path) -> None:
+    mine, second = model_folder(root / "mine"), root / "second"
+    second.mkdir()
+    (mine / "beside.gguf").touch()
+    model_folder(second / "mine")
+    found = Found(Catalogue(), (mine, second))
+    async with looking(found):
+        assert found.known() == {"mine": ModelSpec("mine", source=f"path:{mine}")}
+    assert locate(found.known()["mine"], (mine,)) == mine
+
+
+async def test_of_a_file_and_a_folder_of_one_name_the_file_is_offered_and_it_is_said(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model_folder(root / "a")
+    (root / "a.gguf").touch()
+    found = Found(Catalogue(), (root,))
+    async with looking(found):
+        assert found.known() == {"a": ModelSpec("a", source=f"path:{root}/a.gguf")}
+    assert f"file={root}/a: path:{root}/a.gguf beside it has the same name" in caplog.text
+
+
+async def test_a_folder_that_the_catalogue_names_needs_no_name_of_its_own(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = ModelSpec("mine", source=f"path:{model_folder(root / 'my model')}")
+    found = Found(Catalogue({"mine": spec}), (root / "my model",))
+    async with looking(found):
+        assert found.known() == {"mine": spec}
+    assert caplog.text == ""
+
+
+def test_folders_below_the_roots_are_located(root: Path) -> None:
+    inside, outside = model_folder(root / "in"), model_folder(root.parent / "out")
+    (root / "link").symlink_to(outside)
+    assert locate(ModelSpec("a", source=f"path:{inside}"), (root,)) == inside
+    for source in (outside, root / "link"):
+        with pytest.raises(Unfit, match="model_roots"):
+            locate(ModelSpec("a", source=f"path:{source}"), (root,))
+
+
 class Counted:
     """Stands in for `Path.glob`: counts the looks, and lets one folder hang."""
 
@@ -266,7 +335,7 @@ def test_only_files_below_the_roots_are_located(root: Path) -> None:
 @pytest.mark.parametrize("name", ["loop.gguf", "a\0b.gguf", "loop.gguf/x.gguf"])
 def test_a_path_that_leads_nowhere_is_refused_by_name(root: Path, name: str) -> None:
     (root / "loop.gguf").symlink_to("loop.gguf")
-    with pytest.raises(Unfit, match="leads to no file") as caught:
+    with pytest.raises(Unfit, match="leads to no file or folder") as caught:
         locate(ModelSpec("a", source=f"path:{root}/{name}"), (root,))
     assert repr(f"{root}/{name}") in caught.value.message
 

@@ -35,7 +35,8 @@ class ScriptedEngine:
     """One model that plays a script."""
 
     def __init__(self, order: LoadOrder, script: Script) -> None:
-        memory, kv = Memory(script.bytes), script.kv_tokens
+        memory = Memory(script.bytes)
+        kv = order.kv_tokens if script.kv_tokens is None else script.kv_tokens
         self._facts = EngineFacts(memory, order.context, order.slots, script.can, kv_tokens=kv)
         self.script = script
         self.unloaded = False
