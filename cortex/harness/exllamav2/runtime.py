@@ -7,8 +7,10 @@ made here; who drives models elsewhere offers the same methods over another devi
 """
 
 import gc
+import importlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,6 +52,7 @@ class Runtime:
                 f"cuda:{index} is not among the {torch.cuda.device_count()} devices that CUDA shows this "
                 "process; see CUDA_VISIBLE_DEVICES and [devices] use"
             )
+        extension.reach((torch.cuda.get_device_capability(index),))
         torch.cuda.set_device(index)
         torch.ones(1, device=f"cuda:{index}").add_(1)
         torch.cuda.synchronize(index)
@@ -94,9 +97,10 @@ def _imported() -> Library:
     if not torch.cuda.is_available():
         why = "it is a build without CUDA" if torch.version.cuda is None else "it finds no CUDA device"
         raise LoadFailed(f"torch {torch.__version__} cannot compute: {why}; 'cortex doctor' says what to do")
-    capabilities = [torch.cuda.get_device_capability(at) for at in range(torch.cuda.device_count())]
-    extension.reach(tuple((major, minor) for major, minor in capabilities))
+    _reach([torch.cuda.get_device_capability(at) for at in range(torch.cuda.device_count())])
     try:
+        # By itself: the library takes the lack of what this one links for the lack of it, and compiles.
+        importlib.import_module(extension.MODULE)
         import exllamav2  # noqa: PLC0415
         from exllamav2 import generator  # noqa: PLC0415
     except _IMPORT_FAULTS as error:
@@ -106,3 +110,16 @@ def _imported() -> Library:
         ) from error
     exllamav2.device.global_streams = _Streams(exllamav2.device.global_streams)
     return Library(torch, exllamav2, generator)
+
+
+def _reach(capabilities: Sequence[tuple[int, int]]) -> None:
+    """The extension for all devices is on the path, else one for some of them: those that it does not
+    cover are refused when they are to be held. Raises LoadFailed when there is none for any."""
+    try:
+        extension.reach(capabilities)
+    except LoadFailed as none:
+        for each in capabilities:
+            with suppress(LoadFailed):
+                extension.reach((each,))
+                return
+        raise none
