@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cortex.ask import Sampling
 from cortex.errors import LoadFailed
-from cortex.harness.base import LoadOrder, Preflight
+from cortex.harness.base import Job, LoadOrder, Preflight
 from cortex.harness.exllamav2.attention import Attention
 from cortex.harness.exllamav2.configure import configured
 from cortex.harness.exllamav2.guards import DRAFTED, PAGE, cache_tokens, chunk_of, draft_order, preflight
 from cortex.harness.exllamav2.runtime import Library
-from cortex.harness.exllamav2.sampling import NO_NUMBERS
+from cortex.harness.exllamav2.sampling import Chooser, settings
 from cortex.harness.exllamav2.vocabulary import Vocabulary
 
 # From as many jobs on a pool samples; its threads are made when they are needed.
@@ -169,19 +170,20 @@ class Loaded:
     def _try(self, generator: Any) -> None:  # noqa: ANN401 - as above
         """What half precision cannot hold comes out as no number, and every answer would be noise."""
         torch, library = self.library.torch, self.library.generator
+        prompt = (0,) * _TRIAL_PROMPT
+        asked = Job(0, prompt, Sampling(temperature=0.0))
+        chooser = Chooser(self.library, self.vocabulary, asked, prompt)
         job = library.ExLlamaV2DynamicJob(
-            input_ids=torch.zeros((1, _TRIAL_PROMPT), dtype=torch.long),
+            input_ids=torch.tensor([prompt], dtype=torch.long),
             max_new_tokens=_TRIAL_TOKENS + self.drafts,
-            gen_settings=library.ExLlamaV2Sampler.Settings.greedy(),
-            return_logits=True,
+            gen_settings=settings(self.library, asked),
+            filters=[chooser],
         )
         generator.enqueue(job)
-        known = self.vocabulary.size
         while generator.num_remaining_jobs():
-            for result in generator.iterate():
-                said = result.get("logits")
-                if said is not None and not bool(torch.isfinite(said[..., :known]).all()):
-                    raise LoadFailed(f"{self.order.model}: {NO_NUMBERS}")
+            generator.iterate()
+            if chooser.fault is not None:
+                raise LoadFailed(f"{self.order.model}: {chooser.fault}")
         generator.reset_page_table()
 
 
