@@ -3,7 +3,7 @@
 Nobody makes room for a model that is not here yet: what it needs is known when it is.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -24,11 +24,12 @@ class Fetching:
         self._hub, self._underway = hub, underway
 
     async def bring(
-        self, spec: ModelSpec, parts: Iterable[ModelSpec], planned: Callable[[int], None]
+        self, spec: ModelSpec, parts: Sequence[ModelSpec], planned: Callable[[int], None]
     ) -> None:
-        """The model is in the cache, all `parts` of it: its own weights, and those of a draft. `planned`
-        is told the bytes of the weights before any of a part is asked for, and may raise. Cancelled,
-        what came is kept for the next time."""
+        """The model is in the cache, all `parts` of it. The draft comes before the model, which is
+        larger: what is wrong with it is known early. `planned` is told the bytes of the weights so far
+        before any of a part is asked for, and may raise. Cancelled, what came is kept for the next
+        time."""
 
         def tell(phase: Phase, done: int, total: int) -> None:
             self._underway.tell(spec.id, Progress(phase, done, total))
@@ -41,7 +42,7 @@ class Fetching:
             planned(before)
 
         with self._underway.coming(spec.id):
-            for part in parts:
+            for part in reversed(parts):
                 source, wanted = Source.of(part), formats(part)
                 if source is not None and not await self._has(source, wanted):
                     await self._hub.fetch(source, wanted, tell, plan)
