@@ -22,11 +22,16 @@ HELLO = "Hello! How can I help you?"
 
 SCRIPTED = """
 import threading
-import cortex.neuron.service as service
+import cortex.neuron.harnesses as harnesses
 from cortex.cli import main
 from cortex.harness.scripted import Script, ScriptedHarness
 
-service.LlamaCppHarness = lambda: ScriptedHarness(Script({script}))
+class Scripted(ScriptedHarness):
+    def __init__(self):
+        super().__init__(Script({script}))
+        self.name = "llamacpp"
+
+harnesses.LlamaCppHarness = Scripted
 main(["up", "--port", "0", "--log-level", "info"])
 """
 
