@@ -7,6 +7,7 @@ library's own. The compiled extension is used where it is importable, else a stu
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import itertools
 import os
@@ -35,6 +36,17 @@ def opt_in() -> None:
     """For the head of a test module: skips it as a whole, with the reason."""
     if (reason := why_not()) is not None:
         pytest.skip(reason, allow_module_level=True)
+    _interpret_kernels()
+
+
+@functools.cache
+def _interpret_kernels() -> None:
+    """Triton's own functions are made at its first import, for an interpreter or a GPU; and whoever
+    imports transformers first would settle it for the whole process."""
+    if importlib.util.find_spec("triton") is not None and not Path("/proc/driver/nvidia").exists():
+        with pytest.MonkeyPatch.context() as patch, _quiet():
+            patch.setenv("TRITON_INTERPRET", "1")
+            importlib.import_module("triton.language")
 
 
 @functools.cache

@@ -33,7 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
     def make(family: str) -> tuple[Path, parity.Reference]:
         if family == DEMO:
             return HF, parity.Reference(HF)
-        folder = models.make(tmp_path_factory.mktemp("models") / family, family)
+        seed = models.FAMILIES.index(family)
+        folder = models.make(tmp_path_factory.mktemp("models") / family, family, seed=seed)
         return folder, parity.Reference(folder)
 
     return make

@@ -37,7 +37,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         device = "cuda" if place.on_card() else "cpu"
         if family == DEMO:
             return HF, parity.Reference(HF, device)
-        folder = models.make(tmp_path_factory.mktemp("models") / family, family)
+        seed = models.FAMILIES.index(family)
+        folder = models.make(tmp_path_factory.mktemp("models") / family, family, seed=seed)
         return folder, parity.Reference(folder, device)
 
     return make
