@@ -13,9 +13,10 @@ from cortex.errors import Unsupported
 from cortex.events import Failed, Stopped, Tokens
 from cortex.harness.base import Job
 from tests.exllamav2.emulation import opt_in
-from tests.exllamav2.test_engine import GREEDY, SHORT, SLOTS, Bench, Load, folder, load  # noqa: F401 - fixtures
 
 opt_in()
+
+from tests.exllamav2.test_engine import GREEDY, SHORT, SLOTS, Bench, Load, folder, load  # noqa: E402, F401 - fixtures
 
 SCHEMAS: dict[str, dict[str, Json]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "schemas.json").read_text()

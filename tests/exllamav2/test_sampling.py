@@ -19,7 +19,6 @@ from cortex.errors import BadAsk, EngineFailed
 from cortex.events import Failed, Tokens
 from cortex.harness.base import Job
 from tests.exllamav2.emulation import STUB, emulated, opt_in
-from tests.exllamav2.test_engine import SHORT, Bench, Load, folder, load  # noqa: F401 - fixtures
 from tests.test_exllamav2_vocabulary import byte_level, folder_of
 
 opt_in()
@@ -27,6 +26,7 @@ opt_in()
 from cortex.harness.exllamav2 import sampling  # noqa: E402
 from cortex.harness.exllamav2.sampling import Chooser  # noqa: E402
 from cortex.harness.exllamav2.vocabulary import Vocabulary  # noqa: E402
+from tests.exllamav2.test_engine import SHORT, Bench, Load, folder, load  # noqa: E402, F401 - fixtures
 
 PLAIN = Sampling(1.0, 1.0, 0, 0.0, None, 0.0, 0.0, 1.0)
 PROMPT = (3, 4, 5, 5, 5, 390)

@@ -10,13 +10,13 @@ from cortex.events import TokenLogprob, Tokens
 from cortex.harness.base import Job
 from cortex.text.detokenise import Detokeniser
 from tests.exllamav2.emulation import emulated, opt_in
-from tests.exllamav2.test_engine import GREEDY, SHORT, Bench, Load, folder, load  # noqa: F401 - fixtures
 from tests.test_exllamav2_vocabulary import byte_level, folder_of
 
 opt_in()
 
 from cortex.harness.exllamav2.scores import IMPOSSIBLE, Scorer  # noqa: E402
 from cortex.harness.exllamav2.vocabulary import Vocabulary  # noqa: E402
+from tests.exllamav2.test_engine import GREEDY, SHORT, Bench, Load, folder, load  # noqa: E402, F401 - fixtures
 
 
 @pytest.fixture(scope="module")
