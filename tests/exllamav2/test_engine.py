@@ -246,6 +246,49 @@ def test_a_prompt_that_was_read_before_is_not_read_again(load: Load) -> None:
     assert second[1].usage.cached >= 3 * 256
 
 
+def scores_of(bench: Bench, job: Job) -> list[float]:
+    bench.engine.submit(replace(job, logprobs=0))
+    said = [event for _, event in bench.until(job.id) if isinstance(event, Tokens)]
+    return [score.logprob for event in said for score in event.logprobs]
+
+
+@pytest.mark.parametrize("speculation", ["draftmodel", "ngram"])
+def test_what_was_guessed_beyond_an_answer_is_nobodys_beginning(
+    load: Load, folder: Path, speculation: str
+) -> None:
+    """An answer ends three tokens before a page's end; two of those guessed lie on the next page."""
+    more = {"draft": folder} if speculation == "draftmodel" else {"options": {"speculation": "ngram"}}
+    bench, name = load(model="quick", **more), f"iterate_{speculation}_gen"
+    guesses: list[list[int]] = []
+    guess = getattr(bench.generator, name)
+
+    def overheard(results: Any) -> Any:
+        guessed = guess(results)
+        guesses.extend([] if guessed is None else guessed.tolist())
+        return guessed
+
+    setattr(bench.generator, name, overheard)
+    bench.answer(Job(1, LONG[:254], GREEDY, max_tokens=1))
+    beginning = tuple(guesses[0][2:])
+    asked = Job(2, (*beginning, *range(200, 220)), GREEDY, max_tokens=2)
+    assert scores_of(bench, asked) == pytest.approx(scores_of(load(), asked), abs=0.02)
+
+
+def test_a_page_that_another_one_equals_is_nobodys_beginning(load: Load) -> None:
+    """It was read, given to a job that did not come to write on it, and read elsewhere meanwhile."""
+    bench = load(kv_tokens=CONTEXT)
+    bench.answer(Job(1, LONG, GREEDY, max_tokens=1))
+    for number in (2, 3):  # each takes as many pages as it may come to need
+        bench.started(endless(number, SHORT[number:]))
+    bench.engine.cancel(2)
+    bench.engine.submit(Job(4, LONG, GREEDY, max_tokens=1))
+    bench.until(4)
+    bench.engine.cancel(3)
+    bench.until(3)
+    asked = Job(5, LONG[512:556], GREEDY, max_tokens=2)
+    assert scores_of(bench, asked) == pytest.approx(scores_of(load(), asked), abs=0.02)
+
+
 def test_asked_for_nothing_it_says_nothing(load: Load) -> None:
     bench = load()
     bench.engine.submit(Job(1, SHORT, GREEDY, max_tokens=0))

@@ -200,7 +200,7 @@ class ExLlamaV2Engine:
             grammar=None if job.shape is None else self._grammars.grammar(job.shape),
             scored=call.scores.append,
         )
-        call.job = self._library.generator.ExLlamaV2DynamicJob(
+        call.job = self._loaded.job(
             input_ids=self._library.torch.tensor([call.prompt], dtype=self._library.torch.long),
             # The library ends a job that many tokens early which it could have guessed ahead.
             max_new_tokens=min(left if job.max_tokens is None else job.max_tokens, left)

@@ -16,6 +16,7 @@ from cortex.errors import LoadFailed
 from cortex.harness.base import Job, LoadOrder, Preflight
 from cortex.harness.exllamav2.attention import Attention
 from cortex.harness.exllamav2.configure import configured
+from cortex.harness.exllamav2.generating import generator_of, job_of
 from cortex.harness.exllamav2.guards import DRAFTED, PAGE, cache_tokens, chunk_of, draft_order, preflight
 from cortex.harness.exllamav2.runtime import Library
 from cortex.harness.exllamav2.sampling import Chooser, settings
@@ -65,6 +66,10 @@ class Loaded:
     draft: Any = None
     draft_cache: Any = None
     loras: list[Any] = field(default_factory=list)
+    _jobs: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._jobs = job_of(self.library)
 
     @property
     def slots(self) -> int:
@@ -102,7 +107,7 @@ class Loaded:
 
     def generator(self) -> Any:  # noqa: ANN401 - the library is untyped
         """A fresh one, with no jobs and nothing remembered of prompts."""
-        made = _generator_of(self.library)(
+        made = generator_of(self.library)(
             model=self.model,
             cache=self.cache,
             tokenizer=_Silent(self.vocabulary),
@@ -119,6 +124,10 @@ class Loaded:
         if self.loras:
             made.set_loras(self.loras)
         return made
+
+    def job(self, **told: Any) -> Any:  # noqa: ANN401 - as above
+        """A job for any of its generators. May be made on another thread."""
+        return self._jobs(**told)
 
     def warm(self, generator: Any) -> None:  # noqa: ANN401 - as above
         """The device has met the longest prompt and the widest step that may come, and what it said
@@ -169,11 +178,11 @@ class Loaded:
 
     def _try(self, generator: Any) -> None:  # noqa: ANN401 - as above
         """What half precision cannot hold comes out as no number, and every answer would be noise."""
-        torch, library = self.library.torch, self.library.generator
+        torch = self.library.torch
         prompt = (0,) * _TRIAL_PROMPT
         asked = Job(0, prompt, Sampling(temperature=0.0))
         chooser = Chooser(self.library, self.vocabulary, asked, prompt)
-        job = library.ExLlamaV2DynamicJob(
+        job = self.job(
             input_ids=torch.tensor([prompt], dtype=torch.long),
             max_new_tokens=_TRIAL_TOKENS + self.drafts,
             gen_settings=settings(self.library, asked),
@@ -222,17 +231,3 @@ def devices_of(order: LoadOrder) -> list[int]:
     """The numbers of its devices, in CUDA's order."""
     names = order.shares or {order.device: 0}
     return sorted(int(name.partition(":")[2]) for name in names)
-
-
-def _generator_of(library: Library) -> Any:  # noqa: ANN401 - as above
-    class Generator(library.generator.ExLlamaV2DynamicGenerator):  # type: ignore[name-defined, misc]
-        """Guesses from n-grams for short prompts too: the library's own guess looks a whole n-gram back
-        and raises where there are fewer tokens, which would end the jobs of everybody."""
-
-        def iterate_ngram_gen(self, results: Any) -> Any:  # noqa: ANN401
-            known = [job.sequences[0].sequence_ids for job in self.active_jobs if job.is_prefill_done()]
-            if all(len(tokens) >= self.max_ngram - 1 for tokens in known):
-                return super().iterate_ngram_gen(results)
-            return library.torch.stack([tokens.torch()[0, -1:].expand(DRAFTED) for tokens in known])
-
-    return Generator
