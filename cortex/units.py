@@ -5,7 +5,7 @@ Spans are seconds: "90s", "5m", "250ms", a bare number is seconds.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Final
 
@@ -31,6 +31,16 @@ _SPANS: Final[Mapping[str, int | Fraction]] = {
 }
 # 28 digits hold every size and span there is, and keep a slip of the hand from costing time.
 _QUANTITY: Final = re.compile(r"\s*([0-9]{1,28}(?:\.[0-9]{1,28})?)\s*([A-Za-z]*)\s*\Z")
+
+
+def _pattern(units: Iterable[str]) -> str:
+    """What `_parse` takes, for dialects of regular expressions that know no flags inside."""
+    either = "|".join("".join(f"[{c.upper()}{c}]" for c in unit) for unit in units)
+    return rf"\s*[0-9]{{1,28}}(?:\.[0-9]{{1,28}})?\s*(?:{either})\s*"
+
+
+SIZE_PATTERN: Final = _pattern(_SIZES)
+SPAN_PATTERN: Final = _pattern(_SPANS)
 
 
 def parse_size(text: str | int) -> int:

@@ -21,6 +21,7 @@ from cortex.cli.options import (
     Check,
     Config,
     Endpoint,
+    FileKind,
     Form,
     Level,
     LogForm,
@@ -165,3 +166,19 @@ def check(
 
     with logged(log_level.value, log_format.value):
         raise typer.Exit(roles.check(paths))
+
+
+@files.command()
+def schema(
+    kind: Annotated[
+        FileKind | None, typer.Argument(help="Which file; else one schema that takes any.")
+    ] = None,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
+    """Print the JSON Schema (2020-12) of a configuration file, for editors."""
+    from cortex.cli import roles
+    from cortex.cli.running import logged
+
+    with logged(log_level.value, log_format.value):
+        roles.show_schema(kind.value if kind else None)

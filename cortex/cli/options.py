@@ -17,6 +17,10 @@ class Form(StrEnum):
     TEXT, JSON = "text", "json"
 
 
+class FileKind(StrEnum):
+    GATEWAY, NEURON, MODELS = "gateway", "neuron", "models"
+
+
 Endpoint = Annotated[str, typer.Option(metavar="URL", help="The gateway or neuron to ask.")]
 TokenFile = Annotated[
     Path | None, typer.Option(help="A file with the key of the gateway, or the token of the neuron.")

@@ -4,6 +4,7 @@ Every fault of all its files is told at once, before anything listens. The file 
 role is the one given, else the first of the usual places; a neuron does without one.
 """
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import typer
 
 from cortex.cli.ports import ensure_free
 from cortex.cli.running import Service, hold, settle
+from cortex.config import schema
 from cortex.config.files import candidates
 from cortex.config.files import check as check_file
 from cortex.config.network import Address
@@ -98,6 +100,13 @@ def check(paths: list[Path]) -> int:
             typer.echo(f"ok: {path} ({report.kind})")
         faulty = faulty or bool(report.faults)
     return 2 if faulty else 0
+
+
+def show_schema(kind: Kind | None) -> None:
+    """The schema of one kind of file, or of any, is printed."""
+    words = schema.read_page()
+    made = schema.any_schema(words) if kind is None else schema.schema(kind, words)
+    typer.echo(json.dumps(made, indent=2, ensure_ascii=False))
 
 
 async def _serve(role: Prepared, stop: trio.Event) -> None:

@@ -1,21 +1,23 @@
 """Knows what the value of a key may look like.
 
-A kind has a word for the documentation and a reader from a plain TOML value to
-the value that the program uses. A reader raises ValueError saying what the value
-must be; where it stands is the caller's knowledge. Secrets are never echoed.
+A kind has a word for the documentation, a reader from a plain TOML value to the value
+that the program uses, and a JSON Schema for editors, which never refuses what the reader
+takes. A reader raises ValueError saying what the value must be; where it stands is the
+caller's knowledge. Secrets are never echoed.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
+from cortex.ask import Json
 from cortex.catalogue import HUB, valid_id
 from cortex.catalogue import PATH as PATH_SOURCE
 from cortex.config.network import Network, read_address, read_endpoint, read_host, read_origin
-from cortex.units import parse_size, parse_span
+from cortex.units import SIZE_PATTERN, SPAN_PATTERN, parse_size, parse_span
 
 Amount = TypeVar("Amount", int, float)
 
@@ -32,6 +34,7 @@ class Kind:
     word: str
     read: Callable[[object], object]
     literal: bool = False
+    schema: Mapping[str, Json] = field(default_factory=lambda: {"type": "string", "minLength": 1}, hash=False)
 
 
 def text_of(value: object) -> str:
@@ -63,6 +66,10 @@ def form(value: object) -> str:
     return "a date or time"
 
 
+def _matching(pattern: str) -> dict[str, Json]:
+    return {"type": "string", "pattern": f"^(?:{pattern})$"}
+
+
 def texts(word: str, pattern: str, must: str) -> Kind:
     """Text that `pattern` matches whole; `must` ends the sentence 'must be ...'."""
     compiled = re.compile(rf"(?:{pattern})\Z")
@@ -73,12 +80,13 @@ def texts(word: str, pattern: str, must: str) -> Kind:
             raise ValueError(f"must be {must}, not {text!r}")
         return text
 
-    return Kind(word, read)
+    return Kind(word, read, schema=_matching(pattern))
 
 
 def one_of(*names: str) -> Kind:
     """One of a closed set of words."""
-    return texts(" or ".join(names), "|".join(map(re.escape, names)), " or ".join(map(repr, names)))
+    kind = texts(" or ".join(names), "|".join(map(re.escape, names)), " or ".join(map(repr, names)))
+    return replace(kind, schema={"enum": list(names)})
 
 
 def whole(low: int, high: int) -> Kind:
@@ -89,7 +97,8 @@ def whole(low: int, high: int) -> Kind:
             raise ValueError(f"must be a whole number, not {form(value)}")
         return _within(value, low, high)
 
-    return Kind(f"whole number, {low} to {high}", read, literal=True)
+    bounds: dict[str, Json] = {"type": "integer", "minimum": low, "maximum": high}
+    return Kind(f"whole number, {low} to {high}", read, literal=True, schema=bounds)
 
 
 def multiples(of: int, high: int) -> Kind:
@@ -102,7 +111,8 @@ def multiples(of: int, high: int) -> Kind:
             raise ValueError(f"must be a multiple of {of}, not {count}; {count // of * of} is one")
         return count
 
-    return Kind(f"multiple of {of}, to {high}", read, literal=True)
+    schema = {**bounded.schema, "multipleOf": of}
+    return Kind(f"multiple of {of}, to {high}", read, literal=True, schema=schema)
 
 
 def number(low: float, high: float) -> Kind:
@@ -113,7 +123,8 @@ def number(low: float, high: float) -> Kind:
             raise ValueError(f"must be a number, not {form(value)}")
         return _within(float(value), low, high)
 
-    return Kind(f"number, {_plain(low)} to {_plain(high)}", read, literal=True)
+    bounds: dict[str, Json] = {"type": "number", "minimum": low, "maximum": high}
+    return Kind(f"number, {_plain(low)} to {_plain(high)}", read, literal=True, schema=bounds)
 
 
 def sizes(low: int = 0) -> Kind:
@@ -124,7 +135,8 @@ def sizes(low: int = 0) -> Kind:
             raise ValueError(f'must be a size such as "24GiB", not {form(value)}')
         return _within(parse_size(value), low, MOST_BYTES)
 
-    return Kind("size", read)
+    count: dict[str, Json] = {"type": "integer", "minimum": low, "maximum": MOST_BYTES}
+    return Kind("size", read, schema={"anyOf": [count, _matching(SIZE_PATTERN)]})
 
 
 def spans(low: float = 0.0, high: float = YEAR_S) -> Kind:
@@ -135,7 +147,8 @@ def spans(low: float = 0.0, high: float = YEAR_S) -> Kind:
             raise ValueError(f'must be seconds or a span such as "5m", not {form(value)}')
         return _within(parse_span(value), low, high)
 
-    return Kind("span", read)
+    count: dict[str, Json] = {"type": "number", "minimum": low, "maximum": high}
+    return Kind("span", read, schema={"anyOf": [count, _matching(SPAN_PATTERN)]})
 
 
 def _within(value: Amount, low: Amount, high: Amount) -> Amount:
@@ -270,16 +283,23 @@ _SOURCE: Final = re.compile(
     re.ASCII,
 )
 
-FLAG: Final = Kind("flag", _flag, literal=True)
+FLAG: Final = Kind("flag", _flag, literal=True, schema={"type": "boolean"})
 PATH: Final = Kind("path", _path)
-ADDRESS: Final = Kind("address", lambda value: read_address(text_of(value)))
-ENDPOINT: Final = Kind("URL", lambda value: read_endpoint(text_of(value)))
+ADDRESS: Final = Kind(
+    "address", lambda value: read_address(text_of(value)), schema=_matching(r".+:[0-9]{1,5}")
+)
+ENDPOINT: Final = Kind(
+    "URL", lambda value: read_endpoint(text_of(value)), schema=_matching(r"[Hh][Tt][Tt][Pp]://[^/@?#\s]+/?")
+)
 HOST: Final = Kind("host name", lambda value: read_host(text_of(value)))
-NETWORK: Final = Kind("network", _network)
-MODEL: Final = Kind("model id", _model)
-SOURCE: Final = Kind("source", _source)
-SHA256: Final = Kind("digest", _sha256)
-GROUP: Final = Kind("list of devices", _group)
+NETWORK: Final = Kind("network", _network, schema=_matching(r"[0-9A-Fa-f:.]+(?:%[^/]+)?(?:/[0-9A-Fa-f:.]+)?"))
+MODEL: Final = Kind(
+    "model id",
+    _model,
+    schema=_matching(r"(?!(?:.*/)?\.\.(?:/|$))[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"),
+)
+SOURCE: Final = Kind("source", _source, schema=_matching(_SOURCE.pattern.replace(r"\Z", "")))
+SHA256: Final = Kind("digest", _sha256, schema=_matching("[0-9A-Fa-f]{64}"))
 # Names become labels of metrics and header values.
 NAME: Final = texts("name", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name of letters, digits and ._-")
 REVISION: Final = texts(
@@ -291,8 +311,15 @@ FOLDER: Final = texts("absolute path", r"/.*", "an absolute path")
 TEXT: Final = texts("text", r".+", "text that is not empty")
 ORIGIN: Final = Kind("origin", lambda value: read_origin(text_of(value)))
 DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")
-TOKEN_ID: Final = Kind("token id", _token_id)
+GROUP: Final = Kind(
+    "list of devices",
+    _group,
+    schema={"type": "array", "minItems": 2, "items": _matching("cuda:[0-9]{1,3}")},
+)
+TOKEN_ID: Final = Kind("token id", _token_id, schema=_matching("0|[1-9][0-9]{0,8}"))
 # Mirrors live below paths and behind TLS.
-HUB_URL: Final = Kind("URL", lambda value: _hub_url(text_of(value)))
+HUB_URL: Final = Kind("URL", lambda value: _hub_url(text_of(value)), schema=_matching("https?://.+"))
 VARIABLE: Final = texts("variable", r"[A-Za-z_][A-Za-z0-9_]{0,127}", "the name of an environment variable")
-UPSTREAM_URL: Final = Kind("URL", lambda value: _upstream_url(text_of(value)))
+UPSTREAM_URL: Final = Kind(
+    "URL", lambda value: _upstream_url(text_of(value)), schema=_matching("https?://.+")
+)

@@ -13,13 +13,15 @@ from typing import Final
 from cortex.ask import Json, Sampling
 from cortex.catalogue import HUB, PAGE, PATH, Catalogue, Cost, ModelSpec
 from cortex.config.lines import Path
-from cortex.config.reading import Findings, Values, distinct, dotted, fill, near, open_document, take
+from cortex.config.reading import Findings, Known, Values, distinct, dotted, fill, near, open_document, take
 from cortex.config.tables import MODEL_KEYS, MODELS_FILE
 from cortex.errors import BadAsk, ConfigError, Unsupported
 
 MIB = 2**20
 # What only exllamav2 knows.
 CUDA_KEYS: Final = ("draft", "speculation", "lora", "cache_tokens")
+_HARNESS: Final = MODEL_KEYS.keys["harness"]
+_FORMER: Final = _HARNESS.former if isinstance(_HARNESS, Known) else ()
 
 
 def read_models(path: FilePath) -> tuple[Catalogue, list[str]]:
@@ -93,9 +95,9 @@ def spec_from_plain(plain: Mapping[str, Json]) -> ModelSpec:
 def rows_as_written(rows: object, at: Path, found: Findings) -> None:
     """Take out what only the predecessor had a value for, before kinds are checked."""
     for i, row in enumerate(rows if isinstance(rows, list) else ()):
-        if isinstance(row, dict) and row.get("harness") == "candle":
-            del row["harness"]
-            found.warn((*at, i, "harness"), "'candle' is no harness here; the weights' format chooses one")
+        if isinstance(row, dict) and row.get("harness") in _FORMER:
+            name = row.pop("harness")
+            found.warn((*at, i, "harness"), f"'{name}' is no harness here; the weights' format chooses one")
 
 
 def check_rows(rows: list[Values], at: Path, found: Findings) -> None:

@@ -33,7 +33,8 @@ class Known:
 
     `idle`: read and checked, but nothing acts on it, and a warning says so unless the
     value is `still`, which asks for nothing. `refused`: a fault, with this reason.
-    `old`: a key of the predecessor, with what becomes of it.
+    `old`: a key of the predecessor, with what becomes of it. `former`: values that only the
+    predecessor had; they are taken out with a warning before kinds are checked.
     """
 
     kind: Kind
@@ -44,6 +45,7 @@ class Known:
     still: object = None
     refused: str = ""
     old: str = ""
+    former: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:

@@ -1,7 +1,7 @@
 """Lists every key of cortex.toml, neuron.toml and models.toml, one table a section.
 
-This is the only list: what is checked, what the environment may override and what
-docs/config.md must name all follow from it. Defaults are not here but in the fields
+This is the only list: what is checked, what the environment may override, the schema for
+editors and what docs/config.md must name all follow from it. Defaults are not here but in the fields
 of the dataclasses that the values fill.
 """
 
@@ -82,7 +82,7 @@ MODEL_KEYS: Final = Table(
     {
         "id": Known(MODEL, required=True),
         "source": Known(SOURCE),
-        "harness": Known(one_of("exllamav2", "llamacpp", "upstream")),
+        "harness": Known(one_of("exllamav2", "llamacpp", "upstream"), former=("candle",)),
         "quant": Known(NAME),
         "revision": Known(REVISION),
         "context": Known(whole(1, 2**31)),

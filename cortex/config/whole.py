@@ -15,7 +15,7 @@ from cortex.catalogue import PATH, Catalogue
 from cortex.config import gateway, neuron
 from cortex.config.lines import Path
 from cortex.config.models import alias_faults, check_drafts, read_models
-from cortex.config.reading import Document, open_document
+from cortex.config.reading import Document, Table, open_document
 from cortex.config.tables import GATEWAY_FILE, MODELS_FILE, NEURON_FILE
 from cortex.errors import ConfigError
 
@@ -27,7 +27,7 @@ NAMES: Final[Mapping[Kind, str]] = {
     "neuron": "neuron.toml",
     "models": "models.toml",
 }
-_TABLES: Final = {"gateway": GATEWAY_FILE, "neuron": NEURON_FILE, "models": MODELS_FILE}
+TABLES: Final[Mapping[Kind, Table]] = {"gateway": GATEWAY_FILE, "neuron": NEURON_FILE, "models": MODELS_FILE}
 # So many models tell which are meant.
 _SHOWN: Final = 3
 
@@ -82,8 +82,8 @@ def refuse_other_kind(path: FilePath | None, wanted: Kind) -> None:
         return
     document = open_document(path)
     kind = kind_of(path, document)
-    foreign = [name for name in document.plain if name not in _TABLES[wanted].keys]
-    if kind in (None, wanted) or not any(name in _TABLES[kind].keys for name in foreign):
+    foreign = [name for name in document.plain if name not in TABLES[wanted].keys]
+    if kind in (None, wanted) or not any(name in TABLES[kind].keys for name in foreign):
         return
     raise ConfigError(
         [
@@ -95,7 +95,7 @@ def refuse_other_kind(path: FilePath | None, wanted: Kind) -> None:
 
 def kind_of(path: FilePath, document: Document) -> Kind | None:
     """The file with the most of its tables here; the name decides between equals."""
-    scores = {kind: sum(name in _TABLES[kind].keys for name in document.plain) for kind in NAMES}
+    scores = {kind: sum(name in TABLES[kind].keys for name in document.plain) for kind in NAMES}
     best = [kind for kind, score in scores.items() if score == max(scores.values())]
     named = [kind for kind in best if NAMES[kind] == path.name]
     return best[0] if len(best) == 1 else next(iter(named), None)
