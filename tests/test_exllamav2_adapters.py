@@ -1,5 +1,6 @@
 """A folder is a plain LoRA of the very model that it is loaded with, or it is `Unfit`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def test_an_adapter_is_two_files_that_are_whole(tmp_path: Path) -> None:
     assert "larger than" in refused(path, lora=(lora,))
     config.unlink()
     assert "adapter_config.json: is missing" in refused(path, lora=(lora,))
+    config.symlink_to(os.devnull)
+    assert "adapter_config.json: is not a regular file" in refused(path, lora=(lora,))
 
 
 def test_an_adapter_of_a_scaled_model_is_refused(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_a_folder_is_read_whole(tmp_path: Path) -> None:
         ({"tie_word_embeddings": None}, {"tied": False}),
         ({"sliding_window": 512}, {"sliding_window": 512}),
         ({"sliding_window": None}, {"sliding_window": None}),
+        ({"quantization_config": {"bits": 10**400}}, {"bits": None}),
         ({"text_config": {"num_hidden_layers": 7}, "vision_config": {"hidden_size": 1}}, {"layers": 7}),
         ({"architectures": None}, {"architecture": "unknown"}),
     ],
@@ -114,6 +115,9 @@ ROW = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
         (header(x={**ROW, "shape": [-2, -1]}), "impossible shape"),
         (header(x={**ROW, "shape": [2**62, 2**62]}), "has 4 bytes"),
         (header(x={**ROW, "data_offsets": [0, 2**62]}), "truncated"),
+        (header(x={**ROW, "shape": [1] * 9}), "shape of 9 dimensions"),
+        (header(x={**ROW, "shape": [2**63]}), "impossible shape"),
+        (header(**{"x" * 1025: ROW}), "a name of 1025 characters"),
     ],
 )
 def test_a_damaged_shard_is_named_for_what_it_is(tmp_path: Path, data: bytes, fault: str) -> None:
@@ -167,7 +171,7 @@ def test_an_index_says_which_files_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "fault"),
     [
-        ({"a": "gone.safetensors"}, "gone.safetensors: is missing"),
+        ({"a": "one.safetensors", "b": "gone.safetensors"}, "gone.safetensors: is missing"),
         ({"a": "one.safetensors", "z": "one.safetensors"}, "lacks tensor 'z'"),
         ({"a": "../one.safetensors"}, "no file of this folder"),
         ({"a": "/etc/passwd"}, "no file of this folder"),
@@ -178,6 +182,26 @@ def test_an_index_says_which_files_count(tmp_path: Path) -> None:
 )
 def test_an_index_that_does_not_hold_is_refused(tmp_path: Path, places: object, fault: str) -> None:
     assert fault in refused(indexed(folder(tmp_path / "m", one=shard(ONE)), places))
+
+
+def test_an_index_of_other_weights_is_passed_over(tmp_path: Path) -> None:
+    """Quants lie beside the index of the weights that they were made of: of its files none is here."""
+    gone = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    path = indexed(folder(tmp_path / "m", output=shard({**ONE, **TWO})), gone)
+    assert [(tensor.name, tensor.file) for tensor in read_folder(path).tensors] == [
+        ("a", "output.safetensors"), ("b", "output.safetensors")
+    ]  # fmt: skip
+    (path / "output.safetensors").unlink()
+    assert "model-00001-of-00002.safetensors: is missing" in refused(path)
+
+
+def test_a_header_costs_no_more_time_than_its_length_is_worth(tmp_path: Path) -> None:
+    """The product of so many huge numbers would take the processor for hours."""
+    shape = ",".join(["9" * 4000] * 4000)
+    data = framed(f'{{"a": {{"dtype": "F16", "shape": [{shape}], "data_offsets": [0, 0]}}}}'.encode())
+    message = refused(folder(tmp_path / "m", model=data))
+    assert "shape of 4000 dimensions" in message
+    assert len(message) < 1000
 
 
 def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -86,12 +86,14 @@ class Tree:
         return found
 
     def _ensure_indexed(self, source: Source, commit: str, files: Mapping[str, int]) -> None:
-        """Every shard that the index names is there, and the model's configuration is."""
+        """Every shard that the index names is there, and the model's configuration is. An index of
+        which no shard is there is that of other weights, from which quants were made."""
         wanted = {"config.json"}
         if files.get(INDEX, _INDEX_BYTES + 1) <= _INDEX_BYTES:
             try:
                 index = json.loads((self.snapshot(commit) / INDEX).read_bytes())
-                wanted |= {str(name) for name in index["weight_map"].values()}
+                named = {str(name) for name in index["weight_map"].values()}
+                wanted |= set() if named.isdisjoint(files) else named
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise Unfit(f"{source}: {INDEX} in the cache cannot be read: {error}") from error
         if missing := sorted(wanted - set(files)):

@@ -3,6 +3,7 @@
 Blocking and bounded: callers read in a thread. A file is a header or `Unfit`.
 """
 
+from cortex.weights.bounded import contents
 from cortex.weights.digest import digest
 from cortex.weights.footprint import CACHE_BYTES, EXL2_CACHE_BYTES, CudaUse, cuda_footprint, footprint
 from cortex.weights.generation import defaults_of
@@ -21,6 +22,7 @@ __all__ = [
     "Settings",
     "TemplateSources",
     "Tensor",
+    "contents",
     "cuda_footprint",
     "defaults_of",
     "digest",

@@ -1,8 +1,9 @@
-"""The first bytes of a file, read within bounds: every length is checked before it is used.
+"""Files are read within bounds: small ones whole, of others the first bytes, each length checked first.
 
 Blocking. What is wrong with a file becomes `Unfit`, with its name and the remedy.
 """
 
+import stat
 import struct
 from pathlib import Path
 from typing import IO, Final
@@ -11,6 +12,25 @@ from cortex.errors import Unfit
 from cortex.units import size
 
 HEADER_LIMIT: Final = 32 * 2**20  # the largest vocabularies in use (262k tokens, with merges) need 15 MiB
+
+
+def contents(path: Path, most: int) -> bytes | None:
+    """The bytes of a file of at most `most`; None when there is none. Raises Unfit. A link may lead to
+    a device or a pipe, where reading has no end."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unfit(f"{path}: is not a regular file; remove it, or download it again")
+        if status.st_size > most:
+            raise Unfit(
+                f"{path}: is larger than {size(most)}, which is the limit; download it again, or remove it"
+            )
+        with path.open("rb") as file:
+            return file.read(most)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Unfit(f"{path}: cannot be read: {error.strerror}") from error
 
 
 class Bytes:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cortex.ask import Sampling
-from cortex.errors import Unfit
-from cortex.units import size
+from cortex.weights.bounded import contents
 from cortex.weights.settings import Facts, object_of
 
 GENERATION: Final = "generation_config.json"
@@ -34,14 +33,8 @@ def defaults_of(folder: Path) -> Sampling:
 def generation_facts(folder: Path) -> Facts | None:
     """What the file says, by name; None when there is none. Raises Unfit."""
     path = folder / GENERATION
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise Unfit(f"{path}: is larger than {size(MOST_BYTES)}; download it again, or remove it")
-        return Facts(path, object_of(path.read_bytes(), path))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Unfit(f"{path}: cannot be read: {error.strerror}") from error
+    data = contents(path, MOST_BYTES)
+    return None if data is None else Facts(path, object_of(data, path))
 
 
 def _real(facts: Facts, name: str, least: float, most: float) -> float | None:

@@ -8,6 +8,7 @@ it. What a quantisation method means, and which architecture can be run, is for 
 
 import math
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any, Final
 
 from cortex.errors import Unfit
 from cortex.units import size
+from cortex.weights.bounded import contents
 from cortex.weights.settings import Settings, object_of, read_settings
 
 HEADER_LIMIT: Final = 64 * 2**20  # the largest mixtures of experts have some 10 MiB
 INDEX_LIMIT: Final = 64 * 2**20
 TENSOR_LIMIT: Final = 500_000
+NAME_LIMIT: Final = 1024
+MOST_DIMENSIONS: Final = 8
 INDEX: Final = "model.safetensors.index.json"
 # Bytes of an element. A type that is not here has its size from its offsets alone.
 WIDTHS: Final[Mapping[str, int]] = {
@@ -74,8 +78,8 @@ def read_folder(path: Path) -> ModelFolder:
 def read_shard(path: Path, wanted: frozenset[str] = frozenset()) -> list[Tensor]:
     """The tensors of one file, all of which lie inside it, `wanted` among them. Raises Unfit."""
     try:
+        total = _length(path)
         with path.open("rb") as file:
-            total = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
             if total < 8 or length > total - 8:
                 raise _fault(path, f"truncated: {total} bytes cannot hold its header")
@@ -100,13 +104,17 @@ def read_shard(path: Path, wanted: frozenset[str] = frozenset()) -> list[Tensor]
 
 
 def _tensor(path: Path, name: str, told: Any, room: int) -> tuple[Tensor, int]:  # noqa: ANN401 - JSON
-    """A tensor as its header tells, and where it ends."""
+    """A tensor as its header tells, and where it ends. What is multiplied or searched has bounds first."""
+    if len(name) > NAME_LIMIT:
+        raise _fault(path, f"has a tensor with a name of {len(name)} characters")
     match told:
         case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
             pass
         case _:
             raise _fault(path, f"tensor {name!r} is not described as the format has it")
-    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in shape):
+    if len(shape) > MOST_DIMENSIONS:
+        raise _fault(path, f"tensor {name!r} has a shape of {len(shape)} dimensions")
+    if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**63 for each in shape):
         raise _fault(path, f"tensor {name!r} has the impossible shape {shape}")
     if not 0 <= start <= end:
         raise _fault(path, f"tensor {name!r} lies from {start} to {end}")
@@ -119,9 +127,10 @@ def _tensor(path: Path, name: str, told: Any, room: int) -> tuple[Tensor, int]: 
 
 def _shards(folder: Path) -> dict[str, frozenset[str]]:
     """The files that hold the weights, and what the index says is in each."""
-    if (folder / INDEX).is_file():
-        return _indexed(folder / INDEX)
     names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if (places := _indexed(folder / INDEX)) is not None and not (names and places.keys().isdisjoint(names)):
+        return places
+    # Without an index, or beside that of other weights: quants keep that of what they were made from.
     if not names:
         raise Unfit(f"{folder}: holds no .safetensors file; choose a folder with weights")
     # Some repos ship the same weights twice, once by their maker's own names.
@@ -136,10 +145,18 @@ def _shards(folder: Path) -> dict[str, frozenset[str]]:
     return dict.fromkeys(chosen, frozenset())
 
 
-def _indexed(path: Path) -> dict[str, frozenset[str]]:
-    if path.stat().st_size > INDEX_LIMIT:
-        raise _fault(path, f"is larger than {size(INDEX_LIMIT)}")
-    places = object_of(path.read_bytes(), path).get("weight_map")
+def _length(path: Path) -> int:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise _fault(path, "is not a regular file")
+    return status.st_size
+
+
+def _indexed(path: Path) -> dict[str, frozenset[str]] | None:
+    data = contents(path, INDEX_LIMIT)
+    if data is None:
+        return None
+    places = object_of(data, path).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise _fault(path, "has no weight_map")
     shards: dict[str, set[str]] = {}

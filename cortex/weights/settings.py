@@ -5,16 +5,17 @@ or hears keeps its language part's settings in a table of their own, which are t
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from cortex.errors import Unfit
-from cortex.units import size
+from cortex.weights.bounded import contents
 
 LIMIT: Final = 4 * 2**20
+MOST_BITS: Final = 64
+MOST_REAL: Final = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,14 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """The settings in a config.json. Raises Unfit."""
-    try:
-        if path.stat().st_size > LIMIT:
-            raise Unfit(f"{path}: is larger than {size(LIMIT)}; it is no model's config.json")
-        whole = object_of(path.read_bytes(), path)
-    except FileNotFoundError as error:
-        raise Unfit(f"{path}: is missing; choose a folder with the whole model") from error
+    data = contents(path, LIMIT)
+    if data is None:
+        raise Unfit(f"{path}: is missing; choose a folder with the whole model")
+    whole = object_of(data, path)
     told = {**whole, **text} if isinstance(text := whole.get("text_config"), dict) else whole
     facts = Facts(path, told)
     quant = told.get("quantization_config") or whole.get("quantization_config")
     method = quant.get("quant_method") if isinstance(quant, dict) else None
-    bits = quant.get("bits") if isinstance(quant, dict) else None
     names = whole.get("architectures")
     hidden, heads = facts.number("hidden_size"), facts.number("num_attention_heads")
     return Settings(
@@ -67,10 +65,16 @@ def read_settings(path: Path) -> Settings:
         context=facts.number("max_position_embeddings", 2048),
         tied=told.get("tie_word_embeddings", whole.get("tie_word_embeddings")) is True,
         quant_method=method if isinstance(method, str) else None,
-        bits=float(bits) if isinstance(bits, int | float) and not isinstance(bits, bool) else None,
+        bits=_bits(quant.get("bits")) if isinstance(quant, dict) else None,
         sliding_window=facts.number("sliding_window", 0, least=0) or None,
         told=told,
     )
+
+
+def _bits(said: object) -> float | None:
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said <= MOST_BITS:
+        return None
+    return float(said)
 
 
 def object_of(data: bytes, path: Path) -> dict[str, Any]:
@@ -118,7 +122,7 @@ class Facts:
         values = self._value(name, None)
         good = isinstance(values, list) and len(values) == count
         if not good or not all(
-            isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < math.inf
+            isinstance(each, int | float) and not isinstance(each, bool) and 0 < each <= MOST_REAL
             for each in values
         ):
             raise Unfit(f"{self._path}: {name} is no list of {count} positive numbers")

@@ -7,7 +7,6 @@ two count: they are put there on purpose, while a tokenizer's config may be anot
 model's. Bounded reads of fixed names; a file that is broken is `Unfit`, not skipped.
 """
 
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from cortex.errors import Unfit
-from cortex.units import size
+from cortex.weights.bounded import contents
 
 # A tokenizer's config lists all added tokens: the largest have some MiB.
 MOST_BYTES: Final = 16 * 2**20
@@ -83,9 +82,9 @@ def _first(folder: Path, looks: tuple[_Look, ...]) -> TemplateSources:
 
 
 def _jinja(folder: Path) -> TemplateSources:
-    plain = _read(folder / JINJA)
+    plain = contents(folder / JINJA, MOST_BYTES)
     return TemplateSources(
-        _text(folder / JINJA, plain), _text(folder / TOOL_JINJA, _read(folder / TOOL_JINJA))
+        _text(folder / JINJA, plain), _text(folder / TOOL_JINJA, contents(folder / TOOL_JINJA, MOST_BYTES))
     )
 
 
@@ -98,7 +97,7 @@ def _config(folder: Path) -> TemplateSources:
 
 
 def _sources(path: Path) -> TemplateSources:
-    data = _read(path)
+    data = contents(path, MOST_BYTES)
     if data is None:
         return TemplateSources()
     try:
@@ -121,22 +120,6 @@ def _text(path: Path, data: bytes | None) -> str | None:
         return None if data is None else data.decode()
     except UnicodeDecodeError as error:
         raise Unfit(f"{path}: is not UTF-8 ({error}); download it again") from error
-
-
-def _read(path: Path) -> bytes | None:
-    """The file's bytes; None when there is none."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Unfit(f"{path}: is not a regular file; remove it, or download it again")
-        if status.st_size > MOST_BYTES:
-            raise Unfit(f"{path}: has {size(status.st_size)}; {size(MOST_BYTES)} is the limit")
-        with path.open("rb") as file:
-            return file.read(MOST_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise Unfit(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

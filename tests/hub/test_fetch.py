@@ -660,3 +660,13 @@ async def test_safetensors_come_with_all_shards_and_what_describes_them(tmp_path
         assert (local.path, local.bytes) == (tmp_path / f"cache/models--org--m/snapshots/{COMMIT}", 3)
         (local.path / "model-00002-of-00002.safetensors").unlink()
         assert ours.cached(SOURCE, ("safetensors",)) is None
+
+
+async def test_an_index_of_other_weights_does_not_say_what_is_missing(tmp_path: Path) -> None:
+    """Quants lie beside the index of the weights that they were made of."""
+    index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
+    files = {**SMALL, "output.safetensors": WEIGHTS, "model.safetensors.index.json": index}
+    async with fake_hub(m=Repo(files)) as hub:
+        ours = client(hub, tmp_path)
+        local = await fetched(ours, formats=("safetensors",))
+        assert ours.cached(SOURCE, ("safetensors",)) == local

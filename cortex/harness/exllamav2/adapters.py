@@ -14,8 +14,7 @@ from cortex.errors import Unfit
 from cortex.harness.exllamav2.checkpoint import Checkpoint
 from cortex.harness.exllamav2.layers import PLAIN, Linear, linears
 from cortex.harness.exllamav2.quantised import check_type
-from cortex.units import size
-from cortex.weights import Facts, object_of, read_shard
+from cortex.weights import Facts, contents, object_of, read_shard
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -66,14 +65,10 @@ def adapter_bytes(path: Path, base: Checkpoint) -> int:
 
 def _rank(path: Path) -> int:
     config = path / CONFIG
-    try:
-        if config.stat().st_size > CONFIG_BYTES:
-            raise Unfit(f"{config}: is larger than {size(CONFIG_BYTES)}; it is no adapter's")
-        told = object_of(config.read_bytes(), config)
-    except FileNotFoundError as error:
-        raise Unfit(f"{config}: is missing; name the folder of a LoRA adapter in models.toml") from error
-    except OSError as error:
-        raise Unfit(f"{config}: cannot be read: {error.strerror}") from error
+    data = contents(config, CONFIG_BYTES)
+    if data is None:
+        raise Unfit(f"{config}: is missing; name the folder of a LoRA adapter in models.toml")
+    told = object_of(data, config)
     facts = Facts(config, told)
     if (kind := facts.text("peft_type", "LORA")) != "LORA":
         raise Unfit(f"{config}: is an adapter of the kind {kind}; exllamav2 takes LoRA")

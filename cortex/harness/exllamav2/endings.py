@@ -6,7 +6,6 @@ answer would go on for ever, speaking the user's part too. So the known turn end
 where the vocabulary has them as special tokens, which are no text that could be meant otherwise.
 """
 
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from cortex.errors import Unfit
-from cortex.units import size
+from cortex.weights import contents
 
 Kind = TypeVar("Kind")
 SETTINGS_BYTES: Final = 16 * 2**20
@@ -109,22 +108,6 @@ def decoded(path: Path, kind: type[Kind], most: int = SETTINGS_BYTES) -> Kind | 
         return None if data is None else msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Unfit(f"{path}: is not what it should be: {error}; download it again") from error
-
-
-def contents(path: Path, most: int) -> bytes | None:
-    """The bytes of a file of at most `most`; None when there is none. Raises Unfit."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Unfit(f"{path}: is not a regular file; remove it, or download it again")
-        if status.st_size > most:
-            raise Unfit(f"{path}: has {size(status.st_size)}; {size(most)} is the limit")
-        with path.open("rb") as file:
-            return file.read(most)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise Unfit(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _configs(folder: Path) -> Iterator[_Text]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from cortex.errors import BadAsk, Unfit
-from cortex.harness.exllamav2.endings import Added, begin, contents, ends, rows, tokenizer_settings
+from cortex.harness.exllamav2.endings import Added, begin, ends, rows, tokenizer_settings
 from cortex.harness.exllamav2.pieces import Decode, Step, decoding
+from cortex.weights import contents
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
