@@ -120,6 +120,13 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         quantised({"quant_method": "gptq", "bits": 4, "dynamic": {"lm_head": {}}}), "dynamic"
     ),
     "GPTQ in odd groups": (quantised({"quant_method": "gptq", "bits": 4, "group_size": 96}), "96"),
+    "long positions beyond all numbers": (
+        {"rope_scaling": {"type": "su", "long_factor": [10**400] * 32, "short_factor": [1.0] * 32}},
+        "long_factor",
+    ),
+    "GPTQ of another form": (
+        quantised({"quant_method": "gptq", "bits": 4, "format": "marlin"}), "marlin"
+    ),
     "positions of no known kind": ({"rope_scaling": {"type": "ntk-by-parts", "factor": 2}}, "ntk-by-parts"),
     "positions by images": ({"rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}}, "mrope"),
     "positions that are no table": ({"rope_scaling": "linear"}, "no table"),
@@ -204,11 +211,16 @@ def test_a_cut_shard_never_reaches_the_library(tmp_path: Path) -> None:
         assert "truncated" in refused(path)
 
 
-def test_a_link_to_a_device_is_no_config(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"],
+)
+def test_a_link_to_a_device_is_no_file_of_a_model(tmp_path: Path, name: str) -> None:
+    """A cloned repo may have one: /dev/zero, which has no end, or a pipe, which nobody writes to."""
     path = checkpoint(tmp_path / "m")
-    (path / "tokenizer.json").unlink()
-    os.mkfifo(path / "tokenizer.json")
-    assert "not a regular file" in refused(path)
+    (path / name).unlink(missing_ok=True)
+    (path / name).symlink_to(os.devnull)
+    assert f"{name}: is not a regular file" in refused(path)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +233,29 @@ def test_a_link_to_a_device_is_no_config(tmp_path: Path) -> None:
         ("Qwen2ForCausalLM", {"sliding_window": 512}, 4096),
         ("Qwen2ForCausalLM", {"sliding_window": 512, "use_sliding_window": True}, 512),
         ("Qwen3ForCausalLM", {"sliding_window": None, "use_sliding_window": True}, 4096),
+        (
+            "LlamaForCausalLM",
+            {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}},
+            16384,
+        ),
+        (
+            "MistralForCausalLM",
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "factor": 2,
+                    "original_max_position_embeddings": 4096,
+                },
+                "sliding_window": 6000,
+            },
+            6000,
+        ),
+        (
+            "LlamaForCausalLM",
+            {"rope_scaling": {"type": "yarn", "factor": 1.0, "original_max_position_embeddings": 64}},
+            4096,
+        ),
+        ("LlamaForCausalLM", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, 4096),
         ("LlamaForCausalLM", {"max_position_embeddings": 300}, 300),
     ],
 )
@@ -232,9 +267,20 @@ def test_no_more_context_is_granted_than_is_computed_right(
     assert (found.context, found.trained_context) == (most, most)
 
 
-def test_mistral_has_its_window_also_where_it_is_not_said(tmp_path: Path) -> None:
-    config = config_of("MistralForCausalLM", max_position_embeddings=32768)
-    del config["sliding_window"]
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("MistralForCausalLM", {}),
+        ("Qwen2ForCausalLM", {"use_sliding_window": True}),
+        ("Qwen3ForCausalLM", {"use_sliding_window": True}),
+        ("Qwen3MoeForCausalLM", {"use_sliding_window": True}),
+    ],
+)
+def test_a_window_that_is_not_said_has_the_width_that_its_family_has(
+    tmp_path: Path, name: str, changed: dict[str, Any]
+) -> None:
+    config = config_of(name, max_position_embeddings=32768, **changed)
+    config.pop("sliding_window", None)
     assert promised(checkpoint(tmp_path / "m", config), context=9000).context == 4096
 
 

@@ -73,6 +73,34 @@ def test_tensors_give_away_what_a_config_does_not_say(tmp_path: Path, extra: Ten
     assert fault in refused(path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "groups", "fault"),
+    [
+        (0, 0, "(0, 128)"),
+        (3, 2, "(3, 128)"),
+        (17, 2, "(17, 128)"),
+        (8, 0, "q_scale"),
+        (8, 3, "q_scale"),
+    ],
+)
+def test_a_quantised_matrix_has_rows_for_all_that_it_multiplies(
+    tmp_path: Path, rows: int, groups: int, fault: str
+) -> None:
+    """Elements have 2 to 8 bits, in groups of 32 or more: the kernel reads on where less is stored."""
+    config = config_of(**EXL2)
+    wrong: Tensors = {
+        f"{LAYER}.q_weight": ("I32", (rows, 128)),
+        f"{LAYER}.q_scale": ("I32", (groups, 16)),
+        f"{LAYER}.q_scale_max": ("F16", (groups,)),
+        f"{LAYER}.q_groups": ("I16", (2 * groups,)),
+    }
+    whole = tensors_of(config, "exl2")
+    assert fault in refused(checkpoint(tmp_path / "m", config, {**whole, **wrong}))
+    for fits in (4, 16):
+        checkpoint(tmp_path / "n", config, {**whole, f"{LAYER}.q_weight": ("I32", (fits, 128))})
+        assert promised(tmp_path / "n")
+
+
 def test_awq_that_calls_itself_gptq_is_known_by_its_shape(tmp_path: Path) -> None:
     """facts 3.5: the names are the same, and the library would read nonsense."""
     config = config_of(**GPTQ)

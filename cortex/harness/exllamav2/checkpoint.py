@@ -12,7 +12,7 @@ from cortex.errors import Unfit
 from cortex.harness.exllamav2.families import ELSEWHERE, Family, family_of, window_of
 from cortex.harness.exllamav2.layers import Sizes, check_tensors
 from cortex.harness.exllamav2.quantised import check_method
-from cortex.harness.exllamav2.rope import Rope, read_rope
+from cortex.harness.exllamav2.rope import Rope, read_rope, stretched
 from cortex.weights import Facts, ModelFolder, Settings, read_folder
 
 MOST_EXPERTS: Final = 1024
@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     check_tensors(folder, family, sizes)
     for name in ("bos_token_id", "eos_token_id"):
         facts.ids(name)
-    window = window_of(family, config, settings.told)
+    window, longest = window_of(family, config, settings.told), stretched(path, settings)
     return Checkpoint(
         folder=folder,
         family=family,
@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         scales=_scales(facts) if family.scaled else Scales(),
         norm_eps=facts.real("rms_norm_eps", least=1e-12, most=1.0),
         experts_per_token=_experts_per_token(facts, sizes),
-        context=min(settings.context, window or settings.context),
+        context=min(longest, window or longest),
         second=second,
     )
 

@@ -38,9 +38,9 @@ SERVED: Final[Mapping[str, Family]] = {
     "LlamaForCausalLM": Family(),
     "MistralForCausalLM": Family(window="always", window_default=4096),
     "MixtralForCausalLM": Family(theta=1e6, experts="block_sparse_moe", window="always"),
-    "Qwen2ForCausalLM": Family(qkv_bias=True, window="said"),
-    "Qwen3ForCausalLM": Family(head_norm=True, window="said"),
-    "Qwen3MoeForCausalLM": Family(head_norm=True, experts="mlp", window="said"),
+    "Qwen2ForCausalLM": Family(qkv_bias=True, window="said", window_default=4096),
+    "Qwen3ForCausalLM": Family(head_norm=True, window="said", window_default=4096),
+    "Qwen3MoeForCausalLM": Family(head_norm=True, experts="mlp", window="said", window_default=4096),
     "Phi3ForCausalLM": Family(fused=True, window="always", partial=True),
     "GraniteForCausalLM": Family(scaled=True),
 }

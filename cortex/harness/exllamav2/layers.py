@@ -148,9 +148,14 @@ class _Tensors:
         most, groups = self._typed(f"{name}.q_scale_max", "F16"), self._typed(f"{name}.q_groups", "I16")
         self._shaped(self._typed(f"{name}.q_invperm", "I16", "I32"), (linear.into,))
         out = -(-linear.out // 32) * 32
-        if len(weight.shape) != 2 or weight.shape[1] != out:
-            raise self.fault(f"tensor {weight.name!r} has the shape {weight.shape}, not (..., {out})")
+        least, most_rows = (-(-linear.into * bits // 32) for bits in (2, 8))
+        if len(weight.shape) != 2 or weight.shape[1] != out or not least <= weight.shape[0] <= most_rows:
+            raise self.fault(
+                f"tensor {weight.name!r} has the shape {weight.shape}, not ({least} to {most_rows}, {out})"
+            )
         count = scale.shape[0] if scale.shape else 0
+        if not 1 <= count <= -(-linear.into // 32):
+            raise self.fault(f"tensor {scale.name!r} has {count} groups for {linear.into} rows")
         self._shaped(scale, (count, out // 8))
         self._shaped(most, (count,))
         self._shaped(groups, (2 * count,))

@@ -62,7 +62,7 @@ def _check_gptq(config: Path, quant: Mapping[str, Any]) -> bool:
     bits = facts.number("bits", least=1, most=32)
     if bits != 4:
         raise _unread(config, f"GPTQ with {bits} bits")
-    kind = facts.text("checkpoint_format", "gptq")
+    kind = facts.text("checkpoint_format", facts.text("format", "gptq"))
     if kind not in ("gptq", "gptq_v2") or facts.flag("is_marlin_format"):
         raise _unread(config, f"GPTQ in the form {kind if kind != 'gptq' else 'marlin'!r}")
     if quant.get("dynamic"):

@@ -84,6 +84,17 @@ def read_rope(path: Path, settings: Settings, context: int, family: Family) -> R
     return Rope(base, part, divisors, strength)
 
 
+def stretched(path: Path, settings: Settings) -> int:
+    """The longest context that the positions of the model in the folder `path` are for. YaRN is added to
+    a config.json as its maker says, beside the max_position_embeddings of the training."""
+    own = Facts(path / "config.json", _table(path / "config.json", settings.told))
+    yarn = own.text("rope_type", own.text("type", "default")) == "yarn"
+    if not yarn or not own.has("factor") or not own.has("original_max_position_embeddings"):
+        return settings.context
+    original = own.number("original_max_position_embeddings", least=2)
+    return max(settings.context, min(2**31, int(original * own.real("factor", least=1.0))))
+
+
 def _table(config: Path, told: Mapping[str, Any]) -> Mapping[str, Any]:
     """The newer form, else the older one; empty where there is neither."""
     for name in ("rope_parameters", "rope_scaling"):
