@@ -193,6 +193,32 @@ def test_what_raised_in_a_turn_is_forgotten_and_the_engine_says_what_it_said_bef
         assert bench.answer(Job(3, LONG, GREEDY, max_tokens=8))[0] == before
 
 
+def test_what_fails_while_another_model_loads_can_sample_again_on_many_threads(
+    load: Load, folder: Path
+) -> None:
+    """The library loads in inference mode, and turns are taken meanwhile."""
+    from cortex.harness.exllamav2 import ExLlamaV2Harness
+
+    bench, broken = load(), []
+
+    def progress(done: int, total: int) -> bool:
+        if 0 < done < total and not broken:
+            broken.append(bench.generator)
+            bench.engine.reset()
+        return False
+
+    harness = ExLlamaV2Harness(runtime=emulated_runtime())
+    harness.load(order(folder, model="other"), progress, lambda: None).unload()
+    assert broken
+    assert bench.generator is not broken[0]
+    # As where the vocabulary is smaller than the model's rows, which are masked in place.
+    bench.generator.tokenizer.get_vocab_size = lambda: models.VOCABULARY - 1
+    for number in range(1, 1 + SLOTS):
+        bench.engine.submit(Job(number, SHORT, GREEDY, max_tokens=3))
+    ends = [event for _, event in bench.until(*range(1, 1 + SLOTS)) if isinstance(event, Stopped)]
+    assert len(ends) == SLOTS
+
+
 def test_an_engine_that_fails_again_and_again_is_given_up(load: Load) -> None:
     bench = load()
     bench.engine.reset()

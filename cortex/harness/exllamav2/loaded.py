@@ -107,20 +107,23 @@ class Loaded:
 
     def generator(self) -> Any:  # noqa: ANN401 - the library is untyped
         """A fresh one, with no jobs and nothing remembered of prompts."""
-        made = generator_of(self.library)(
-            model=self.model,
-            cache=self.cache,
-            tokenizer=_Silent(self.vocabulary),
-            max_batch_size=self.slots,
-            max_chunk_size=chunk_of(self.order),
-            max_q_size=self.drafts + 1,
-            draft_model=self.draft,
-            draft_cache=self.draft_cache,
-            num_draft_tokens=DRAFTED,
-            use_ngram_draft=self._ngram,
-            max_sampling_threads=min(SAMPLING_THREADS, os.cpu_count() or 1),
-            paged=self.attention.paged,
-        )
+        # Sampling threads write into its buffers, and may not where these were made in inference mode: as
+        # in a turn that fails while another model loads.
+        with self.library.torch.inference_mode(False):
+            made = generator_of(self.library)(
+                model=self.model,
+                cache=self.cache,
+                tokenizer=_Silent(self.vocabulary),
+                max_batch_size=self.slots,
+                max_chunk_size=chunk_of(self.order),
+                max_q_size=self.drafts + 1,
+                draft_model=self.draft,
+                draft_cache=self.draft_cache,
+                num_draft_tokens=DRAFTED,
+                use_ngram_draft=self._ngram,
+                max_sampling_threads=min(SAMPLING_THREADS, os.cpu_count() or 1),
+                paged=self.attention.paged,
+            )
         if self.loras:
             made.set_loras(self.loras)
         return made
