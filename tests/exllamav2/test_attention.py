@@ -192,6 +192,25 @@ def test_lengths_that_are_counted_on_in_place_are_read_anew() -> None:
         assert sorted(written) == sorted([[int(table[0, 1]), more], [int(table[1, 1]), 299 - PAGE + more]])
 
 
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.usefixtures("op")
+def test_models_of_other_heads_may_share_what_follows_from_lengths(
+    name: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft and its model read a prompt by the same table, and their rows go in other portions."""
+    lengths, way = (300, 600, 20, 257), way_named(name)
+    narrow, wide = (Case(lengths, steps, heads, heads) for heads in (1, 16))
+    (first, answer, _), (second, other, _) = posed(narrow), posed(wide)
+    monkeypatch.setattr(flash, "TRANSIENT_BYTES", 2**20)
+    index = paged.Index(paged.Call(**first))
+    same = {name: first[name] for name in ("block_table", "cache_seqlens")}
+    for given, wanted in ((first, answer), (second | same, other), (first, answer)):
+        call = paged.Call(**given)
+        way.append(call, index)
+        assert (way.attend(call, index).float() - wanted).abs().max() < NEAR
+
+
 @pytest.mark.parametrize("writes", [True, False])
 def test_layers_of_a_turn_share_what_follows_from_its_lengths(writes: bool) -> None:
     """On a device, where nobody counts on in place; with the turn's lengths it goes."""

@@ -73,7 +73,7 @@ class Gathered(Appending):
         q = call.q[rows]
         count, steps, reach = q.shape[0], q.shape[1], k.shape[1]
         starts_q, starts_k, lengths = index.once(
-            ("gathered", rows.start),
+            ("gathered", rows.start, rows.stop),
             lambda: (_ramp(count, steps, q), _ramp(count, reach, q), index.lengths[rows].contiguous()),
         )
         # No right edge of the window is given: with one, the op gives up splitting long keys.
@@ -102,7 +102,7 @@ class Pages(Gathered):
 
     def _joined(self, call: Call, index: Index, rows: slice) -> torch.Tensor:
         starts, used, starts_q = index.once(
-            ("pages", rows.start, call.window, call.group), lambda: _spans(call, index, rows)
+            ("pages", rows.start, rows.stop, call.window, call.group), lambda: _spans(call, index, rows)
         )
         q = call.q[rows, 0].unflatten(1, (-1, call.group))  # rows, KV heads, group, width
         count, kv_heads, group, width = q.shape
