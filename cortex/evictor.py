@@ -71,6 +71,21 @@ def movable(resident: Resident, now: float, rules: Rules) -> bool:
     return resident.phase != "loading" and resident.idle and now >= of_age_at(resident, rules)
 
 
+def stays(resident: Resident, newcomer: Newcomer, *, now: float, rules: Rules) -> str | None:
+    """Why `resident` does not make room for `newcomer` at this moment; None when it would."""
+    if _may_go(resident, newcomer, rules) and movable(resident, now, rules):
+        return None
+    if resident.pinned:
+        return "is pinned"
+    if resident.phase in ("loading", "leaving"):
+        return f"is {resident.phase}"
+    if not _may_go(resident, newcomer, rules):
+        return f"has priority {resident.priority}, above {newcomer.priority}"
+    if not resident.idle:
+        return f"has {max(resident.seats, resident.busy)} in flight"
+    return f"is young for {of_age_at(resident, rules) - now:.0f} s more"
+
+
 def _may_go(resident: Resident, newcomer: Newcomer, rules: Rules) -> bool:
     if resident.pinned or resident.phase == "leaving":
         return False

@@ -15,12 +15,14 @@ Phase: TypeAlias = Literal["loading", "loaded", "leaving", "recovering"]
 @dataclass(slots=True)
 class Room:
     """One device of a place. `other_bytes` are taken by what is not a resident. Rooms of one
-    `group` hold a model together; where nobody told of groups, it is None and all rooms may."""
+    `group` hold a model together; where nobody told of groups, it is None and all rooms may.
+    `why_not` says in a word what became of a device that computes no more."""
 
     name: str
     total_bytes: int
     other_bytes: int = 0
     group: str | None = None
+    why_not: str = ""
 
 
 @dataclass(slots=True)

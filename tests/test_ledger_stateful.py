@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cortex.catalogue import ModelSpec
-from cortex.errors import LoadFailed, Stopping
-from cortex.ledger import Decision, Ledger, Load, Refuse, Serve, Ticket, Wait, Want
+from cortex.errors import Busy, LoadFailed, NeverFits, NoRoom, Stopping
+from cortex.ledger import Decision, Ledger, Load, Plan, Refuse, Serve, Ticket, Wait, Want
 from cortex.places import Resident, Room
 from tests.fake_ledger import AGE_S, OVERTAKE_S, Clock, policy, resident
 
@@ -36,6 +36,29 @@ def measured(model: str, **facts: object) -> Resident:
     return resident(model, SIZES[model], slots=SLOTS[model], pinned=model == "pinned", **facts)
 
 
+def check_plan(plan: Plan, decision: Decision, ledger: Ledger) -> None:
+    """What was foretold is what was done, and the reason at that place says the same."""
+    assert sorted(reason.place.name for reason in plan.reasons) == sorted(place.name for place in ledger)
+    serving = [reason for reason in plan.reasons if reason.standing == "serves"]
+    ways = [reason for reason in plan.reasons if reason.way is not None]
+    match decision:
+        case Serve():
+            assert plan.verdict == decision and plan.place is decision.place
+            assert serving[0].place is decision.place
+        case Load():
+            assert not serving and plan.place is decision.place
+            way = ways[0].way
+            assert way is plan.verdict or way == plan.verdict
+            assert way.victims == decision.victims and way.newcomer.need == decision.resident.room_bytes
+        case Wait():
+            assert plan.verdict == decision and not serving
+            if decision.plan is not None:
+                assert ways[0].way == decision.plan and ways[0].standing == "waits"
+        case Refuse(error):
+            assert isinstance(plan.verdict, Refuse) and plan.verdict.error.message == error.message
+            assert not (ways and isinstance(error, NeverFits | NoRoom | Busy))
+
+
 class Machine(RuleBasedStateMachine):
     """What both roles have in common. `waiting` and `seated` are what a dispatcher would know."""
 
@@ -55,7 +78,11 @@ class Machine(RuleBasedStateMachine):
     @rule(model=MODELS, weight=st.sampled_from([0, 1, 1, 1, 2]), evict=st.booleans(), routed=st.booleans())
     def arrive(self, model: str, weight: int, evict: bool, routed: bool) -> None:
         want = Want(model, spec(model), SIZES[model], weight, may_load=not routed, evict=evict)
+        before = self.looks()
+        plan = self.ledger.plan(want)
+        assert self.looks() == before
         ticket, decision = self.ledger.arrive(want)
+        check_plan(plan, decision, self.ledger)
         if isinstance(decision, Wait | Load):
             self.waiting.append(ticket)
         self.hear(ticket, decision)
@@ -74,6 +101,10 @@ class Machine(RuleBasedStateMachine):
         assert self.ledger.overdue(ticket).status == 503
         self.ledger.depart(ticket)
         self.settle()
+
+    def looks(self) -> str:
+        """All that can be seen of the ledger."""
+        return repr([self.ledger, *self.ledger, self.ledger.due, self.ledger.oldest, self.ledger.loads])
 
     # -- what loads do
 

@@ -5,11 +5,25 @@ the deed nothing can change. The ledger decides and records; `dispatch` obeys an
 waiting. Nothing here blocks, logs or reads a clock of its own.
 
 `residency` keeps places, residents and loads, `rests` what failed a moment ago; `seating` adds
-seats and those who wait, each model's in a `line`; `claims` lets them in turn; `keeping` adds what
-a neuron asks to keep its devices: idle times, pins, and places that are emptied and filled anew.
+seats and those who wait, each model's in a `line`; `claims` lets them in turn; `foresight` tells what
+would become of a request, and why; `keeping` adds what a neuron asks to keep its devices: idle times,
+pins, and places that are emptied and filled anew.
 """
 
+from cortex.ledger.foresight import Plan
 from cortex.ledger.keeping import Ledger
 from cortex.ledger.tickets import Decision, Load, Policy, Refuse, Serve, Settled, Ticket, Wait, Want
 
-__all__ = ["Decision", "Ledger", "Load", "Policy", "Refuse", "Serve", "Settled", "Ticket", "Wait", "Want"]
+__all__ = [
+    "Decision",
+    "Ledger",
+    "Load",
+    "Plan",
+    "Policy",
+    "Refuse",
+    "Serve",
+    "Settled",
+    "Ticket",
+    "Wait",
+    "Want",
+]

@@ -10,12 +10,12 @@ from math import inf
 
 from cortex import evictor
 from cortex.errors import Busy
-from cortex.ledger.seating import Seating
+from cortex.ledger.foresight import Foresight
 from cortex.places import Place, Resident
 
 
 @dataclass(slots=True, repr=False)
-class Ledger(Seating):
+class Ledger(Foresight):
     """Residency, seats, the lines, and the keeping of places."""
 
     def judge_by(self, rules: evictor.Rules) -> None:

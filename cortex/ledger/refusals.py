@@ -44,6 +44,7 @@ def no_room(want: Want, places: Collection[Place], *, delegates: bool) -> Cortex
         rooms = [(place, room) for place in places for room in place.rooms.values()]
         facts["free_by_device"] = {room.name: max(place.free(room.name), 0) for place, room in rooms}
         facts["total_by_device"] = {room.name: room.total_bytes for _, room in rooms}
+    # 6. of the router's list: nobody could ever hold it.
     if why and all(why.values()):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(why.items()))
         if delegates:
@@ -53,6 +54,7 @@ def no_room(want: Want, places: Collection[Place], *, delegates: bool) -> Cortex
             f"({reasons}; {_figures(places)}); give it a smaller context, or a smaller quant",
             facts=facts,
         )
+    # 5. Somebody could, who is not well.
     if not any(place.ready and why[place.name] is None for place in places):
         return Recovering(f"No neuron that could hold '{want.model}' is up at the moment")
     if delegates:

@@ -18,7 +18,7 @@ from cortex.ledger.claims import Claim, Claims
 from cortex.ledger.line import Kind, Line, kind_of
 from cortex.ledger.residency import Residency
 from cortex.ledger.rests import again
-from cortex.ledger.tickets import Decision, Load, Refuse, Serve, Settled, Ticket, Wait, Want
+from cortex.ledger.tickets import Decision, Load, Refuse, Serve, Settled, Ticket, Verdict, Wait, Want
 from cortex.places import Place, Resident
 
 
@@ -69,12 +69,8 @@ class Seating(Residency):
         """A new ticket and what becomes of it. On Wait or Load it stands in line."""
         self._arrivals += 1
         ticket = Ticket(want, self.clock(), self._arrivals)
-        line = self._lines.get(want.model)
-        decision = self._decide(ticket, behind=line is not None and line.has(kind_of(want)))
+        decision = self._do(ticket, self._first_judged(ticket))
         if isinstance(decision, Wait):
-            before = self.waiting_for(want.model) if self.policy.queue_per_model else self._waiting
-            if before >= self.policy.queue:
-                return ticket, Refuse(refusals.full(before))
             self._note(want.model, decision)
             if decision.plan is not None:
                 self._stirred.add(want.model)  # it may have the right to more than to wait
@@ -163,7 +159,7 @@ class Seating(Residency):
         stuck: set[Kind] = set()
         blocked: tuple[Ticket, Wait] | None = None
         while (head := line.first(but=stuck)) is not None:
-            decision = self._decide(head, behind=False)
+            decision = self._do(head, self._judge(head, behind=False))
             if isinstance(decision, Wait):
                 stuck.add(kind_of(head.want))
                 self._note(model, decision)
@@ -198,27 +194,55 @@ class Seating(Residency):
 
     # -- decisions --------------------------------------------------------------------------
 
-    def _decide(self, ticket: Ticket, *, behind: bool) -> Decision:
-        """One of six ends, in this order:
+    def _do(self, ticket: Ticket, verdict: Verdict) -> Decision:
+        """The verdict becomes true: somebody sits, or a load begins."""
+        match verdict:
+            case Serve():
+                return self._sit_down(ticket, verdict)
+            case router.Placement():
+                return self._begin(ticket.want, verdict)
+        return verdict
 
-        1. servable replicas: sit if a seat is free (a newcomer stays `behind` those who wait),
+    def _first_judged(self, ticket: Ticket) -> Verdict:
+        """Of one that has just come, for whom there may be no place left in the line."""
+        want = ticket.want
+        verdict = self._judge(ticket, behind=self._has_line(want))
+        if isinstance(verdict, Wait):
+            before = self.waiting_for(want.model) if self.policy.queue_per_model else self._waiting
+            if before >= self.policy.queue:
+                return Refuse(refusals.full(before))
+        return verdict
+
+    def _has_line(self, want: Want) -> bool:
+        """Whether somebody waits before whom `want` may not be served."""
+        line = self._lines.get(want.model)
+        return line is not None and line.has(kind_of(want))
+
+    def _judge(self, ticket: Ticket, *, behind: bool) -> Verdict:
+        """One verdict, by the router's list; nothing changes:
+
+        1. the alias was resolved by who asks;
+        2. servable replicas: sit if a seat is free (a newcomer stays `behind` those who wait),
            else wait for one;
-        2. a load of the model is under way: join it;
-        3. a replica exists but cannot serve: wait if it is about to be gone or heard of, else
-           refuse, never a second copy;
-        4. it may not be loaded for this one: refuse;
-        5. it died a moment ago: wait; its last load failed a moment ago: refuse with that cause;
-        6. nobody has it: find a place.
+        3. a replica that cannot serve: wait if it is on its way in, or about to be gone or heard
+           of, else refuse, never a second copy;
+        4. nobody has it: refuse if it may not be loaded, wait if it died a moment ago, refuse with
+           the cause if its last load failed a moment ago, else find a place for it;
+        5. who could hold it is not well: refuse for now;
+        6. nobody could ever: refuse for good.
         """
         want = ticket.want
         holders = self.holders(want.model)
+        # 2.
         elsewhere = (pair for pair in holders if pair[0].name not in want.avoid)
         if servable := router.rank(elsewhere, want.affinity):
             return self._seat(ticket, servable, behind)
+        # 3.
         if want.model in self._loads or any(resident.phase == "loading" for _, resident in holders):
             return Wait("load")
         if (answer := self._unservable(want, holders)) is not None:
             return answer
+        # 4.
         if not want.may_load or want.spec is None:
             return Refuse(NotHereNow(f"Model '{want.model}' is not resident here"))
         if (until := self._rests.mourned(want.model)) is not None:
@@ -227,19 +251,27 @@ class Seating(Residency):
             return Refuse(again(rest.error, rest.until - self.clock()))
         return self._find_place(ticket)
 
-    def _seat(self, ticket: Ticket, servable: list[tuple[Place, Resident]], behind: bool) -> Decision:
+    def _seat(self, ticket: Ticket, servable: list[router.Ranked], behind: bool) -> Verdict:
         weight = ticket.want.weight
         most = max(inf if resident.slots is None else resident.slots for _, resident in servable)
         if weight > most:
             return Refuse(BadAsk(f"'n' is {weight}, and the model has {most} slots", param="n"))
-        for place, resident in servable:
-            full = resident.slots is not None and resident.seats + weight > resident.slots
-            kept_out = behind or full or self._claims.close(place.name, resident.model, ticket.number)
-            if not weight or not kept_out:
-                return self._sit_down(ticket, place, resident)
+        for taken, (place, resident) in enumerate(servable):
+            if not weight or not self._kept_out(ticket, place, resident, behind=behind):
+                return Serve(place, resident, router.route(servable, taken, ticket.want.affinity))
         return Wait("slots")
 
-    def _unservable(self, want: Want, holders: list[tuple[Place, Resident]]) -> Decision | None:
+    def _kept_out(self, ticket: Ticket, place: Place, resident: Resident, *, behind: bool) -> str:
+        """Why a ticket may not sit at a servable replica; "" when it may."""
+        if behind:
+            return "others wait for a seat already"
+        if resident.slots is not None and resident.seats + ticket.want.weight > resident.slots:
+            return "no seat is free"
+        if self._claims.close(place.name, resident.model, ticket.number):
+            return "it empties for a model that has waited for long"
+        return ""
+
+    def _unservable(self, want: Want, holders: list[router.Ranked]) -> Wait | Refuse | None:
         """What becomes of a ticket whose model is somewhere, but serves nobody at present. None
         when all that have it are closing down: it may come in elsewhere."""
         if any(place.doubt for place, _ in holders):
@@ -252,9 +284,9 @@ class Seating(Residency):
                 return Refuse(Recovering(f"Model '{want.model}' cannot serve at the moment: {why}"))
         return Wait("room") if any(resident.phase == "leaving" for _, resident in holders) else None
 
-    def _find_place(self, ticket: Ticket) -> Decision:
+    def _find_place(self, ticket: Ticket) -> Verdict:
         want, now = ticket.want, self.clock()
-        assert want.spec is not None  # noqa: S101 - `_decide` asked
+        assert want.spec is not None  # noqa: S101 - `_judge` asked
         # Whoever has it already takes nobody new, or this would not be asked.
         places = [place for place in self if place.name not in want.avoid]
         rests = {place.name: self._rests.at(want.model, place.name) for place in places}
@@ -266,12 +298,13 @@ class Seating(Residency):
             return Wait("room")
         found = [placement for placement in found if not self._promised(placement, ticket)]
         if found and (not found[0].must_wait or self.policy.delegates):
-            return self._begin(want, found[0])
+            return found[0]
         ends = [rest.until for rest in rests.values() if rest is not None]
         if found:
             moments = (*self._moments(ticket, found[0]), *ends)
             until = min((moment for moment in moments if moment > now), default=None)
             return Wait("room", until, found[0])
+        # 5. and 6., told apart by the words of the refusal.
         possible = [place for place in places if router.never(want.spec, want.need_bytes, place) is None]
         if any(place.doubt for place in possible):
             return Wait("room")
@@ -331,13 +364,15 @@ class Seating(Residency):
 
     # -- seats ------------------------------------------------------------------------------
 
-    def _sit_down(self, ticket: Ticket, place: Place, resident: Resident) -> Serve:
+    def _sit_down(self, ticket: Ticket, serve: Serve) -> Serve:
+        place, resident = serve.place, serve.resident
         ticket.place, ticket.resident, ticket.seated = place, resident, self.clock()
+        ticket.route = "cold" if resident.loaded_at > ticket.arrived else serve.route
         resident.seats += ticket.want.weight
         resident.fresh += ticket.want.weight
         resident.last_used = ticket.seated
         self._fresh.setdefault(place.name, {})[ticket] = resident
-        return Serve(place, resident)
+        return serve
 
     def _stand_up(self, ticket: Ticket, place: Place, resident: Resident) -> None:
         ticket.place = ticket.resident = None

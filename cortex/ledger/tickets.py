@@ -7,7 +7,7 @@ from cortex import evictor
 from cortex.catalogue import ModelSpec
 from cortex.errors import CortexError
 from cortex.places import Place, Resident
-from cortex.router import Placement
+from cortex.router import Placement, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class Want:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One arrival; the lower `number` came first. The last three are set while it sits."""
+    """One arrival; the lower `number` came first. The last four are set when it sits, `route` being
+    what brought it there."""
 
     want: Want
     arrived: float
@@ -57,14 +58,16 @@ class Ticket:
     place: Place | None = None
     resident: Resident | None = None
     seated: float = 0.0
+    route: Route | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """The ticket sits at `resident`."""
+    """The ticket sits at `resident`; `route` says what decided for it among others."""
 
     place: Place
     resident: Resident
+    route: Route = "only-replica"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,3 +109,5 @@ class Refuse:
 # What becomes of one who waited, and of one who arrives.
 Settled: TypeAlias = Serve | Load | Refuse
 Decision: TypeAlias = Settled | Wait
+# The same before anything is done about it: a placement is a load that has not begun.
+Verdict: TypeAlias = Serve | Placement | Refuse | Wait

@@ -1,14 +1,14 @@
-"""Which replica serves a request, and where a cold model goes.
+"""The choice between places: steps 2 and 4 of the list, and what no place could ever hold.
 
-Pure: the same question gives the same answer, and asking changes nothing. `rank`
-looks only at those who hold the model; `placements` looks at the whole fleet, and is
-asked only when nobody does.
+`rank` looks only at those who hold the model; `placements` looks at the whole fleet, and is
+asked only when nobody does. Both sort by a merit with named parts, so that the part in which
+two places differ can be told.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from cortex.catalogue import ModelSpec
 from cortex.places import Newcomer, Place, Resident, Room
@@ -16,6 +16,12 @@ from cortex.units import size
 
 # Who leaves a place for a newcomer; with True, who would once the seated have stood up.
 Victims: TypeAlias = Callable[[Place, Newcomer, bool], tuple[str, ...] | None]
+Ranked: TypeAlias = tuple[Place, Resident]
+# How a request came to its replica, in one word for its log line. "cold" ones waited for a load,
+# and with "next-free" all better ones had no seat left.
+Route: TypeAlias = Literal["cold", "only-replica", "least-busy", "affinity", "by-name", "next-free"]
+# Why a place could never hold a model.
+Bar: TypeAlias = Literal["pinned_elsewhere", "no_device", "too_few_devices", "too_small"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +39,69 @@ class Placement:
     must_wait: bool
 
 
-def rank(holders: Iterable[tuple[Place, Resident]], affinity: str = "") -> list[tuple[Place, Resident]]:
+class Calm(NamedTuple):
+    """What speaks for a replica; the least wins."""
+
+    busy: int
+    distance: int
+    name: str
+
+
+class Merit(NamedTuple):
+    """What speaks for a placement; the least wins."""
+
+    must_wait: bool
+    evicts: bool
+    cost: float
+    leaving: int
+    minus_free: int
+    name: str
+
+
+def rank(holders: Iterable[Ranked], affinity: str = "") -> list[Ranked]:
     """Servable replicas, best first: least busy; among equals the one that `affinity`
     points to, so that a conversation finds its prefix again; then by name."""
-    return sorted(
-        ((place, resident) for place, resident in holders if place.ready and resident.servable),
-        key=lambda pair: (pair[1].busy, _distance(affinity, pair[0].name), pair[0].name),
-    )
+    servable = [(place, resident) for place, resident in holders if place.ready and resident.servable]
+    return sorted(servable, key=lambda pair: calm(pair, affinity))
+
+
+def calm(pair: Ranked, affinity: str) -> Calm:
+    """What `rank` sorts by."""
+    place, resident = pair
+    return Calm(resident.busy, _distance(affinity, place.name), place.name)
+
+
+def route(ranked: Sequence[Ranked], taken: int, affinity: str) -> Route:
+    """What decided for the replica at index `taken`."""
+    if len(ranked) == 1:
+        return "only-replica"
+    if taken:
+        return "next-free"
+    if ranked[0][1].busy < ranked[1][1].busy:
+        return "least-busy"
+    return "affinity" if affinity else "by-name"
 
 
 def never(spec: ModelSpec, need_bytes: int, place: Place) -> str | None:
     """Why `place` could not hold `spec` even if it were empty; None when it could."""
+    found = barred(spec, need_bytes, place)
+    return None if found is None else found[1]
+
+
+def barred(spec: ModelSpec, need_bytes: int, place: Place) -> tuple[Bar, str] | None:
+    """As `never`, with the kind of reason."""
     if spec.pinned_on and place.name not in spec.pinned_on:
-        return f"the catalogue pins it on {', '.join(spec.pinned_on)}"
+        return "pinned_elsewhere", f"the catalogue pins it on {', '.join(spec.pinned_on)}"
     if not place.ready and not place.rooms:
         return None  # never seen: nobody can rule it out
-    if any(True for _ in _shares(spec, need_bytes, place)):
+    if any(True for _ in shares(spec, need_bytes, place)):
         return None
-    if not any(spec.runs_on(room) for room in place.rooms):
-        return f"it has no device for harness {spec.harness_name}"
+    able = [room for room in place.rooms.values() if spec.runs_on(room.name)]
+    if not able:
+        return "no_device", f"it has no device for harness {spec.harness_name}"
     wanted = "a device" if spec.min_devices == 1 else f"{spec.min_devices} devices, each"
-    return f"it needs {wanted} with {size(_share(spec, need_bytes))} of memory"
+    text = f"it needs {wanted} with {size(_share(spec, need_bytes))} of memory"
+    return ("too_few_devices" if len(able) < spec.min_devices else "too_small"), text
 
 
 def placements(
@@ -71,12 +119,15 @@ def placements(
     found: list[Placement] = []
     for place in places:
         if place.ready and never(spec, need_bytes, place) is None:
-            for need in _shares(spec, need_bytes, place):
+            for need in shares(spec, need_bytes, place):
                 found.extend(_ways(place, Newcomer(need, spec.priority, tuple(prefer)), victims))
-    return sorted(
-        found,
-        key=lambda p: (p.must_wait, bool(p.victims), p.cost, len(p.victims), -_free(p), p.place.name),
-    )
+    return sorted(found, key=merit)
+
+
+def merit(way: Placement) -> Merit:
+    """What `placements` sorts by."""
+    free = sum(way.place.free(room) for room in way.newcomer.need)
+    return Merit(way.must_wait, bool(way.victims), way.cost, len(way.victims), -free, way.place.name)
 
 
 def _ways(place: Place, newcomer: Newcomer, victims: Victims) -> Iterator[Placement]:
@@ -89,7 +140,7 @@ def _ways(place: Place, newcomer: Newcomer, victims: Victims) -> Iterator[Placem
             return
 
 
-def _shares(spec: ModelSpec, need_bytes: int, place: Place) -> Iterator[dict[str, int]]:
+def shares(spec: ModelSpec, need_bytes: int, place: Place) -> Iterator[dict[str, int]]:
     """Every way to lay the bytes out over the rooms of `place`, were it empty: in as few of one
     group as it takes. Several rooms share evenly where that fits, else by their size."""
     share = _share(spec, need_bytes)
@@ -125,10 +176,6 @@ def _spread(spec: ModelSpec, need_bytes: int, rooms: list[Room]) -> dict[str, in
 
 def _share(spec: ModelSpec, need_bytes: int) -> int:
     return max(spec.min_device_memory, -(-need_bytes // spec.min_devices))
-
-
-def _free(placement: Placement) -> int:
-    return sum(placement.place.free(room) for room in placement.newcomer.need)
 
 
 def _distance(affinity: str, name: str) -> int:
