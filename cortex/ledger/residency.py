@@ -59,11 +59,6 @@ class Residency:
         """Where `model` is, in any phase."""
         return [(place, place.residents[model]) for place in self._holders.get(model, {}).values()]
 
-    def judge_by(self, policy: Policy) -> None:
-        """Other rules, for those who wait as well."""
-        self.policy = policy
-        self._stir()
-
     # -- places -----------------------------------------------------------------------------
 
     def open(self, name: str, rooms: Iterable[Room]) -> Place:
@@ -112,12 +107,6 @@ class Residency:
         self._left.pop(name, None)
         self._fresh.pop(name, None)
         self._stir()
-        return taken
-
-    def close(self, name: str, reason: str) -> list[Load]:
-        """There is no such place any more; answers the loads it took along, which count no longer."""
-        taken = self.lost(name, reason)
-        self._places.pop(name, None)
         return taken
 
     def shut(self, name: str, reason: str) -> None:
