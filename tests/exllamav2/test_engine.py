@@ -356,6 +356,32 @@ def test_guessing_ahead_changes_no_word_and_no_count(load: Load, folder: Path, s
         assert calls < 21  # a model guesses itself well
 
 
+def test_a_prompt_is_learnt_for_guesses_a_chunk_at_a_time(load: Load) -> None:
+    bench = load(options={"speculation": "ngram"})
+    bench.engine.submit(endless(1, LONG))
+    learnt = [0]
+    while learnt[-1] < len(LONG):
+        bench.turn()
+        learnt.append(max((job.ngram_position for job in bench.generator.active_jobs), default=0))
+        assert learnt[-1] - learnt[-2] <= CHUNK
+    assert len(learnt) > len(LONG) // CHUNK
+
+
+def test_what_repeats_is_guessed(load: Load) -> None:
+    bench = load(options={"speculation": "ngram"})
+    bench.engine.submit(endless(1, (50, 51), max_tokens=40))
+    turns = 0
+    while True:
+        turns += 1
+        if any(isinstance(event, Stopped) for _, event in bench.turn()):
+            break
+    assert turns <= 12  # five at a time
+    round_ = (*range(40, 60), *range(40, 60), *range(40, 45))
+    job = bench.engine._loaded.job(input_ids=bench.engine._library.torch.tensor([round_]), max_new_tokens=9)
+    bench.generator._learn(job)
+    assert bench.generator._guess(job) == [45, 46, 47, 48]
+
+
 def test_jobs_share_a_cache_when_the_order_says_so(load: Load) -> None:
     assert load().engine.facts.kv_tokens is None
     facts = load(model="shared", kv_tokens=2048).engine.facts
