@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -77,6 +78,7 @@ class FakeNeuron(FakeUpstream):
     state: str = "ready"
     memory: int = 1024 * MIB
     poisoned: bool = False
+    spent: dict[str, int] = field(default_factory=dict)  # today's prompt tokens by key
     silent: bool = False  # accepts and reads, and never answers again
     polls: int = 0
     poll: Received | None = None  # the last one
@@ -228,6 +230,10 @@ class FakeNeuron(FakeUpstream):
             devices=[device],
             activation=wire.Activation(state=self.state),  # type: ignore[arg-type]
             models=list(self.loads.values()),
+            key_tokens=wire.KeyTokens(
+                day=datetime.now(UTC).date().isoformat(),
+                keys={key: wire.Tokens(prompt=tokens) for key, tokens in self.spent.items()},
+            ),
         )
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from cortex.ask import Sampling
 from cortex.catalogue import Cost, ModelSpec
-from cortex.config.gateway import ColdLoad, Eviction, GatewayConfig, Key, NeuronRef, Poll
+from cortex.config.gateway import ColdLoad, Eviction, GatewayConfig, NeuronRef, Poll
 from cortex.config.hub import HubConfig
+from cortex.config.keys import Key
 from cortex.config.limits import Limits
 from cortex.config.network import PRIVATE
 from cortex.config.neuron import Admission, Devices, ExLlamaV2, LlamaCpp, NeuronConfig, NeuronEviction

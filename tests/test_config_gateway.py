@@ -1,5 +1,6 @@
 """cortex.toml, whole: defaults, the predecessor's form, secrets, what is refused."""
 
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from cortex.config.gateway import (
     ColdLoad,
     Eviction,
     GatewayConfig,
-    Key,
     NeuronRef,
     Poll,
     read_gateway,
 )
+from cortex.config.keys import Key
 from cortex.config.limits import Limits
 from cortex.config.network import PRIVATE
 from cortex.errors import ConfigError
@@ -27,6 +28,16 @@ NO_NAME = "must be a name of letters, digits and ._-, not 'a b'"
 NO_ID = (
     "must be a model id: a letter or digit, then up to 127 letters, digits and ._:/- "
     "without a '..' segment, not"
+)
+BOSS = Key(
+    "boss",
+    "0" * 64,
+    ("inference", "admin"),
+    ("org/*", "fast"),
+    max_in_flight=2,
+    requests_per_minute=3,
+    tokens_per_day=4,
+    expires=datetime(2030, 1, 2, tzinfo=UTC),
 )
 ONE_NEURON = '[[neurons]]\nname = "n"\nendpoint = "http://n:1"\n'
 
@@ -121,6 +132,11 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         name = "boss"
         sha256 = "{"0" * 64}"
         scopes = ["inference", "admin"]
+        models = ["org/*", "fast"]
+        max_in_flight = 2
+        requests_per_minute = 3
+        tokens_per_day = 4
+        expires = 2030-01-01
         [aliases]
         fast = "org/small"
         """
@@ -141,7 +157,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         limits=Limits(2**20, 2**13, 1, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
         poll=Poll(0.5, 1.0, 1),
         neurons=(NeuronRef("n", "http://n:1", "sixteen-or-more-characters"),),
-        keys=(Key("k", DIGEST.lower()), Key("boss", "0" * 64, ("inference", "admin"))),
+        keys=(Key("k", DIGEST.lower()), BOSS),
         aliases={"fast": "org/small"},
     )
 
@@ -215,22 +231,47 @@ def test_a_key_that_nothing_acts_on_is_a_warning(read, text, key):
     assert [warning.split(": ", 1)[1] for warning in warnings] == [f"{key}: has no effect in this version"]
 
 
+ONE_KEY = f'[[keys]]\nname = "k"\nsha256 = "{DIGEST}"\n'
+
+
 @pytest.mark.parametrize(
-    "key",
+    ("written", "expires"),
     [
-        "models = ['*']",
-        "max_in_flight = 1",
-        "requests_per_minute = 1",
-        "tokens_per_day = 1",
-        "expires = 2030-01-01",
+        ("2026-12-31", datetime(2027, 1, 1, tzinfo=UTC)),
+        ("'2026-12-31'", datetime(2027, 1, 1, tzinfo=UTC)),
+        ("2026-12-31T18:00:00Z", datetime(2026, 12, 31, 18, tzinfo=UTC)),
+        ("2026-12-31 18:00:00+02:00", datetime(2026, 12, 31, 16, tzinfo=UTC)),
+        ("'2026-12-31T18:00Z'", datetime(2026, 12, 31, 18, tzinfo=UTC)),
     ],
 )
-def test_a_limit_that_is_not_enforced_is_a_fault(faults, key):
-    text = f'[[keys]]\nname = "k"\nsha256 = "{DIGEST}"\n{key}\n'
-    assert faults(text) == [
-        f"cortex.toml:4: keys[0].{key.split()[0]}: is not enforced in this version; "
-        "remove it, a limit must hold or not be there"
-    ]
+def test_a_key_expires_at_the_end_of_a_date_or_at_a_moment(read, written, expires):
+    config, _ = read(f"{ONE_NEURON}{ONE_KEY}expires = {written}\n")
+    assert config.keys[0].expires == expires
+    assert config.keys[0].expires.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("expires = 2026-12-31T18:00:00", "needs an offset, such as Z for UTC: 2026-12-31T18:00:00Z"),
+        ("expires = '2026-12-31T18:00:00'", "needs an offset, such as Z for UTC: 2026-12-31T18:00:00Z"),
+        ("expires = 9999-12-31", "is beyond the calendar; leave it out for a key that never expires"),
+        ("expires = 18:00:00", "must be a date such as 2026-12-31, or a time such as 2026-12-31T18:00:00Z"),
+        ("expires = 1", "must be a date such as 2026-12-31, or a time such as 2026-12-31T18:00:00Z"),
+        ("expires = 'next year'", "must be a date such as 2026-12-31, or a time such as 2026-12-31T18"),
+        ("expires = '2026-02-30'", "must be a date such as 2026-12-31, or a time such as 2026-12-31T18"),
+        ("expires = '2026-W09-1'", "must be a date such as 2026-12-31, or a time such as 2026-12-31T18"),
+        ("models = []", "is empty: leave it out for a key that may use every model"),
+        ("models = 'a*'", "must be a list, not text"),
+        ("models = ['a b']", "must be a glob of model names"),
+        ("max_in_flight = 0", "must be 1 to 100000, not 0"),
+        ("requests_per_minute = 0", "must be 1 to 100000, not 0"),
+        ("tokens_per_day = 0", "must be 1 to 1000000000000000, not 0"),
+    ],
+)
+def test_what_cannot_limit_a_key_is_a_fault(faults, line, fault):
+    (told,) = faults(ONE_KEY + line)
+    assert told.startswith("cortex.toml:4: keys[0].") and fault in told
 
 
 @pytest.mark.parametrize(

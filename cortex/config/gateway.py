@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 from typing import Literal
 
 from cortex.catalogue import Catalogue
+from cortex.config.keys import Key, check_keys
 from cortex.config.limits import Limits
 from cortex.config.listeners import check_listeners
 from cortex.config.models import alias_faults
@@ -21,7 +22,7 @@ from cortex.config.reading import Document, Values, distinct, fill, open_documen
 from cortex.config.tables import GATEWAY_FILE, NEURON_FILE
 from cortex.config.tokens import read_token
 
-__all__ = ["Address", "ColdLoad", "Eviction", "GatewayConfig", "Key", "NeuronRef", "Poll", "read_gateway"]
+__all__ = ["Address", "ColdLoad", "Eviction", "GatewayConfig", "NeuronRef", "Poll", "read_gateway"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,6 @@ class NeuronRef:
     name: str
     endpoint: str
     token: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A caller's key, known by its digest (lower-case hex)."""
-
-    name: str
-    sha256: str = field(repr=False)
-    scopes: tuple[Literal["inference", "admin"], ...] = ("inference",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +99,7 @@ def gather(path: FilePath | None, env: Mapping[str, str]) -> tuple[Values, Docum
     addresses = usual.listen, usual.metrics_listen
     check_listeners(values.get("gateway", {}), ("gateway",), addresses, document.found)
     _check_neurons(values.get("neurons", []), document)
-    _check_keys(values.get("keys", []), document)
+    check_keys(values.get("keys", []), document.found)
     return values, document
 
 
@@ -131,14 +123,6 @@ def _check_neurons(rows: list[Values], document: Document) -> None:
             row["token"] = read_token(file, ("neurons", i, "token_file"), document.found)
     if not document.plain.get("neurons"):
         document.found.warn((), "names no [[neurons]], so that nothing can be served")
-
-
-def _check_keys(rows: list[Values], document: Document) -> None:
-    distinct(rows, "name", ("keys",), document.found)
-    distinct(rows, "sha256", ("keys",), document.found)
-    for i, row in enumerate(rows):
-        if row.get("scopes") == ():
-            document.found.fault(("keys", i, "scopes"), "is empty: such a key could do nothing")
 
 
 def finish(values: Values, document: Document) -> GatewayConfig:

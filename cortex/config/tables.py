@@ -7,6 +7,7 @@ of the dataclasses that the values fill.
 
 from typing import Final
 
+from cortex.config.keys import EXPIRY, GLOB, MOST_A_DAY, MOST_A_MINUTE, MOST_IN_FLIGHT
 from cortex.config.kinds import (
     ADDRESS,
     DEVICE,
@@ -46,7 +47,6 @@ DEFRAG: Final = Known(whole(0, 10**6))
 LOG_FORMAT: Final = Known(one_of("text", "json"))
 # A listener that polls or waits less than this spins.
 LEAST_S: Final = 0.1
-UNENFORCED: Final = "is not enforced in this version; remove it, a limit must hold or not be there"
 
 # models.toml
 
@@ -178,11 +178,11 @@ GATEWAY_FILE: Final = Table(
                 "name": Known(NAME, required=True),
                 "sha256": Known(SHA256, required=True),
                 "scopes": Known(one_of("inference", "admin"), form="list"),
-                "models": Known(TEXT, refused=UNENFORCED),
-                "max_in_flight": Known(TEXT, refused=UNENFORCED),
-                "requests_per_minute": Known(TEXT, refused=UNENFORCED),
-                "tokens_per_day": Known(TEXT, refused=UNENFORCED),
-                "expires": Known(TEXT, refused=UNENFORCED),
+                "models": Known(GLOB, form="list"),
+                "max_in_flight": Known(whole(1, MOST_IN_FLIGHT)),
+                "requests_per_minute": Known(whole(1, MOST_A_MINUTE)),
+                "tokens_per_day": Known(whole(1, MOST_A_DAY)),
+                "expires": Known(EXPIRY),
             },
             many=True,
         ),

@@ -18,6 +18,7 @@ from cortex.dispatch import Dispatch
 from cortex.errors import Busy, CortexError, NotResident, TooSlow
 from cortex.gateway.listing import Listing
 from cortex.gateway.report import Report
+from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.web.application import answer, as_site_app, bare, body_as, new_application
 from cortex.web.guard import Scope
@@ -59,16 +60,16 @@ def scope_of(method: str, path: str) -> Scope:
     return "read" if method in ("GET", "HEAD") and path in CONTROL else "admin"
 
 
-def build_app(report: Report, listing: Listing, dispatch: Dispatch) -> App:
+def build_app(report: Report, views: Views, dispatch: Dispatch) -> App:
     """The application of one gateway."""
-    return as_site_app(application(report, listing, dispatch))
+    return as_site_app(application(report, views, dispatch))
 
 
-def application(report: Report, listing: Listing, dispatch: Dispatch) -> QuartTrio:
+def application(report: Report, views: Views, dispatch: Dispatch) -> QuartTrio:
     """The same with its routes to be looked at."""
     app = new_application("cortex.gateway")
     _probes(app, report)
-    _orders(app, listing, dispatch)
+    _orders(app, views, dispatch)
 
     @app.get("/fleet")
     async def fleet() -> Response:
@@ -77,16 +78,15 @@ def application(report: Report, listing: Listing, dispatch: Dispatch) -> QuartTr
     @app.get("/v1/models")
     async def models() -> Response:
         if "anthropic-version" in request.headers:
-            return answer(_anthropic_page(listing))
-        data: list[Json] = [listing.entry(model) for model in listing.ids()]
+            return answer(_anthropic_page(views.ids(_caller())))
+        data: list[Json] = [views.entry(_caller(), name) for name in views.ids(_caller())]
         return answer({"object": "list", "data": data})
 
     @app.get("/v1/models/<path:name>")
     async def model(name: str) -> Response:
-        found = _known(listing, name)
         if "anthropic-version" in request.headers:
-            return answer(_anthropic_model(found))
-        return answer(listing.entry(found))
+            return answer(_anthropic_model(views.shown(_caller(), name)))
+        return answer(views.entry(_caller(), name))
 
     return app
 
@@ -109,17 +109,19 @@ def _probes(app: QuartTrio, report: Report) -> None:
         return answer({"version": __version__, "role": "gateway"})
 
 
-def _orders(app: QuartTrio, listing: Listing, dispatch: Dispatch) -> None:
+def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
+    listing = views.listing
+
     @app.post("/fleet/models/load")
     async def load() -> Response:
-        model = _known(listing, (await body_as(ModelOrder)).model)
+        model = views.known(_caller(), (await body_as(ModelOrder)).model)
         await dispatch.bring(replace(want_of(listing, model), weight=0))
         return answer(listing.entry(model))
 
     @app.post("/fleet/models/unload")
     async def unload() -> Response:
         order = await body_as(ModelOrder)
-        model = _known(listing, order.model)
+        model = views.known(_caller(), order.model)
         holders = dispatch.ledger.holders(model)
         if not holders:
             raise NotResident(f"Model '{model}' is loaded nowhere; see GET /fleet", param="model")
@@ -133,12 +135,9 @@ def _orders(app: QuartTrio, listing: Listing, dispatch: Dispatch) -> None:
         return answer({"model": model, "unloaded": True})
 
 
-def _known(listing: Listing, name: str) -> str:
-    """The id that `name` stands for. Raises what `Listing.missing` says when it stands for none."""
-    model = listing.catalogue.resolve(name)
-    if not listing.has(model):
-        raise listing.missing(name)
-    return model
+def _caller() -> str:
+    """The name of the caller's key, as the door has it; a client's own header of that name is dropped."""
+    return request.headers.get(wire.KEY_NAME, "")
 
 
 async def _unload(listing: Listing, name: str, order: wire.UnloadRequest) -> None:
@@ -156,9 +155,8 @@ async def _unload(listing: Listing, name: str, order: wire.UnloadRequest) -> Non
         raise
 
 
-def _anthropic_page(listing: Listing) -> dict[str, Json]:
-    data: list[Json] = [_anthropic_model(model) for model in listing.ids()]
-    ids = listing.ids()
+def _anthropic_page(ids: list[str]) -> dict[str, Json]:
+    data: list[Json] = [_anthropic_model(model) for model in ids]
     return {
         "data": data,
         "has_more": False,

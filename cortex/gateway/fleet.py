@@ -7,7 +7,7 @@ and one that is stopping counts as empty. What it told last is remembered while 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -119,6 +119,8 @@ class Fleet:
         self._neurons = {ref.name: Neuron(ref, Remote(ref, client), _pool(ref)) for ref in refs}
         self._struck: dict[str, float] = {}
         self.stopping = False
+        # Who counts what neurons tell of keys: a name, its tokens, and when it was asked.
+        self.told: Callable[[str, wire.KeyTokens, float], None] = lambda name, tokens, asked_at: None
 
     def __iter__(self) -> Iterator[Neuron]:
         return iter(self._neurons.values())
@@ -270,6 +272,7 @@ class Fleet:
             )
         neuron.discovery, neuron.health, neuron.residents = discovery, health, residents
         neuron.failures, neuron.why, neuron.seen_at = 0, "", trio.current_time()
+        self.told(neuron.name, health.key_tokens, neuron.asked_at)
         ledger = self._dispatch.ledger
         ledger.report(neuron.name, _rooms(health, residents), _told(neuron), neuron.asked_at)
         if neuron.stopping:

@@ -53,10 +53,11 @@ class Listing:
             return True
         return any(neuron.knows(model) for neuron in self.fleet)
 
-    def missing(self, name: str) -> CortexError:
-        """The error for a name that no model answers to; who has not reported yet might know it."""
+    def missing(self, name: str, known: Iterable[str] | None = None) -> CortexError:
+        """The error for a name that no model answers to; who has not reported yet might know it.
+        `known` are the names that may be hinted at, else all."""
         silent = [neuron.name for neuron in self.fleet if not neuron.heard]
-        error = unknown(name, self.names())
+        error = unknown(name, self.names() if known is None else known)
         if not silent or not isinstance(error, UnknownModel):
             return error
         if not any(neuron.heard for neuron in self.fleet):

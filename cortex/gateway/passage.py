@@ -19,7 +19,7 @@ from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, NoRoom, NotHereNow, Overloaded, Recovering, TooMuch, Unreachable
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
-from cortex.gateway.listing import Listing
+from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.ledger import Want
 from cortex.metrics import Dialect as DialectName
@@ -47,9 +47,10 @@ class Passage:
     """The handlers of the inference routes. `boot_id` marks requests as routed by us."""
 
     def __init__(
-        self, boot_id: str, listing: Listing, dispatch: Dispatch, limits: Limits, metrics: Metrics
+        self, boot_id: str, views: Views, dispatch: Dispatch, limits: Limits, metrics: Metrics
     ) -> None:
-        self._boot_id, self._listing, self._dispatch = boot_id, listing, dispatch
+        self._boot_id, self._views, self._dispatch = boot_id, views, dispatch
+        self._listing, self._accounts = views.listing, views.accounts
         self._limits, self._metrics = limits, metrics
         self._waiting = 0
 
@@ -75,11 +76,8 @@ class Passage:
         outcome: Outcome = "hung_up"
         try:
             await self._read(journey)
-            if journey.streams:
-                async with open_stream(reply, "openai") as journey.stream:
-                    await self._travel(journey)
-            else:
-                await self._travel(journey)
+            with self._accounts.held(request.caller):
+                await self._serve(journey)
             outcome = journey.verdict
         except CortexError as error:
             outcome = error.blame
@@ -91,12 +89,19 @@ class Passage:
         finally:
             self._close(journey.done(dialect, outcome), journey)
 
+    async def _serve(self, journey: Journey) -> None:
+        if journey.streams:
+            async with open_stream(journey.reply, "openai") as journey.stream:
+                await self._travel(journey)
+        else:
+            await self._travel(journey)
+
     async def _read(self, journey: Journey) -> None:
         """What routing needs is known. Whatever becomes of it, the request is in the books."""
         body = journey.request.body
         try:
             seen = await _aside(body, peek)
-            journey.model = model = self._listing.catalogue.resolve(seen.model)
+            journey.model = model = self._views.resolve(journey.request.caller, seen.model)
             if seen.model == model:
                 journey.body = body
             else:
@@ -250,6 +255,7 @@ class Passage:
 
     def _close(self, done: Done, journey: Journey) -> None:
         self._metrics.request_done(done)
+        self._accounts.spent(journey.request.caller, done.neuron, done.usage)
         log.debug(
             "request.done model=%s neuron=%s outcome=%s key=%s seconds=%.3f prompt=%d completion=%d "
             "estimated=%s",

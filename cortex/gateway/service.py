@@ -22,6 +22,8 @@ from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
 from cortex.gateway.passage import Passage
 from cortex.gateway.report import Report
+from cortex.gateway.views import Views
+from cortex.keys import Accounts
 from cortex.ledger import Ledger
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
@@ -121,14 +123,17 @@ async def _assemble(
     await nursery.start(dispatch.run)
     silent_s = config.limits.upstream_stall_s
     fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics, silent_s=silent_s)
+    accounts = Accounts(config.keys, trio.current_time)
+    fleet.told = accounts.reported
     listing = Listing(catalogue, ledger, fleet)
+    views = Views(listing, accounts)
     await nursery.start(fleet.run)
     boot_id = secrets.token_hex(8)
     patience_s = max(patience.queue_s, patience.load_s)
     started_at = trio.current_time()
     report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, _warnings(config))
-    passage = Passage(boot_id, listing, dispatch, config.limits, metrics)
-    site = Site(passage.routes(), build_app(report, listing, dispatch), _policy(config), scope_of)
+    passage = Passage(boot_id, views, dispatch, config.limits, metrics)
+    site = Site(passage.routes(), build_app(report, views, dispatch), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
     return ledger, _Parts(Door(site, config.limits), page, report)
 
@@ -139,7 +144,9 @@ def _policy(config: GatewayConfig) -> Policy:
         allowed_hosts=own_names(config.allowed_hosts),
         allowed_origins=frozenset(config.allowed_origins),
         trusted_proxies=config.trusted_proxies,
-        credentials=tuple(Credential(key.name, key.sha256, frozenset(key.scopes)) for key in config.keys),
+        credentials=tuple(
+            Credential(key.name, key.sha256, frozenset(key.scopes), key.expires) for key in config.keys
+        ),
         anonymous=config.anonymous,
     )
 

@@ -40,7 +40,8 @@ _HOP: Final = frozenset(
         "te",
         "trailer",
         "transfer-encoding",
-        "x-request-id",
+        neuron.KEY_NAME,
+        neuron.REQUEST_ID,
     }
 )
 
@@ -196,6 +197,8 @@ def _bytes(head: Head, request: Request, *, close: bool) -> bytes:
     # The guard has judged the client's own; behind it no address may be made from it.
     lines.append("host: cortex")
     lines.append(f"{neuron.REQUEST_ID}: {request.id}")
+    if request.caller:
+        lines.append(f"{neuron.KEY_NAME}: {request.caller}")
     if head.has_body or head.method in ("POST", "PUT", "PATCH"):
         lines.append(f"content-length: {len(request.body)}")
     if close:

@@ -8,8 +8,9 @@ may use a model, and how much, is asked later by those who count.
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from cortex.errors import BadFraming, CortexError, Denied, Unauthorised
@@ -27,11 +28,16 @@ _LOCAL_SUFFIXES: Final = (".localhost", ".internal", ".local")
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A key: its name, the lower-case hex SHA-256 of the key, and what it may do."""
+    """A key: its name, the lower-case hex SHA-256 of the key, what it may do, and until when."""
 
     name: str
     sha256: str = field(repr=False)
     scopes: frozenset[str] = frozenset({"inference"})
+    expires: datetime | None = None
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class Policy:
     admin routes to this host. `allowed_hosts` are names (lower-case, no port); `any_host`
     is for a listener that gives away nothing a web page could want. `allowed_origins` are
     whole origins, as browsers send them. `anonymous` lets trusted networks infer without a key.
+    `now` is the time by which keys expire.
     """
 
     trusted_networks: tuple[Network, ...] = ()
@@ -50,6 +57,7 @@ class Policy:
     anonymous: bool = False
     loopback_admin: bool = True
     any_host: bool = False
+    now: Callable[[], datetime] = _utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,11 @@ def _credential(policy: Policy, headers: Headers) -> Credential | None:
             found = credential
     if found is None:
         raise Unauthorised("This API key is not known here.")
+    if found.expires is not None and policy.now() >= found.expires:
+        raise Unauthorised(
+            f"The API key {found.name!r} expired at {found.expires:%Y-%m-%d %H:%M} UTC. "
+            "Ask the operator for another one."
+        )
     return found
 
 

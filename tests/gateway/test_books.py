@@ -10,7 +10,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from cortex import logs
-from cortex.config.gateway import GatewayConfig, Key
+from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
 from cortex.web.listeners import fleet_credential
 from tests.fake_neuron import (
     DONE,

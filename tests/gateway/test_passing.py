@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from cortex.catalogue import Catalogue, ModelSpec
-from cortex.config.gateway import GatewayConfig, Key
+from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
 from cortex.web.listeners import fleet_credential
 from tests.fake_neuron import (
     ANSWER,

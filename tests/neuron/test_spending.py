@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cortex.config.gateway import GatewayConfig, Key
+from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
 from cortex.events import Usage
 from cortex.harness.scripted import Script
 from cortex.neuron.spending import DAYS, FILE, KEEP_S, NAMES_A_DAY, OTHERS, Spending

@@ -1,0 +1,79 @@
+"""The catalogue as each caller may see it.
+
+A model may be used by whoever may use one of the names that it is asked by or stands for: its
+id, or the alias of the request. A caller whose key is narrowed sees nothing of the others: a
+model that he may not use and one that nobody knows get the same answer. One who may use an
+alias only sees that alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cortex.ask import Json
+from cortex.errors import CortexError, UnknownModel
+from cortex.gateway.listing import Listing
+from cortex.keys import Accounts
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """`caller` is the name of a key, "" for one without."""
+
+    listing: Listing
+    accounts: Accounts
+
+    def ids(self, caller: str) -> list[str]:
+        """What to ask for, once for each model; each alias of one whose id may not be used."""
+        return sorted(self._seen(caller))
+
+    def shown(self, caller: str, name: str) -> str:
+        """The name by which `caller` knows the model that `name` stands for: its id, if he may use
+        that. Raises when there is none for him."""
+        model = self.known(caller, name)
+        return model if self.accounts.allows(caller, model) else name
+
+    def entry(self, caller: str, name: str) -> dict[str, Json]:
+        """The same model as GET /v1/models lists it."""
+        shown, model = self.shown(caller, name), self.listing.catalogue.resolve(name)
+        entry = self.listing.entry(model)
+        return entry if shown == model else {**entry, "id": shown, "aliases": []}
+
+    def resolve(self, caller: str, name: str) -> str:
+        """The id that `name` stands for. Raises for one that `caller` may not use; what everybody
+        may ask for and nobody knows is found out where it is placed."""
+        model = self.listing.catalogue.resolve(name)
+        if not self.accounts.narrow(caller):
+            return model
+        if self.accounts.allows(caller, name, model) and self.listing.has(model):
+            return model
+        raise self.missing(caller, name)
+
+    def known(self, caller: str, name: str) -> str:
+        """The same, of a model that exists."""
+        model = self.resolve(caller, name)
+        if not self.listing.has(model):
+            raise self.missing(caller, name)
+        return model
+
+    def missing(self, caller: str, name: str) -> CortexError:
+        """The error for a name that nothing answers to which `caller` may use."""
+        if not self.accounts.narrow(caller):
+            return self.listing.missing(name)
+        error = self.listing.missing(name, [*self.ids(caller), *self._aliases(caller)])
+        if not isinstance(error, UnknownModel):
+            return error
+        hint = f" The key '{caller}' sees only the models that it may use."
+        return UnknownModel(error.message + hint, param="model")
+
+    def _seen(self, caller: str) -> Iterator[str]:
+        ids = self.listing.ids()
+        yield from (model for model in ids if self.accounts.allows(caller, model))
+        if self.accounts.narrow(caller):
+            exist = set(ids)
+            for alias in self._aliases(caller):
+                model = self.listing.catalogue.resolve(alias)
+                if model in exist and not self.accounts.allows(caller, model):
+                    yield alias
+
+    def _aliases(self, caller: str) -> Iterator[str]:
+        return (alias for alias in self.listing.catalogue.aliases if self.accounts.allows(caller, alias))

@@ -1,0 +1,70 @@
+"""Tokens that each key has used today, over the whole fleet.
+
+Neurons count, by key name and day in UTC, and report the sum of their day; what ended at a
+neuron since its last report is added from here, until the next one has it. So a gateway
+that starts anew knows as much as one that never stopped, and gateways need not know of
+each other. What a client used that left is in the neuron's count, too.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import date
+from typing import NamedTuple
+
+from cortex.wire.neuron import KeyTokens
+
+
+class _Spent(NamedTuple):
+    """What one request used that ended `at` a time."""
+
+    at: float
+    key: str
+    tokens: int
+
+
+class Tally:
+    """The tokens of one day. `today` is the date in UTC; times are the caller's, and only compared."""
+
+    def __init__(self, today: Callable[[], date]) -> None:
+        self._today = today
+        self._day = ""
+        self._told: dict[str, Counter[str]] = {}
+        self._since: dict[str, deque[_Spent]] = {}
+        self._sums: Counter[str] = Counter()
+
+    def used(self, key: str) -> int:
+        """Prompt and completion tokens of `key` today."""
+        self._turn()
+        return self._sums[key]
+
+    def spend(self, neuron: str, key: str, tokens: int, at: float) -> None:
+        """A request ended at `neuron`, which has yet to report it."""
+        self._turn()
+        self._since.setdefault(neuron, deque()).append(_Spent(at, key, tokens))
+        self._sums[key] += tokens
+
+    def report(self, neuron: str, told: KeyTokens, asked_at: float) -> None:
+        """What `neuron` says that it counted, when asked at a time: all that had ended by then.
+
+        One whose clock has another day says nothing of this one.
+        """
+        self._turn()
+        if told.day != self._day:
+            return
+        fresh = Counter({name: used.prompt + used.completion for name, used in told.keys.items()})
+        self._sums.subtract(self._told.get(neuron, Counter()))
+        self._sums.update(fresh)
+        self._told[neuron] = fresh
+        since = self._since.get(neuron, deque())
+        while since and since[0].at < asked_at:
+            spent = since.popleft()
+            self._sums[spent.key] -= spent.tokens
+
+    def _turn(self) -> None:
+        """With a new day all begins anew."""
+        day = self._today().isoformat()
+        if day != self._day:
+            self._day = day
+            self._told.clear()
+            self._since.clear()
+            self._sums.clear()

@@ -1,0 +1,289 @@
+"""What a key may do at a gateway: its models, its limits, its end. With real sockets and clocks."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+import trio
+
+from cortex.catalogue import Catalogue, ModelSpec
+from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
+from cortex.keys import digest
+from tests.fake_neuron import (
+    STREAMED,
+    FakeNeuron,
+    Open,
+    body,
+    fake_neuron,
+    open_gateway,
+    refusal,
+)
+from tests.fake_upstream import STREAM_HEAD, Hang, chunks
+from tests.fake_web import Client, ask
+from tests.roles import MIB
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+SECRET, OTHER = "sk-ann", "sk-free"
+ANTHROPIC = {"anthropic-version": "2023-06-01"}
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+def keyed(*scopes: str, **limits: object) -> GatewayConfig:
+    """A key with limits, and one without."""
+    ann = Key("ann", digest(SECRET), scopes or ("inference",), **limits)  # type: ignore[arg-type]
+    return GatewayConfig(keys=(ann, Key("free", digest(OTHER))))
+
+
+def catalogue(*models: str, **aliases: str) -> Catalogue:
+    return Catalogue({name: ModelSpec(name, footprint=MIB) for name in models}, aliases)
+
+
+@asynccontextmanager
+async def opened(
+    config: GatewayConfig, *models: str, **aliases: str
+) -> AsyncIterator[tuple[FakeNeuron, Open]]:
+    async with (
+        fake_neuron(*models) as neuron,
+        open_gateway(neuron, catalogue=catalogue(*models, **aliases), config=config) as gateway,
+    ):
+        gateway.http.headers["x-api-key"] = SECRET
+        yield neuron, gateway
+
+
+def told(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+async def ids(gateway: Open, **headers: str) -> list[str]:
+    answer = await gateway.http.get("/v1/models", headers=headers)
+    return [each["id"] for each in answer.json()["data"]]
+
+
+# -- models
+
+
+async def test_a_key_sees_and_uses_its_models_only() -> None:
+    async with opened(keyed(models=("org/*",)), "org/a", "org/b", "secret", quick="org/a") as (
+        neuron,
+        gateway,
+    ):
+        assert await ids(gateway) == ["org/a", "org/b"] == await ids(gateway, **ANTHROPIC)
+        entry = (await gateway.http.get("/v1/models/org%2Fa")).json()
+        assert (entry["id"], entry["aliases"]) == ("org/a", ["quick"])
+        for name in ("org/a", "org/b", "quick"):
+            assert (await gateway.ask(name)).status_code == 200
+            assert (await gateway.http.get(f"/v1/models/{name}")).status_code == 200
+        assert len(neuron.requests) == 3
+        assert (await gateway.ask("secret")).status_code == 404
+        assert (await gateway.http.get("/v1/models/secret")).status_code == 404
+        assert len(neuron.requests) == 3
+        assert await ids(gateway, **{"x-api-key": OTHER}) == ["org/a", "org/b", "secret"]
+
+
+async def test_a_model_of_others_and_one_that_is_not_there_get_the_same_answer() -> None:
+    """Neither the words nor the hint tells that it exists."""
+    config = keyed("inference", "admin", models=("org/*",))
+    async with opened(config, "org/qwen3-8b", "qwen3-32b", strong="qwen3-32b") as (neuron, gateway):
+        for path in ("/v1/models/{}", CHAT, TEXT, "/fleet/models/load", "/fleet/models/unload"):
+            said = []
+            for name in ("qwen3-32b", "qwen3-99b"):
+                method = "GET" if "{}" in path else "POST"
+                answer = await gateway.http.request(
+                    method, path.format(name), content=b"" if method == "GET" else body(name)
+                )
+                assert told(answer) == (404, "model_not_found")
+                error = answer.json()["error"]
+                said.append(error["message"].replace(name, "?"))
+                assert "'ann' sees only the models that it may use" in error["message"]
+            assert said[0] == said[1]
+            assert "32b" not in said[0]
+        assert (await gateway.ask("strong")).status_code == 404
+        assert (await gateway.ask("org/qwen3")).status_code == 404, "a glob has it, and nobody knows it"
+        slip = (await gateway.ask("org/qwen3-9b")).text
+        assert "Did you mean org/qwen3-8b?" in slip and "32b" not in slip
+        assert not neuron.requests and not neuron.orders
+
+
+async def test_an_alias_that_a_glob_has_is_all_that_its_key_sees_of_the_model() -> None:
+    async with opened(keyed(models=("fast",)), "org/a", fast="org/a", slow="org/a") as (neuron, gateway):
+        assert await ids(gateway) == ["fast"] == await ids(gateway, **ANTHROPIC)
+        entry = (await gateway.http.get("/v1/models/fast")).json()
+        assert (entry["id"], entry["aliases"], entry["state"]) == ("fast", [], "loaded")
+        anthropic = await gateway.http.get("/v1/models/fast", headers=ANTHROPIC)
+        assert anthropic.json()["id"] == "fast"
+        assert (await gateway.ask("fast")).status_code == 200
+        for name in ("org/a", "slow"):
+            assert (await gateway.ask(name)).status_code == 404
+            assert (await gateway.http.get(f"/v1/models/{name}")).status_code == 404
+        assert len(neuron.requests) == 1
+
+
+async def test_a_client_cannot_say_whose_key_it_has() -> None:
+    async with opened(keyed(models=("b",)), "a", "b") as (_, gateway):
+        assert await ids(gateway, **{"x-cortex-key-name": "free"}) == ["b"]
+        assert await ids(gateway, **{"x-cortex-key-name": ""}) == ["b"]
+        assert (await gateway.ask("a")).status_code == 404
+
+
+async def test_without_keys_nobody_is_narrowed_by_a_header() -> None:
+    async with opened(GatewayConfig(), "a", "b") as (_, gateway):
+        assert await ids(gateway, **{"x-cortex-key-name": "ann"}) == ["a", "b"]
+
+
+# -- expiry
+
+
+@pytest.mark.parametrize(("days", "status"), [(1, 200), (-1, 401)])
+async def test_a_key_that_has_expired_opens_nothing_and_says_so(days: int, status: int) -> None:
+    moment = datetime.now(UTC) + timedelta(days=days)
+    async with opened(keyed("inference", "admin", expires=moment), "a") as (_, gateway):
+        for method, path in (("POST", CHAT), ("GET", "/v1/models"), ("GET", "/fleet")):
+            answer = await gateway.http.request(method, path, content=body() if method == "POST" else b"")
+            assert answer.status_code == status
+            if status == 401:
+                assert told(answer) == (401, "invalid_api_key")
+                assert f"'ann' expired at {moment:%Y-%m-%d %H:%M} UTC" in answer.text
+                assert answer.headers["x-should-retry"] == "false"
+
+
+# -- limits
+
+
+async def send(gateway: Open, *, stream: bool = False, key: str = SECRET) -> Client:
+    """A request whose answer nobody has read yet."""
+    client = await gateway.dial()
+    await client.send(ask(CHAT, body(stream=stream), x_api_key=key))
+    return client
+
+
+async def refused(gateway: Open) -> httpx.Response:
+    answer = await gateway.ask()
+    assert told(answer) == (429, "rate_limit_exceeded")
+    assert answer.json()["error"]["type"] == "rate_limit_error"
+    return answer
+
+
+async def served_again(gateway: Open) -> None:
+    """The place of one who left is free as soon as that is noticed."""
+    with trio.fail_after(2):
+        while (await gateway.ask()).status_code != 200:  # noqa: ASYNC110 - told over HTTP
+            await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_the_place_of_a_client_that_hangs_up_is_free_again(stream: bool) -> None:
+    """Row 30: and of one that is served no one else's key has less."""
+    async with opened(keyed(max_in_flight=1), "a") as (neuron, gateway):
+        neuron.then(Hang())
+        client = await send(gateway, stream=stream)
+        await neuron.seen(1)
+        answer = await refused(gateway)
+        assert (answer.headers["retry-after"], answer.json()["error"]["limit"]) == ("1", "max_in_flight")
+        assert (await gateway.ask()).status_code == 429
+        assert (await (await send(gateway, key=OTHER)).answer()).status == 200
+        await client.close()
+        await served_again(gateway)
+
+
+async def test_a_request_in_the_middle_of_its_stream_is_in_flight_until_it_ends() -> None:
+    async with opened(keyed(max_in_flight=1), "a") as (neuron, gateway):
+        hold = STREAM_HEAD, chunks(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'), Hang()
+        neuron.then(*hold)
+        client = await send(gateway, stream=True)
+        await client.until(b'"x"')
+        await refused(gateway)
+        await client.close()
+        await served_again(gateway)
+        for said in (STREAMED, refusal(400, "unsupported_parameter"), refusal(503, "no_capacity")):
+            neuron.then(said)
+            assert (await gateway.ask(stream=True)).status_code != 429
+            assert (await gateway.ask()).status_code == 200
+
+
+async def test_a_request_that_waits_for_a_seat_is_in_flight() -> None:
+    async with opened(keyed(max_in_flight=2)) as (neuron, gateway):
+        neuron.has("a", slots=1, queue=0)
+        await neuron.polled()
+        neuron.then(Hang())
+        first = await send(gateway)
+        await gateway.knows(lambda ledger: "seats=1 waiting=0" in repr(ledger))
+        second = await send(gateway)
+        await gateway.knows(lambda ledger: "seats=1 waiting=1" in repr(ledger))
+        await refused(gateway)
+        await second.close()
+        await gateway.knows(lambda ledger: "seats=1 waiting=0" in repr(ledger))
+        await first.close()
+        await served_again(gateway)
+
+
+async def test_requests_of_a_minute_are_counted_and_the_wait_is_told() -> None:
+    async with opened(keyed(requests_per_minute=2), "a") as (neuron, gateway):
+        assert (await gateway.http.post(CHAT, content=b'{"model":')).status_code == 400
+        began = trio.current_time()
+        for _ in range(2):
+            assert (await gateway.ask()).status_code == 200
+        answer = await refused(gateway)
+        passed_s = trio.current_time() - began
+        assert 60 - passed_s <= int(answer.headers["retry-after"]) <= 60
+        assert answer.json()["error"]["limit"] == "requests_per_minute"
+        assert (await gateway.ask(stream=True)).status_code == 429, "a status, not an event in a stream"
+        assert len(neuron.requests) == 2
+        gateway.http.headers["x-api-key"] = OTHER
+        assert (await gateway.ask()).status_code == 200
+        assert 'cortex_rejections_total{reason="rate_limit_exceeded"} 2.0' in await gateway.page()
+
+
+def midnight_s() -> float:
+    now = datetime.now(UTC)
+    return 86400 - (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
+
+
+async def test_tokens_of_the_day_are_those_of_all_neurons_and_of_what_ended_since() -> None:
+    async with fake_neuron("a") as one, fake_neuron("a") as two:
+        one.spent, two.spent = {"ann": 40}, {"ann": 45, "free": 999}
+        async with open_gateway(one, two, config=keyed(tokens_per_day=100)) as gateway:
+            gateway.http.headers["x-api-key"] = SECRET
+            assert (await gateway.ask()).status_code == 200  # 85 before it, and 10 more
+            one.spent["ann"] += 10
+            await one.polled()
+            assert (await gateway.ask()).status_code == 200, "counted once, by the neuron alone"
+            two.spent["ann"] += 5
+            await two.polled(3)
+            answer = await refused(gateway)
+            assert answer.json()["error"]["limit"] == "tokens_per_day"
+            assert abs(int(answer.headers["retry-after"]) - midnight_s()) <= 2
+            assert answer.headers["x-should-retry"] == "false"
+            gateway.http.headers["x-api-key"] = OTHER
+            assert (await gateway.ask()).status_code == 200
+
+
+async def test_what_a_client_used_that_left_is_settled_by_the_neurons_count() -> None:
+    """The gateway saw none of its prompt; the neuron did."""
+    async with fake_neuron("a") as neuron:
+        async with open_gateway(neuron, config=keyed(tokens_per_day=100)) as gateway:
+            gateway.http.headers["x-api-key"] = SECRET
+            neuron.then(Hang())
+            client = await send(gateway, stream=True)
+            await neuron.seen(1)
+            await client.close()
+            await neuron.until(hung_up=1)
+            assert (await gateway.ask()).status_code == 200
+            neuron.spent["ann"] = 100
+            await neuron.polled(2)
+            await refused(gateway)
+
+
+async def test_a_gateway_that_starts_anew_knows_what_was_used() -> None:
+    async with fake_neuron("a") as neuron:
+        neuron.spent["ann"] = 100
+        async with open_gateway(neuron, config=keyed(tokens_per_day=100)) as gateway:
+            gateway.http.headers["x-api-key"] = SECRET
+            await refused(gateway)

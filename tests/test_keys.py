@@ -1,0 +1,249 @@
+"""What a key may use and has left, on clocks of the test's own; and what a new one looks like."""
+
+import re
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cortex.config.keys import Key
+from cortex.errors import TooMuch
+from cortex.events import Usage
+from cortex.keys import Accounts, digest, new_key
+from cortex.wire.neuron import KeyTokens, Tokens
+
+DAY = "2026-11-30"
+
+
+class Clocks:
+    """Seconds and the time of day, which go on together; 18:00 to begin with."""
+
+    def __init__(self) -> None:
+        self.s = 1000.0
+        self.utc = datetime(2026, 11, 30, 18, tzinfo=UTC)
+
+    def wait(self, seconds: float) -> None:
+        self.s += seconds
+        self.utc += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+def accounts_of(clocks: Clocks, **limits: object) -> Accounts:
+    keys = (Key("ann", "0" * 64, **limits), Key("free", "1" * 64))  # type: ignore[arg-type]
+    return Accounts(keys, lambda: clocks.s, lambda: clocks.utc)
+
+
+def ask(accounts: Accounts, caller: str = "ann") -> None:
+    with accounts.held(caller):
+        pass
+
+
+def refused(accounts: Accounts, caller: str = "ann") -> TooMuch:
+    with pytest.raises(TooMuch) as caught:
+        ask(accounts, caller)
+    return caught.value
+
+
+def told(day: str = DAY, **keys: int) -> KeyTokens:
+    """A neuron's count: of each key so many tokens, a third of them prompt."""
+    return KeyTokens(
+        day=day, keys={name: Tokens(prompt=n // 3, completion=n - n // 3) for name, n in keys.items()}
+    )
+
+
+# -- requests at once, and within a minute
+
+
+def test_one_request_too_many_at_once_is_refused_until_one_has_ended(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, max_in_flight=2)
+    with accounts.held("ann"):
+        with accounts.held("ann"):
+            error = refused(accounts)
+            assert (error.retry_after_s, error.facts) == (1.0, {"limit": "max_in_flight"})
+            assert "max_in_flight" in error.message and not error.final
+            ask(accounts, "free")
+        ask(accounts)
+    with accounts.held("ann"), accounts.held("ann"):
+        refused(accounts)
+
+
+def test_a_request_that_fails_is_no_longer_in_flight(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, max_in_flight=1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), accounts.held("ann"):
+            raise ZeroDivisionError
+    ask(accounts)
+
+
+def test_no_minute_has_more_requests_than_its_limit_and_the_wait_is_exact(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, requests_per_minute=3)
+    for _ in range(3):
+        ask(accounts)
+        clocks.wait(10)
+    assert refused(accounts).retry_after_s == 30.0, "the first of the three is 30 s old"
+    clocks.wait(29.5)
+    error = refused(accounts)
+    assert (error.retry_after_s, error.facts) == (0.5, {"limit": "requests_per_minute"})
+    clocks.wait(0.5)
+    ask(accounts)
+    assert refused(accounts).retry_after_s == 10.0
+
+
+def test_a_refused_request_does_not_count(clocks: Clocks) -> None:
+    """Else one who asks again and again would never be served."""
+    accounts = accounts_of(clocks, requests_per_minute=1, max_in_flight=1)
+    with accounts.held("ann"):
+        for _ in range(5):
+            refused(accounts)
+            clocks.wait(12)
+        refused(accounts)  # by what is in flight: the minute is over
+    ask(accounts)
+
+
+def test_who_has_no_account_is_not_limited(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, max_in_flight=1, requests_per_minute=1, tokens_per_day=1, models=("x",))
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(accounts.held(""))
+            stack.enter_context(accounts.held("free"))
+    assert accounts.allows("", "y") and accounts.allows("free", "y")
+    assert not accounts.narrow("") and not accounts.narrow("free") and accounts.narrow("ann")
+
+
+def test_other_limits_hold_for_what_is_under_way_too(clocks: Clocks) -> None:
+    """Reload: a key that stays forgets nothing, and one that comes back later has forgotten."""
+    accounts = accounts_of(clocks, max_in_flight=1, requests_per_minute=5, tokens_per_day=9)
+    accounts.spent("ann", "n1", Usage(completion=8))
+    with accounts.held("ann"):
+        accounts.renew([Key("ann", "0" * 64, max_in_flight=2, requests_per_minute=2, tokens_per_day=9)])
+        with accounts.held("ann"):
+            pass
+        assert refused(accounts).facts == {"limit": "requests_per_minute"}
+        clocks.wait(60)
+        with accounts.held("ann"):
+            assert refused(accounts).facts == {"limit": "max_in_flight"}
+        accounts.spent("ann", "n1", Usage(completion=1))
+        assert refused(accounts).facts == {"limit": "tokens_per_day"}
+        accounts.renew([])
+        ask(accounts)
+        accounts.renew([Key("ann", "2" * 64, max_in_flight=1)])
+        ask(accounts)
+    ask(accounts)
+
+
+# -- tokens of a day
+
+
+def test_tokens_of_all_neurons_count_until_midnight_utc(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.reported("n1", told(ann=60, free=999), 999.0)
+    ask(accounts)
+    accounts.reported("n2", told(ann=39), 999.0)
+    ask(accounts)
+    accounts.reported("n2", told(ann=40), 999.5)
+    error = refused(accounts)
+    assert error.retry_after_s == 6 * 3600 and error.facts == {"limit": "tokens_per_day"}
+    assert error.final, "a client library would wait by itself until midnight"
+    ask(accounts, "free")
+    clocks.wait(6 * 3600 - 1)
+    assert refused(accounts).retry_after_s == 1
+    clocks.wait(1)
+    ask(accounts)
+
+
+def test_what_ended_since_a_report_counts_once(clocks: Clocks) -> None:
+    """Whether it is counted here or already in the neuron's report."""
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.reported("n1", told(ann=40), clocks.s)
+    clocks.wait(1)
+    asked_at = clocks.s
+    clocks.wait(1)
+    accounts.spent("ann", "n1", Usage(prompt=20, cached=10, completion=30))
+    ask(accounts)  # 90
+    accounts.reported("n1", told(ann=40), asked_at)  # the question was asked before the end
+    accounts.spent("ann", "n2", Usage(completion=9))
+    ask(accounts)  # 99
+    accounts.spent("ann", "n1", Usage(completion=1))
+    refused(accounts)  # 100
+    clocks.wait(1)
+    accounts.reported("n1", told(ann=90), clocks.s)  # it counted fewer for the last one
+    ask(accounts)  # 99
+    accounts.reported("n1", told(ann=91), clocks.s)
+    refused(accounts)
+
+
+def test_a_neuron_that_is_asked_again_is_not_summed_twice(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    for _ in range(5):
+        clocks.wait(2)
+        accounts.reported("n1", told(ann=99), clocks.s)
+    ask(accounts)
+
+
+def test_a_report_of_another_day_says_nothing_of_this_one(clocks: Clocks) -> None:
+    """A neuron's clock may be behind, or it has counted nothing yet."""
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.spent("ann", "n1", Usage(completion=100))
+    clocks.wait(1)
+    for day in ("2026-11-29", "2026-12-01", ""):
+        accounts.reported("n1", told(day, ann=5), clocks.s)
+        refused(accounts)
+    accounts.reported("n1", told(ann=5), clocks.s)
+    ask(accounts)
+
+
+def test_a_new_day_begins_at_nothing(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.reported("n1", told(ann=50), clocks.s)
+    accounts.spent("ann", "n2", Usage(completion=60))
+    refused(accounts)
+    clocks.wait(6 * 3600)
+    accounts.spent("ann", "n2", Usage(completion=99))
+    ask(accounts)
+    accounts.reported("n1", told("2026-12-01", ann=1), clocks.s)
+    refused(accounts)
+
+
+# -- models
+
+
+@pytest.mark.parametrize(
+    ("globs", "names", "allowed"),
+    [
+        (("org/*",), ("org/a",), True),
+        (("org/*",), ("org/a/b",), True),
+        (("org/*",), ("orgx/a",), False),
+        (("a?c",), ("abc",), True),
+        (("a?c",), ("abbc",), False),
+        (("[ab]c",), ("bc",), True),
+        (("A",), ("a",), False),
+        (("a",), ("ab",), False),
+        (("x", "y*"), ("yes",), True),
+        (("fast",), ("fast", "org/big"), True),
+        (("org/*",), ("fast", "org/big"), True),
+        (("org/*",), ("fast", "other/big"), False),
+        (("*",), ("anything/at:all",), True),
+    ],
+)
+def test_a_model_is_allowed_by_any_of_its_names(
+    clocks: Clocks, globs: tuple[str, ...], names: tuple[str, ...], allowed: bool
+) -> None:
+    assert accounts_of(clocks, models=globs).allows("ann", *names) is allowed
+
+
+# -- making one
+
+
+def test_a_new_key_is_one_word_that_nobody_could_guess() -> None:
+    keys = {new_key() for _ in range(200)}
+    assert len(keys) == 200
+    assert all(re.fullmatch(r"sk-cortex-[A-Za-z0-9]{43}", key) for key in keys)
+    assert len(set("".join(key.removeprefix("sk-cortex-") for key in keys))) == 62, "every letter occurs"
+
+
+def test_a_key_is_known_by_its_sha256() -> None:
+    assert digest("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
