@@ -219,6 +219,29 @@ def test_what_fails_while_another_model_loads_can_sample_again_on_many_threads(
     assert len(ends) == SLOTS
 
 
+def test_no_thread_of_a_generator_outlives_it(load: Load) -> None:
+    bench = load()
+    threads = threading.active_count()
+    for number in range(1, 1 + SLOTS):
+        bench.engine.submit(endless(number))
+    while not all(call.said for call in bench.engine._live.values()):
+        bench.turn()
+    assert threading.active_count() > threads + 1
+    bench.engine.reset()
+    assert threading.active_count() == threads + 1  # that which makes jobs ready
+
+
+def test_an_answer_that_cannot_go_on_leaves_the_generator_where_no_token_ends_answers(load: Load) -> None:
+    bench = load()
+    for number in (1, 2):
+        bench.started(endless(number))
+    call = bench.engine._live[2]
+    call.job.stop_tokens.clear()
+    call.chooser._fault = "no way on"
+    assert any(job == 2 and isinstance(event, Failed) for job, event in bench.until(2))
+    assert [job.identifier for job in bench.generator.active_jobs] == [1]
+
+
 def test_an_engine_that_fails_again_and_again_is_given_up(load: Load) -> None:
     bench = load()
     bench.engine.reset()
@@ -455,6 +478,22 @@ def test_a_job_that_is_being_made_ready_is_no_silence(load: Load) -> None:
     bench.engine.submit(endless(1))
     assert bench.engine.silent_since() >= before
     bench.engine.cancel(1)
+
+
+def test_a_job_that_is_never_ready_is_a_silence_after_a_while(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cortex.harness.exllamav2 import engine
+
+    bench, go_on = load(), threading.Event()
+    monkeypatch.setattr(engine, "READY_S", 0.0)
+    monkeypatch.setattr(engine.sampling, "check", lambda *_: go_on.wait(30))
+    bench.engine.submit(endless(1))
+    submitted = time.monotonic()
+    while time.monotonic() == submitted:
+        pass
+    assert bench.engine.silent_since() <= submitted
+    go_on.set()
 
 
 def test_a_model_over_two_devices_is_split_as_room_was_reserved_and_says_the_same(
