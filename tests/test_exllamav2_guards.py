@@ -400,6 +400,13 @@ def test_a_draft_that_cannot_speak_for_its_model_is_refused(tmp_path: Path, case
     assert fault in message and str(draft) in message
 
 
+def test_the_heads_of_a_draft_fit_the_cache_too(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "m")
+    draft = draft_of(tmp_path / "d", head_dim=48, num_attention_heads=2, num_key_value_heads=2)
+    assert promised(path, draft=draft)
+    assert f"{draft}: heads of 48" in refused(path, draft=draft, cache="q8")
+
+
 def test_a_draft_is_judged_as_every_model(tmp_path: Path) -> None:
     path, draft = checkpoint(tmp_path / "m"), draft_of(tmp_path / "d")
     shards = draft / "model.safetensors"
@@ -451,8 +458,11 @@ def test_template_and_tokens_are_those_of_the_folder(tmp_path: Path) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps({**told, "add_bos_token": True}))
     found = promised(path)
     assert (found.template, found.bos, found.eos, found.adds_bos) == ("{{ bos_token }}", "<s>", "</s>", True)
-    (path / "tokenizer_config.json").write_text(json.dumps({**told, "add_bos_token": False}))
-    assert not promised(path).adds_bos
+    both = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
+    more = {"chat_template": both, "add_bos_token": False}
+    (path / "tokenizer_config.json").write_text(json.dumps({**told, **more}))
+    found = promised(path)
+    assert (found.template, found.tool_template, found.adds_bos) == ("a", "b", False)
 
 
 ANYTHING = st.recursive(

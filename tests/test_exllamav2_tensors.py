@@ -141,6 +141,33 @@ def test_zero_biases_that_gptq_writes_are_let_through(tmp_path: Path) -> None:
     assert promised(tmp_path / "m")
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_biases_are_there_in_a_type_that_is_read_as_it_is(tmp_path: Path, form: str) -> None:
+    """The library halves those of plain weights only, and reads any other two bytes as a half."""
+    config = config_of("Qwen2ForCausalLM", **FORMS[form])
+    whole = tensors_of(config, form)
+    path = checkpoint(tmp_path / "m", config, whole)
+    shards, bias = path / "model.safetensors", f"{LAYER}.bias"
+    assert promised(path)
+    shards.write_bytes(shard({key: kind for key, kind in whole.items() if key != bias}))
+    assert f"{LAYER} has no bias" in refused(path)
+    for wrong in (("I16", (128,)), ("F16", (64,)), ("F16", (128, 1))):
+        shards.write_bytes(shard({**whole, bias: wrong}))
+        assert bias in refused(path)
+    shards.write_bytes(shard({**whole, bias: ("BF16", (128,))}))
+    if form == "plain":
+        assert promised(path)
+    else:
+        assert f"{bias!r} is of BF16 where exllamav2 reads F16" in refused(path)
+
+
+def test_a_bias_of_a_fused_matrix_is_not_passed_over(tmp_path: Path) -> None:
+    config = config_of("Phi3ForCausalLM")
+    bias: Tensors = {"model.layers.0.self_attn.qkv_proj.bias": ("F16", (256,))}
+    path = checkpoint(tmp_path / "m", config, {**tensors_of(config), **bias})
+    assert "qkv_proj has a bias" in refused(path)
+
+
 def test_a_fused_matrix_that_cannot_be_taken_apart_is_refused(tmp_path: Path) -> None:
     config = config_of("Phi3ForCausalLM", **GPTQ)
     fused = {key: kind for key, kind in tensors_of(config, "gptq").items() if "self_attn.q_proj" not in key}

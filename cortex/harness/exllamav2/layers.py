@@ -124,7 +124,7 @@ class _Tensors:
         form = self.form(linear.name)
         if not form and linear.fused and f"{linear.fused}.weight" in self._found:
             self.plain(f"{linear.fused}.weight", (linear.fused_out, linear.into))
-            self._biased(linear.fused, expected=linear.bias)
+            self._biased(linear.fused, linear.fused_out if linear.bias else 0)
             return "plain"
         if not form:
             held = self.form(linear.fused) if linear.fused else ""
@@ -138,7 +138,8 @@ class _Tensors:
             self.plain(f"{linear.name}.weight", (linear.out, linear.into))
         # Zeros that GPTQ writes for no bias are dropped by the library.
         if form != "GPTQ" or linear.bias:
-            self._biased(linear.name, expected=linear.bias, types=PLAIN if form == "plain" else ("F16",))
+            types = PLAIN if form == "plain" else ("F16",)
+            self._biased(linear.name, linear.out if linear.bias else 0, types)
         return form
 
     def _exl2(self, linear: Linear) -> None:
@@ -180,12 +181,13 @@ class _Tensors:
                 f"{name} has {count} groups for {linear.into} rows, which are no power of two each"
             )
 
-    def _biased(self, name: str, *, expected: bool, types: tuple[str, ...] = PLAIN) -> None:
-        if (f"{name}.bias" in self._found) != expected:
-            where, wanted = ("no bias", "one") if expected else ("a bias", "none")
+    def _biased(self, name: str, length: int, types: tuple[str, ...] = PLAIN) -> None:
+        """A matrix has a bias of this length; of 0, none."""
+        if (f"{name}.bias" in self._found) != bool(length):
+            where, wanted = ("no bias", "one") if length else ("a bias", "none")
             raise self.fault(f"{name} has {where}, and the architecture wants {wanted}")
-        if expected:
-            check_type(self._path, self._found[f"{name}.bias"], types)
+        if length:
+            self._shaped(self._typed(f"{name}.bias", *types), (length,))
 
     def _get(self, name: str) -> Tensor:
         tensor = self._found.get(name)
