@@ -47,6 +47,8 @@ COMMANDS = [
     ["models", "unpin"],
     ["config"],
     ["config", "check"],
+    ["keys"],
+    ["keys", "new"],
 ]
 
 
@@ -99,7 +101,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     cortex("--help")
     shown = capsys.readouterr().out
     listed = [line.split()[0] for line in shown.partition("Commands:\n")[2].splitlines()]
-    assert listed == ["up", "gateway", "serve", "neuron", "status", "doctor", "models", "config", "engines"]
+    roles = ["up", "gateway", "serve", "neuron", "status", "doctor"]
+    assert listed == [*roles, "models", "config", "engines", "keys"]
 
 
 def test_help_waits_for_no_library_that_only_a_role_needs() -> None:
@@ -126,7 +129,9 @@ def test_without_its_libraries_it_says_how_to_install_them() -> None:
         assert "pip install" in said.stderr
 
 
-@pytest.mark.parametrize("words", [words for words in COMMANDS if words not in ([], ["models"], ["config"])])
+@pytest.mark.parametrize(
+    "words", [words for words in COMMANDS if words not in ([], ["models"], ["config"], ["keys"])]
+)
 def test_every_command_has_the_options_of_the_log(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

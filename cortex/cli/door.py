@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cortex import __version__
-from cortex.cli import engines, models
+from cortex.cli import engines, keys, models
 from cortex.cli.options import (
     ENDPOINT,
     AsJson,
@@ -36,6 +36,7 @@ files = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look at c
 app.add_typer(models.app, name="models")
 app.add_typer(files, name="config")
 app.add_typer(engines.app, name="engines")
+app.add_typer(keys.app, name="keys")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
