@@ -15,8 +15,9 @@ from quart_trio import QuartTrio
 from cortex import __version__
 from cortex.ask import Json
 from cortex.dispatch import Dispatch
-from cortex.errors import Busy, CortexError, NotResident, TooSlow
+from cortex.errors import BadAsk, Busy, CortexError, NotResident, TooSlow
 from cortex.gateway.listing import Listing
+from cortex.gateway.planning import plan_of
 from cortex.gateway.report import Report
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
@@ -35,6 +36,7 @@ CONTROL: Final = {
     "/health": ("GET",),
     "/version": ("GET",),
     "/fleet": ("GET",),
+    "/fleet/plan": ("GET",),
     "/fleet/models/load": ("POST",),
     "/fleet/models/unload": ("POST",),
     "/v1/models": ("GET",),
@@ -57,6 +59,8 @@ def scope_of(method: str, path: str) -> Scope:
         return "open"
     if path.startswith("/v1/"):
         return "inference"
+    if path == "/fleet/plan":
+        return "admin"  # it tells who would be sent away, and why
     return "read" if method in ("GET", "HEAD") and path in CONTROL else "admin"
 
 
@@ -112,6 +116,10 @@ def _probes(app: QuartTrio, report: Report) -> None:
 def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
     listing = views.listing
 
+    @app.get("/fleet/plan")
+    async def plan() -> Response:
+        return answer(plan_of(listing, views.known(_caller(), _model_asked())))
+
     @app.post("/fleet/models/load")
     async def load() -> Response:
         model = views.known(_caller(), (await body_as(ModelOrder)).model)
@@ -138,6 +146,16 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
 def _caller() -> str:
     """The name of the caller's key, as the door has it; a client's own header of that name is dropped."""
     return request.headers.get(wire.KEY_NAME, "")
+
+
+def _model_asked() -> str:
+    """The only parameter of the query."""
+    others = sorted(set(request.args) - {"model"})
+    if others:
+        raise BadAsk(f"'{others[0]}' is no parameter here; the query is ?model=NAME", param=others[0])
+    if not (name := request.args.get("model", "")):
+        raise BadAsk("'model' is missing: ask as /fleet/plan?model=NAME", param="model")
+    return name
 
 
 async def _unload(listing: Listing, name: str, order: wire.UnloadRequest) -> None:

@@ -303,12 +303,9 @@ def _rooms(health: wire.Health, residents: wire.Residents) -> list[Room]:
     rooms = []
     for device in health.devices:
         ours = sum(report.bytes.get(device.name, 0) for report in residents.models)
-        others = (
-            BEYOND_BYTES
-            if device.poisoned or device.absent
-            else device.memory_total - device.memory_free - ours
-        )
-        rooms.append(Room(device.name, device.memory_total, others, device.place))
+        lost = "poisoned" if device.poisoned else "absent" if device.absent else ""
+        others = BEYOND_BYTES if lost else device.memory_total - device.memory_free - ours
+        rooms.append(Room(device.name, device.memory_total, others, device.place, lost))
     return rooms
 
 

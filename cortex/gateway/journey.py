@@ -11,6 +11,7 @@ import trio
 from cortex.errors import CortexError
 from cortex.events import Usage
 from cortex.metrics import Dialect, Done, Outcome
+from cortex.router import Route
 from cortex.web.connection import Reply, Request
 from cortex.web.meter import Meter
 from cortex.web.streaming import Stream
@@ -19,8 +20,8 @@ from cortex.web.streaming import Stream
 @dataclass(slots=True)
 class Journey:
     """`model` is an id of the catalogue, `label` what metrics call it. `seated` is the trio time of
-    the first seat, `neuron` where the last one was. `avoid` names neurons that refused, `full`
-    is the refusal of one that has the model."""
+    the first seat, `neuron` where the last one was and `route` what decided for it. `avoid` names
+    neurons that refused, `full` is the refusal of one that has the model."""
 
     request: Request
     reply: Reply
@@ -32,6 +33,7 @@ class Journey:
     affinity: str = ""
     stream: Stream | None = None
     neuron: str = "none"
+    route: Route | None = None
     seated: float | None = None
     retried: bool = False
     stale: int = 0

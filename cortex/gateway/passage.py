@@ -20,7 +20,7 @@ from cortex.errors import CortexError, NoRoom, NotHereNow, Overloaded, Recoverin
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
 from cortex.gateway.views import Views
-from cortex.gateway.wants import want_of
+from cortex.gateway.wants import elsewhere, want_of
 from cortex.ledger import Want
 from cortex.metrics import Dialect as DialectName
 from cortex.metrics import Done, Metrics, Outcome
@@ -149,17 +149,13 @@ class Passage:
                     raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
             journey.neuron = journey.reply.tags[wire.NEURON] = ticket.place.name
+            journey.route = ticket.route
             if journey.seated is None:
                 journey.seated = trio.current_time()
             yield self._fleet[ticket.place.name]
 
     def _want(self, journey: Journey) -> Want:
-        avoid, struck = journey.avoid, self._fleet.struck()
-        if struck:
-            holders = self._dispatch.ledger.holders(journey.model)
-            others = (at for at, resident in holders if at.ready and resident.servable)
-            if any(at.name not in struck | avoid for at in others):
-                avoid |= struck
+        avoid = elsewhere(self._listing, journey.model, journey.avoid)
         want = want_of(self._listing, journey.model, affinity=journey.affinity, avoid=avoid)
         journey.reply.tags[wire.MODEL] = journey.model
         return want
@@ -257,10 +253,11 @@ class Passage:
         self._metrics.request_done(done)
         self._accounts.spent(journey.request.caller, done.neuron, done.usage)
         log.debug(
-            "request.done model=%s neuron=%s outcome=%s key=%s seconds=%.3f prompt=%d completion=%d "
-            "estimated=%s",
+            "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
+            "completion=%d estimated=%s",
             journey.model,
             done.neuron,
+            journey.route or "none",
             done.outcome,
             journey.request.caller or "-",
             done.duration_s,

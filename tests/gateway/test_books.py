@@ -255,7 +255,7 @@ async def test_a_request_is_one_line_at_debug_with_its_ids_and_its_end(caplog) -
     finally:
         logging.getLogger("cortex").removeHandler(note)
     (line,) = lines(caplog, "request.")
-    assert line.startswith("request.done model=a neuron=n1 outcome=ok key=ann seconds=0.")
+    assert line.startswith("request.done model=a neuron=n1 route=only-replica outcome=ok key=ann seconds=0.")
     assert line.endswith("prompt=7 completion=3 estimated=False")
     assert ids == ["mine-7"]
 
