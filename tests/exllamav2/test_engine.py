@@ -1,5 +1,7 @@
 """The engine against the real generator: whose turn it is, who waits, and what is left when it ends."""
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -336,6 +338,17 @@ def test_a_page_that_another_one_equals_is_nobodys_beginning(load: Load) -> None
     bench.until(3)
     asked = Job(5, LONG[512:556], GREEDY, max_tokens=2)
     assert scores_of(bench, asked) == pytest.approx(scores_of(load(), asked), abs=0.02)
+
+
+def test_a_text_begins_as_the_model_was_taught(load: Load, folder: Path, tmp_path: Path) -> None:
+    begun = shutil.copytree(folder, tmp_path / "begun")
+    told = json.loads((begun / "tokenizer_config.json").read_text())
+    told |= {"add_bos_token": True, "bos_token": "<|endoftext|>"}
+    (begun / "tokenizer_config.json").write_text(json.dumps(told))
+    plain, begins = load(), load(model="begun", path=begun)
+    wanted = scores_of(plain, Job(1, "<|endoftext|>def", GREEDY, max_tokens=2))
+    assert scores_of(begins, Job(1, "def", GREEDY, max_tokens=2)) == pytest.approx(wanted, abs=0.02)
+    assert scores_of(plain, Job(2, "def", GREEDY, max_tokens=2)) != pytest.approx(wanted, abs=0.02)
 
 
 def test_asked_for_nothing_it_says_nothing(load: Load) -> None:
