@@ -98,7 +98,7 @@ def test_all_parts_are_read_while_it_loads_and_can_be_given_up(parts: list[Path]
 
 async def test_a_split_model_of_a_hub_speaks_as_the_whole_does(parts: list[Path], tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in parts}
-    catalogue = Catalogue({"org/m": ModelSpec("org/m", context=512)})
+    catalogue = Catalogue({"org/m": ModelSpec("org/m", harness="llamacpp", context=512)})
     question = hello("org/m", messages=[{"role": "user", "content": "What is the capital of France?"}])
     with trio.fail_after(30):
         async with fake_hub(m=Repo(files)) as hub:
