@@ -3,13 +3,15 @@
 import re
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
 
 from cortex.config.keys import Key
 from cortex.errors import TooMuch
 from cortex.events import Usage
-from cortex.keys import Accounts, digest, new_key
+from cortex.keys import Accounts, Guesses, digest, new_key
+from cortex.keys.guesses import ADDRESSES
 from cortex.wire.neuron import KeyTokens, Tokens
 
 DAY = "2026-11-30"
@@ -233,6 +235,59 @@ def test_a_model_is_allowed_by_any_of_its_names(
     clocks: Clocks, globs: tuple[str, ...], names: tuple[str, ...], allowed: bool
 ) -> None:
     assert accounts_of(clocks, models=globs).allows("ann", *names) is allowed
+
+
+# -- guessing one
+
+
+def tried(guesses: Guesses, address: str, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        assert guesses.wrong(ip_address(address), f"wrong-{number}")
+
+
+def test_who_tries_many_keys_is_not_listened_to_until_the_first_is_a_minute_old(clocks: Clocks) -> None:
+    """Row 56: by address, and nobody else notices."""
+    guesses, evil, good = Guesses(lambda: clocks.s), ip_address("192.0.2.1"), ip_address("192.0.2.2")
+    tried(guesses, "192.0.2.1", 1)
+    clocks.wait(20)
+    tried(guesses, "192.0.2.1", 19, first=1)
+    guesses.check(evil)
+    tried(guesses, "192.0.2.1", 1, first=20)
+    with pytest.raises(TooMuch) as caught:
+        guesses.check(evil)
+    assert caught.value.retry_after_s == 40.0
+    guesses.check(good)
+    clocks.wait(40)
+    guesses.check(evil)
+    tried(guesses, "192.0.2.1", 1, first=21)
+    with pytest.raises(TooMuch):
+        guesses.check(evil)
+
+
+def test_one_wrong_key_may_be_repeated_for_ever(clocks: Clocks) -> None:
+    """A client that is set up wrongly shuts nobody out who comes from the same address."""
+    guesses, address = Guesses(lambda: clocks.s), ip_address("192.0.2.1")
+    assert guesses.wrong(address, "old key")
+    assert not [True for _ in range(100) if guesses.wrong(address, "old key")]
+    guesses.check(address)
+
+
+def test_the_addresses_of_one_ipv6_network_are_one_party(clocks: Clocks) -> None:
+    guesses = Guesses(lambda: clocks.s)
+    for number in range(21):
+        tried(guesses, f"2001:db8::{number:x}", 1, first=number)
+    with pytest.raises(TooMuch):
+        guesses.check(ip_address("2001:db8::ffff"))
+    guesses.check(ip_address("2001:db8:0:1::1"))
+
+
+def test_guesses_fill_no_memory(clocks: Clocks) -> None:
+    guesses = Guesses(lambda: clocks.s)
+    tried(guesses, "192.0.2.1", 21)
+    for number in range(ADDRESSES):
+        guesses.wrong(ip_address(number), "x")
+    guesses.check(ip_address("192.0.2.1"))
+    assert len(guesses._tried) == ADDRESSES
 
 
 # -- making one

@@ -1,25 +1,30 @@
 """Who may call what: decided from the head alone, before a byte of the body is read.
 
-Pure: a policy and the facts of one request in, the caller's name out, or the refusal.
-Networks, keys, `Host` and `Origin` are looked at here and nowhere else. Whether a key
-may use a model, and how much, is asked later by those who count.
+A policy and the facts of one request in, the caller's name out, or the refusal. Networks,
+keys, `Host` and `Origin` are looked at here and nowhere else; the policy remembers who tries
+wrong keys. Whether a key may use a model, and how much, is asked later by those who count.
 """
 
 import hashlib
 import hmac
 import ipaddress
+import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from cortex.errors import BadFraming, CortexError, Denied, Unauthorised
+from cortex.keys import Guesses
 from cortex.web.connection import Headers
 
 # "open" routes give a bare status; "read" wants any key, "admin" the admin scope.
 Scope: TypeAlias = Literal["open", "read", "inference", "admin"]
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+log = logging.getLogger(__name__)
 
 FORWARDED: Final = ("x-forwarded-for", "forwarded", "x-real-ip")
 _LOCAL_NAMES: Final = ("localhost",)
@@ -58,6 +63,7 @@ class Policy:
     loopback_admin: bool = True
     any_host: bool = False
     now: Callable[[], datetime] = _utc_now
+    guesses: Guesses = field(default_factory=lambda: Guesses(time.monotonic), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ def admit(policy: Policy, *, headers: Headers, visitor: Visitor, scope: Scope) -
     if policy.credentials and scope == "open":
         return ""
     if policy.credentials:
-        credential = _credential(policy, headers)
+        credential = _credential(policy, headers, visitor)
         if credential is not None:
             _check_scope(credential, scope)
             return credential.name
@@ -130,11 +136,12 @@ def preflight(policy: Policy, method: str, headers: Headers) -> tuple[tuple[str,
     )
 
 
-def _credential(policy: Policy, headers: Headers) -> Credential | None:
+def _credential(policy: Policy, headers: Headers, visitor: Visitor) -> Credential | None:
     """The credential that the headers hold; None when they hold none."""
     given = set(_keys(headers))
     if not given:
         return None
+    policy.guesses.check(visitor.address)
     if len(given) > 1:
         raise Unauthorised("The request carries two different API keys; send one.")
     digest = hashlib.sha256(given.pop().encode("latin-1", "replace")).hexdigest()
@@ -144,6 +151,9 @@ def _credential(policy: Policy, headers: Headers) -> Credential | None:
         if hmac.compare_digest(credential.sha256.encode(), digest.encode()):
             found = credential
     if found is None:
+        # Of the key only what tells one wrong one from another.
+        if policy.guesses.wrong(visitor.address, digest):
+            log.warning("auth.refused peer=%s fingerprint=%s", visitor.address, digest[:8])
         raise Unauthorised("This API key is not known here.")
     if found.expires is not None and policy.now() >= found.expires:
         raise Unauthorised(

@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 
 import httpx
 import pytest
@@ -152,6 +154,26 @@ async def test_a_key_that_has_expired_opens_nothing_and_says_so(days: int, statu
                 assert told(answer) == (401, "invalid_api_key")
                 assert f"'ann' expired at {moment:%Y-%m-%d %H:%M} UTC" in answer.text
                 assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_who_guesses_keys_is_held_off_and_the_log_has_fingerprints_only(caplog) -> None:
+    """Row 56: even the right one is not looked at from there; and elsewhere it is as good as ever."""
+    config = replace(keyed(), trusted_proxies=(ip_network("127.0.0.0/8"),))
+    evil, good = {"x-forwarded-for": "192.0.2.66"}, {"x-forwarded-for": "192.0.2.7"}
+    async with opened(config, "a") as (neuron, gateway):
+        for number in range(21):
+            answer = await gateway.http.get("/fleet", headers={"x-api-key": f"canary-{number}", **evil})
+            assert answer.status_code == 401
+        for key in ("canary-99", SECRET):
+            answer = await gateway.http.post(CHAT, content=body(), headers={"x-api-key": key, **evil})
+            assert told(answer) == (429, "rate_limit_exceeded")
+            assert 50 <= int(answer.headers["retry-after"]) <= 60
+        assert not neuron.requests
+        assert (await gateway.http.get("/livez", headers=evil)).status_code == 200
+        assert (await gateway.http.post(CHAT, content=body(), headers=good)).status_code == 200
+    said = [record.getMessage() for record in caplog.records if "auth.refused" in record.getMessage()]
+    assert len(said) == 21 and all("peer=192.0.2.66 fingerprint=" in line for line in said)
+    assert "canary" not in caplog.text
 
 
 # -- limits
