@@ -141,6 +141,24 @@ def status(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A model's id or alias.")],
+    *,
+    endpoint: Endpoint = ENDPOINT,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = Level.WARNING,
+    log_format: LogForm = Form.TEXT,
+) -> None:
+    """Tell where a model would go, and why not elsewhere. Exit code: 0 somewhere, 1 refused, 2 no answer."""
+    from cortex.cli import planning
+    from cortex.cli.running import logged
+
+    with logged(log_level.value, log_format.value):
+        raise typer.Exit(planning.look(model, endpoint, token_file, as_json=as_json))
+
+
+@app.command()
 def doctor(
     config: Config = None,
     as_json: AsJson = False,

@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -20,6 +21,7 @@ from cortex.ask import Json
 from cortex.catalogue import unknown
 from cortex.errors import BadAsk, CortexError, Denied, Unauthorised, Unreachable, UpstreamFailed, named
 from cortex.wire import fleet, keeping, neuron
+from cortex.wire.plan import PlanReport
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,17 @@ class Asker:
         health = await self.health()
         residents = self._read(await self._send("GET", "/models"), neuron.Residents)
         return _alone(self.endpoint, health, residents)
+
+    async def plan(self, model: str) -> PlanReport:
+        """What a gateway would do with a request for `model`. BadAsk when it is a neuron's address."""
+        answer = await self._send("GET", f"/fleet/plan?model={quote(model, safe='')}")
+        if answer.status_code == 404 and not await self._is_gateway():
+            raise BadAsk(
+                f"{self.endpoint} is a neuron's, which has no fleet to plan for: name a gateway with "
+                "--endpoint, such as http://host:31313",
+                param="endpoint",
+            )
+        return self._read(answer, PlanReport)
 
     async def health(self) -> neuron.Health:
         """The health of a neuron."""

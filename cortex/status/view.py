@@ -19,8 +19,13 @@ from cortex import units
 from cortex.logs import escape
 from cortex.wire.fleet import CatalogueModel, FleetLoad, FleetModel, FleetNeuron, FleetReport
 from cortex.wire.neuron import DeviceHealth
+from cortex.wire.plan import PlanPlace, PlanReport
 
 _BAR_CELLS: Final = 12
+_NAME_CELLS: Final = 20
+_SIZELESS: Final = (
+    "its size is not known here: models.toml has no footprint, and the neuron looks at the file"
+)
 _COLOURS: Final = {
     "ok": "green",
     "loaded": "green",
@@ -35,6 +40,18 @@ _COLOURS: Final = {
     "unservable": "red",
     "poisoned": "red",
     "unloaded": "dim",
+    "serves": "green",
+    "fits": "green",
+    "evicts": "yellow",
+    "waits": "yellow",
+}
+# What a plan comes to, with the place for the neuron's name.
+_DECIDED: Final = {
+    "serve": "would be served by {}",
+    "load": "would be loaded on {}",
+    "join": "is being loaded on {}",
+    "wait": "would have to wait",
+    "refuse": "would be refused",
 }
 
 
@@ -89,6 +106,37 @@ def one(model: CatalogueModel) -> RenderableType:
     if model.why:
         table.add_row("why", _plain(model.why))
     return table
+
+
+def plan(report: PlanReport) -> RenderableType:
+    """Where a model would go, and a line for every neuron; the chosen one is marked."""
+    verdict = _DECIDED.get(report.decision, report.decision).format(report.neuron or "a neuron")
+    line = Text.assemble((escape(report.model), "bold"), f" {escape(verdict)}: {escape(report.why)}")
+    if report.code is not None:
+        line.append(f" ({report.status} {escape(report.code)})")
+    sizeless = report.need_bytes is None and report.decision in ("load", "refuse")
+    if not report.places:
+        return Group(line, Text("No neuron is configured: nothing can be served."))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("NEURON", overflow="fold", max_width=_NAME_CELLS)
+    table.add_column("STANDING", no_wrap=True)
+    table.add_column("WHY", overflow="fold")
+    for place in report.places:
+        table.add_row(*_planned(place))
+    return Group(line, Text(), table, *([Text(), _warning(_SIZELESS)] if sizeless else []))
+
+
+def plan_exit_code(report: PlanReport) -> int:
+    """0 when a request would be served, if not at once; 1 when it would be refused."""
+    return 1 if report.decision == "refuse" else 0
+
+
+def _planned(place: PlanPlace) -> Iterator[RenderableType]:
+    yield Text(">" if place.chosen else "", "bold green")
+    yield _plain(place.neuron)
+    yield Text(escape(place.standing.replace("_", " ")), _COLOURS.get(place.standing, ""))
+    yield _plain(place.why)
 
 
 def _headline(report: FleetReport, endpoint: str) -> Text:
