@@ -203,12 +203,20 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Computing(Protocol):
-    """Also kept by an engine that computes between its turns, in threads of its own."""
+class Busy(Protocol):
+    """Also kept by an engine that is at work for its jobs between its turns, in threads of its own."""
 
     def silent_since(self) -> float:
         """When the quietest of its live jobs last came forward, in monotonic seconds; in
         prefill, all of them count as one. Called on the device's thread."""
+
+
+@runtime_checkable
+class Computing(Busy, Protocol):
+    """Also kept by one whose threads compute: what ends the process may be its doing, whoever's turn
+    it is."""
+
+    computing: bool
 
 
 @runtime_checkable

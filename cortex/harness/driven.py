@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from cortex.events import Failed, Stopped
-from cortex.harness.base import Computing, Engine, Job, Said
+from cortex.harness.base import Busy, Computing, Engine, Job, Said
 from cortex.harness.journal import Blamed
 from cortex.harness.pulse import Doing, Phase
 
@@ -27,11 +27,11 @@ class Driven:
     broken: bool = False
     heard_at: float = field(default_factory=time.monotonic)
     _requests: dict[int, str] = field(default_factory=dict)
-    _computing: Computing | None = field(init=False)
+    _busy: Busy | None = field(init=False)
     blamed: Blamed = field(init=False)
 
     def __post_init__(self) -> None:
-        self._computing = self.engine if isinstance(self.engine, Computing) else None
+        self._busy = self.engine if isinstance(self.engine, Busy) else None
         self._name()
 
     @property
@@ -42,7 +42,7 @@ class Driven:
     @property
     def computes(self) -> bool:
         """Whether it may be at work although it is not its turn."""
-        return self._computing is not None and self.live and not self.broken
+        return isinstance(self.engine, Computing) and self.live and not self.broken
 
     def take(self, job: Job) -> None:
         """`job` is live from here on."""
@@ -78,7 +78,7 @@ class Driven:
 
     def waits(self) -> Doing:
         """The same while nobody has a turn to take: since when its quietest job says nothing."""
-        beat = self.heard_at if self._computing is None else self._computing.silent_since()
+        beat = self.heard_at if self._busy is None else self._busy.silent_since()
         return replace(self.at("wait"), beat=beat)
 
     def _name(self) -> None:

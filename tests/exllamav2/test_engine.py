@@ -14,7 +14,8 @@ import pytest
 from cortex.ask import Sampling, Shape
 from cortex.errors import BadAsk, EngineFailed, LoadFailed, PromptTooLong
 from cortex.events import EngineEvent, Failed, Prefilled, Started, Stopped, Tokens
-from cortex.harness.base import Computing, Job, LoadOrder, Resettable
+from cortex.harness.base import Busy, Job, LoadOrder, Resettable
+from cortex.harness.driven import Driven
 from tests.exllamav2 import models
 from tests.exllamav2.emulation import emulated_runtime, opt_in
 
@@ -499,7 +500,7 @@ def test_an_unload_in_the_middle_of_everything_frees_all(load: Load) -> None:
 
 def test_a_job_that_is_being_made_ready_is_no_silence(load: Load) -> None:
     bench = load()
-    assert isinstance(bench.engine, Computing)
+    assert isinstance(bench.engine, Busy)
     before = time.monotonic()
     bench.engine.submit(endless(1))
     assert before <= bench.engine.silent_since() <= time.monotonic()
@@ -540,3 +541,12 @@ def test_a_model_over_two_devices_is_split_as_room_was_reserved_and_says_the_sam
         assert least <= places.count(0) / len(places) <= most
         job = Job(1, LONG, GREEDY, max_tokens=6)
         assert bench.answer(job)[0] == whole.answer(job)[0]
+
+
+def test_it_is_not_to_blame_for_what_happens_in_the_turns_of_others(load: Load) -> None:
+    bench = load()
+    driven, job = Driven("m", bench.engine, 1, ""), endless(1)
+    driven.take(job)
+    bench.started(job)
+    assert driven.live
+    assert not driven.computes

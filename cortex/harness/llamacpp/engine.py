@@ -95,6 +95,8 @@ class _Ended:
 class LlamaCppEngine:
     """One model. Made by `loading`, which hands over the binding's one call."""
 
+    computing = True
+
     def __init__(
         self,
         complete: Complete,
