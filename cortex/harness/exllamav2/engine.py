@@ -177,7 +177,7 @@ class ExLlamaV2Engine:
         error: Exception | None = None
         try:
             self._prepare(call)
-        except Exception as raised:  # noqa: BLE001 - raised again by the turn that takes the job in
+        except Exception as raised:  # noqa: BLE001 - told by the turn that takes the job in
             error = raised
         self._ready.append((call, error))
         self._ring()
