@@ -4,6 +4,7 @@ The ledger's own verdict on the want that a request would have, in the words of 
 has the last word on what it unloads. Nothing changes.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from cortex.gateway.listing import Listing
@@ -39,8 +40,19 @@ def plan_of(listing: Listing, model: str) -> PlanReport:
         code=None if error is None else error.code,
         status=None if error is None else error.status,
         need_bytes=plan.want.need_bytes or None,
-        places=[_place(reason, chosen=reason.place is plan.place) for reason in plan.reasons],
+        places=[
+            _place(_heard(listing, model, reason), chosen=reason.place is plan.place)
+            for reason in plan.reasons
+        ],
     )
+
+
+def _heard(listing: Listing, model: str, reason: Reason) -> Reason:
+    """A model that only neurons know is bound to them as if it were pinned there, which is not how
+    anybody would put it."""
+    if reason.standing != "pinned_elsewhere" or model in listing.catalogue.specs:
+        return reason
+    return replace(reason, standing="unknown", why="neither its models.toml has the model nor the gateway's")
 
 
 def _told(plan: Plan) -> tuple[Decided, str]:

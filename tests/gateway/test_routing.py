@@ -235,6 +235,8 @@ async def test_a_stream_is_kept_alive_while_its_model_loads(tmp_path: Path) -> N
                 "POST", "/v1/chat/completions", json=chat("a", stream=True)
             ) as answer:
                 assert answer.status_code == 200
+                assert answer.headers["x-cortex-model"] == "a"
+                assert "x-cortex-neuron" not in answer.headers, "nobody sits anywhere yet"
                 pieces = answer.aiter_bytes()
                 assert (await anext(pieces)).startswith(b":")
                 loading.set()
