@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from cortex.catalogue import Catalogue, ModelSpec
-from cortex.config.gateway import GatewayConfig
+from cortex.config.gateway import GatewayConfig, Poll
 from cortex.config.keys import Key
 from cortex.keys import digest
 from tests.fake_neuron import (
@@ -93,7 +93,8 @@ async def test_a_key_sees_and_uses_its_models_only() -> None:
 async def test_a_model_of_others_and_one_that_is_not_there_get_the_same_answer() -> None:
     """Neither the words nor the hint tells that it exists."""
     config = keyed("inference", "admin", models=("org/*",))
-    async with opened(config, "org/qwen3-8b", "qwen3-32b", strong="qwen3-32b") as (neuron, gateway):
+    models = "org/qwen3-8b", "orgs/qwen3-9b", "qwen3-32b"
+    async with opened(config, *models, strong="qwen3-32b") as (neuron, gateway):
         for path in ("/v1/models/{}", CHAT, TEXT, "/fleet/models/load", "/fleet/models/unload"):
             said = []
             for name in ("qwen3-32b", "qwen3-99b"):
@@ -110,7 +111,7 @@ async def test_a_model_of_others_and_one_that_is_not_there_get_the_same_answer()
         assert (await gateway.ask("strong")).status_code == 404
         assert (await gateway.ask("org/qwen3")).status_code == 404, "a glob has it, and nobody knows it"
         slip = (await gateway.ask("org/qwen3-9b")).text
-        assert "Did you mean org/qwen3-8b?" in slip and "32b" not in slip
+        assert "Did you mean org/qwen3-8b?" in slip and "orgs/" not in slip
         assert not neuron.requests and not neuron.orders
 
 
@@ -285,6 +286,18 @@ async def test_tokens_of_the_day_are_those_of_all_neurons_and_of_what_ended_sinc
             assert answer.headers["x-should-retry"] == "false"
             gateway.http.headers["x-api-key"] = OTHER
             assert (await gateway.ask()).status_code == 200
+
+
+async def test_what_ended_since_the_last_report_is_used_up_at_once() -> None:
+    rare = Poll(interval_s=600, timeout_s=1, failures=3)
+    async with fake_neuron("a") as neuron:
+        neuron.spent["ann"] = 85
+        async with open_gateway(neuron, config=keyed(tokens_per_day=100), poll=rare) as gateway:
+            gateway.http.headers["x-api-key"] = SECRET
+            assert [(await gateway.ask()).status_code for _ in range(3)] == [200, 200, 429]
+            neuron.then(STREAMED)
+            gateway.http.headers["x-api-key"] = OTHER
+            assert (await gateway.ask(stream=True)).status_code == 200
 
 
 async def test_what_a_client_used_that_left_is_settled_by_the_neurons_count() -> None:

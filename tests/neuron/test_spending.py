@@ -146,5 +146,33 @@ async def test_a_request_counts_for_the_key_that_its_gateway_names(tmp_path: Pat
             assert set(await used(neuron)) == {"ann"}
 
 
+async def test_what_a_key_used_up_at_one_gateway_is_used_up_at_the_next(tmp_path: Path) -> None:
+    """By the neuron's count, also for a client that left; at its own gateway at once."""
+    names = ("ann", "bob")
+    keys = tuple(Key(name, fleet_credential(f"sk-{name}").sha256, tokens_per_day=1) for name in names)
+    config, script = GatewayConfig(keys=keys), {"a": Script("one two"), "endless": Script(endless=True)}
+    ann, bob = ({"authorization": f"Bearer sk-{name}"} for name in names)
+
+    async def status(gateway: Running, headers: dict[str, str]) -> int:
+        return (await gateway.http.post(CHAT, json=hello(), headers=headers)).status_code
+
+    with trio.fail_after(30):
+        async with running_neuron(tmp_path, specs(tmp_path, "a", "endless"), script) as neuron:
+            async with running_gateway(neuron, config=config) as first:
+                assert await status(first, ann) == 200
+                assert await status(first, ann) == 429
+                async with calling(first) as caller:
+                    await caller.ask(CHAT, hello("endless", stream=True), **bob)
+                    await caller.until(b"content")
+                    await caller.leave()
+
+                async def counted() -> bool:
+                    return set(await used(neuron)) == {*names}
+
+                await eventually(counted)
+            async with running_gateway(neuron, config=config) as second:
+                assert [await status(second, headers) for headers in (ann, bob)] == [429, 429]
+
+
 async def used(neuron: Running) -> dict[str, dict[str, int]]:
     return (await neuron.http.get("/health")).json()["key_tokens"]["keys"]
