@@ -132,6 +132,10 @@ class Dispatch:
         """Somebody came or left, or a load ended. Rather too often than not."""
         await self._watching.park()
 
+    def be_patient(self, patience: Patience) -> None:
+        """Other limits, for waits that begin from here on."""
+        self._patience = patience
+
     async def emptied(self, resident: Resident) -> None:
         """Nobody sits at `resident` any more."""
         while resident.seats:

@@ -1,4 +1,4 @@
-"""Tells the service manager how it goes: ready, stopping, still alive, needs longer.
+"""Tells the service manager how it goes: ready, reloading, stopping, still alive, needs longer.
 
 The protocol is sd_notify(3): datagrams of KEY=VALUE lines to the socket that
 NOTIFY_SOCKET names. Where nobody listens, nothing is said, and nothing is ever waited
@@ -9,6 +9,7 @@ the roles; when the process is alive is decided here, by the lag of trio's loop.
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Final
@@ -45,6 +46,11 @@ class Notify:
     def ready(self, status: str) -> None:
         """The start is over."""
         self._say("READY=1", f"STATUS={status}")
+
+    def reloading(self, status: str) -> None:
+        """The files are read anew; `ready` ends it. The manager pairs both by the time it began."""
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._say("RELOADING=1", f"MONOTONIC_USEC={now_us}", f"STATUS={status}")
 
     def starting(self, status: str) -> None:
         """The start goes on, and may take EXTEND_S from now whatever the unit's limit says."""

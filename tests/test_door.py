@@ -549,20 +549,31 @@ async def test_the_token_comes_from_a_file(tmp_path: Path) -> None:
 
 HOLD = """
 import trio
-from cortex.cli.running import hold
+from cortex.cli.running import Bell, hold
+
+bell = {bell}
+
+async def listen():
+    while True:
+        await bell.wait()
+        print("rung", flush=True)
 
 async def service(stop):
     print("up", flush=True)
-    await stop.wait()
+    async with trio.open_nursery() as nursery:
+        if bell is not None:
+            nursery.start_soon(listen)
+        await stop.wait()
+        nursery.cancel_scope.cancel()
     print("stopping", flush=True)
     {then}
 
-hold(service, "info", "text")
+hold(service, "info", "text", bell)
 """
 
 
-def held(then: str) -> AbstractAsyncContextManager[trio.Process]:
-    return running("-c", HOLD.format(then=then))
+def held(then: str, bell: str = "None") -> AbstractAsyncContextManager[trio.Process]:
+    return running("-c", HOLD.format(then=then, bell=bell))
 
 
 @pytest.mark.parametrize("role", [roles.gateway, roles.neuron])
@@ -604,6 +615,16 @@ async def test_the_second_signal_leaves_at_once(number: signal.Signals, code: in
         await lines_until(child.stdout, b"stopping\n")
         child.send_signal(number)
         assert await child.wait() == code
+
+
+async def test_a_hang_up_signal_rings_the_bell_of_a_role_that_has_one() -> None:
+    async with held("pass", bell="Bell()") as child:
+        await lines_until(child.stdout, b"up\n")
+        for _ in range(2):
+            child.send_signal(signal.SIGHUP)
+            await lines_until(child.stdout, b"rung\n")
+        child.send_signal(signal.SIGTERM)
+        assert await child.wait() == 0
 
 
 async def test_a_hang_up_signal_says_that_nothing_is_read_again() -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +16,11 @@ import trio
 import typer
 
 from cortex.cli.ports import ensure_free
-from cortex.cli.running import Service, hold, settle
+from cortex.cli.running import Bell, Service, hold, settle
 from cortex.config import schema
 from cortex.config.files import candidates
 from cortex.config.files import check as check_file
+from cortex.config.gateway import GatewayConfig
 from cortex.config.network import Address
 from cortex.config.whole import Config, Kind, Whole, whole_gateway, whole_neuron
 from cortex.errors import ConfigError
@@ -39,6 +40,7 @@ class Prepared:
     log_format: Format
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
+    hung_up: Bell | None = None
 
 
 def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
@@ -47,15 +49,22 @@ def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
     if path is None:
         places = " or ".join(map(str, candidates("gateway", env)))
         raise ConfigError([f"no cortex.toml: write {places}, name one with --config, or try 'cortex up'"])
-    read = whole_gateway(path, env, find("models", None, env))
+    variables = dict(env)
+
+    def read_again() -> Whole[GatewayConfig]:
+        return whole_gateway(path, variables, find("models", None, variables))
+
+    read, bell = read_again(), Bell()
 
     async def run(stop: trio.Event) -> None:
         from cortex import gateway as role  # noqa: PLC0415 - --check does without the role
 
         settle()
-        await role.run(read.config, read.catalogue, stop=stop, notify=Notify.taken_from(os.environ))
+        notify = Notify.taken_from(os.environ)
+        source = role.Source(read_again, path, bell.wait)
+        await role.run(read.config, read.catalogue, source=source, stop=stop, notify=notify)
 
-    return _prepared("gateway", path, read, run)
+    return replace(_prepared("gateway", path, read, run), hung_up=bell)
 
 
 def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:
@@ -83,7 +92,7 @@ def start(role: Prepared, only_check: bool, level: str, form: Format | None) -> 
         return
     keys = f"set listen and metrics_listen of [{role.name}] to"
     ensure_free(role.listeners, f"stop it, or {keys} other ports", f"{keys} addresses of this host")
-    hold(partial(_serve, role), level, form or role.log_format)
+    hold(partial(_serve, role), level, form or role.log_format, role.hung_up)
 
 
 def check(paths: list[Path]) -> int:

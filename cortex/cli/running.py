@@ -1,7 +1,7 @@
 """A role runs until a signal ends it: the first drains, the second leaves at once.
 
-SIGTERM and SIGINT mean the same. SIGHUP changes nothing, since this version reads
-its files at start only; it says so rather than kill the process. A role that ends by
+SIGTERM and SIGINT mean the same. SIGHUP has a gateway read its files again; a neuron
+reads its own at start only, and says so rather than be killed. A role that ends by
 itself ends the command, with its error if it had one; a neuron that lost a device ends it
 with 71, so that whoever supervises it starts it again.
 """
@@ -28,12 +28,29 @@ log = logging.getLogger(__name__)
 Service: TypeAlias = Callable[[trio.Event], Awaitable[None]]
 
 
-def hold(service: Service, level: str, form: logs.Format) -> None:
-    """Run `service` to its end; the event that it gets is set by the first signal. A service that
-    lost a device ends the process here: what is left of the device must not be tidied up."""
+class Bell:
+    """Rung by a signal, heard by a role, which may not listen yet."""
+
+    def __init__(self) -> None:
+        self._rung = trio.Event()
+
+    def ring(self) -> None:
+        """Whoever waits is woken, or the next one who does."""
+        self._rung.set()
+
+    async def wait(self) -> None:
+        """It was rung since the last `wait` returned."""
+        await self._rung.wait()
+        self._rung = trio.Event()
+
+
+def hold(service: Service, level: str, form: logs.Format, hung_up: Bell | None = None) -> None:
+    """Run `service` to its end; the event that it gets is set by the first signal, and `hung_up` is
+    rung by each SIGHUP. A service that lost a device ends the process here: what is left of the
+    device must not be tidied up."""
     with logged(level, form):
         try:
-            trio.run(_hold, service)
+            trio.run(_hold, service, hung_up)
         except BaseExceptionGroup as errors:
             if (lost := errors.split(DeviceLost)[0]) is None:
                 raise
@@ -59,19 +76,26 @@ def settle() -> None:
     gc.freeze()
 
 
-async def _hold(service: Service) -> None:
+async def _hold(service: Service, hung_up: Bell | None) -> None:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_obey, stop)
+        await nursery.start(_obey, stop, hung_up)
         await service(stop)
         nursery.cancel_scope.cancel()
 
 
-async def _obey(stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+async def _obey(
+    stop: trio.Event,
+    hung_up: Bell | None,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
-            if number == signal.SIGHUP:
+            if number == signal.SIGHUP and hung_up is not None:
+                hung_up.ring()
+            elif number == signal.SIGHUP:
                 log.warning("reload.unsupported signal=SIGHUP remedy='restart to read the files again'")
             elif stop.is_set():
                 leave(128 + number)

@@ -5,6 +5,7 @@ a catalogue that is not there, an alias that clashes with it. All faults of both
 once. A file that is plainly of another kind is told as that, and not key by key.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -34,12 +35,15 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Whole(Generic[Config]):
-    """A role's configuration, its catalogue, and the file that has it."""
+    """A role's configuration, its catalogue, and the file that has it. `files` are all that were
+    read, `digest` is the SHA-256 of the catalogue's."""
 
     config: Config
     catalogue: Catalogue
     models: FilePath | None
     warnings: tuple[str, ...]
+    files: tuple[FilePath, ...] = ()
+    digest: str = ""
 
 
 def whole_gateway(
@@ -56,7 +60,10 @@ def whole_gateway(
     for alias, why in alias_faults(models.catalogue, values.get("aliases", {})).items():
         document.found.fault(("aliases", alias), why)
     warnings = models.settle()
-    return Whole(gateway.finish(values, document), models.catalogue, models.path, warnings)
+    tokens = [document.folder / row["token_file"] for row in values.get("neurons", []) if "token_file" in row]
+    files = tuple(file for file in (path, models.path, *tokens) if file is not None)
+    config = gateway.finish(values, document)
+    return Whole(config, models.catalogue, models.path, warnings, files, models.digest)
 
 
 def whole_neuron(
@@ -107,6 +114,7 @@ class _Models:
     def __init__(self, document: Document, named: FilePath | None, at: Path, usual: FilePath | None) -> None:
         self.path = usual if named is None else document.folder / named
         self.catalogue = Catalogue()
+        self.digest = ""
         self._document = document
         self._faults: list[str] = []
         self._warnings: list[str] = []
@@ -133,7 +141,8 @@ class _Models:
 
     def _read(self, path: FilePath, at: Path) -> None:
         try:
-            path.open("rb").close()
+            # Before it is parsed: of a file that changes meanwhile, this is not what it says.
+            self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             self._document.found.fault(at, f"{path} cannot be read: {error.strerror or error}")
             return

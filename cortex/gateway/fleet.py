@@ -8,22 +8,20 @@ and one that is stopping counts as empty. What it told last is remembered while 
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from math import inf
 from typing import Final
-from urllib.parse import urlsplit
 
 import trio
 
 from cortex.config.gateway import NeuronRef, Poll
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, Stopping, TooSlow, Unreachable, UpstreamFailed
+from cortex.gateway.member import Neuron, pool_of
 from cortex.gateway.remote import Client, Remote
 from cortex.metrics import Metrics
 from cortex.places import Phase, Resident, Room
-from cortex.web.pool import Pool
 from cortex.wire import neuron as wire
+
+__all__ = ["Fleet", "Neuron", "seats"]
 
 log = logging.getLogger(__name__)
 
@@ -33,72 +31,7 @@ STRIKES: Final = 3
 STRUCK_S: Final = 10.0
 # More than any device has: what a poisoned one is short of, whoever would leave it.
 BEYOND_BYTES: Final = 2**62
-
-
-@dataclass(slots=True)
-class Neuron:
-    """One neuron as this gateway knows it. Times are trio's, -inf before the first report."""
-
-    ref: NeuronRef
-    remote: Remote
-    pool: Pool
-    discovery: wire.Discovery | None = None
-    health: wire.Health = field(default_factory=wire.Health)
-    residents: wire.Residents = field(default_factory=wire.Residents)
-    failures: int = 0
-    strikes: int = 0
-    why: str = ""
-    asked_at: float = -inf  # when the last look began, and
-    looked_at: float = -inf  # when the last one began that is over
-    seen_at: float = -inf
-    look_now: trio.Event = field(default_factory=trio.Event)
-    looked: trio.Event = field(default_factory=trio.Event)
-    _waits: set[trio.CancelScope] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        return self.ref.name
-
-    @property
-    def up(self) -> bool:
-        """Whether its last report counts."""
-        return self.discovery is not None
-
-    @property
-    def heard(self) -> bool:
-        """Whether it has ever reported to this gateway."""
-        return self.seen_at > -inf
-
-    @property
-    def stopping(self) -> bool:
-        return self.health.activation.state == "stopping"
-
-    def knows(self, model: str) -> bool:
-        """Whether it can load `model` from a catalogue of its own. Of one that is away or going:
-        whether it could, or had it."""
-        gone = not self.up or self.stopping
-        had = gone and any(report.id == model for report in self.residents.models)
-        return had or model in self.residents.known
-
-    @contextmanager
-    def awaited(self) -> Iterator[None]:
-        """The block waits for an answer that takes as long as it takes. TooSlow when the neuron
-        shows no sign of life meanwhile."""
-        with trio.CancelScope() as scope:
-            self._waits.add(scope)
-            try:
-                yield
-            finally:
-                self._waits.discard(scope)
-        if scope.cancelled_caught:
-            raise TooSlow(
-                f"Neuron '{self.name}' gives no sign of life. The request may have run; send it again."
-            )
-
-    def give_up(self) -> None:
-        """Nobody waits for its answers any longer."""
-        for scope in self._waits:
-            scope.cancel()
+DISMISSED: Final = "it was taken out of cortex.toml"
 
 
 class Fleet:
@@ -114,9 +47,12 @@ class Fleet:
         *,
         silent_s: float,
     ) -> None:
-        self._poll, self._dispatch, self._metrics = poll, dispatch, metrics
-        self._silent_s = silent_s
-        self._neurons = {ref.name: Neuron(ref, Remote(ref, client), _pool(ref)) for ref in refs}
+        self._client, self._dispatch, self._metrics = client, dispatch, metrics
+        self._poll, self._silent_s = poll, silent_s
+        self._neurons: dict[str, Neuron] = {}
+        self._nursery: trio.Nursery | None = None
+        for ref in refs:
+            self._enlist(ref)
         self._struck: dict[str, float] = {}
         self.stopping = False
         # Who counts what neurons tell of keys: a name, its tokens, and when it was asked.
@@ -126,6 +62,8 @@ class Fleet:
         return iter(self._neurons.values())
 
     def __getitem__(self, name: str) -> Neuron:
+        if name not in self._neurons:
+            raise Unreachable(f"Neuron '{name}' was taken out of the fleet. Nothing ran; try again.")
         return self._neurons[name]
 
     @property
@@ -143,23 +81,90 @@ class Fleet:
             async with trio.open_nursery() as nursery:
                 async with trio.open_nursery() as first:
                     for neuron in self:
-                        self._dispatch.ledger.open(neuron.name, ())
-                        self._dispatch.ledger.shut(neuron.name, "it has not reported yet")
                         first.start_soon(self._look, neuron)
                 task_status.started()
+                self._nursery = nursery
                 for neuron in self:
                     nursery.start_soon(self._watch, neuron, name=f"poll {neuron.name}")
+                await trio.sleep_forever()
         finally:
+            self._nursery = None
             for neuron in self:
                 neuron.pool.close()
+
+    # -- who belongs to it
+
+    def reform(self, refs: tuple[NeuronRef, ...], poll: Poll, *, silent_s: float) -> None:
+        """It is made of `refs` from here on, while it runs. Who is new is asked at once; who is not
+        named takes nobody new. What is under way anywhere goes on."""
+        self._poll, self._silent_s = poll, silent_s
+        wanted = {ref.name: ref for ref in refs}
+        for neuron in list(self):
+            if neuron.name not in wanted:
+                self._dismiss(neuron)
+                continue
+            if wanted[neuron.name] != neuron.ref:
+                self._rewire(neuron, wanted[neuron.name])
+            neuron.dismissed = False
+            neuron.look_now.set()
+        for ref in refs:
+            if ref.name not in self._neurons:
+                neuron = self._enlist(ref)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._watch, neuron, name=f"poll {ref.name}")
+
+    def _enlist(self, ref: NeuronRef) -> Neuron:
+        neuron = self._neurons[ref.name] = Neuron(ref, Remote(ref, self._client), pool_of(ref))
+        self._dispatch.ledger.open(ref.name, ())
+        self._dispatch.ledger.shut(ref.name, "it has not reported yet")
+        return neuron
+
+    def _rewire(self, neuron: Neuron, ref: NeuronRef) -> None:
+        """Another token is used at once; behind another address is another neuron."""
+        if ref.endpoint != neuron.ref.endpoint:
+            if neuron.up:
+                self._away(neuron, "its endpoint was changed")
+            neuron.pool.retire()
+            neuron.pool = pool_of(ref)
+        neuron.ref, neuron.remote = ref, Remote(ref, self._client)
+
+    def _dismiss(self, neuron: Neuron) -> None:
+        if neuron.dismissed:
+            return
+        log.info("neuron.dismissed neuron=%s", neuron.name)
+        neuron.dismissed = True
+        ledger = self._dispatch.ledger
+        ledger.shut(neuron.name, DISMISSED)
+        for load in [load for load in ledger.loads.values() if load.place.name == neuron.name]:
+            self._dispatch.call_off(load)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._see_off, neuron, name=f"see off {neuron.name}")
+
+    async def _see_off(self, neuron: Neuron) -> None:
+        """The dismissed neuron is forgotten, unless it was taken back before its last left."""
+        while neuron.dismissed and neuron.up and self._seated(neuron):
+            await self._dispatch.changed()
+        if not neuron.dismissed:
+            return
+        log.info("neuron.forgotten neuron=%s", neuron.name)
+        del self._neurons[neuron.name]
+        neuron.watching.cancel()
+        neuron.pool.retire()
+        self._metrics.neuron_gone(neuron.name)
+        self._dispatch.abandon(self._dispatch.ledger.forget(neuron.name, DISMISSED))
+        self._dispatch.wake()
+
+    def _seated(self, neuron: Neuron) -> int:
+        place = self._dispatch.ledger.place(neuron.name)
+        return 0 if place is None else sum(resident.seats for resident in place)
 
     # -- what requests find out
 
     def suspect(self, name: str, error: CortexError) -> None:
         """A request failed on a neuron that may be gone, or is going, with all it had. Nobody is
         sent there until the next look, which follows at once, has told."""
-        neuron = self._neurons[name]
-        if not neuron.up or not isinstance(error, UpstreamFailed | Stopping):
+        neuron = self._neurons.get(name)
+        if neuron is None or not neuron.up or not isinstance(error, UpstreamFailed | Stopping):
             return
         self._dispatch.ledger.doubt(name, error.message)
         neuron.look_now.set()
@@ -168,7 +173,8 @@ class Fleet:
 
     def acquit(self, name: str) -> None:
         """A request was answered as it should be."""
-        self._neurons[name].strikes = 0
+        if (neuron := self._neurons.get(name)) is not None:
+            neuron.strikes = 0
 
     def struck(self) -> frozenset[str]:
         """Neurons to which nobody goes who has a choice."""
@@ -178,23 +184,28 @@ class Fleet:
 
     def look_soon(self, name: str) -> None:
         """The neuron is asked anew without waiting for its turn: it has changed."""
-        self._neurons[name].look_now.set()
+        if (neuron := self._neurons.get(name)) is not None:
+            neuron.look_now.set()
 
     async def look_again(self, name: str) -> None:
         """What the neuron has is known as it was after this call, or it is marked as missed."""
-        neuron, called_at = self._neurons[name], trio.current_time()
+        neuron, called_at = self._neurons.get(name), trio.current_time()
+        if neuron is None:
+            return
         neuron.look_now.set()
-        while neuron.looked_at < called_at:
+        while neuron.looked_at < called_at and not neuron.watching.cancel_called:
             await neuron.looked.wait()
 
     # -- what the neurons tell
 
     async def _watch(self, neuron: Neuron) -> None:
-        while True:
-            with trio.move_on_at(neuron.asked_at + self._poll.interval_s):
-                await neuron.look_now.wait()
-            neuron.look_now = trio.Event()
-            await self._look(neuron)
+        with neuron.watching:
+            while True:
+                with trio.move_on_at(neuron.asked_at + self._poll.interval_s):
+                    await neuron.look_now.wait()
+                neuron.look_now = trio.Event()
+                await self._look(neuron)
+        neuron.looked.set()
 
     async def _look(self, neuron: Neuron) -> None:
         """One round of questions; a failed one is counted. Cancelled, nothing is believed."""
@@ -216,12 +227,15 @@ class Fleet:
         neuron.looked = trio.Event()
 
     async def _ask(self, neuron: Neuron) -> None:
+        remote = neuron.remote
         with trio.fail_after(self._poll.timeout_s):
-            health = await neuron.remote.health()
-            residents = await neuron.remote.models()
+            health = await remote.health()
+            residents = await remote.models()
             known = neuron.discovery
             if known is None or known.boot_id != health.boot_id:
-                known = await neuron.remote.discovery()
+                known = await remote.discovery()
+        if neuron.remote is not remote or neuron.watching.cancel_called:
+            return  # whom these words are from is not asked any more
         if health.boot_id == residents.boot_id == known.boot_id:
             self._believe(neuron, known, health, residents)
         else:
@@ -277,6 +291,8 @@ class Fleet:
         ledger.report(neuron.name, _rooms(health, residents), _told(neuron), neuron.asked_at)
         if neuron.stopping:
             ledger.shut(neuron.name, "it is shutting down")
+        elif neuron.dismissed:
+            ledger.shut(neuron.name, DISMISSED)
         self._metrics.neuron_reported(
             neuron.name,
             health.devices,
@@ -290,11 +306,6 @@ class Fleet:
             if neuron.name not in self._struck:
                 log.warning("neuron.failing neuron=%s in_a_row=%d", neuron.name, neuron.strikes)
             self._struck[neuron.name] = trio.current_time() + STRUCK_S
-
-
-def _pool(ref: NeuronRef) -> Pool:
-    parts = urlsplit(ref.endpoint)
-    return Pool(parts.hostname or "", parts.port or 80)
 
 
 def _rooms(health: wire.Health, residents: wire.Residents) -> list[Room]:

@@ -27,10 +27,10 @@ class _Hearsay(ModelSpec):
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Listing:
-    """The merged catalogue of one gateway. `since` is the time, in Unix seconds, that its models
-    are said to be created at: nobody here knows when they were."""
+    """The merged catalogue of one gateway; a reload puts another `catalogue` in. `since` is the
+    time, in Unix seconds, that its models are said to be created at: nobody here knows when they were."""
 
     catalogue: Catalogue
     ledger: Ledger

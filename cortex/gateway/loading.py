@@ -36,7 +36,7 @@ class Neurons(Protocol):
 
 class RemoteLoader:
     """`neurons` is asked at the time of a load, since fleet and dispatcher know each other. `terms`
-    are for neurons whose own files say nothing."""
+    are for neurons whose own files say nothing, and hold for loads to come."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class RemoteLoader:
         evicted: Callable[[], None],
         terms: EvictionTerms = EvictionTerms(),
     ) -> None:
-        self._neurons, self._evicted, self._terms = neurons, evicted, terms
+        self._neurons, self._evicted, self.terms = neurons, evicted, terms
         self._broke_at: dict[str, float] = {}
 
     async def load(self, load: Load) -> Resident:
@@ -53,7 +53,7 @@ class RemoteLoader:
         assert spec is not None  # noqa: S101 - the ledger places specs only
         fleet = self._neurons()
         neuron = fleet[load.place.name]
-        order = wire.LoadRequest(spec=spec_to_plain(spec), victims=list(load.victims), eviction=self._terms)
+        order = wire.LoadRequest(spec=spec_to_plain(spec), victims=list(load.victims), eviction=self.terms)
         try:
             with trio.fail_after(LONGEST_LOAD_S):
                 answer = await neuron.remote.load(order)

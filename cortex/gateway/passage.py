@@ -58,6 +58,10 @@ class Passage:
     def _fleet(self) -> Fleet:
         return self._listing.fleet
 
+    def refit(self, limits: Limits) -> None:
+        """Other limits, for exchanges to come."""
+        self._limits = limits
+
     def routes(self) -> dict[str, Route]:
         """The inference routes by path."""
         made = (Route("/v1/chat/completions", self.chat), Route("/v1/completions", self.text))

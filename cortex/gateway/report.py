@@ -7,7 +7,7 @@ import trio
 
 from cortex import __version__
 from cortex.ask import Json
-from cortex.gateway.fleet import Fleet, Neuron
+from cortex.gateway.fleet import DISMISSED, Fleet, Neuron
 from cortex.gateway.listing import Listing
 from cortex.ledger import Ledger, Load
 from cortex.wire.fleet import FleetLoad, FleetModel, FleetNeuron, FleetReport, FleetStatus, GatewayReport
@@ -20,7 +20,8 @@ STUCK_S: Final = 5.0
 
 @dataclass(slots=True)
 class Report:
-    """Pure reads. `started_at` is trio time, `patience_s` the longest that anybody may wait."""
+    """Pure reads. `started_at` is trio time, `patience_s` the longest that anybody may wait;
+    `models_file` and its digest are of the catalogue in force, "" without one."""
 
     boot_id: str
     started_at: float
@@ -30,13 +31,15 @@ class Report:
     patience_s: float
     warnings: tuple[str, ...] = ()
     stopping: bool = False
+    models_file: str = ""
+    models_sha256: str = ""
 
     def status(self) -> FleetStatus:
         """`impaired`: some model cannot be served, or nothing moves. `degraded`: all can, but
         something is missing."""
         if self.unservable() or not self.moving():
             return "impaired"
-        missing = any(not neuron.up for neuron in self.fleet)
+        missing = any(not neuron.up for neuron in self.fleet if not neuron.dismissed)
         hurt = any(device.poisoned for neuron in self.fleet if neuron.up for device in neuron.health.devices)
         return "degraded" if missing or hurt else "ok"
 
@@ -70,7 +73,13 @@ class Report:
         now = trio.current_time()
         return FleetReport(
             status=self.status(),
-            gateway=GatewayReport(version=__version__, boot_id=self.boot_id, uptime_s=now - self.started_at),
+            gateway=GatewayReport(
+                version=__version__,
+                boot_id=self.boot_id,
+                uptime_s=now - self.started_at,
+                models_file=self.models_file,
+                models_sha256=self.models_sha256,
+            ),
             neurons=[_neuron(neuron, now) for neuron in self.fleet],
             models=self.listing.models(),
             waiting=self.ledger.waiting,
@@ -95,11 +104,12 @@ class Report:
 def _neuron(neuron: Neuron, now: float) -> FleetNeuron:
     loads = {load.id: load for load in neuron.health.models}
     state = "away" if neuron.why and not neuron.up else "new" if not neuron.up else "ok"
+    leaves = neuron.up and (neuron.stopping or neuron.dismissed)
     return FleetNeuron(
         name=neuron.name,
         endpoint=neuron.ref.endpoint,
-        state="stopping" if neuron.up and neuron.stopping else state,  # type: ignore[arg-type]
-        why=neuron.why,
+        state="stopping" if leaves else state,  # type: ignore[arg-type]
+        why=DISMISSED if neuron.dismissed else neuron.why,
         report_age_s=now - neuron.seen_at if neuron.heard else None,
         devices=neuron.health.devices if neuron.up else [],
         models=[_model(report, loads.get(report.id)) for report in neuron.residents.models]

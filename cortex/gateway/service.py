@@ -5,7 +5,6 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import trio
 
@@ -13,26 +12,25 @@ from cortex import logs
 from cortex.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
 from cortex.config.models import merge_aliases
-from cortex.dispatch import Dispatch, LoadBook, Patience
-from cortex.evictor import Rules
+from cortex.dispatch import Dispatch, LoadBook
 from cortex.gateway import remote
 from cortex.gateway.app import build_app, scope_of
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
 from cortex.gateway.passage import Passage
+from cortex.gateway.reload import Reloader, Source
 from cortex.gateway.report import Report
+from cortex.gateway.tuning import Parts, Tuning, patience_of, rules_of, terms_of, warnings_of
 from cortex.gateway.views import Views
 from cortex.keys import Accounts
 from cortex.ledger import Ledger
-from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
 from cortex.notify import Notify
 from cortex.web.door import Door, Site
 from cortex.web.guard import Credential, Policy
 from cortex.web.listeners import Ports, metrics_site, own_names
 from cortex.web.visit import FAREWELL_S
-from cortex.wire.keeping import EvictionTerms
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +39,7 @@ async def run(
     config: GatewayConfig,
     catalogue: Catalogue,
     *,
+    source: Source | None = None,
     stop: trio.Event | None = None,
     notify: Notify = Notify(),
     task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
@@ -48,13 +47,15 @@ async def run(
     """The gateway, until `stop` is set (then it drains) or it is cancelled (then it does not).
 
     `started` hands over its addresses, once each neuron has reported or is marked away; `notify`
-    tells the service manager.
+    tells the service manager. With a `source` the values are read again from there when it changes.
     """
     async with opened(config, catalogue) as gateway:
         task_status.started(gateway.ports)
         notify.ready(f"{len(config.neurons)} neurons configured")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notify.feed)
+            if source is not None:
+                nursery.start_soon(Reloader(source, gateway.tuning, notify).run)
             await (trio.Event() if stop is None else stop).wait()
             notify.stopping(config.limits.drain_s + FAREWELL_S, "draining")
             await gateway.leave(config.limits.drain_s)
@@ -67,11 +68,12 @@ class Gateway:
 
     ports: Ports
     ledger: Ledger
-    _parts: "_Parts"
+    tuning: Tuning
+    _parts: Parts
 
     async def leave(self, drain_s: float) -> None:
         """Nobody is served any more."""
-        api, page, report = self._parts
+        api, page, report = self._parts.api, self._parts.page, self._parts.report
         log.info("gateway.draining in_flight=%d", api.in_flight)
         report.stopping = report.fleet.stopping = True
         await api.drain(drain_s)
@@ -79,46 +81,29 @@ class Gateway:
         log.info("gateway.stopped")
 
 
-class _Parts(NamedTuple):
-    """What stops: the doors, and who says so."""
-
-    api: Door
-    page: Door
-    report: Report
-
-
 @asynccontextmanager
 async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[Gateway]:
     """A gateway at work. Leaving the block ends it hard, unless it was left before by `leave`."""
     catalogue = merge_aliases(catalogue, config.aliases)
     async with remote.open_client() as client, trio.open_nursery() as nursery:
-        ledger, parts = await _assemble(config, catalogue, client, nursery)
+        parts = await _assemble(config, catalogue, client, nursery)
+        tuning = Tuning(config, catalogue, parts, nursery)
         api = await nursery.start(parts.api.run, config.listen.host, config.listen.port)
         page = await nursery.start(parts.page.run, config.metrics_listen.host, config.metrics_listen.port)
         log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
         for warning in parts.report.warnings:
             log.warning("gateway.warning %s", warning)
-        yield Gateway(Ports(api, page), ledger, parts)
+        yield Gateway(Ports(api, page), parts.dispatch.ledger, tuning, parts)
         nursery.cancel_scope.cancel()
-
-
-def _terms(config: GatewayConfig) -> EvictionTerms:
-    return EvictionTerms(
-        strategy=config.eviction.strategy,
-        min_residency_s=config.cold_load.min_residency_s,
-        defrag_after_cycles=config.eviction.defrag_after_cycles,
-    )
 
 
 async def _assemble(
     config: GatewayConfig, catalogue: Catalogue, client: remote.Client, nursery: trio.Nursery
-) -> tuple[Ledger, _Parts]:
-    rules = Rules(config.eviction.strategy, config.cold_load.min_residency_s)
-    limits = LedgerPolicy(rules, config.limits.queue, config.cold_load.max_overtake_s, delegates=True)
-    ledger = Ledger(trio.current_time, limits)
+) -> Parts:
+    ledger = Ledger(trio.current_time, rules_of(config))
     metrics = Metrics(lambda model: bool(listing.has(model)), dropped_records=logs.dropped)
-    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), _terms(config))
-    patience = Patience(config.limits.queue_wait_s, config.cold_load.max_wait_s)
+    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), terms_of(config))
+    patience = patience_of(config)
     dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))
     await nursery.start(dispatch.run)
     silent_s = config.limits.upstream_stall_s
@@ -131,11 +116,12 @@ async def _assemble(
     boot_id = secrets.token_hex(8)
     patience_s = max(patience.queue_s, patience.load_s)
     started_at = trio.current_time()
-    report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, _warnings(config))
+    report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, warnings_of(config))
     passage = Passage(boot_id, views, dispatch, config.limits, metrics)
     site = Site(passage.routes(), build_app(report, views, dispatch), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
-    return ledger, _Parts(Door(site, config.limits), page, report)
+    api = Door(site, config.limits)
+    return Parts(api, page, dispatch, fleet, listing, loader, passage, report, _policy, accounts)
 
 
 def _policy(config: GatewayConfig) -> Policy:
@@ -149,9 +135,3 @@ def _policy(config: GatewayConfig) -> Policy:
         ),
         anonymous=config.anonymous,
     )
-
-
-def _warnings(config: GatewayConfig) -> tuple[str, ...]:
-    if config.keys or config.listen.host in ("127.0.0.1", "::1", "localhost"):
-        return ()
-    return ("no [[keys]]: every peer of trusted_networks may infer here",)

@@ -11,6 +11,7 @@ from math import inf
 from cortex import evictor
 from cortex.errors import Busy
 from cortex.ledger.foresight import Foresight
+from cortex.ledger.tickets import Policy
 from cortex.places import Place, Resident
 
 
@@ -21,6 +22,11 @@ class Ledger(Foresight):
     def judge_by(self, rules: evictor.Rules) -> None:
         """From here on it is these who decide whom to send away."""
         self.policy = replace(self.policy, rules=rules)
+        self._stir(*self._timed)
+
+    def go_by(self, policy: Policy) -> None:
+        """From here on these are the rules, for those who wait as well."""
+        self.policy = policy
         self._stir(*self._timed)
 
     # -- who has idled for too long ---------------------------------------------------------

@@ -109,6 +109,12 @@ class Residency:
         self._stir()
         return taken
 
+    def forget(self, name: str, reason: str) -> list[Load]:
+        """There is no such place any more; answers the loads it took along, which count no longer."""
+        taken = self.lost(name, reason)
+        self._places.pop(name, None)
+        return taken
+
     def shut(self, name: str, reason: str) -> None:
         """The place takes nobody new; who lives and sits there stays."""
         place = self._places[name]

@@ -56,6 +56,10 @@ class Control:
         self._config.errorlog = log
         self._config.include_server_header = False
         self._config.keep_alive_timeout = math.inf  # idle time is the door's
+        self.refit(limits)
+
+    def refit(self, limits: Limits) -> None:
+        """Other limits, for requests to come."""
         self._config.h11_max_incomplete_size = limits.header + 4096
 
     async def serve(self, head: Head, request: Request, reply: Reply, line: Line) -> None:

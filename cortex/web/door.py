@@ -9,15 +9,18 @@ import errno
 import logging
 import os
 import socket
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import trio
 
 from cortex.config.limits import Limits
-from cortex.errors import Overloaded
+from cortex.errors import Overloaded, Unauthorised
 from cortex.web.connection import Reply, Terms
 from cortex.web.control import Control
+from cortex.web.guard import Policy
 from cortex.web.line import Line
 from cortex.web.site import Entry, Handler, Route, Site, inventory
 from cortex.web.visit import FAREWELL_S, Hall, Visit
@@ -72,6 +75,24 @@ class Door:
                 bound = listener.getsockname()
                 task_status.started((bound[0], bound[1]))
                 await self._accept(listener, nursery)
+
+    def refit(self, policy: Policy, limits: Limits) -> None:
+        """Other rules, for every request whose head arrives from here on."""
+        hall = self._hall
+        hall.site = replace(hall.site, policy=policy)
+        hall.limits = self._limits = limits
+        hall.control.refit(limits)
+
+    async def revoke(self, callers: AbstractSet[str], grace_s: float) -> None:
+        """What these callers have under way is over within `grace_s`: by itself, or cut with an
+        error event. What they begin from here on is not touched."""
+        under_way = [(visit, token) for visit in self._visits if (token := visit.serves(callers))]
+        with trio.move_on_after(grace_s):
+            while any(visit.serves(callers) is token for visit, token in under_way):
+                await self._hall.change()
+        for visit, token in under_way:
+            if visit.serves(callers) is token:
+                visit.stop(Unauthorised("This API key was revoked while the request ran; use another one."))
 
     async def drain(self, grace_s: float) -> None:
         """Every client has its end, every socket is closed, and `run` returns, after `grace_s`

@@ -33,8 +33,12 @@ def fleet_credential(token: str) -> Credential:
 
 def metrics_site(metrics: Metrics, trusted: tuple[Network, ...]) -> Site:
     """The metrics listener: trusted networks only, and nothing but the page."""
-    policy = Policy(trusted_networks=trusted, loopback_admin=False, any_host=True)
-    return Site({}, Scrape(metrics), policy, _read)
+    return Site({}, Scrape(metrics), metrics_policy(trusted), _read)
+
+
+def metrics_policy(trusted: tuple[Network, ...]) -> Policy:
+    """Who may read metrics."""
+    return Policy(trusted_networks=trusted, loopback_admin=False, any_host=True)
 
 
 def _read(method: str, path: str) -> Scope:

@@ -72,12 +72,17 @@ class Pool:
         while self._idle and self._idle[0].idle_since <= oldest_kept:
             self._idle.popleft().close()
 
+    def retire(self) -> None:
+        """No further exchange begins. Those under way end in peace, each with its connection."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
     def close(self) -> None:
         """Every connection is closed, those in use too; no further exchange begins."""
-        self._closed = True
-        for link in (*self._idle, *self._active):
+        self.retire()
+        for link in self._active:
             link.close()
-        self._idle.clear()
 
     async def _ask(self, request: bytes, first_byte_s: float) -> tuple[Link, Answer]:
         while True:

@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -89,6 +90,8 @@ class Visit:
         self._hall = hall
         self._first = True
         self._stopping = False
+        self._why: CortexError | None = None
+        self._caller = ""
         self._waiting = trio.CancelScope()
         self._scope = trio.CancelScope()
         self._reply: Reply | None = None
@@ -122,9 +125,13 @@ class Visit:
         elif not self._first and not self._line.buffer:
             self._waiting.cancel()
 
-    def stop(self) -> None:
-        """What is under way is cancelled, and its client gets an end."""
-        self._stopping = True
+    def serves(self, callers: AbstractSet[str]) -> object | None:
+        """A token of the request of one of `callers` that is being answered, else None."""
+        return self._reply if self._caller in callers else None
+
+    def stop(self, why: CortexError | None = None) -> None:
+        """What is under way is cancelled, and its client gets an end: `why`, else that cortex goes."""
+        self._stopping, self._why = True, why
         (self._waiting if self._reply is None else self._scope).cancel()
 
     async def cut(self) -> None:
@@ -189,6 +196,7 @@ class Visit:
             extra=guard.cross_origin(hall.site.policy, parsed.headers),
         )
         self._reply = reply = Reply(self._line, terms)
+        self._caller = ""
         self._controlled = route is None
         # Until its body is read, a request that is refused ends the connection.
         reply.last = hall.draining or parsed.has_body
@@ -198,7 +206,7 @@ class Visit:
                 await self._attempt(parsed, route, reply)
             if self._stopping and self._line.alive:
                 with trio.move_on_after(FAREWELL_S):
-                    await reply.fail(_stopping(not_started=self._unread))
+                    await reply.fail(self._why or _stopping(not_started=self._unread))
             return reply.keep and not self._stopping
         finally:
             self._line.on_lost = nobody
@@ -232,7 +240,7 @@ class Visit:
             return
         visitor = guard.visitor(policy, self._peer, headers)
         scope = hall.site.scope_of(parsed.method, unquote(parsed.path))
-        caller = guard.admit(policy, headers=headers, visitor=visitor, scope=scope)
+        caller = self._caller = guard.admit(policy, headers=headers, visitor=visitor, scope=scope)
         self._check_open(parsed, route)
         limit = hall.limits.body if route is not None else min(CONTROL_BODY, hall.limits.body)
         body = await read_body(self._line, parsed, limit, hall.limits.request_body_s)

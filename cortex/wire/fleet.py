@@ -17,11 +17,14 @@ ModelState: TypeAlias = Literal["loaded", "loading", "unloaded", "recovering", "
 
 
 class GatewayReport(msgspec.Struct, kw_only=True, frozen=True):
-    """The gateway that answers. `boot_id` changes with every start of the process."""
+    """The gateway that answers. `boot_id` changes with every start of the process. `models_file` is
+    the path, on its host, of the catalogue in force, and `models_sha256` what it held when read."""
 
     version: str = ""
     boot_id: str = ""
     uptime_s: float = 0.0
+    models_file: str = ""
+    models_sha256: str = ""
 
 
 class FleetModel(msgspec.Struct, kw_only=True, frozen=True):

@@ -12,7 +12,7 @@ from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.config.network import Address
 from cortex.gateway.app import CONTROL, application, scope_of
-from cortex.gateway.service import _warnings
+from cortex.gateway.tuning import warnings_of
 from cortex.web.listeners import fleet_credential
 from cortex.web.site import Site, inventory
 from tests.fake_neuron import Open, body, fake_neuron, open_gateway
@@ -291,6 +291,6 @@ async def test_the_metrics_listener_obeys_the_networks_and_asks_for_no_key() -> 
 
 async def test_a_gateway_that_anybody_may_use_says_so() -> None:
     everywhere = Address("0.0.0.0", 31313)
-    assert _warnings(replace(GatewayConfig(), listen=everywhere)) != ()
-    assert _warnings(replace(KEYED, listen=everywhere)) == ()
-    assert _warnings(GatewayConfig()) == ()
+    assert warnings_of(replace(GatewayConfig(), listen=everywhere)) != ()
+    assert warnings_of(replace(KEYED, listen=everywhere)) == ()
+    assert warnings_of(GatewayConfig()) == ()

@@ -1,0 +1,93 @@
+"""One neuron as a gateway knows it: how it is reached, what it told last, and who waits for it.
+
+The fleet decides what becomes of it; here is no judgement.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from urllib.parse import urlsplit
+
+import trio
+
+from cortex.config.gateway import NeuronRef
+from cortex.errors import TooSlow
+from cortex.gateway.remote import Remote
+from cortex.web.pool import Pool
+from cortex.wire import neuron as wire
+
+
+@dataclass(slots=True)
+class Neuron:
+    """One neuron as this gateway knows it. Times are trio's, -inf before the first report."""
+
+    ref: NeuronRef
+    remote: Remote
+    pool: Pool
+    discovery: wire.Discovery | None = None
+    health: wire.Health = field(default_factory=wire.Health)
+    residents: wire.Residents = field(default_factory=wire.Residents)
+    failures: int = 0
+    strikes: int = 0
+    why: str = ""
+    asked_at: float = -inf  # when the last look began, and
+    looked_at: float = -inf  # when the last one began that is over
+    seen_at: float = -inf
+    # Taken out of the file: nobody new goes there, and it is forgotten when the last has left.
+    dismissed: bool = False
+    watching: trio.CancelScope = field(default_factory=trio.CancelScope)
+    look_now: trio.Event = field(default_factory=trio.Event)
+    looked: trio.Event = field(default_factory=trio.Event)
+    _waits: set[trio.CancelScope] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return self.ref.name
+
+    @property
+    def up(self) -> bool:
+        """Whether its last report counts."""
+        return self.discovery is not None
+
+    @property
+    def heard(self) -> bool:
+        """Whether it has ever reported to this gateway."""
+        return self.seen_at > -inf
+
+    @property
+    def stopping(self) -> bool:
+        return self.health.activation.state == "stopping"
+
+    def knows(self, model: str) -> bool:
+        """Whether it can load `model` from a catalogue of its own. Of one that is away or going:
+        whether it could, or had it."""
+        gone = not self.up or self.stopping
+        had = gone and any(report.id == model for report in self.residents.models)
+        return had or model in self.residents.known
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """The block waits for an answer that takes as long as it takes. TooSlow when the neuron
+        shows no sign of life meanwhile."""
+        with trio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                yield
+            finally:
+                self._waits.discard(scope)
+        if scope.cancelled_caught:
+            raise TooSlow(
+                f"Neuron '{self.name}' gives no sign of life. The request may have run; send it again."
+            )
+
+    def give_up(self) -> None:
+        """Nobody waits for its answers any longer."""
+        for scope in self._waits:
+            scope.cancel()
+
+
+def pool_of(ref: NeuronRef) -> Pool:
+    """Connections to the neuron of that address."""
+    parts = urlsplit(ref.endpoint)
+    return Pool(parts.hostname or "", parts.port or 80)

@@ -1,0 +1,160 @@
+"""Puts other values into a gateway that serves.
+
+Owns which part each value reaches, and which only a restart brings in: those are told by
+name. Everything is made before the first part is touched, so that a reload is whole or is
+not. Requests that are under way keep what they began with; a key that is gone takes nobody
+from that moment on, and what it has running ends within REVOKED_S.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Final
+
+import trio
+
+from cortex.catalogue import Catalogue
+from cortex.config.gateway import GatewayConfig
+from cortex.config.models import merge_aliases
+from cortex.config.whole import Whole
+from cortex.dispatch import Dispatch, Patience
+from cortex.evictor import Rules
+from cortex.gateway.fleet import Fleet
+from cortex.gateway.listing import Listing
+from cortex.gateway.loading import RemoteLoader
+from cortex.gateway.passage import Passage
+from cortex.gateway.report import Report
+from cortex.keys import Accounts
+from cortex.ledger import Policy as LedgerPolicy
+from cortex.web.door import Door
+from cortex.web.guard import Policy
+from cortex.web.listeners import metrics_policy
+from cortex.wire.keeping import EvictionTerms
+
+# A little less than the minute that is promised.
+REVOKED_S: Final = 50.0
+# Bound or opened once, at the start.
+FIXED: Final = ("listen", "metrics_listen", "log_format")
+
+
+def terms_of(config: GatewayConfig) -> EvictionTerms:
+    """What neurons are told that say nothing of eviction themselves."""
+    return EvictionTerms(
+        strategy=config.eviction.strategy,
+        min_residency_s=config.cold_load.min_residency_s,
+        defrag_after_cycles=config.eviction.defrag_after_cycles,
+    )
+
+
+def rules_of(config: GatewayConfig) -> LedgerPolicy:
+    """How the ledger judges."""
+    rules = Rules(config.eviction.strategy, config.cold_load.min_residency_s)
+    return LedgerPolicy(rules, config.limits.queue, config.cold_load.max_overtake_s, delegates=True)
+
+
+def patience_of(config: GatewayConfig) -> Patience:
+    """How long requests wait."""
+    return Patience(config.limits.queue_wait_s, config.cold_load.max_wait_s)
+
+
+def warnings_of(config: GatewayConfig) -> tuple[str, ...]:
+    """What an operator is to be reminded of for as long as it stands."""
+    if config.keys or config.listen.host in ("127.0.0.1", "::1", "localhost"):
+        return ()
+    return ("no [[keys]]: every peer of trusted_networks may infer here",)
+
+
+@dataclass(slots=True)
+class Parts:
+    """All that holds a value of the files. `policy` makes the rules of the API's door."""
+
+    api: Door
+    page: Door
+    dispatch: Dispatch
+    fleet: Fleet
+    listing: Listing
+    loader: RemoteLoader
+    passage: Passage
+    report: Report
+    policy: Callable[[GatewayConfig], Policy]
+    accounts: Accounts
+
+
+class Tuning:
+    """The values in force. What a revoked key has running is ended by tasks of `nursery`."""
+
+    def __init__(
+        self, config: GatewayConfig, catalogue: Catalogue, parts: Parts, nursery: trio.Nursery
+    ) -> None:
+        self._started_with = self._config = config
+        self._catalogue, self._parts, self._nursery = catalogue, parts, nursery
+        self._faults: tuple[str, ...] = ()
+
+    def take(self, whole: Whole[GatewayConfig]) -> list[str]:
+        """The values are in force; answers which differ from those of before."""
+        config, parts = whole.config, self._parts
+        catalogue = merge_aliases(whole.catalogue, config.aliases)
+        policy = parts.policy(config)
+        changed = _differing(self._config, config)
+        if catalogue.specs != self._catalogue.specs or catalogue.aliases != self._catalogue.aliases:
+            changed.append("models.toml")
+        revoked = _revoked(self._config, config)
+        self._config, self._catalogue = config, catalogue
+        parts.report.models_file = str(whole.models.absolute()) if whole.models else ""
+        parts.report.models_sha256 = whole.digest
+        if changed:
+            self._spread(config, catalogue, policy)
+        if revoked:
+            self._nursery.start_soon(parts.api.revoke, revoked, REVOKED_S)
+        return changed
+
+    def show(self, faults: list[str]) -> None:
+        """`/health` tells what stands against the files; the values in force stay."""
+        self._faults = tuple(f"the files were not taken over: {fault}" for fault in faults)
+        self._warn()
+
+    def _spread(self, config: GatewayConfig, catalogue: Catalogue, policy: Policy) -> None:
+        parts, patience = self._parts, patience_of(config)
+        parts.api.refit(policy, config.limits)
+        parts.page.refit(metrics_policy(config.trusted_networks), config.limits)
+        parts.accounts.renew(config.keys)
+        parts.listing.catalogue = catalogue
+        parts.passage.refit(config.limits)
+        parts.loader.terms = terms_of(config)
+        parts.dispatch.be_patient(patience)
+        # Who waits already waits by the limits of before.
+        parts.report.patience_s = max(parts.report.patience_s, patience.queue_s, patience.load_s)
+        parts.dispatch.ledger.go_by(rules_of(config))
+        parts.fleet.reform(config.neurons, config.poll, silent_s=config.limits.upstream_stall_s)
+        parts.dispatch.wake()
+        self._warn()
+
+    def _warn(self) -> None:
+        fixed = [
+            f"gateway.{name} is changed in cortex.toml; restart the gateway for it"
+            for name in FIXED
+            if getattr(self._config, name) != getattr(self._started_with, name)
+        ]
+        self._parts.report.warnings = (*warnings_of(self._config), *fixed, *self._faults)
+
+
+def _differing(old: GatewayConfig, new: GatewayConfig) -> list[str]:
+    """The names of keys and tables whose values differ."""
+    names: list[str] = []
+    for field in fields(new):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before == after:
+            continue
+        if is_dataclass(after) and field.name not in FIXED:
+            inner = (
+                key.name for key in fields(after) if getattr(before, key.name) != getattr(after, key.name)
+            )
+            names += [f"{field.name}.{key}" for key in inner]
+        else:
+            names.append(field.name)
+    return names
+
+
+def _revoked(old: GatewayConfig, new: GatewayConfig) -> frozenset[str]:
+    """Names of keys that may infer no longer, or are other keys under the same name."""
+    kept = {(key.name, key.sha256) for key in new.keys if "inference" in key.scopes}
+    return frozenset(key.name for key in old.keys if (key.name, key.sha256) not in kept)

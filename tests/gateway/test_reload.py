@@ -1,0 +1,342 @@
+"""A gateway takes other values over while it serves, from files that are edited as operators edit them."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from cortex.cli.running import Bell
+from cortex.config.whole import whole_gateway
+from cortex.gateway import Source, run, tuning
+from cortex.keys import digest
+from cortex.notify import Notify
+from tests.fake_manager import Manager
+from tests.fake_neuron import CLOSING, DONE, OPENING, STREAM_HEAD, USAGE, FakeNeuron, body, fake_neuron
+from tests.fake_upstream import Wait, chunks, last_chunk
+from tests.fake_web import Client
+
+CHAT = "/v1/chat/completions"
+# A neuron's name and address.
+Named = tuple[str, FakeNeuron]
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+@dataclass
+class Files:
+    """cortex.toml and models.toml in a folder."""
+
+    folder: Path
+    neurons: list[Named] = field(default_factory=list)
+    models: tuple[str, ...] = ("a",)
+    more: str = ""
+    listen: str = "127.0.0.1:0"
+
+    def write(self) -> None:
+        """As editors do it: another file takes the place of the old one."""
+        rows = [f"[[neurons]]\nname = '{name}'\nendpoint = '{neuron.url}'\n" for name, neuron in self.neurons]
+        head = f"[gateway]\nlisten = '{self.listen}'\nmetrics_listen = '127.0.0.1:0'\n"
+        head += "models_config = 'models.toml'\n[poll]\ninterval_s = 0.1\n"
+        self.put("models.toml", "".join(f"[[models]]\nid = '{model}'\n" for model in self.models))
+        self.put("cortex.toml", head + self.more + "".join(rows))
+
+    def put(self, name: str, text: str) -> None:
+        (self.folder / "next").write_text(text)
+        os.replace(self.folder / "next", self.folder / name)
+
+
+@dataclass
+class Live:
+    """A gateway that runs from `files`."""
+
+    files: Files
+    http: httpx.AsyncClient
+    bell: Bell
+
+    async def ask(self, model: str = "a", **headers: str) -> httpx.Response:
+        return await self.http.post(CHAT, json={"model": model, "messages": []}, headers=headers)
+
+    async def health(self) -> dict:
+        return (await self.http.get("/health")).json()
+
+    async def until(self, holds: Callable[[dict], bool], path: str = "/fleet") -> dict:
+        """What `path` tells once it has become so."""
+        while not holds(told := (await self.http.get(path)).json()):  # noqa: ASYNC110 - asked over HTTP
+            await trio.sleep(0.01)
+        return told
+
+    async def warned(self, word: str) -> list[str]:
+        return (await self.until(lambda told: any(word in each for each in told["warnings"])))["warnings"]
+
+
+@asynccontextmanager
+async def live(
+    folder: Path, *neurons: Named, notify: Notify = Notify(), look_s: float = 0.02, **files: object
+) -> AsyncIterator[Live]:
+    written = Files(folder, list(neurons), **files)  # type: ignore[arg-type]
+    written.write()
+    path, bell = folder / "cortex.toml", Bell()
+    read = whole_gateway(path, {})
+    source = Source(lambda: whole_gateway(path, {}), path, bell.wait, look_s)
+    async with trio.open_nursery() as nursery:
+
+        async def serve(*, task_status: trio.TaskStatus) -> None:
+            await run(read.config, read.catalogue, source=source, notify=notify, task_status=task_status)
+
+        ports = await nursery.start(serve)
+        url = f"http://127.0.0.1:{ports.api[1]}"
+        async with httpx.AsyncClient(base_url=url, timeout=None, trust_env=False) as http:
+            yield Live(written, http, bell)
+        nursery.cancel_scope.cancel()
+
+
+def names(told: dict) -> dict[str, str]:
+    return {each["name"]: each["state"] for each in told["neurons"]}
+
+
+def slow(neuron: FakeNeuron) -> trio.Event:
+    """The next request streams its opening, and goes on after the event."""
+    go_on = trio.Event()
+    neuron.then(STREAM_HEAD, chunks(OPENING), Wait(go_on), chunks(CLOSING, DONE), last_chunk(USAGE))
+    return go_on
+
+
+@asynccontextmanager
+async def streaming(gateway: Live, key: str = "none") -> AsyncIterator[Client]:
+    """A client in a stream whose opening has come."""
+    url = gateway.http.base_url
+    async with await trio.open_tcp_stream(url.host, url.port) as stream:
+        client = Client(stream)
+        asked = body("a", stream=True)
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-api-key: {key}\r\n"
+        await client.send(f"{head}content-length: {len(asked)}\r\n\r\n".encode() + asked)
+        await client.until(OPENING)
+        yield client
+
+
+# -- what changes, and what does not notice
+
+
+async def test_models_and_aliases_come_and_go_while_a_stream_goes_on(tmp_path: Path) -> None:
+    """Loaded models stay where they are, and are not asked for again."""
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron)) as gateway:
+        go_on = slow(neuron)
+        async with streaming(gateway) as client:
+            gateway.files.models, gateway.files.more = ("a", "b"), "[aliases]\nquick = 'b'\n"
+            gateway.files.write()
+            await gateway.until(lambda told: any("quick" in row["aliases"] for row in told["models"]))
+            assert (await gateway.ask("quick")).status_code == 200
+            go_on.set()
+            assert DONE in await client.rest()
+        gateway.files.models, gateway.files.more = ("a",), ""
+        gateway.files.write()
+        await gateway.until(lambda told: not any("quick" in row["aliases"] for row in told["models"]))
+        assert (await gateway.ask("quick")).status_code == 404
+        assert neuron.ordered("/models/load") == 1  # b's alone
+
+
+async def test_a_neuron_that_is_added_is_asked_at_once_and_serves(tmp_path: Path) -> None:
+    async with fake_neuron("a") as one, fake_neuron("b") as two, live(tmp_path, ("n1", one)) as gateway:
+        assert (await gateway.ask("b")).status_code == 404
+        gateway.files.neurons.append(("n2", two))
+        gateway.files.write()
+        await gateway.until(lambda told: names(told) == {"n1": "ok", "n2": "ok"})
+        assert (await gateway.ask("b")).headers["x-cortex-neuron"] == "n2"
+
+
+async def test_a_neuron_that_is_removed_drains(tmp_path: Path) -> None:
+    """faults.md row 85: who sits there ends in peace, and nobody new goes there."""
+    async with (
+        fake_neuron("a") as one,
+        fake_neuron() as two,
+        live(tmp_path, ("n1", one), ("n2", two)) as gateway,
+    ):
+        go_on = slow(one)
+        async with streaming(gateway) as client:
+            gateway.files.neurons.pop(0)
+            gateway.files.write()
+            await gateway.until(lambda told: names(told).get("n1") == "stopping")
+            assert (await gateway.ask("a")).headers["x-cortex-neuron"] == "n2"
+            assert len(one.requests) == 1
+            go_on.set()
+            assert DONE in await client.rest()
+        told = await gateway.until(lambda told: names(told) == {"n2": "ok"})
+        assert told["status"] == "ok"
+
+
+async def test_a_neuron_that_comes_back_before_it_is_empty_serves_again(tmp_path: Path) -> None:
+    async with fake_neuron("a") as one, live(tmp_path, ("n1", one)) as gateway:
+        go_on, here = slow(one), list(gateway.files.neurons)
+        async with streaming(gateway) as client:
+            gateway.files.neurons = []
+            gateway.files.write()
+            await gateway.until(lambda told: names(told) == {"n1": "stopping"})
+            gateway.files.neurons = here
+            gateway.files.write()
+            await gateway.until(lambda told: names(told) == {"n1": "ok"})
+            assert (await gateway.ask("a")).status_code == 200
+            go_on.set()
+            await client.rest()
+        assert (await gateway.ask("a")).status_code == 200
+
+
+async def test_a_name_with_another_address_is_another_neuron(tmp_path: Path) -> None:
+    async with fake_neuron("a") as one, fake_neuron("b") as two, live(tmp_path, ("n1", one)) as gateway:
+        go_on = slow(one)
+        async with streaming(gateway) as client:
+            gateway.files.neurons = [("n1", two)]
+            gateway.files.write()
+            await gateway.until(
+                lambda told: told["neurons"][0]["endpoint"] == two.url and names(told)["n1"] == "ok"
+            )
+            assert (await gateway.ask("b")).status_code == 200
+            go_on.set()
+            assert DONE in await client.rest()
+
+
+# -- keys
+
+
+def keys(**secrets: str) -> str:
+    return "".join(
+        f"[[keys]]\nname = '{name}'\nsha256 = '{digest(secret)}'\n" for name, secret in secrets.items()
+    )
+
+
+async def test_a_revoked_key_is_refused_at_once_and_its_stream_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults.md row 85: new requests at once, running ones within the minute, with an error event."""
+    assert tuning.REVOKED_S < 60
+    monkeypatch.setattr(tuning, "REVOKED_S", 0.2)
+    both = keys(ann="sk-ann", bob="sk-bob")
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron), more=both) as gateway:
+        _, go_on = slow(neuron), slow(neuron)
+        async with streaming(gateway, "sk-ann") as ann, streaming(gateway, "sk-bob") as bob:
+            gateway.files.more = keys(bob="sk-bob")
+            gateway.files.write()
+            while (await gateway.ask(**{"x-api-key": "sk-ann"})).status_code != 401:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            assert (await gateway.ask(**{"x-api-key": "sk-bob"})).status_code == 200
+            ended = await ann.rest()
+            assert b"revoked" in ended and DONE not in ended
+            go_on.set()
+            assert DONE in await bob.rest()
+
+
+# -- what is wrong
+
+
+async def test_a_bad_file_changes_nothing_and_shows_its_faults_until_it_is_good(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """faults.md row 84: the old values stay whole, and each fault is told with its line."""
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron)) as gateway:
+        gateway.files.models = ("a", "b", "no good")
+        gateway.files.more = "[limits]\nquueue = 1\n[aliases]\nquick = 'a'\n"
+        gateway.files.write()
+        await gateway.warned("quueue")
+        warnings = await gateway.warned("models.toml:")
+        assert any("cortex.toml:8: limits.quueue" in each for each in warnings)
+        assert (await gateway.ask("quick")).status_code == 404
+        assert (await gateway.ask("a")).status_code == 200
+        assert (await gateway.health())["warnings"] == warnings
+        assert [record.levelname for record in caplog.records if "quueue" in record.getMessage()] == ["ERROR"]
+        gateway.files.models, gateway.files.more = ("a",), "[aliases]\nquick = 'a'\n"
+        gateway.files.write()
+        await gateway.until(lambda told: not told["warnings"])
+        assert (await gateway.ask("quick")).status_code == 200
+
+
+async def test_a_catalogue_that_is_named_before_it_is_there_is_taken_when_it_comes(tmp_path: Path) -> None:
+    """It is watched by nobody yet: files with faults are read again."""
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron)) as gateway:
+        text = (tmp_path / "cortex.toml").read_text()
+        gateway.files.put("cortex.toml", text.replace("models.toml", "others.toml"))
+        await gateway.warned("others.toml")
+        gateway.files.put("others.toml", "[[models]]\nid = 'c'\n")
+        await gateway.until(lambda told: "c" in [row["id"] for row in told["models"]])
+
+
+async def test_what_needs_a_restart_is_told_by_name_until_it_is_taken_back(tmp_path: Path) -> None:
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron)) as gateway:
+        gateway.files.listen, gateway.files.more = "127.0.0.1:1", "[aliases]\nquick = 'a'\n"
+        gateway.files.write()
+        assert "gateway.listen is changed" in (await gateway.warned("restart"))[0]
+        assert (await gateway.ask("quick")).status_code == 200
+        gateway.files.listen = "127.0.0.1:0"
+        gateway.files.write()
+        await gateway.until(lambda told: not told["warnings"])
+
+
+# -- how it is noticed
+
+
+async def test_a_volume_that_is_swapped_as_a_whole_is_seen(tmp_path: Path) -> None:
+    """As Kubernetes does with a ConfigMap: the files are links through a link, which is replaced."""
+    async with fake_neuron("a") as neuron:
+        for name, models in (("one", ("a",)), ("two", ("a", "b"))):
+            (tmp_path / name).mkdir()
+            Files(tmp_path / name, [("n1", neuron)], models).write()
+        (tmp_path / "data").symlink_to("one")
+        etc = tmp_path / "etc"
+        etc.mkdir()
+        async with live(etc, ("n1", neuron)) as gateway:
+            for file in ("cortex.toml", "models.toml"):
+                (etc / file).unlink()
+                (etc / file).symlink_to(tmp_path / "data" / file)
+            (tmp_path / "next").symlink_to("two")
+            os.replace(tmp_path / "next", tmp_path / "data")
+            await gateway.until(lambda told: "b" in [row["id"] for row in told["models"]])
+
+
+async def test_a_signal_has_the_files_read_at_once_and_the_manager_is_told(tmp_path: Path) -> None:
+    """systemd's notify-reload: RELOADING with the time, then READY, whatever the files hold."""
+    manager = Manager(str(tmp_path / "n.sock"))
+    notify = Notify.taken_from({"NOTIFY_SOCKET": manager.address})
+    try:
+        async with (
+            fake_neuron("a") as neuron,
+            live(tmp_path, ("n1", neuron), notify=notify, look_s=60.0) as gateway,
+        ):
+            # The first look is over when the catalogue's file is known.
+            await gateway.until(lambda told: told["gateway"]["models_file"] != "")
+            manager.heard()
+            for more, status in (
+                ("[aliases]\nquick = 'a'\n", "1 neurons configured"),
+                ("[alias]\n", "1 faults in the files; the values of before stay"),
+            ):
+                gateway.files.more = more
+                gateway.files.write()
+                gateway.bell.ring()
+                heard: list[list[str]] = []
+                while len(heard) < 2:
+                    await trio.sleep(0.01)
+                    heard += manager.heard()
+                began, ended = heard
+                assert began[0] == "RELOADING=1" and began[1].startswith("MONOTONIC_USEC=")
+                assert ended == ["READY=1", f"STATUS={status}"]
+            assert (await gateway.ask("quick")).status_code == 200
+    finally:
+        manager.close()
+
+
+async def test_files_that_are_touched_and_say_the_same_are_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron)) as gateway:
+        before = await gateway.until(lambda told: told["gateway"]["models_file"] != "")
+        gateway.files.put("models.toml", "# a word\n[[models]]\nid = 'a'\n")
+        digest_of = lambda told: told["gateway"]["models_sha256"]  # noqa: E731
+        await gateway.until(lambda told: digest_of(told) != digest_of(before))
+        assert not [record for record in caplog.records if "reload" in record.getMessage()]
