@@ -31,6 +31,7 @@ HOMES: dict[str, set[str] | None] = {
     "hypercorn": {"web/control"},
     "httpx": {"gateway/remote", "harness/upstream", "hub/client", "hub/reach", "status"},
     "typer": {"cli"},
+    "tomlkit": {"config/editing"},
     "rich": {"cli", "status/view"},
     "prometheus_client": {"metrics"},
     "jinja2": {"text/template", "text/sandbox", "text/budget"},

@@ -15,6 +15,9 @@ from cortex.cli.options import ENDPOINT, AsJson, Endpoint, Form, Level, LogForm,
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The catalogue of a running cortex.")
 
+Save = Annotated[
+    bool, typer.Option("--save", help="Write it into the gateway's models.toml, keeping its comments.")
+]
 Model = Annotated[str, typer.Argument(help="A model's id or alias.")]
 
 
@@ -109,16 +112,21 @@ def unload(
 @app.command()
 def pin(
     model: Model,
+    *,
     endpoint: Endpoint = ENDPOINT,
     token_file: TokenFile = None,
+    save: Save = False,
     log_level: LogLevel = Level.WARNING,
     log_format: LogForm = Form.TEXT,
 ) -> None:
     """Keep a model at a neuron: nothing evicts it, also after a restart."""
-    from cortex.cli import asking
+    from cortex.cli import asking, pinning
     from cortex.cli.running import logged
 
     with logged(log_level.value, log_format.value):
+        if save:
+            typer.echo(pinning.save(model, endpoint, token_file, pins=True))
+            return
         resident = asking.ask(endpoint, token_file, lambda at: at.pin(model, pinned=True))
     typer.echo(f"{model} is pinned" if resident else f"{model} is pinned from when it is loaded")
 
@@ -126,15 +134,20 @@ def pin(
 @app.command()
 def unpin(
     model: Model,
+    *,
     endpoint: Endpoint = ENDPOINT,
     token_file: TokenFile = None,
+    save: Save = False,
     log_level: LogLevel = Level.WARNING,
     log_format: LogForm = Form.TEXT,
 ) -> None:
     """Let a neuron evict a model again."""
-    from cortex.cli import asking
+    from cortex.cli import asking, pinning
     from cortex.cli.running import logged
 
     with logged(log_level.value, log_format.value):
+        if save:
+            typer.echo(pinning.save(model, endpoint, token_file, pins=False))
+            return
         asking.ask(endpoint, token_file, lambda at: at.pin(model, pinned=False))
     typer.echo(f"{model} is not pinned")

@@ -1,0 +1,97 @@
+"""Changes one key of models.toml, and leaves every other byte as it was written.
+
+Comments, order and layout are the operator's. The result is read again before it is
+trusted: it must say what the file said, with the one key changed. Writing replaces the
+file whole, and only as long as it is the one that was read.
+"""
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Table
+
+from cortex.errors import ConfigError
+
+KEY = "pinned_on"
+
+
+def pins_of(text: str, model: str) -> tuple[str, ...] | None:
+    """`pinned_on` of the entry of `model`; None when there is no such entry."""
+    for row in tomllib.loads(text).get("models", []):
+        if row["id"] == model:
+            return tuple(row.get(KEY, ()))
+    return None
+
+
+def pinned(text: str, model: str, neurons: Sequence[str]) -> str:
+    """The text with `pinned_on` of `model`, which has an entry, saying `neurons`; without the key for
+    none. ConfigError when the text is laid out so that it cannot be changed safely."""
+    try:
+        changed = _changed(text, model, neurons)
+    except TOMLKitError as error:
+        raise _unsafe(model) from error
+    wanted = tomllib.loads(text)
+    for row in wanted["models"]:
+        if row["id"] == model:
+            row.pop(KEY, None)
+            row.update({KEY: list(neurons)} if neurons else {})
+    if tomllib.loads(changed) != wanted:
+        raise _unsafe(model)
+    return changed
+
+
+def replace_file(path: Path, before: bytes, after: bytes) -> None:
+    """`path` holds `after`, with the owner and mode of before, unless it no longer holds `before`:
+    then ConfigError, and it is untouched. What links to it still does."""
+    target = path.resolve(strict=True)
+    found = target.stat()
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(after)
+            file.flush()
+            os.fchmod(handle, found.st_mode & 0o7777)
+            if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(handle, found.st_uid, found.st_gid)
+            os.fsync(handle)
+        if target.read_bytes() != before:
+            raise ConfigError([f"{path}: was changed by somebody else meanwhile; nothing was written"])
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def digest_of(data: bytes) -> str:
+    """As `Whole.digest` has it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _changed(text: str, model: str, neurons: Sequence[str]) -> str:
+    document = tomlkit.parse(text)
+    for row in document["models"]:
+        if row["id"] != model:
+            continue
+        if not neurons:
+            row.remove(KEY)
+        elif KEY in row or not isinstance(row, Table):
+            row[KEY] = list(neurons)
+        else:
+            # Appended, it would stand below the comment that belongs to the next entry.
+            row.value._insert_after("id", KEY, tomlkit.item(list(neurons)))
+    return tomlkit.dumps(document)
+
+
+def _unsafe(model: str) -> ConfigError:
+    return ConfigError(
+        [
+            f"models.toml: the entry of '{model}' is laid out so that it cannot be edited safely; "
+            f"write its {KEY} by hand"
+        ]
+    )
