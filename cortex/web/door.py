@@ -79,7 +79,9 @@ class Door:
     def refit(self, policy: Policy, limits: Limits) -> None:
         """Other rules, for every request whose head arrives from here on."""
         hall = self._hall
-        hall.site = replace(hall.site, policy=policy)
+        # Who guesses keys is remembered across it.
+        guesses = hall.site.policy.guesses
+        hall.site = replace(hall.site, policy=replace(policy, guesses=guesses))
         hall.limits = self._limits = limits
         hall.control.refit(limits)
 

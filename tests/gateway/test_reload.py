@@ -233,6 +233,21 @@ async def test_a_revoked_key_is_refused_at_once_and_its_stream_ends(
             assert DONE in await bob.rest()
 
 
+async def test_who_guesses_keys_is_not_forgiven_by_a_reload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron), more=keys(ann="sk")) as gateway:
+        tried = 0
+        while (await gateway.ask(**{"x-api-key": f"wrong-{tried}"})).status_code != 429:
+            tried += 1
+        gateway.files.models = ("a", "b")
+        gateway.files.write()
+        while not any("reload.done changed=models.toml" in each for each in caplog.messages):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert (await gateway.ask(**{"x-api-key": "sk"})).status_code == 429
+
+
 # -- what is wrong
 
 
