@@ -5,14 +5,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import trio
 
+from cortex.catalogue import Catalogue
 from cortex.cli.running import Bell
-from cortex.config.whole import whole_gateway
+from cortex.config.gateway import GatewayConfig
+from cortex.config.whole import Whole, whole_gateway
 from cortex.gateway import Source, run, tuning
+from cortex.gateway.reload import Reloader
 from cortex.keys import digest
 from cortex.notify import Notify
 from tests.fake_manager import Manager
@@ -165,6 +169,8 @@ async def test_a_neuron_that_is_removed_drains(tmp_path: Path) -> None:
             gateway.files.neurons.pop(0)
             gateway.files.write()
             await gateway.until(lambda told: names(told).get("n1") == "stopping")
+            # Its next report says that it is well.
+            await one.polled(3)
             assert (await gateway.ask("a")).headers["x-cortex-neuron"] == "n2"
             assert len(one.requests) == 1
             go_on.set()
@@ -294,6 +300,42 @@ async def test_what_needs_a_restart_is_told_by_name_until_it_is_taken_back(tmp_p
 
 
 # -- how it is noticed
+
+
+class Growing:
+    """A file that somebody still writes, for its first looks."""
+
+    looks = 0
+
+    def stat(self) -> SimpleNamespace:
+        self.looks += 1
+        return SimpleNamespace(st_dev=1, st_ino=1, st_size=min(self.looks, 5), st_mtime_ns=0)
+
+
+class Taken:
+    def take(self, whole: Whole) -> list[str]:
+        return []
+
+    def show(self, faults: list[str]) -> None:
+        raise AssertionError(faults)
+
+
+async def test_a_file_that_is_still_written_is_left_to_settle() -> None:
+    """A file cut short may be a good one, without its last neurons."""
+    file, reads, done = Growing(), [], trio.Event()
+
+    def read() -> Whole:
+        reads.append(file.looks)
+        if len(reads) == 2:
+            trio.from_thread.run_sync(done.set)
+        return Whole(GatewayConfig(), Catalogue(), None, ())
+
+    async with trio.open_nursery() as nursery:
+        source = Source(read, file, look_s=0.001)  # type: ignore[arg-type]
+        nursery.start_soon(Reloader(source, Taken(), Notify()).run)
+        await done.wait()
+        nursery.cancel_scope.cancel()
+    assert reads == [1, 6]
 
 
 async def test_a_volume_that_is_swapped_as_a_whole_is_seen(tmp_path: Path) -> None:
