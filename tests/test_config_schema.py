@@ -20,6 +20,7 @@ NAMES = {"gateway": "cortex.toml", "neuron": "neuron.toml", "models": "models.to
 
 ENTRY = "[[models]]\nid = 'm'\n"
 NEURON = "[[neurons]]\nname = 'n'\nendpoint = 'http://n:1'\n"
+KEY = f"[[keys]]\nname = 'k'\nsha256 = '{'a' * 64}'\n"
 FAULTY = [
     ("gateway", "[gateway]\nlisen = 'a:1'"),
     ("gateway", "[gateway]\nlisten = 31313"),
@@ -41,6 +42,10 @@ FAULTY = [
     ("gateway", "[[neurons]]\nname = 'n'\nendpoint = 'https://n:1'"),
     ("gateway", "[neurons]\nname = 'n'\nendpoint = 'http://n:1'"),
     ("gateway", "[[keys]]\nname = 'k'\nsha256 = 'secret'"),
+    ("gateway", KEY + "expires = 'soon'"),
+    ("gateway", KEY + "expires = 2030"),
+    ("gateway", KEY + "max_in_flight = 0"),
+    ("gateway", KEY + "models = ['a b']"),
     ("gateway", "[eviction]\nstrategy = 'random'"),
     ("gateway", "[aliases]\nfast = '../x'"),
     ("gateway", "[aliases]\n'a b' = 'x'"),
@@ -61,6 +66,8 @@ FAULTY = [
     ("models", ENTRY + "revision = 'a..b'"),
 ]
 SOUND = [
+    ("gateway", NEURON + KEY + "expires = 2030-12-31\nmodels = ['org/*']"),
+    ("gateway", NEURON + KEY + "expires = '2030-12-31T18:00Z'\ntokens_per_day = 5"),
     ("gateway", "models_config = 'm.toml'\n" + NEURON),
     ("gateway", NEURON + "[limits]\nbody = '1 gib'\nheader_s = '250MS'\nstall_s = 7"),
     ("gateway", NEURON + "[gateway]\nlisten = '[::]:0'\ntrusted_networks = ['fd00::/8', '10.1.2.3']"),

@@ -77,7 +77,15 @@ def _moment(value: object) -> date:
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d", re.ASCII)
 
-EXPIRY: Final = Kind("date or time", _expiry)
+EXPIRY: Final = Kind(
+    "date or time",
+    _expiry,
+    # TOML's own dates are of no type of JSON: readers pass them as text, or as something else.
+    schema={
+        "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[Tt ][0-9]{2}:[0-9]{2}.*)?$",
+        "not": {"type": ["number", "boolean", "array", "object", "null"]},
+    },
+)
 GLOB: Final = texts(
     "glob",
     r"[A-Za-z0-9._:/*?!\[\]-]{1,256}",

@@ -1,6 +1,7 @@
 """A gateway takes other values over while it serves, from files that are edited as operators edit them."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from cortex.keys import digest
 from cortex.notify import Notify
 from tests.fake_manager import Manager
 from tests.fake_neuron import CLOSING, DONE, OPENING, STREAM_HEAD, USAGE, FakeNeuron, body, fake_neuron
+from tests.fake_terminal import lines_until, running
 from tests.fake_upstream import Wait, chunks, last_chunk
 from tests.fake_web import Client
 
@@ -354,6 +356,23 @@ async def test_a_volume_that_is_swapped_as_a_whole_is_seen(tmp_path: Path) -> No
             (tmp_path / "next").symlink_to("two")
             os.replace(tmp_path / "next", tmp_path / "data")
             await gateway.until(lambda told: "b" in [row["id"] for row in told["models"]])
+
+
+@pytest.mark.slow
+async def test_the_command_takes_files_over_at_a_signal_and_by_itself(tmp_path: Path) -> None:
+    async with fake_neuron("a") as neuron:
+        files = Files(tmp_path, [("n1", neuron)])
+        files.write()
+        file = str(tmp_path / "cortex.toml")
+        async with running("-m", "cortex", "gateway", "--config", file, "--log-format", "text") as child:
+            await lines_until(child.stderr, b"gateway.listening")
+            child.send_signal(signal.SIGHUP)
+            await lines_until(child.stderr, b"reload.done changed=nothing")
+            files.models = ("a", "b")
+            files.write()
+            await lines_until(child.stderr, b"reload.done changed=models.toml")
+            child.send_signal(signal.SIGTERM)
+            assert await child.wait() == 0
 
 
 async def test_a_signal_has_the_files_read_at_once_and_the_manager_is_told(tmp_path: Path) -> None:
