@@ -160,7 +160,7 @@ async def calling(role: Running) -> AsyncIterator[Caller]:
 
 
 async def until(holds: Callable[[], Awaitable[bool]], within_s: float) -> None:
-    """`holds` becomes true `within_s`: a bound of the contract, with room for a machine that is busy."""
+    """`holds` becomes true `within_s`: a bound of the contract, not of the test."""
     with trio.fail_after(within_s):
         while not await holds():  # noqa: ASYNC110 - asked over HTTP: there is no event on this side
             await trio.sleep(0.005)

@@ -803,7 +803,7 @@ async def test_a_seated_request_that_is_never_served_its_turn_empties_too(autoju
             b.dispatch.wake()
             waiter.cancel()
             assert one.seats == 1
-            with trio.fail_after(10):
+            with trio.fail_after(1):
                 await b.dispatch.emptied(one)
 
 

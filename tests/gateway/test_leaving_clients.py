@@ -54,7 +54,7 @@ async def test_the_neurons_connection_is_closed_at_once(way, stream: bool, ahead
         await neuron.seen(1)
         await gateway.knows(lambda ledger: "seats=1" in repr(ledger))
         await way(client)
-        with trio.fail_after(10):
+        with trio.fail_after(2):
             await neuron.until(hung_up=1)
             await gateway.knows(lambda ledger: repr(ledger) == before)
         await books(gateway)
@@ -71,7 +71,7 @@ async def test_a_stream_is_stopped_at_the_neuron(way) -> None:
         await client.send(ask(CHAT, body(stream=True)))
         await client.until(WORDS[-1])
         await way(client)
-        with trio.fail_after(10):
+        with trio.fail_after(2):
             await neuron.until(hung_up=1)
             await gateway.knows(lambda ledger: repr(ledger) == before)
         page = await gateway.page()

@@ -35,7 +35,7 @@ def live(role: Running, model: str = "a") -> int:
     return len(role.engines[model]._live) if model in role.engines else 0
 
 
-async def reaches(role: Running, seats: int, waiting: int, within_s: float = 5.0) -> None:
+async def reaches(role: Running, seats: int, waiting: int, within_s: float = 1.0) -> None:
     """So many sit and wait, and the engine has as many jobs as sit."""
 
     async def so() -> bool:
@@ -113,11 +113,11 @@ async def test_a_load_goes_on_when_the_one_who_caused_it_leaves(tmp_path: Path) 
     async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
         async with calling(role) as first, calling(role) as second:
             await first.ask(CHAT, hello())
-            await until(lambda: waiting(role, 1), 5)
+            await until(lambda: waiting(role, 1), 1)
             await second.ask(CHAT, hello())
-            await until(lambda: waiting(role, 2), 5)
+            await until(lambda: waiting(role, 2), 1)
             await first.leave()
-            await until(lambda: waiting(role, 1), 5)
+            await until(lambda: waiting(role, 1), 1)
             slow.set()
             assert (await second.all()).status == 200
         assert await figures(role) == {"a": (0, 0)}
@@ -128,11 +128,11 @@ async def test_a_load_that_nobody_waits_for_comes_to_its_end(tmp_path: Path) -> 
     async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(slow_load=slow)) as role:
         async with calling(role) as caller:
             await caller.ask(CHAT, hello(stream=True))
-            await until(lambda: waiting(role, 1), 5)
+            await until(lambda: waiting(role, 1), 1)
             await caller.leave("rst")
-            await until(lambda: waiting(role, 0), 5)
+            await until(lambda: waiting(role, 0), 1)
         slow.set()
-        await until(lambda: loaded(role), 5)
+        await until(lambda: loaded(role), 1)
         assert role.engines["a"].jobs == []
 
 
@@ -168,7 +168,7 @@ async def test_llama_cpp_stops_computing_when_the_client_leaves(stream: bool) ->
             await caller.ask(TEXT, asked)
             await (caller.until(b"data: ") if stream else until(lambda: busy(role), 1))
             await caller.leave()
-        await until(lambda: idle(role), 5)
+        await until(lambda: idle(role), 1)
         page = (await role.http.get(role.metrics_url)).text
         assert 'outcome="hung_up"} 1.0' in page
         counts = [line for line in page.splitlines() if line.startswith("cortex_completion_tokens_total{")]

@@ -154,7 +154,7 @@ async def test_a_download_that_is_called_off_ends_at_once_and_goes_on_later(tmp_
 
             await until(downloading, 5)
             await trio.testing.wait_all_tasks_blocked(0.05)
-            with trio.fail_after(10):
+            with trio.fail_after(1):
                 told = (await role.http.delete(f"/models/jobs/{job['id']}")).json()
             assert told["state"] == "cancelled"
             assert await residents(role) == {}
@@ -182,7 +182,7 @@ async def test_a_neuron_that_stops_leaves_its_download_for_the_next_start(tmp_pa
             await role.http.post("/models/load?wait=false", json={"spec": {"id": ID, "harness": "llamacpp"}})
             await hub.halted.wait()
             await trio.testing.wait_all_tasks_blocked(0.05)
-            with trio.fail_after(10):
+            with trio.fail_after(3):
                 role.stop.set()
                 await role.done.wait()
         (partial,) = (tmp_path / "cache").rglob("*.incomplete")

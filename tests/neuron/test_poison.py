@@ -61,7 +61,7 @@ async def lost_device(role: Running) -> str:
         found[:] = [row["name"] for row in rows if row["poisoned"]]
         return bool(found)
 
-    with trio.fail_after(10):
+    with trio.fail_after(2):
         await eventually(shown)
     return found[0]
 

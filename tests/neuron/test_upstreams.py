@@ -379,7 +379,7 @@ async def test_a_hang_up_reaches_the_upstream(stream: bool) -> None:
             if stream:
                 await caller.until(b"lo")
             await caller.leave()
-        with trio.fail_after(10):
+        with trio.fail_after(2):
             await engine.until(hung_up=1)
         await until(lambda: _idle(role), 2)
         assert text_of(await ask(role)) == "Hello"
@@ -392,7 +392,7 @@ async def test_a_hang_up_before_the_head_reaches_the_upstream_too() -> None:
             await caller.ask(CHAT, hello("m", stream=True))
             await engine.seen(1)
             await caller.leave()
-        with trio.fail_after(10):
+        with trio.fail_after(2):
             await engine.until(hung_up=1)
 
 
