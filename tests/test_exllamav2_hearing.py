@@ -7,9 +7,10 @@ import pytest
 
 from cortex.ask import Sampling
 from cortex.events import Failed, Prefilled, Started, Stopped, TokenLogprob, Tokens, Usage
-from cortex.harness.base import Job, LoadOrder
+from cortex.harness.base import Job, LoadOrder, Memory, Preflight
 from cortex.harness.exllamav2.hearing import Call, Turn
 from cortex.harness.exllamav2.loaded import devices_of
+from cortex.harness.exllamav2.loading import _memory
 
 STOP = 9
 PIECES = {1: b"a", 2: b"\xf0\x9f", 3: b"\x98\x80", 4: b"<mark>", STOP: b"<end>"}
@@ -133,3 +134,17 @@ def test_devices_are_taken_in_cudas_order_whatever_drives() -> None:
     assert devices_of(order) == [3]
     shares = {"cuda:10": 5, "cuda:2": 5}
     assert devices_of(LoadOrder("m", None, "cuda:10", 1, 1, shares=shares)) == [2, 10]
+
+
+@pytest.mark.parametrize(
+    ("grown", "told"),
+    [(170, Memory(100, 40, 30)), (140, Memory(100, 40, 0)), (120, Memory(80, 40, 0)), (30, Memory(0, 30, 0))],
+)
+def test_what_a_model_took_is_what_was_measured_not_what_was_promised(grown: int, told: Memory) -> None:
+    promised = Preflight(100, 40, 50, 1, 1, "x", None)
+    assert _memory(promised, grown) == told
+    assert told.bytes == grown
+
+
+def test_nothing_measured_is_no_memory() -> None:
+    assert _memory(Preflight(100, 40, 50, 1, 1, "x", None), -5) == Memory(0, 0, 0)

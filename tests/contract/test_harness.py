@@ -274,7 +274,7 @@ def test_memory_is_measured_again_and_is_no_less_than_promised(open_bench: Open)
     promised, memory = bench.harness.preflight(bench.order), bench.engine.memory()
     assert (memory.weights_bytes, memory.cache_bytes) == (promised.weights_bytes, promised.cache_bytes)
     if bench.harness.name == "exllamav2":
-        return  # what it promises beside these is measured on a card: tests/gpu/test_memory_gpu.py
+        return  # what it promises beside these is measured on a card: tests/gpu/bench_lifetimes.py
     assert bench.engine.facts.bytes >= promised.bytes
     assert memory.bytes >= promised.bytes
 

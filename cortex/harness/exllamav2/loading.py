@@ -106,9 +106,10 @@ def _tell(order: LoadOrder, progress: Progress, done: int, total: int) -> None:
 
 
 def _memory(promised: Preflight, grown: int) -> Memory:
-    """What the devices gave, of which weights and cache are known to the byte."""
-    told = promised.weights_bytes + promised.cache_bytes
-    return Memory(promised.weights_bytes, promised.cache_bytes, max(0, grown - told))
+    """What the devices gave, and not a byte that only the header told: weights and cache are part of it."""
+    cache = min(promised.cache_bytes, max(0, grown))
+    weights = min(promised.weights_bytes, max(0, grown) - cache)
+    return Memory(weights, cache, max(0, grown) - weights - cache)
 
 
 def _shared(order: LoadOrder, promised: Preflight, loaded: Loaded) -> int | None:
