@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from cortex.config.keys import Key
-from cortex.errors import TooMuch
+from cortex.errors import TooMuch, Unauthorised
 from cortex.events import Usage
 from cortex.keys import Accounts, Guesses, digest, new_key
 from cortex.keys.guesses import ADDRESSES
@@ -131,7 +131,11 @@ def test_other_limits_hold_for_what_is_under_way_too(clocks: Clocks) -> None:
         accounts.spent("ann", "n1", Usage(completion=1))
         assert refused(accounts).facts == {"limit": "tokens_per_day"}
         accounts.renew([])
-        ask(accounts)
+        # It came in before it was revoked, and must not pass for one without limits.
+        assert accounts.narrow("ann")
+        assert not accounts.allows("ann", "any")
+        with pytest.raises(Unauthorised, match="revoked"):
+            ask(accounts)
         accounts.renew([Key("ann", "2" * 64, max_in_flight=1)])
         ask(accounts)
     ask(accounts)

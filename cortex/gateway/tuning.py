@@ -155,6 +155,6 @@ def _differing(old: GatewayConfig, new: GatewayConfig) -> list[str]:
 
 
 def _revoked(old: GatewayConfig, new: GatewayConfig) -> frozenset[str]:
-    """Names of keys that may infer no longer, or are other keys under the same name."""
-    kept = {(key.name, key.sha256) for key in new.keys if "inference" in key.scopes}
-    return frozenset(key.name for key in old.keys if (key.name, key.sha256) not in kept)
+    """Names of keys that are gone, or may do less than before. One that only has another name stays."""
+    kept = {key.sha256: set(key.scopes) for key in new.keys}
+    return frozenset(key.name for key in old.keys if not set(key.scopes) <= kept.get(key.sha256, set()))

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from cortex.config.keys import Key
-from cortex.errors import TooMuch
+from cortex.errors import TooMuch, Unauthorised
 from cortex.events import Usage
 from cortex.keys.tally import Tally
 from cortex.wire.neuron import KeyTokens
@@ -58,18 +58,21 @@ class Accounts:
     def narrow(self, caller: str) -> bool:
         """Whether there are models that `caller` may not use."""
         account = self._accounts.get(caller)
-        return account is not None and bool(account.key.models)
+        return self._gone(caller) or (account is not None and bool(account.key.models))
 
     def allows(self, caller: str, *names: str) -> bool:
         """Whether `caller` may use a model that has these names: any of them will do."""
         account = self._accounts.get(caller)
         if account is None or not account.key.models:
-            return True
+            return not self._gone(caller)
         return any(fnmatchcase(name, glob) for glob in account.key.models for name in names)
 
     @contextmanager
     def held(self, caller: str) -> Iterator[None]:
-        """A request of `caller` is under way in the block. Raises TooMuch when it is one too many."""
+        """A request of `caller` is under way in the block. Raises TooMuch when it is one too many, and
+        Unauthorised when the key went while the request's body was on its way."""
+        if self._gone(caller):
+            raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
         account = self._accounts.get(caller)
         if account is None:
             yield
@@ -90,6 +93,10 @@ class Accounts:
     def reported(self, neuron: str, told: KeyTokens, asked_at: float) -> None:
         """What `neuron` counted by the time, on this clock, at which it was asked."""
         self._tally.report(neuron, told, asked_at)
+
+    def _gone(self, caller: str) -> bool:
+        """Whether it had a key, and has none any more: it must not pass for one without limits."""
+        return caller != "" and caller not in self._accounts
 
     def _let_in(self, account: _Account) -> None:
         """The request counts, or is refused by the limit that holds it up longest."""

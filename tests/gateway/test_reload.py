@@ -15,6 +15,7 @@ import trio
 from cortex.catalogue import Catalogue
 from cortex.cli.running import Bell
 from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
 from cortex.config.whole import Whole, whole_gateway
 from cortex.gateway import Source, run, tuning
 from cortex.gateway.reload import Reloader
@@ -416,3 +417,20 @@ async def test_files_that_are_touched_and_say_the_same_are_no_news(
         digest_of = lambda told: told["gateway"]["models_sha256"]  # noqa: E731
         await gateway.until(lambda told: digest_of(told) != digest_of(before))
         assert not [record for record in caplog.records if "reload" in record.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("after", "revoked"),
+    [
+        (Key("ops", "1" * 64, ("admin",)), set()),
+        (Key("ops", "1" * 64, ("inference", "admin")), set()),
+        (Key("other", "1" * 64, ("admin",)), set()),
+        (Key("ops", "2" * 64, ("admin",)), {"ops"}),
+        (Key("ops", "1" * 64, ("inference",)), {"ops"}),
+    ],
+    ids=["the same", "more", "another name", "another key", "less"],
+)
+def test_revoked_is_who_may_do_less_than_before(after: Key, revoked: set[str]) -> None:
+    before = GatewayConfig(keys=(Key("ops", "1" * 64, ("admin",)),))
+    assert tuning._revoked(before, GatewayConfig(keys=(after,))) == revoked
+    assert tuning._revoked(before, GatewayConfig()) == {"ops"}
