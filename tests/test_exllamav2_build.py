@@ -111,7 +111,7 @@ def test_headers_may_come_with_torch_instead_of_the_toolkit(host: Host, env: dic
 
 def test_a_toolkit_that_is_named_is_the_only_one_asked(host: Host, env: dict[str, str]) -> None:
     (said,) = faults(toolchain.look({**env, "CUDA_HOME": str(host.root / "nowhere")}))
-    assert "nvcc is not found" in said
+    assert "nvcc is not found" in said and "correct or unset CUDA_HOME" in said
 
 
 def test_of_several_toolkits_that_of_torch_is_taken(
@@ -170,6 +170,17 @@ async def test_headers_of_torchs_packages_come_after_the_toolkits(host: Host, en
         folder = await build.build(ORDER, toolchain.look(env), Heard(), env, children())
     told = json.loads(extension.library(folder).read_text())
     assert told["CPLUS_INCLUDE_PATH"] == str(include) and "CPATH" not in told
+
+
+async def test_the_compiler_that_was_judged_is_the_one_that_nvcc_gets(
+    host: Host, env: dict[str, str]
+) -> None:
+    """torch hands CC to nvcc by an option, which NVCC_CCBIN does not outdo."""
+    foreign = {**env, "CC": "/a/gcc/that/nvcc/does/not/know"}
+    with trio.fail_after(30):
+        folder = await build.build(ORDER, toolchain.look(foreign), Heard(), foreign, children())
+    told = json.loads(extension.library(folder).read_text())
+    assert told["CC"] == told["CXX"] == told["NVCC_CCBIN"] != foreign["CC"]
 
 
 @pytest.mark.parametrize(("nvcc", "std"), [("13.2", ""), ("13.3", "-std=c++20"), ("13.10", "-std=c++20")])
@@ -393,6 +404,34 @@ def test_the_command_prints_the_folder_and_nothing_else(
     said = capsys.readouterr()
     assert said.out == f"{home() / '8.6,8.9'}\n"
     assert "8.6, 8.9" in said.err and "importing it once" in said.err
+
+
+def test_what_is_there_needs_no_compiler(
+    host: Host, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "ours", children)
+    building.build_engine("exllamav2", "8.6", 1, again=False, env=env)
+    first = capsys.readouterr().out
+    for name in ("nvcc", "c++"):
+        (host.bin / name).unlink()
+    bare = {**env, "PATH": str(host.bin), "CXX": "no-such-compiler"}
+    building.build_engine("exllamav2", "8.6", 1, again=False, env=bare)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (first, "")
+    with pytest.raises(ExceptionGroup):
+        building.build_engine("exllamav2", "8.6", 1, again=True, env=bare)
+
+
+async def test_a_line_a_minute_says_how_long_it_takes_and_does_not_grow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], autojump_clock: trio.testing.MockClock
+) -> None:
+    lines = building._Lines()
+    lines.waits()
+    with trio.move_on_after(3.5 * building.SAY_S):
+        await lines.run()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 4
+    assert all(line.count(", after") == 1 for line in told[1:])
 
 
 def test_a_failed_command_shows_the_compilers_words(

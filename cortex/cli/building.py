@@ -36,6 +36,9 @@ def build_engine(
         raise Usage(f"{name} is not built here; the engine that is compiled on its host is {NAME}")
     tools = toolchain.look(env)
     order = build.Order(_archs(wanted, tools), jobs or _jobs(), again)
+    if not again and (there := build.built(order)) is not None:
+        typer.echo(str(there))  # also where no compiler is left
+        return
     build.prepare(order, tools)
     typer.echo(f"compiling {NAME} for {', '.join(order.archs)}, {order.jobs} at a time", err=True)
     typer.echo(str(trio.run(_build, order, tools, env)))
@@ -112,7 +115,7 @@ class _Lines:
         """Say it every minute, until cancelled."""
         while True:
             await trio.sleep(SAY_S)
-            self._tell(f"{self._said}, after {(time.monotonic() - self._since) / 60:.0f} min")
+            typer.echo(f"{self._said}, after {(time.monotonic() - self._since) / 60:.0f} min", err=True)
 
     def _tell(self, words: str) -> None:
         self._said = words

@@ -93,7 +93,7 @@ async def build(
     alone or as a group. Cancelled, its children are ended and nothing is left behind."""
     home = await trio.to_thread.run_sync(prepare, order, tools)
     async with shelf.locked(home, watcher.waits):
-        if not order.again and (there := _built(order)) is not None:
+        if not order.again and (there := built(order)) is not None:
             return there
         with shelf.workshop(home) as folder:
             making = _Making(order, tools, watcher, env, commands or ours(), folder)
@@ -172,6 +172,8 @@ class _Making:
             "PATH": toolchain.search_path(self.env),
             "CUDA_HOME": "" if nvcc is None else str(nvcc.home),
             "CXX": "" if compiler is None else str(compiler.path),
+            # torch hands it to nvcc, before the next one counts.
+            "CC": "" if compiler is None else str(compiler.path),
             "NVCC_CCBIN": "" if compiler is None else str(compiler.path),
             "CPLUS_INCLUDE_PATH": ":".join(filter(None, includes)),
             "TORCH_CUDA_ARCH_LIST": ";".join(archs.ordered(self.order.archs)),
@@ -180,7 +182,7 @@ class _Making:
         }
 
 
-def _built(order: Order) -> Path | None:
+def built(order: Order) -> Path | None:
     """The folder of the cache that has all that is ordered."""
     wanted = set(order.archs)
     there = (each for each in extension.cached() if each.made is not None and wanted <= set(each.made.archs))

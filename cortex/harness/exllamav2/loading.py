@@ -56,7 +56,9 @@ class ExLlamaV2Harness:
         _tell(order, progress, 0, promised.weights_bytes)
         library = runtime.library()
         first = int(order.device.partition(":")[2])
-        runtime.hold(first)
+        # The one that drives comes last, and is this thread's from then on.
+        for index in (*(each for each in indexes if each != first), first):
+            runtime.hold(index)
         chosen = attention.install(
             library, str(order.options.get("attention", "auto")), runtime.capability(first)
         )

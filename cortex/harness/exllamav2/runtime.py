@@ -10,7 +10,6 @@ import gc
 import importlib
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,13 +112,7 @@ def _imported() -> Library:
 
 
 def _reach(capabilities: Sequence[tuple[int, int]]) -> None:
-    """The extension for all devices is on the path, else one for some of them: those that it does not
+    """The extension for as many of the devices as possible is on the path: those that it does not
     cover are refused when they are to be held. Raises LoadFailed when there is none for any."""
-    try:
-        extension.reach(capabilities)
-    except LoadFailed as none:
-        for each in capabilities:
-            with suppress(LoadFailed):
-                extension.reach((each,))
-                return
-        raise none
+    best = extension.choose(capabilities)
+    extension.reach(capabilities if best is None else [each for each in capabilities if best.covers(each)])

@@ -117,7 +117,11 @@ class Tools:
         major = "" if wanted is None else wanted.partition(".")[0]
         remedy = f"install NVIDIA's CUDA toolkit{f' {wanted}' if wanted else ''}, and set CUDA_HOME to it"
         if self.nvcc is None:
-            yield Fault("nvcc is not found in CUDA_HOME, PATH and /usr/local/cuda*", remedy)
+            yield Fault(
+                "nvcc is not found in CUDA_HOME, which counts alone where it is set, or else in "
+                "PATH and /usr/local/cuda*",
+                f"correct or unset CUDA_HOME, or {remedy}",
+            )
             return
         if major and self.nvcc.major != int(major):
             yield Fault(f"{self.nvcc.path} is of CUDA {self.nvcc.version}, torch of CUDA {wanted}", remedy)
