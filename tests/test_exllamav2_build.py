@@ -423,7 +423,7 @@ def test_what_is_there_needs_no_compiler(
 
 
 async def test_a_line_a_minute_says_how_long_it_takes_and_does_not_grow(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], autojump_clock: trio.testing.MockClock
+    capsys: pytest.CaptureFixture[str], autojump_clock: trio.testing.MockClock
 ) -> None:
     lines = building._Lines()
     lines.waits()

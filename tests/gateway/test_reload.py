@@ -430,7 +430,7 @@ async def test_files_that_are_touched_and_say_the_same_are_no_news(
     ],
     ids=["the same", "more", "another name", "another key", "less"],
 )
-def test_revoked_is_who_may_do_less_than_before(after: Key, revoked: set[str]) -> None:
+async def test_revoked_is_who_may_do_less_than_before(after: Key, revoked: set[str]) -> None:
     before = GatewayConfig(keys=(Key("ops", "1" * 64, ("admin",)),))
     assert tuning._revoked(before, GatewayConfig(keys=(after,))) == revoked
     assert tuning._revoked(before, GatewayConfig()) == {"ops"}

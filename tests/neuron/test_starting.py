@@ -12,6 +12,7 @@ from cortex import neuron
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.neuron import Devices, NeuronConfig
 from cortex.errors import ConfigError, LoadFailed
+from cortex.harness.exllamav2 import ExLlamaV2Harness
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.scripted import Script
 from tests.calls import CHAT, hello, residents, settings, text_of, until
@@ -117,7 +118,8 @@ async def test_discovery_tells_what_this_host_is(tmp_path: Path) -> None:
         assert cuda["available"] == (cuda["code"] is None) == (cuda["why_not"] is None)
         assert set(harnesses) == {"exllamav2", "llamacpp"}
         about = (await role.http.get("/version")).json()
-        assert (about["role"], about["engines"]["llamacpp"]) == ("neuron", version)
+        cuda = ExLlamaV2Harness().version
+        assert (about["role"], about["engines"]) == ("neuron", {"exllamav2": cuda, "llamacpp": version})
         boots = {
             (await role.http.get(path)).json()["boot_id"] for path in ("/discovery", "/health", "/models")
         }
