@@ -1,8 +1,9 @@
 """Who tries keys that nobody has, and how long he has to wait.
 
 Counts different wrong keys by address: a client that is set up wrongly repeats one, and
-harms nobody behind the same address. One who tries more than MOST within a minute is not
-listened to until the first of them is a minute old; other addresses notice nothing.
+harms nobody behind the same address. One who tries more than MOST within a minute is told
+to wait until the first of them is a minute old. Wrong keys only are asked about here: a good
+one passes at any time, as many callers may share the address of a proxy.
 """
 
 import ipaddress
@@ -29,7 +30,7 @@ class Guesses:
         self._tried: OrderedDict[str, dict[str, float]] = OrderedDict()
 
     def check(self, address: Address) -> None:
-        """Raises TooMuch while keys from `address` are not looked at."""
+        """Raises TooMuch while another wrong key from `address` is one too many."""
         tried, now = self._tried.get(_network(address)), self._clock()
         if tried is None:
             return
@@ -37,8 +38,8 @@ class Guesses:
         if len(tried) > MOST:
             wait_s = next(iter(tried.values())) + MINUTE_S - now
             raise TooMuch(
-                f"{len(tried)} different API keys that nobody has came from {address} within a minute, so "
-                f"that no key from there is looked at. Try again in {wait_s:.1f} s.",
+                f"{len(tried)} different API keys that nobody has came from {address} within a minute, and "
+                f"this is another. Try again in {wait_s:.1f} s; a good one is taken at any time.",
                 retry_after_s=wait_s,
             )
 

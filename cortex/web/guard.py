@@ -141,7 +141,6 @@ def _credential(policy: Policy, headers: Headers, visitor: Visitor) -> Credentia
     given = set(_keys(headers))
     if not given:
         return None
-    policy.guesses.check(visitor.address)
     if len(given) > 1:
         raise Unauthorised("The request carries two different API keys; send one.")
     digest = hashlib.sha256(given.pop().encode("latin-1", "replace")).hexdigest()
@@ -151,6 +150,8 @@ def _credential(policy: Policy, headers: Headers, visitor: Visitor) -> Credentia
         if hmac.compare_digest(credential.sha256.encode(), digest.encode()):
             found = credential
     if found is None:
+        # Only who has none that is good is held off: others may call from the same address.
+        policy.guesses.check(visitor.address)
         # Of the key only what tells one wrong one from another.
         if policy.guesses.wrong(visitor.address, digest):
             log.warning("auth.refused peer=%s fingerprint=%s", visitor.address, digest[:8])
