@@ -152,6 +152,7 @@ def test_a_path_reads_as_people_write_it():
         (b"a = 1\n[b\n", ":2: Expected ']' at the end of a table declaration (is not TOML)"),
         (b"a = '''\n\n", ":3: "),
         (b"a = 1\nb = '\xff'\n", ":2: is not UTF-8 text"),
+        (b"\xef\xbb\xbfa = 1\n", ":1: begins with a byte order mark"),
         (b"a = " + b"[" * 5000, ": is nested too deeply"),
         (b"a = " + b"9" * 5000, ":1: "),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from cortex.cli import main, pinning
 from cortex.cli.trouble import Usage
-from cortex.config.editing import digest_of, pinned, pins_of, replace_file
+from cortex.config.editing import KEY, digest_of, pinned, pins_of, replace_file
 from cortex.errors import ConfigError
 from cortex.wire.fleet import CatalogueModel, FleetReport, GatewayReport, Location
 
@@ -98,6 +98,29 @@ def test_other_ways_to_write_an_entry_are_kept(text: str) -> None:
     assert after["models"][0].pop("pinned_on") == ["n"]
     assert after == tomllib.loads(text)
     assert "#" not in text or "#" in pinned(text, "a", ["n"])
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[[models]]\r\nid = 'a' # windows\r\n\r\n[[models]]\r\nid = 'b'\r\n", 'pinned_on = ["n"]\r\n'),
+        ("[[models]]\r\nid = 'a'", '\r\npinned_on = ["n"]'),
+        ("[[models]]\r\nid = 'a'\r\npinned_on = [\r\n 'x',\r\n] # by\r\n", 'pinned_on = ["n"] # by\r\n'),
+        ("[[models]]\nid = 'a'", '\npinned_on = ["n"]'),
+        ("[[models]]\n  id = 'a'\n  context = 5\n", '\n  pinned_on = ["n"]\n  context'),
+    ],
+)
+def test_the_line_that_comes_in_ends_and_begins_as_its_neighbours_do(text: str, line: str) -> None:
+    after = pinned(text, "a", ["n"])
+    assert line in after
+    assert ("\r\n" in text) == (after.count("\r\n") == after.count("\n"))
+    assert after.endswith("\n") == text.endswith("\n")
+    # What came in goes without a trace.
+    assert KEY in text or pinned(after, "a", []).rstrip() == text.rstrip()
+
+
+def test_an_entry_that_says_nothing_of_pins_is_left_as_it_is() -> None:
+    assert pinned(TEXT, "a", []) == TEXT
 
 
 def test_the_file_is_replaced_whole_with_its_mode_and_through_links(file: Path, tmp_path: Path) -> None:

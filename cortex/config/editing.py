@@ -7,6 +7,7 @@ file whole, and only as long as it is the one that was read.
 
 import hashlib
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import Table
+from tomlkit.items import Item, Table
 
 from cortex.errors import ConfigError
 
@@ -43,7 +44,9 @@ def pinned(text: str, model: str, neurons: Sequence[str]) -> str:
             row.update({KEY: list(neurons)} if neurons else {})
     if tomllib.loads(changed) != wanted:
         raise _unsafe(model)
-    return changed
+    # A line that had no end gets one from tomlkit, and not the file's.
+    windows = text.count("\n") == text.count("\r\n") > 0
+    return re.sub(r"(?<!\r)\n", "\r\n", changed) if windows else changed
 
 
 def replace_file(path: Path, before: bytes, after: bytes) -> None:
@@ -79,13 +82,21 @@ def _changed(text: str, model: str, neurons: Sequence[str]) -> str:
         if row["id"] != model:
             continue
         if not neurons:
-            row.remove(KEY)
+            row.pop(KEY, None)
         elif KEY in row or not isinstance(row, Table):
             row[KEY] = list(neurons)
         else:
             # Appended, it would stand below the comment that belongs to the next entry.
-            row.value._insert_after("id", KEY, tomlkit.item(list(neurons)))
+            row.value._insert_after("id", KEY, _like(row["id"], neurons))
     return tomlkit.dumps(document)
+
+
+def _like(other: Item, neurons: Sequence[str]) -> Item:
+    """The value of a line that is indented and ended as `other`'s."""
+    made = tomlkit.item(list(neurons))
+    made.trivia.indent = other.trivia.indent
+    made.trivia.trail = other.trivia.trail
+    return made
 
 
 def _unsafe(model: str) -> ConfigError:

@@ -6,6 +6,7 @@ same tables. All faults of a file come at once, each as `file:line: key: message
 warnings are kept apart. What the values mean together is the files' own business.
 """
 
+import codecs
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -56,10 +57,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A TOML table, or with `many` an array of them. `idle` as with a key."""
+    """A TOML table, or with `many` an array of them, or with `named` one for each name of that
+    kind. `idle` as with a key."""
 
     keys: "Mapping[str, Known | Table]"
     many: bool = False
+    named: Kind | None = None
     idle: bool = False
 
 
@@ -147,6 +150,8 @@ def open_document(path: FilePath | None) -> Document:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror or error}"]) from error
+    if data.startswith(codecs.BOM_UTF8):
+        raise ConfigError([f"{path}:1: begins with a byte order mark; save it as UTF-8 without one"])
     try:
         text = data.decode()
         plain = tomllib.loads(text)
@@ -208,7 +213,7 @@ def _table(table: Table, value: object, at: Path, found: Findings) -> Values | l
         found.warn(at, "has no effect in this version")
     if not table.many:
         if isinstance(value, dict):
-            return take(table, value, at, found)
+            return take(table, value, at, found) if table.named is None else _named(table, value, at, found)
         found.fault(at, f"must be a table, not {form(value)}")
         return {}
     rows = value if isinstance(value, list) else [value]
@@ -216,6 +221,16 @@ def _table(table: Table, value: object, at: Path, found: Findings) -> Values | l
     if not isinstance(value, list) or len(good) < len(rows):
         found.fault(at, f"must be an array of tables, written [[{dotted(at)}]]")
     return [take(table, row, (*at, i), found) for i, row in good]
+
+
+def _named(table: Table, value: Mapping[str, object], at: Path, found: Findings) -> Values:
+    """The tables of `value` by the names that they have."""
+    values: Values = {}
+    for name, inner in value.items():
+        if table.named is not None:
+            _read(table.named, name, (*at, name), found)
+        values[name] = _table(Table(table.keys), inner, (*at, name), found)
+    return values
 
 
 def _known(known: Known, value: object, at: Path, found: Findings) -> Iterator[object]:
