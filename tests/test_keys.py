@@ -50,11 +50,10 @@ def refused(accounts: Accounts, caller: str = "ann") -> TooMuch:
     return caught.value
 
 
-def told(day: str = DAY, **keys: int) -> KeyTokens:
+def told(day: str = DAY, book: str = "b1", **keys: int) -> KeyTokens:
     """A neuron's count: of each key so many tokens, a third of them prompt."""
-    return KeyTokens(
-        day=day, keys={name: Tokens(prompt=n // 3, completion=n - n // 3) for name, n in keys.items()}
-    )
+    counts = {name: Tokens(prompt=n // 3, completion=n - n // 3) for name, n in keys.items()}
+    return KeyTokens(day=day, book=book, keys=counts)
 
 
 # -- requests at once, and within a minute
@@ -188,6 +187,34 @@ def test_a_neuron_that_is_asked_again_is_not_summed_twice(clocks: Clocks) -> Non
         clocks.wait(2)
         accounts.reported("n1", told(ann=99), clocks.s)
     ask(accounts)
+
+
+def test_a_neuron_that_lost_its_book_takes_back_nothing_that_it_told(clocks: Clocks) -> None:
+    """Its state_dir is gone: what it counts from here on is more, be it less than it had."""
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.reported("n1", told(ann=60), clocks.s)
+    accounts.reported("n2", told(ann=20), clocks.s)
+    accounts.reported("n1", told(book="b2"), clocks.s)
+    accounts.reported("n1", told(book="b2", ann=19), clocks.s)
+    ask(accounts)  # 99
+    accounts.reported("n1", told(book="b2", ann=20), clocks.s)
+    refused(accounts)
+    other = accounts_of(clocks, tokens_per_day=100)
+    other.reported("n1", told(ann=40), clocks.s)
+    other.reported("n1", told(book="b2", ann=60), clocks.s)
+    refused(other)  # more than it had told, and yet another book
+
+
+def test_a_book_that_lacks_its_last_lines_is_not_summed_twice(clocks: Clocks) -> None:
+    """A neuron that was killed forgets some seconds, and not the day."""
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.reported("n1", told(ann=90, free=5), clocks.s)
+    accounts.reported("n1", told(ann=85), clocks.s)
+    ask(accounts)  # 90
+    accounts.reported("n1", told(ann=94), clocks.s)
+    ask(accounts)  # 99
+    accounts.reported("n1", told(ann=95), clocks.s)
+    refused(accounts)
 
 
 def test_a_report_of_another_day_says_nothing_of_this_one(clocks: Clocks) -> None:

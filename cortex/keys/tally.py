@@ -3,7 +3,8 @@
 Neurons count, by key name and day in UTC, and report the sum of their day; what ended at a
 neuron since its last report is added from here, until the next one has it. So a gateway
 that starts anew knows as much as one that never stopped, and gateways need not know of
-each other. What a client used that left is in the neuron's count, too.
+each other. What a client used that left is in the neuron's count, too. What a neuron told
+once goes on to count when it has forgotten it: a sum never falls within its day.
 """
 
 from collections import Counter, deque
@@ -28,7 +29,8 @@ class Tally:
     def __init__(self, today: Callable[[], date]) -> None:
         self._today = today
         self._day = ""
-        self._told: dict[str, Counter[str]] = {}
+        # By neuron and by its book: another book begins at nothing, beside the old one.
+        self._told: dict[tuple[str, str], Counter[str]] = {}
         self._since: dict[str, deque[_Spent]] = {}
         self._sums: Counter[str] = Counter()
 
@@ -46,15 +48,16 @@ class Tally:
     def report(self, neuron: str, told: KeyTokens, asked_at: float) -> None:
         """What `neuron` says that it counted, when asked at a time: all that had ended by then.
 
-        One whose clock has another day says nothing of this one.
+        One whose clock has another day says nothing of this one. Less than it told before is a book
+        that lost its last lines: they were used all the same, and only what is added to it is more.
         """
         self._turn()
         if told.day != self._day:
             return
         fresh = Counter({name: used.prompt + used.completion for name, used in told.keys.items()})
-        self._sums.subtract(self._told.get(neuron, Counter()))
-        self._sums.update(fresh)
-        self._told[neuron] = fresh
+        # The difference of counters has no negative entries.
+        self._sums.update(fresh - self._told.get((neuron, told.book), Counter()))
+        self._told[neuron, told.book] = fresh
         since = self._since.get(neuron, deque())
         while since and since[0].at < asked_at:
             spent = since.popleft()

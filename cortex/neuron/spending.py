@@ -3,10 +3,12 @@
 Gateways name the key with each request (`x-cortex-key-name`); here is the only place that
 counts, so that gateways can be added and restarted freely, and sum what their neurons
 report. Days are UTC's. The book is written to the state folder now and then: a neuron
-that is killed forgets the last KEEP_S seconds.
+that is killed forgets the last KEEP_S seconds. It has an id, so that who sums up can tell
+a book that is begun anew from one that lacks its last lines.
 """
 
 import re
+import secrets
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -30,8 +32,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """The file. Days are ISO dates."""
+    """The file. Days are ISO dates; a book that says no id gets one."""
 
+    book: str = ""
     days: dict[str, dict[str, wire.Tokens]] = {}
 
 
@@ -41,12 +44,14 @@ class Spending:
     def __init__(self, state: State, today: Callable[[], date] = lambda: datetime.now(UTC).date()) -> None:
         self._state, self._today = state, today
         self._days: dict[str, dict[str, wire.Tokens]] = {}
-        self._unkept = False
+        self._book, self._unkept = secrets.token_hex(8), False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the book until cancelled. `started` comes with what was kept before."""
         kept = await self._state.recall(FILE, _Kept)
         self._days = {} if kept is None else {day: dict(keys) for day, keys in kept.days.items()}
+        if kept is not None:
+            self._book, self._unkept = kept.book or self._book, not kept.book
         task_status.started()
         while True:
             await trio.sleep(KEEP_S)
@@ -57,7 +62,7 @@ class Spending:
         if self._unkept:
             self._unkept = False
             self._forget()
-            await self._state.keep(FILE, _Kept(self._days))
+            await self._state.keep(FILE, _Kept(self._book, self._days))
 
     def count(self, key: str | None, usage: Usage) -> None:
         """Enter what a request used; nothing for one that names no key."""
@@ -77,7 +82,7 @@ class Spending:
     def report(self) -> wire.KeyTokens:
         """Today's tokens."""
         day = self._today().isoformat()
-        return wire.KeyTokens(day=day, keys=dict(self._days.get(day, {})))
+        return wire.KeyTokens(day=day, book=self._book, keys=dict(self._days.get(day, {})))
 
     def _forget(self) -> None:
         first = (self._today() - timedelta(days=DAYS - 1)).isoformat()

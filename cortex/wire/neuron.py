@@ -133,9 +133,11 @@ class Tokens(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class KeyTokens(msgspec.Struct, kw_only=True, frozen=True):
-    """Tokens by the name of the API key, of one `day` in UTC (2026-11-30)."""
+    """Tokens by the name of the API key, of one `day` in UTC (2026-11-30). `book` is another word when
+    the neuron has lost its book and began at nothing; one that lost the last lines only keeps it."""
 
     day: str = ""
+    book: str = ""
     keys: dict[str, Tokens] = {}
 
 

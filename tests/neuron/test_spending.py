@@ -44,11 +44,10 @@ def test_what_a_key_used_adds_up_by_day() -> None:
     spending.count("ada", Usage(10, 4, 3))
     spending.count("ada", Usage(5, 0, 2))
     spending.count("bob", Usage(1, 0, 1))
-    assert spending.report() == wire.KeyTokens(
-        day="2026-11-30", keys={"ada": tokens(15, 4, 5), "bob": tokens(1, 0, 1)}
-    )
+    told = spending.report()
+    assert (told.day, told.keys) == ("2026-11-30", {"ada": tokens(15, 4, 5), "bob": tokens(1, 0, 1)})
     days.today += timedelta(days=1)
-    assert spending.report() == wire.KeyTokens(day="2026-12-01")
+    assert spending.report() == wire.KeyTokens(day="2026-12-01", book=told.book)
 
 
 def test_without_a_key_or_tokens_nothing_is_entered() -> None:
@@ -76,7 +75,7 @@ def test_whoever_names_keys_at_will_does_not_fill_the_memory() -> None:
 
 
 async def test_the_book_outlasts_a_restart_and_forgets_after_a_month(tmp_path: Path) -> None:
-    days = Days()
+    days, books = Days(), set()
     for used in (1, 2):
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
@@ -86,7 +85,9 @@ async def test_the_book_outlasts_a_restart_and_forgets_after_a_month(tmp_path: P
                 await nursery.start(spending.run)
                 spending.count("ada", Usage(used, 0, 0))
                 await spending.keep()
+                books.add(spending.report().book)
                 nursery.cancel_scope.cancel()
+    assert books == {spending.report().book} != {book()[0].report().book}, "lost, it is another"
     assert spending.report().keys == {"ada": tokens(3, 0, 0)}
     days.today += timedelta(days=DAYS)
     spending.count("bob", Usage(1, 0, 0))
@@ -99,6 +100,24 @@ async def test_the_book_outlasts_a_restart_and_forgets_after_a_month(tmp_path: P
         await late.keep()
         nursery.cancel_scope.cancel()
     assert b"ada" not in (tmp_path / FILE).read_bytes()
+
+
+async def test_a_book_of_an_older_build_gets_an_id_that_stays(tmp_path: Path) -> None:
+    """Else each start would be one more book with the same day in it."""
+    (tmp_path / FILE).write_text('{"days":{"2026-11-30":{"ada":{"prompt":3}}}}')
+    books = set()
+    for _ in range(2):
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                state = State(tmp_path)
+                await nursery.start(state.run)
+                spending = Spending(state, Days())
+                await nursery.start(spending.run)
+                books.add(spending.report().book)
+                assert spending.report().keys == {"ada": tokens(3, 0, 0)}
+                await spending.keep()
+                nursery.cancel_scope.cancel()
+    assert len(books) == 1
 
 
 async def test_the_book_is_kept_now_and_then_without_being_told(tmp_path: Path, mock_clock) -> None:
