@@ -101,10 +101,12 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Specs by id, and aliases to ids. Alias clashes are found by `config.models`."""
+    """Specs by id, aliases to ids, and what requests by an alias sample with that do not say.
+    Alias clashes are found by `config.models`."""
 
     specs: Mapping[str, ModelSpec] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    alias_sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self.specs.values())
@@ -112,6 +114,10 @@ class Catalogue:
     def resolve(self, name: str) -> str:
         """The id that `name` stands for; `name` itself when it is no alias."""
         return name if name in self.specs else self.aliases.get(name, name)
+
+    def sampling(self, name: str) -> Sampling | None:
+        """What `name` stands for besides a model; None when it is no more than a name."""
+        return self.alias_sampling.get(name) if name in self.aliases else None
 
     def find(self, name: str) -> ModelSpec | None:
         """The spec of an id or alias."""

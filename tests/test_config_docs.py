@@ -20,7 +20,7 @@ from cortex.config.limits import Limits
 from cortex.config.network import PRIVATE
 from cortex.config.neuron import Admission, Devices, ExLlamaV2, LlamaCpp, NeuronConfig, NeuronEviction
 from cortex.config.reading import Known, Table
-from cortex.config.tables import GATEWAY_FILE, MODEL_KEYS, MODELS_FILE, NEURON_FILE
+from cortex.config.tables import GATEWAY_FILE, MODEL_KEYS, MODELS_FILE, NEURON_FILE, SAMPLING
 from cortex.config.upstream import UpstreamConfig
 
 PAGE = (Path(__file__).parent.parent / "docs" / "config.md").read_text(encoding="utf-8")
@@ -44,6 +44,11 @@ SHAPES = {
     ("models.toml", "models"): ModelSpec,
     ("models.toml", "models.cost"): Cost,
     ("models.toml", "models.sampling"): Sampling,
+}
+# Sections with the keys of another one, and what those are.
+SAME = {
+    "default_models": (MODEL_KEYS.keys, "[[models]]"),
+    "alias_sampling": (SAMPLING.keys, "[models.sampling]"),
 }
 # Keys that reach a field of another name, and keys whose one value needs no field.
 FIELDS = {"token_file": "token", "api_key_env": "api_key", "api_key_file": "api_key"}
@@ -86,7 +91,7 @@ PAGES = documented()
 ROWS = [
     pytest.param(file, section, key, known, id=f"{file}:{section}.{key}")
     for (file, section), node in KNOWN.items()
-    if isinstance(node, Table) and section != "default_models"
+    if isinstance(node, Table) and section not in SAME
     for key, known in node.keys.items()
     if isinstance(known, Known)
 ]
@@ -110,8 +115,9 @@ def test_a_section_is_written_as_the_file_writes_it(file, section):
 @pytest.mark.parametrize(("file", "section"), KNOWN)
 def test_the_page_names_the_keys_of_a_section_and_no_other(file, section):
     node, (_, text, rows) = KNOWN[file, section], PAGES[file, section]
-    if section == "default_models":
-        assert node.keys is MODEL_KEYS.keys and "the keys of `[[models]]`" in text and not rows
+    if section in SAME:
+        keys, where = SAME[section]
+        assert node.keys is keys and f"the keys of `{where}`" in text and not rows
     elif isinstance(node, Table):
         assert set(rows) == {key for key, inner in node.keys.items() if isinstance(inner, Known)}
 

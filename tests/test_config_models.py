@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from cortex.ask import Sampling
 from cortex.catalogue import Catalogue, Cost, ModelSpec
-from cortex.config.models import merge_aliases, read_models, spec_from_plain, spec_to_plain
+from cortex.config.models import (
+    merge_aliases,
+    read_models,
+    sampling_from_text,
+    sampling_to_text,
+    spec_from_plain,
+    spec_to_plain,
+)
 from cortex.errors import BadAsk, ConfigError, Unsupported
 
 GOLDEN = Path(__file__).parent / "golden" / "config"
@@ -321,6 +328,44 @@ def test_every_clash_of_the_gateways_aliases_is_named_at_once():
         "cortex.toml: aliases.a: 'a' is the id of a model already",
         "cortex.toml: aliases.y: stands for 'x', which is an alias itself; write the id",
     ]
+
+
+def test_an_alias_may_sample_by_itself(read):
+    catalogue, warnings = read(
+        A_AND_B + '[aliases]\ny = "b"\n[alias_sampling.x]\ntemperature = 1.2\n[alias_sampling.y]\ntop_k = 1'
+    )
+    assert not warnings
+    assert catalogue.sampling("x") == Sampling(temperature=1.2)
+    assert catalogue.sampling("y") == Sampling(top_k=1)
+    assert catalogue.sampling("a") is None
+
+
+def test_the_sampling_of_a_name_that_is_no_alias_is_a_fault(faults):
+    text = "[alias_sampling.a]\ntop_k = 1\n[alias_sampling.far]\ntop_k = 1\n[alias_sampling.x]\ntop_k = -1"
+    assert faults(A_AND_B + text) == [
+        "6: alias_sampling.a: is the name of no alias; known here: x",
+        "8: alias_sampling.far: is the name of no alias; known here: x",
+        "11: alias_sampling.x.top_k: must be 0 to 1000000, not -1",
+    ]
+
+
+def test_what_the_gateways_file_says_of_an_alias_stands():
+    catalogue = replace(CATALOGUE, alias_sampling={"x": Sampling(top_k=1)})
+    merged = merge_aliases(catalogue, {"y": "b"}, {"y": Sampling(top_k=2), "x": Sampling(top_k=3)})
+    assert (merged.sampling("x"), merged.sampling("y")) == (Sampling(top_k=3), Sampling(top_k=2))
+
+
+@given(st.deferred(lambda: samplings))
+def test_the_sampling_of_an_alias_comes_back_whole_from_a_header(sampling):
+    text = sampling_to_text(sampling)
+    assert text.isascii() and text.isprintable()
+    assert sampling_from_text(text) == sampling
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"top_k": -1}', '{"top_q": 1}', '{"temperature": "hot"}'])
+def test_no_other_sampling_is_taken_from_a_header(text):
+    with pytest.raises(BadAsk, match="the sampling of the alias"):
+        sampling_from_text(text)
 
 
 ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9:_-]{0,20}(/[a-z0-9._-]*[a-z])?", fullmatch=True)

@@ -50,6 +50,8 @@ FAULTY = [
     ("gateway", "[aliases]\nfast = '../x'"),
     ("gateway", "[aliases]\n'a b' = 'x'"),
     ("neuron", "[devices]\nuse = ['gpu']"),
+    ("models", ENTRY + "aliases = ['warm']\n[alias_sampling.warm]\ntemperature = -1.2"),
+    ("models", ENTRY + "aliases = ['warm']\n[alias_sampling]\nwarm = 1.2"),
     ("neuron", "[devices]\ngroups = [['cuda:0']]"),
     ("neuron", "[devices]\ngroups = [['cuda:0', 'cpu']]"),
     ("neuron", "[harness.exllamav2]\nchunk = 300"),
@@ -77,6 +79,7 @@ SOUND = [
     ("models", "[[models]]\nid = 'org/a:b..c'\nsource = 'hf:org/name@main:Q4_K_M'\n"),
     ("models", ENTRY + "harness = 'exllamav2'\ndraft = 'path:/x'\nlora = ['/a']"),
     ("models", ENTRY + "footprint = '19GiB'\n[models.sampling]\nlogit_bias = { 7 = -1.5 }\n"),
+    ("models", ENTRY + "aliases = ['warm']\n[alias_sampling.warm]\ntemperature = 1.2"),
     ("neuron", "[devices]\ngroups = [['cuda:0', 'cuda:1']]\nmemory_limit = 5"),
     ("neuron", "[harness.exllamav2]\nchunk = 512\n[hub]\nendpoint = 'https://mirror/x'"),
 ]
@@ -127,7 +130,8 @@ def walk(node, made, at=""):
         shape = made["properties"][name]
         yield f"{at}{name}", inner, shape
         if isinstance(inner, Table):
-            yield from walk(inner, shape["items"] if inner.many else shape, f"{at}{name}.")
+            one = shape["additionalProperties"] if inner.named else shape["items"] if inner.many else shape
+            yield from walk(inner, one, f"{at}{name}.")
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -37,7 +37,7 @@ def test_an_example_loads_without_a_warning(file):
 
 def live(table):
     """Names of keys that this version acts on, on a host without a GPU: no group is made of a CPU."""
-    elsewhere = ("default_models", "upstream", "exllamav2", "groups", *CUDA_KEYS)
+    elsewhere = ("default_models", "alias_sampling", "upstream", "exllamav2", "groups", *CUDA_KEYS)
     for name, node in table.keys.items():
         if isinstance(node, Table) and not node.idle and name not in elsewhere:
             yield from live(node)
@@ -49,6 +49,7 @@ def live(table):
 def test_an_example_shows_every_key_that_has_an_effect(file):
     shown = set(re.findall(r"^(?:# )?\[?\[?([a-z0-9_]+)(?: =|\])", file.read_text(), flags=re.M))
     assert set(live(TABLES[check(file).kind])) - shown == set()
+    assert "alias_sampling" not in TABLES[check(file).kind].keys or "\n[alias_sampling." in file.read_text()
 
 
 def test_the_example_of_upstreams_shows_every_key_about_them():

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Literal
 
+from cortex.ask import Sampling
 from cortex.catalogue import Catalogue
 from cortex.config.keys import Key, check_keys
 from cortex.config.limits import Limits
 from cortex.config.listeners import check_listeners
-from cortex.config.models import alias_faults
+from cortex.config.models import alias_faults, alias_sampling, check_alias_sampling
 from cortex.config.network import PRIVATE, Address, Network
 from cortex.config.overrides import override
 from cortex.config.reading import Document, Values, distinct, fill, open_document, take
@@ -78,6 +79,7 @@ class GatewayConfig:
     neurons: tuple[NeuronRef, ...] = ()
     keys: tuple[Key, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    alias_sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
 
 def read_gateway(path: FilePath | None, env: Mapping[str, str]) -> tuple[GatewayConfig, list[str]]:
@@ -85,6 +87,7 @@ def read_gateway(path: FilePath | None, env: Mapping[str, str]) -> tuple[Gateway
     values, document = gather(path, env)
     for alias, why in alias_faults(Catalogue(), values.get("aliases", {})).items():
         document.found.fault(("aliases", alias), why)
+    check_alias_sampling(values, values.get("aliases", {}), document.found)
     warnings = document.found.settle()
     return finish(values, document), warnings
 
@@ -135,4 +138,5 @@ def finish(values: Values, document: Document) -> GatewayConfig:
     said["neurons"] = tuple(fill(NeuronRef, row) for row in values.get("neurons", []))
     said["keys"] = tuple(fill(Key, row) for row in values.get("keys", []))
     said["aliases"] = values.get("aliases", {})
+    said["alias_sampling"] = alias_sampling(values)
     return fill(GatewayConfig, said)

@@ -5,16 +5,19 @@ clash with nothing, keys of the predecessor are carried over with a warning each
 key without effect is left out of the spec, so that a spec says only what is acted on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path as FilePath
+from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from cortex.ask import Json, Sampling
 from cortex.catalogue import HUB, PAGE, PATH, Catalogue, Cost, ModelSpec
 from cortex.config.lines import Path
 from cortex.config.reading import Findings, Known, Values, distinct, dotted, fill, near, open_document, take
-from cortex.config.tables import MODEL_KEYS, MODELS_FILE
+from cortex.config.tables import ALIAS_SAMPLING, MODEL_KEYS, MODELS_FILE
 from cortex.errors import BadAsk, ConfigError, Unsupported
 
 MIB = 2**20
@@ -35,20 +38,37 @@ def read_models(path: FilePath) -> tuple[Catalogue, list[str]]:
     aliases = _aliases(values, rows, found)
     sketches = Catalogue({row["id"]: _sketch(row) for row in rows if "id" in row}, aliases)
     check_drafts(rows, ("models",), sketches.find, found)
+    check_alias_sampling(values, aliases, found)
     warnings = found.settle()
     specs = [spec_of(row) for row in rows]
-    return Catalogue({spec.id: spec for spec in specs}, aliases), warnings
+    return Catalogue({spec.id: spec for spec in specs}, aliases, alias_sampling(values)), warnings
 
 
-def merge_aliases(catalogue: Catalogue, aliases: Mapping[str, str]) -> Catalogue:
-    """The catalogue with the aliases of cortex.toml; ConfigError names each clash.
+def merge_aliases(
+    catalogue: Catalogue, aliases: Mapping[str, str], sampling: Mapping[str, Sampling] = MappingProxyType({})
+) -> Catalogue:
+    """The catalogue with the aliases of cortex.toml and their `sampling`; ConfigError names each clash.
 
     An alias may stand for a model that only a neuron's own catalogue has.
     """
     faults = alias_faults(catalogue, aliases)
     if faults:
         raise ConfigError([f"cortex.toml: aliases.{alias}: {why}" for alias, why in faults.items()])
-    return Catalogue(catalogue.specs, {**catalogue.aliases, **aliases})
+    merged = {**catalogue.alias_sampling, **sampling}
+    return Catalogue(catalogue.specs, {**catalogue.aliases, **aliases}, merged)
+
+
+def alias_sampling(values: Values) -> dict[str, Sampling]:
+    """The `[alias_sampling]` tables of a file's good values."""
+    return {name: fill(Sampling, said) for name, said in values.get("alias_sampling", {}).items()}
+
+
+def check_alias_sampling(values: Values, aliases: Collection[str], found: Findings) -> None:
+    """A fault for each table of a name that is no alias."""
+    for name in values.get("alias_sampling", {}):
+        if name not in aliases:
+            known = dict.fromkeys(aliases)
+            found.fault(("alias_sampling", name), "is the name of no alias" + near(name, known))
 
 
 def alias_faults(catalogue: Catalogue, aliases: Mapping[str, str]) -> dict[str, str]:
@@ -90,6 +110,24 @@ def spec_from_plain(plain: Mapping[str, Json]) -> ModelSpec:
         param = dotted(findings[0].path)
         raise kind("the model entry cannot be used: " + "; ".join(map(str, findings)), param=param)
     return spec_of(values)
+
+
+def sampling_to_text(sampling: Sampling) -> str:
+    """Defaults of sampling as one line of JSON, for a header."""
+    return msgspec.json.encode(_json(sampling)).decode()
+
+
+def sampling_from_text(text: str) -> Sampling:
+    """The same, read. Raises BadAsk for what no file could say."""
+    found = Findings("")
+    try:
+        plain = msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadAsk(f"the sampling of the alias cannot be read: {error}") from error
+    values = take(ALIAS_SAMPLING, plain, (), found)
+    if found.faults:
+        raise BadAsk("the sampling of the alias cannot be used: " + "; ".join(map(str, found.faults)))
+    return fill(Sampling, values)
 
 
 def rows_as_written(rows: object, at: Path, found: Findings) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from cortex.ask import Json
 from cortex.config.kinds import Kind as Value
 from cortex.config.reading import Known, Table
-from cortex.config.tables import MODEL_KEYS
+from cortex.config.tables import MODEL_KEYS, SAMPLING
 from cortex.config.whole import NAMES, TABLES, Kind
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -24,6 +24,8 @@ _PAGES: Final = (
     Path(__file__).parents[2] / "docs" / "config.md",
     Path(__file__).parent / "config.md",
 )
+# Keys that several tables have, and the one in models.toml whose words explain them.
+_SAME: Final = ((MODEL_KEYS.keys, "models"), (SAMPLING.keys, "models.sampling"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,12 @@ def _table(table: Table, file: str, at: str, words: Words) -> dict[str, Json]:
         if isinstance(node, Known):
             properties[name] = _key(node, _words_for(words, file, at, name))
         else:
-            # The entries of [[default_models]] are those of models.toml.
-            same = node.keys is MODEL_KEYS.keys
+            source = next((where for keys, where in _SAME if node.keys is keys), "")
             inner = (
-                _table(node, NAMES["models"], "models", words) if same else _table(node, file, path, words)
+                _table(node, NAMES["models"], source, words) if source else _table(node, file, path, words)
             )
             properties[name] = _standing(
-                {"type": "array", "items": inner} if node.many else inner,
+                _wrapped(node, inner),
                 words.sections.get((file, path), ""),
                 node.idle,
             )
@@ -96,6 +97,13 @@ def _table(table: Table, file: str, at: str, words: Words) -> dict[str, Json]:
     ]
     body: dict[str, Json] = {"type": "object", "additionalProperties": False, "properties": properties}
     return {**body, "required": required} if required else body
+
+
+def _wrapped(node: Table, inner: dict[str, Json]) -> dict[str, Json]:
+    """One table, or where there may be several the form that they have together."""
+    if node.named is not None:
+        return {"type": "object", "propertyNames": _value(node.named), "additionalProperties": inner}
+    return {"type": "array", "items": inner} if node.many else inner
 
 
 def _words_for(words: Words, file: str, at: str, name: str) -> str:

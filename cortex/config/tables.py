@@ -111,8 +111,11 @@ MODEL_KEYS: Final = Table(
 )
 
 ALIASES: Final = Known(MODEL, form="map", names=MODEL)
+ALIAS_SAMPLING: Final = Table(SAMPLING.keys, named=MODEL)
 
-MODELS_FILE: Final = Table({"models": Table(MODEL_KEYS.keys, many=True), "aliases": ALIASES})
+MODELS_FILE: Final = Table(
+    {"models": Table(MODEL_KEYS.keys, many=True), "aliases": ALIASES, "alias_sampling": ALIAS_SAMPLING}
+)
 
 # cortex.toml
 
@@ -187,6 +190,7 @@ GATEWAY_FILE: Final = Table(
             many=True,
         ),
         "aliases": ALIASES,
+        "alias_sampling": ALIAS_SAMPLING,
     }
 )
 

@@ -15,7 +15,7 @@ from cortex import demo
 from cortex.catalogue import PATH, Catalogue
 from cortex.config import gateway, neuron
 from cortex.config.lines import Path
-from cortex.config.models import alias_faults, check_drafts, read_models
+from cortex.config.models import alias_faults, check_alias_sampling, check_drafts, read_models
 from cortex.config.reading import Document, Table, open_document
 from cortex.config.tables import GATEWAY_FILE, MODELS_FILE, NEURON_FILE
 from cortex.errors import ConfigError
@@ -59,6 +59,9 @@ def whole_gateway(
     models = _Models(document, said.get("models_config"), at, usual)
     for alias, why in alias_faults(models.catalogue, values.get("aliases", {})).items():
         document.found.fault(("aliases", alias), why)
+    known = {**models.catalogue.aliases, **values.get("aliases", {})}
+    if models.sound:
+        check_alias_sampling(values, known, document.found)
     warnings = models.settle()
     tokens = [document.folder / row["token_file"] for row in values.get("neurons", []) if "token_file" in row]
     files = tuple(file for file in (path, models.path, *tokens) if file is not None)

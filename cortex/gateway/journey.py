@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from cortex.ask import Sampling
 from cortex.errors import CortexError
 from cortex.events import Usage
 from cortex.metrics import Dialect, Done, Outcome
@@ -19,9 +20,10 @@ from cortex.web.streaming import Stream
 
 @dataclass(slots=True)
 class Journey:
-    """`model` is an id of the catalogue, `label` what metrics call it. `seated` is the trio time of
-    the first seat, `neuron` where the last one was and `route` what decided for it. `avoid` names
-    neurons that refused, `full` is the refusal of one that has the model."""
+    """`model` is an id of the catalogue, `label` what metrics call it. `sampling` is what
+    its alias adds. `seated` is the trio time of the first seat, `neuron` where the last one was and
+    `route` what decided for it. `avoid` names neurons that refused, `full` is the refusal of one that
+    has the model."""
 
     request: Request
     reply: Reply
@@ -34,6 +36,7 @@ class Journey:
     stream: Stream | None = None
     neuron: str = "none"
     route: Route | None = None
+    sampling: Sampling | None = None
     seated: float | None = None
     retried: bool = False
     stale: int = 0

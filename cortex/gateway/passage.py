@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import trio
 
 from cortex.config.limits import Limits
+from cortex.config.models import sampling_to_text
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, NoRoom, NotHereNow, Overloaded, Recovering, TooMuch, Unreachable
 from cortex.gateway.fleet import Fleet, Neuron
@@ -110,6 +111,7 @@ class Passage:
                 journey.body = body
             else:
                 journey.body = await _aside(body, lambda body: rename(body, seen.model, model))
+                journey.sampling = self._listing.catalogue.sampling(seen.model)
             journey.streams = seen.stream
             named = map(journey.request.headers.get, SESSIONS)
             journey.affinity = next(filter(None, named), None) or seen.affinity
@@ -192,6 +194,8 @@ class Passage:
     def _head(self, journey: Journey, neuron: Neuron) -> bytes:
         request = journey.request
         own = {wire.ROUTE: self._boot_id, wire.REQUEST_ID: request.id}
+        if journey.sampling is not None:
+            own[wire.SAMPLING] = sampling_to_text(journey.sampling)
         if request.caller:
             own[wire.KEY_NAME] = request.caller
         to = Destination(neuron.pool.authority, neuron.ref.token)

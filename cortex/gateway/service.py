@@ -84,7 +84,7 @@ class Gateway:
 @asynccontextmanager
 async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[Gateway]:
     """A gateway at work. Leaving the block ends it hard, unless it was left before by `leave`."""
-    catalogue = merge_aliases(catalogue, config.aliases)
+    catalogue = merge_aliases(catalogue, config.aliases, config.alias_sampling)
     async with remote.open_client() as client, trio.open_nursery() as nursery:
         parts = await _assemble(config, catalogue, client, nursery)
         tuning = Tuning(config, catalogue, parts, nursery)

@@ -92,10 +92,10 @@ class Tuning:
     def take(self, whole: Whole[GatewayConfig]) -> list[str]:
         """The values are in force; answers which differ from those of before."""
         config, parts = whole.config, self._parts
-        catalogue = merge_aliases(whole.catalogue, config.aliases)
+        catalogue = merge_aliases(whole.catalogue, config.aliases, config.alias_sampling)
         policy = parts.policy(config)
         changed = _differing(self._config, config)
-        if catalogue.specs != self._catalogue.specs or catalogue.aliases != self._catalogue.aliases:
+        if catalogue != self._catalogue:
             changed.append("models.toml")
         revoked = _revoked(self._config, config)
         self._config, self._catalogue = config, catalogue

@@ -139,6 +139,12 @@ class Residents:
         here = name in self._living or name in self._ledger.loads
         return name if here else self.found.resolve(name)
 
+    def named(self, ask: Ask) -> Ask:
+        """`ask` by the id that its name means, sampling as the alias does where it says nothing."""
+        model = self.meant(ask.model)
+        alike = None if model == ask.model else self.found.catalogue.sampling(ask.model)
+        return replace(ask, model=model, sampling=ask.sampling if alike is None else ask.sampling.over(alike))
+
     async def spec(self, model: str) -> ModelSpec | None:
         """The spec of `model`. One that a gateway brought need not be in our own catalogue."""
         if (living := self._living.get(model)) is not None:

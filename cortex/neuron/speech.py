@@ -16,6 +16,7 @@ import trio
 
 from cortex.ask import Ask
 from cortex.catalogue import unknown
+from cortex.config.models import sampling_from_text
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, NotHereNow
 from cortex.events import Event, Prefilled
@@ -140,7 +141,10 @@ class Speech:
             ask = await trio.to_thread.run_sync(dialect.read, body, abandon_on_cancel=True)
         else:
             ask = dialect.read(body)
-        return ask if _routed(request) else replace(ask, model=self._residents.meant(ask.model))
+        if not _routed(request):
+            return self._residents.named(ask)
+        said = request.headers.get(wire.SAMPLING)
+        return ask if said is None else replace(ask, sampling=ask.sampling.over(sampling_from_text(said)))
 
     async def _stream(self, exchange: Exchange) -> None:
         ask, account = exchange.ask, exchange.account

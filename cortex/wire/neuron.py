@@ -265,6 +265,8 @@ NEURON: Final = "x-cortex-neuron"
 MODEL: Final = "x-cortex-model"
 REQUEST_ID: Final = "x-request-id"
 KEY_NAME: Final = "x-cortex-key-name"
+# What the alias of a request samples with where its body says nothing: a JSON object.
+SAMPLING: Final = "x-cortex-sampling"
 
 # No count of tokens is longer; int() of a longer text only burns time.
 _DIGITS: Final = 15

@@ -5,6 +5,7 @@ import re
 import pytest
 import trio
 
+from cortex.ask import Sampling
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
@@ -61,6 +62,23 @@ async def test_of_an_alias_only_the_name_is_replaced() -> None:
         assert (await client.answer()).headers["x-cortex-model"] == "a"
         assert neuron.requests[0].body == ODD % b"a"
         assert neuron.requests[0].head[0] == "POST /v1/completions HTTP/1.1"
+
+
+async def test_the_sampling_of_an_alias_goes_beside_the_body() -> None:
+    """The neuron lays it under what the body says. A client cannot say it himself."""
+    warm = {"warm": Sampling(temperature=1.5, logit_bias={7: -1.0})}
+    catalogue = Catalogue({"a": ModelSpec("a")}, {"warm": "a", "plain": "a"}, warm)
+    async with fake_neuron("a") as neuron, open_gateway(neuron, catalogue=catalogue) as gateway:
+        client = await gateway.dial()
+        for name in ("warm", "plain", "a"):
+            await client.send(ask("/v1/completions", ODD % name.encode(), x_cortex_sampling='{"top_k": 1}'))
+            assert (await client.answer()).status == 200
+        assert [received.body for received in neuron.requests] == [ODD % b"a"] * 3
+        assert [value(received, "x-cortex-sampling") for received in neuron.requests] == [
+            '{"temperature":1.5,"logit_bias":{"7":-1.0}}',
+            None,
+            None,
+        ]
 
 
 async def test_a_chunked_body_arrives_whole_with_a_length() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cortex.ask import Ask
+from cortex.ask import Ask, Sampling
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import GatewayConfig
 from cortex.config.limits import Limits
@@ -96,6 +96,31 @@ async def test_sampling_is_the_requests_then_the_catalogues_then_temperature_0_7
         assert (second.temperature, second.top_k, second.seed) == (0.3, 11, None)
         assert (third.temperature, third.top_k, third.top_p, third.min_p) == (0.7, 0, 1.0, 0.0)
         assert (third.repetition_penalty, third.presence_penalty, third.frequency_penalty) == (1.0, 0.0, 0.0)
+
+
+async def test_an_alias_samples_between_the_request_and_the_model(tmp_path: Path) -> None:
+    """Said by the neuron's own catalogue for who comes to it, and by a gateway for its own clients."""
+    known = specs(tmp_path, "a")
+    entry = replace(known.specs["a"], sampling=Sampling(temperature=0.3, top_k=11))
+    catalogue = Catalogue({"a": entry}, {"warm": "a"}, {"warm": Sampling(temperature=1.5, seed=4)})
+    header = {"x-cortex-sampling": '{"temperature": 2.5}'}
+    async with running_neuron(tmp_path, catalogue, Script(reply="hi")) as role:
+        for name, headers in (("warm", {}), ("a", {"x-cortex-route": "gw", **header}), ("a", header)):
+            for more in ({}, {"seed": 5, "temperature": 1.0}):
+                asked = {"model": name, "messages": [{"role": "user", "content": "hi"}], **more}
+                assert (await role.http.post(CHAT, json=asked, headers=headers)).status_code == 200
+        used = [(job.sampling.temperature, job.sampling.seed, job.sampling.top_k) for job in jobs(role)]
+        assert used == [
+            (1.5, 4, 11),
+            (1.0, 5, 11),
+            (2.5, None, 11),
+            (1.0, 5, 11),
+            (0.3, None, 11),
+            (1.0, 5, 11),
+        ]
+        wrong = {"x-cortex-route": "gw", "x-cortex-sampling": '{"top_k": -1}'}
+        answer = await role.http.post(CHAT, json=hello(), headers=wrong)
+        assert answer.status_code == 400 and "sampling of the alias" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
