@@ -20,6 +20,7 @@ from cortex.errors import (
     UpstreamFailed,
 )
 from cortex.ledger import Ledger, Load, Refuse, Serve, Wait, Want
+from cortex.ledger.outlook import Outlook
 from cortex.ledger.rests import COOL_DOWN_S
 from cortex.places import Room
 from tests.fake_ledger import AGE_S, OVERTAKE_S, Books, Clock, books, policy, resident, want
@@ -1030,9 +1031,17 @@ def test_patience_that_ends_is_told_what_it_ended_for() -> None:
     book.ledger.gone("p", "a")
     again, load = book.begin("a")
     book.clock.pass_by(30)
-    assert book.ledger.overdue(again).retry_after_s == 70
+    error = book.ledger.overdue(again)
+    assert (error.retry_after_s, error.facts) == (70, {"loading_for_s": 30.0, "eta_s": 70.0})
     book.clock.pass_by(300)
-    assert book.ledger.overdue(again).retry_after_s == 1
+    error = book.ledger.overdue(again)
+    assert error.retry_after_s == Loading.default_retry_after_s, "late: nobody knows by how much"
+    assert "eta_s" not in error.facts
+    # Whoever watches the load knows better than its history.
+    book.ledger.outlook = lambda model: Outlook(30, 40, 2.5)
+    error = book.ledger.overdue(again)
+    assert (error.retry_after_s, error.facts["eta_s"]) == (2.5, 2.5)
+    assert (error.facts["done_bytes"], error.facts["total_bytes"]) == (30, 40)
     book.finish(load, slots=1)
     waiting = [book.arrive("a")[0] for _ in range(3)]
     error = book.ledger.overdue(waiting[1])

@@ -4,6 +4,7 @@ Pure: looks at places, changes nothing. A gateway speaks of neurons and knows no
 a neuron names the residents that stay and the bytes that are missing.
 """
 
+import math
 from collections.abc import Collection
 
 from cortex import router
@@ -19,6 +20,7 @@ from cortex.errors import (
     Overloaded,
     Recovering,
 )
+from cortex.ledger.outlook import Outlook
 from cortex.ledger.rests import Rest, again
 from cortex.ledger.tickets import Want
 from cortex.places import Place
@@ -95,11 +97,20 @@ def roomless(model: str) -> NoRoom:
     return NoRoom(f"No room for '{model}' became free in time; try again in a moment")
 
 
-def still_loading(model: str, running_s: float, usual_s: float | None) -> Loading:
-    """Patience ended before the load did. What it usually takes tells when to come back."""
-    left = None if usual_s is None else max(1.0, usual_s - running_s)
+def still_loading(model: str, running_s: float, usual_s: float | None, seen: Outlook) -> Loading:
+    """Patience ended before the load did. How far it is tells when to come back, else what it
+    usually takes; one that is late by that is as little known as one that nobody has seen."""
+    left = seen.left_s
+    if left is None and usual_s is not None and usual_s > running_s:
+        left = usual_s - running_s
+    facts: dict[str, Fact] = {"loading_for_s": round(running_s, 1)}
+    if left is not None:
+        facts["eta_s"] = round(left, 1)
+    if seen.total_bytes:
+        facts.update(done_bytes=seen.done_bytes, total_bytes=seen.total_bytes)
+    soon = "" if left is None else f", which should take {math.ceil(left)} s more"
     return Loading(
-        f"Model '{model}' is still loading, after {running_s:.0f} s; the load goes on",
-        retry_after_s=left,
-        facts={"loading_for_s": round(running_s, 1)},
+        f"Model '{model}' is still loading, after {running_s:.0f} s; the load goes on{soon}",
+        retry_after_s=None if left is None else max(1.0, left),
+        facts=facts,
     )

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cortex.errors import Busy, CortexError, Recovering
-from cortex.ledger.rests import Rests
+from cortex.ledger.outlook import Outlook, Outlooks
+from cortex.ledger.rests import Rest, Rests
 from cortex.ledger.tickets import Load, Policy, Ticket, Want
 from cortex.places import Place, Resident, Room
 from cortex.router import Placement
@@ -19,14 +20,21 @@ def _nobody() -> None:
     """Is told, and does nothing."""
 
 
+def _unseen(model: str) -> Outlook:
+    """Nobody watches."""
+    return Outlook()
+
+
 @dataclass(slots=True)
 class Residency:
     """Places by name, and who holds which model. `clock` gives monotonic seconds; `on_change`
-    is called when those who wait may be better off, and must not call back."""
+    is called when those who wait may be better off, and must not call back. `outlook` tells how far
+    a load is."""
 
     clock: Callable[[], float]
     policy: Policy
     on_change: Callable[[], None] = _nobody
+    outlook: Outlooks = _unseen
     _places: dict[str, Place] = field(default_factory=dict)
     _holders: dict[str, dict[str, Place]] = field(default_factory=dict)
     _loads: dict[str, Load] = field(default_factory=dict)
@@ -58,6 +66,10 @@ class Residency:
     def holders(self, model: str) -> list[tuple[Place, Resident]]:
         """Where `model` is, in any phase."""
         return [(place, place.residents[model]) for place in self._holders.get(model, {}).values()]
+
+    def resting(self, model: str) -> Rest | None:
+        """Why `model` is not loaded anywhere at the moment, and until when: its last load failed."""
+        return self._rests.of(model)
 
     # -- places -----------------------------------------------------------------------------
 

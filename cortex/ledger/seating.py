@@ -134,7 +134,8 @@ class Seating(Residency):
         holders = self.holders(model)
         for _, resident in holders:
             if resident.phase == "loading":
-                return refusals.still_loading(model, now - resident.loaded_at, self._load_s.get(model))
+                running_s, seen = now - resident.loaded_at, self.outlook(model)
+                return refusals.still_loading(model, running_s, self._load_s.get(model), seen)
         if any(resident.servable for _, resident in holders):
             position = sum(other.number <= ticket.number for other in self._lines[model])
             return refusals.seatless(model, position)

@@ -17,6 +17,7 @@ import trio
 from cortex.dispatch import Loader, Revised
 from cortex.errors import CortexError, LoadFailed, Stopping, UnknownJob
 from cortex.ledger import Ledger, Load
+from cortex.ledger.outlook import Outlook
 from cortex.neuron.progress import Progress
 from cortex.places import Resident
 from cortex.wire import keeping as wire
@@ -67,6 +68,7 @@ class Jobs:
         self._finished: OrderedDict[str, Job] = OrderedDict()
         self._numbers = itertools.count(1)
         self._begun, self._looked = trio.lowlevel.ParkingLot(), trio.lowlevel.ParkingLot()
+        ledger.outlook = self.outlook
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look at jobs under way until cancelled: the pace of a load is measured between looks."""
@@ -173,6 +175,15 @@ class Jobs:
             waiting=self._ledger.waiting_for(job.model) if job.ended is None else 0,
             error=None if error is None else wire.Failure.of(error),
         )
+
+    def outlook(self, model: str) -> Outlook:
+        """How far the load of `model` is."""
+        job = self._active.get(model)
+        if job is None:
+            return Outlook()
+        told = self.told(job)
+        # One that is late by what it usually takes (0.0) is late by nobody knows how much.
+        return Outlook(told.done_bytes, told.total_bytes, told.eta_s or None)
 
     async def follow(self, job: Job) -> AsyncGenerator[wire.LoadJob, None]:
         """The job each time it is looked at; the last one is how it ended."""

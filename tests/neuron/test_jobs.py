@@ -15,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from cortex.errors import DoesNotFit, LoadFailed, Stopping
 from cortex.harness.scripted import Gate, Script
 from cortex.ledger import Ledger, Load
+from cortex.ledger.outlook import Outlook
 from cortex.neuron.jobs import KEEP, KEEP_S, Job, Jobs
 from cortex.neuron.progress import Progress
 from cortex.places import Resident, Room
@@ -251,8 +252,10 @@ async def test_what_loads_usually_take_stands_in_for_a_pace_that_is_not_known(au
         progress["a"] = Progress("load")
         await trio.sleep(5)
         assert made.told(job).eta_s == 15.0
+        assert ledger.outlook("a") == Outlook(0, 0, 15.0)
         await trio.sleep(500)
         assert made.told(job).eta_s == 0.0
+        assert ledger.outlook("a") == Outlook(), "late, and nobody knows by how much"
         loader.go.set()
 
 
