@@ -4,10 +4,11 @@ Every method is synchronous, so under trio each is a critical section: between a
 the deed nothing can change. The ledger decides and records; `dispatch` obeys and does the
 waiting. Nothing here blocks, logs or reads a clock of its own.
 
-`residency` keeps places, residents and loads, `rests` what failed a moment ago; `seating` adds
-seats and those who wait, each model's in a `line`; `claims` lets them in turn; `foresight` tells what
-would become of a request, and why; `keeping` adds what a neuron asks to keep its devices: idle times,
-pins, and places that are emptied and filled anew.
+Storey upon storey: `residency` keeps places, residents and loads (`rests` what failed a moment ago);
+`waiting` adds those who wait, each model's in a `line`, with the `claims` of who waited long;
+`judging` the verdict on each; `seating` the seats, and who is let in; `foresight` tells what would
+become of a request, and why; `keeping` adds what a neuron asks to keep its devices: idle times, pins,
+and places that are emptied and filled anew.
 """
 
 from cortex.ledger.foresight import Plan

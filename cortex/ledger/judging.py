@@ -1,0 +1,148 @@
+"""What becomes of one who arrives or waits, as things are: verdicts, and nothing changes.
+
+The ledger's third storey. Pure reads, so that `foresight` can ask the same of a request that
+nobody made. Whether a verdict is carried out is `seating`'s.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+
+from cortex import evictor, router
+from cortex.errors import BadAsk, NotHereNow, Recovering
+from cortex.ledger import refusals
+from cortex.ledger.rests import again
+from cortex.ledger.tickets import Refuse, Serve, Ticket, Verdict, Wait, Want
+from cortex.ledger.waiting import Waiting
+from cortex.places import Place, Resident
+
+
+@dataclass(slots=True, repr=False)
+class Judging(Waiting):
+    """Residency and the lines, with a verdict for everybody."""
+
+    def _first_judged(self, ticket: Ticket) -> Verdict:
+        """Of one that has just come, for whom there may be no place left in the line."""
+        want = ticket.want
+        verdict = self._judge(ticket, behind=self._has_line(want))
+        if isinstance(verdict, Wait):
+            before = self.waiting_for(want.model) if self.policy.queue_per_model else self._waiting
+            if before >= self.policy.queue:
+                return Refuse(refusals.full(before))
+        return verdict
+
+    def _judge(self, ticket: Ticket, *, behind: bool) -> Verdict:
+        """One verdict, by the router's list; nothing changes:
+
+        1. the alias was resolved by who asks;
+        2. servable replicas: sit if a seat is free (a newcomer stays `behind` those who wait),
+           else wait for one;
+        3. a replica that cannot serve: wait if it is on its way in, or about to be gone or heard
+           of, else refuse, never a second copy;
+        4. nobody has it: refuse if it may not be loaded, wait if it died a moment ago, refuse with
+           the cause if its last load failed a moment ago, else find a place for it;
+        5. who could hold it is not well: refuse for now;
+        6. nobody could ever: refuse for good.
+        """
+        want = ticket.want
+        holders = self.holders(want.model)
+        # 2.
+        elsewhere = (pair for pair in holders if pair[0].name not in want.avoid)
+        if servable := router.rank(elsewhere, want.affinity):
+            return self._seat(ticket, servable, behind)
+        # 3.
+        if want.model in self._loads or any(resident.phase == "loading" for _, resident in holders):
+            return Wait("load")
+        if (answer := self._unservable(want, holders)) is not None:
+            return answer
+        # 4.
+        if not want.may_load or want.spec is None:
+            return Refuse(NotHereNow(f"Model '{want.model}' is not resident here"))
+        if (until := self._rests.mourned(want.model)) is not None:
+            return Wait("room", until)
+        if (rest := self._rests.of(want.model)) is not None:
+            return Refuse(again(rest.error, rest.until - self.clock()))
+        return self._find_place(ticket)
+
+    def _seat(self, ticket: Ticket, servable: list[router.Ranked], behind: bool) -> Verdict:
+        weight = ticket.want.weight
+        most = max(inf if resident.slots is None else resident.slots for _, resident in servable)
+        if weight > most:
+            return Refuse(BadAsk(f"'n' is {weight}, and the model has {most} slots", param="n"))
+        for taken, (place, resident) in enumerate(servable):
+            if not weight or not self._kept_out(ticket, place, resident, behind=behind):
+                return Serve(place, resident, router.route(servable, taken, ticket.want.affinity))
+        return Wait("slots")
+
+    def _kept_out(self, ticket: Ticket, place: Place, resident: Resident, *, behind: bool) -> str:
+        """Why a ticket may not sit at a servable replica; "" when it may."""
+        if behind:
+            return "others wait for a seat already"
+        if resident.slots is not None and resident.seats + ticket.want.weight > resident.slots:
+            return "no seat is free"
+        if self._claims.close(place.name, resident.model, ticket.number):
+            return "it empties for a model that has waited for long"
+        return ""
+
+    def _unservable(self, want: Want, holders: list[router.Ranked]) -> Wait | Refuse | None:
+        """What becomes of a ticket whose model is somewhere, but serves nobody at present. None
+        when all that have it are closing down: it may come in elsewhere."""
+        if any(place.doubt for place, _ in holders):
+            return Wait("room")
+        for place, resident in holders:
+            if place.ready and resident.phase != "leaving":
+                why = resident.fault or f"it is {resident.phase}"
+                if place.name in want.avoid:
+                    why = f"'{place.name}' refused this request"
+                return Refuse(Recovering(f"Model '{want.model}' cannot serve at the moment: {why}"))
+        return Wait("room") if any(resident.phase == "leaving" for _, resident in holders) else None
+
+    def _find_place(self, ticket: Ticket) -> Verdict:
+        want, now = ticket.want, self.clock()
+        assert want.spec is not None  # noqa: S101 - `_judge` asked
+        # Whoever has it already takes nobody new, or this would not be asked.
+        places = [place for place in self if place.name not in want.avoid]
+        rests = {place.name: self._rests.at(want.model, place.name) for place in places}
+        asked = (place for place in places if rests[place.name] is None)
+        found = router.placements(want.spec, want.need_bytes, asked, self._victims(), want.prefer)
+        if not want.evict:
+            found = [placement for placement in found if not placement.victims]
+        if found and all(self._promised(placement, ticket) for placement in found):
+            return Wait("room")
+        found = [placement for placement in found if not self._promised(placement, ticket)]
+        if found and (not found[0].must_wait or self.policy.delegates):
+            return found[0]
+        ends = [rest.until for rest in rests.values() if rest is not None]
+        if found:
+            moments = (*self._moments(ticket, found[0]), *ends)
+            until = min((moment for moment in moments if moment > now), default=None)
+            return Wait("room", until, found[0])
+        # 5. and 6., told apart by the words of the refusal.
+        possible = [place for place in places if router.never(want.spec, want.need_bytes, place) is None]
+        if any(place.doubt for place in possible):
+            return Wait("room")
+        for place in possible:
+            if place.ready and (rest := rests[place.name]) is not None:
+                return Refuse(refusals.shunned(rest, now, delegates=self.policy.delegates))
+        return Refuse(refusals.no_room(want, list(self), delegates=self.policy.delegates))
+
+    def _victims(self) -> router.Victims:
+        return partial(evictor.victims, now=self.clock(), rules=self.policy.rules)
+
+    # -- what others were promised
+
+    def _promised(self, placement: router.Placement, ticket: Ticket) -> bool:
+        """Whether `placement` would take room that was promised to who came before."""
+        for plan in self._claims.ahead(placement.place.name, ticket.number):
+            leaving = {*plan.victims, *placement.victims}
+            if not placement.must_wait and not evictor.beside(
+                plan.place, plan.newcomer, placement.newcomer, leaving
+            ):
+                return True
+        return False
+
+    def _moments(self, ticket: Ticket, plan: router.Placement) -> list[float]:
+        """When to look again at a ticket that waits for `plan`: as its victims come of age, and
+        as it gains its rights."""
+        ages = [evictor.of_age_at(plan.place.residents[model], self.policy.rules) for model in plan.victims]
+        return [*ages, ticket.arrived + self.policy.max_overtake_s]

@@ -1,0 +1,80 @@
+"""Who waits: each model's line, when to look at which, and what those were promised who wait long.
+
+The ledger's second storey, on top of residency. Nothing is decided here. A line is there as long
+as somebody stands in it, and takes along what was promised to it.
+"""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from cortex.ledger.claims import Claims
+from cortex.ledger.line import Line, kind_of
+from cortex.ledger.residency import Residency
+from cortex.ledger.tickets import Ticket, Wait, Want
+
+
+@dataclass(slots=True, repr=False)
+class Waiting(Residency):
+    """Residency and the lines."""
+
+    _lines: dict[str, Line] = field(default_factory=dict)
+    _waiting: int = 0
+    # Lines that wait for room, and when to look at which although nobody said anything.
+    _blocked: set[str] = field(default_factory=set)
+    _timed: dict[str, float] = field(default_factory=dict)
+    _claims: Claims = field(default_factory=Claims)
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets stand in line."""
+        return self._waiting
+
+    @property
+    def oldest(self) -> float | None:
+        """When who waits longest for a seat arrived; None when nobody waits for one. Who wants only
+        that a model is there waits as long as its load takes."""
+        heads = (head for line in self._lines.values() for head in line.heads() if head.want.weight)
+        return min((head.arrived for head in heads), default=None)
+
+    @property
+    def due(self) -> float:
+        """When to `settle` at the latest, in seconds of the clock; infinity for never."""
+        return min(self._timed.values(), default=inf)
+
+    def waiting_for(self, model: str) -> int:
+        """How many tickets stand in the line of `model`."""
+        return len(self._lines.get(model, ()))
+
+    def _step_in(self, ticket: Ticket) -> None:
+        self._lines.setdefault(ticket.want.model, Line()).join(ticket)
+        self._waiting += 1
+
+    def _step_out(self, ticket: Ticket) -> None:
+        model = ticket.want.model
+        line = self._lines.get(model)
+        if line is None or not line.leave(ticket):
+            return
+        self._waiting -= 1
+        self._stirred.add(model)
+        if not line:
+            del self._lines[model]
+            self._blocked.discard(model)
+            self._timed.pop(model, None)
+            self._unclaim(model)
+
+    def _note(self, model: str, wait: Wait) -> None:
+        """When the line of `model` is to be looked at again."""
+        if wait.reason == "room":
+            self._blocked.add(model)
+        if wait.until is not None:
+            self._timed[model] = min(wait.until, self._timed.get(model, inf))
+
+    def _has_line(self, want: Want) -> bool:
+        """Whether somebody waits before whom `want` may not be served."""
+        line = self._lines.get(want.model)
+        return line is not None and line.has(kind_of(want))
+
+    def _unclaim(self, model: str) -> None:
+        if self._claims.of(model) is not None:
+            self._stirred |= self._claims.drop(model)
+            self._roomier = True
