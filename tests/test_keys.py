@@ -40,7 +40,7 @@ def accounts_of(clocks: Clocks, **limits: object) -> Accounts:
 
 
 def ask(accounts: Accounts, caller: str = "ann") -> None:
-    with accounts.held(caller):
+    with accounts.held(caller, 0):
         pass
 
 
@@ -61,21 +61,21 @@ def told(day: str = DAY, book: str = "b1", **keys: int) -> KeyTokens:
 
 def test_one_request_too_many_at_once_is_refused_until_one_has_ended(clocks: Clocks) -> None:
     accounts = accounts_of(clocks, max_in_flight=2)
-    with accounts.held("ann"):
-        with accounts.held("ann"):
+    with accounts.held("ann", 0):
+        with accounts.held("ann", 0):
             error = refused(accounts)
             assert (error.retry_after_s, error.facts) == (1.0, {"limit": "max_in_flight"})
             assert "max_in_flight" in error.message and not error.final
             ask(accounts, "free")
         ask(accounts)
-    with accounts.held("ann"), accounts.held("ann"):
+    with accounts.held("ann", 0), accounts.held("ann", 0):
         refused(accounts)
 
 
 def test_a_request_that_fails_is_no_longer_in_flight(clocks: Clocks) -> None:
     accounts = accounts_of(clocks, max_in_flight=1)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), accounts.held("ann"):
+        with pytest.raises(ZeroDivisionError), accounts.held("ann", 0):
             raise ZeroDivisionError
     ask(accounts)
 
@@ -97,7 +97,7 @@ def test_no_minute_has_more_requests_than_its_limit_and_the_wait_is_exact(clocks
 def test_a_refused_request_does_not_count(clocks: Clocks) -> None:
     """Else one who asks again and again would never be served."""
     accounts = accounts_of(clocks, requests_per_minute=1, max_in_flight=1)
-    with accounts.held("ann"):
+    with accounts.held("ann", 0):
         for _ in range(5):
             refused(accounts)
             clocks.wait(12)
@@ -109,25 +109,25 @@ def test_who_has_no_account_is_not_limited(clocks: Clocks) -> None:
     accounts = accounts_of(clocks, max_in_flight=1, requests_per_minute=1, tokens_per_day=1, models=("x",))
     with ExitStack() as stack:
         for _ in range(100):
-            stack.enter_context(accounts.held(""))
-            stack.enter_context(accounts.held("free"))
+            stack.enter_context(accounts.held("", 0))
+            stack.enter_context(accounts.held("free", 0))
     assert accounts.allows("", "y") and accounts.allows("free", "y")
     assert not accounts.narrow("") and not accounts.narrow("free") and accounts.narrow("ann")
 
 
 def test_other_limits_hold_for_what_is_under_way_too(clocks: Clocks) -> None:
-    """Reload: a key that stays forgets nothing, and one that comes back later has forgotten."""
-    accounts = accounts_of(clocks, max_in_flight=1, requests_per_minute=5, tokens_per_day=9)
+    """Reload: a key that stays forgets nothing."""
+    accounts = accounts_of(clocks, max_in_flight=1, requests_per_minute=5, tokens_per_day=9999)
     accounts.spent("ann", "n1", Usage(completion=8))
-    with accounts.held("ann"):
-        accounts.renew([Key("ann", "0" * 64, max_in_flight=2, requests_per_minute=2, tokens_per_day=9)])
-        with accounts.held("ann"):
+    with accounts.held("ann", 0):
+        accounts.renew([Key("ann", "0" * 64, max_in_flight=2, requests_per_minute=2, tokens_per_day=9999)])
+        with accounts.held("ann", 0):
             pass
         assert refused(accounts).facts == {"limit": "requests_per_minute"}
         clocks.wait(60)
-        with accounts.held("ann"):
+        with accounts.held("ann", 0):
             assert refused(accounts).facts == {"limit": "max_in_flight"}
-        accounts.spent("ann", "n1", Usage(completion=1))
+        accounts.spent("ann", "n1", Usage(completion=9991))
         assert refused(accounts).facts == {"limit": "tokens_per_day"}
         accounts.renew([])
         # It came in before it was revoked, and must not pass for one without limits.
@@ -135,8 +135,26 @@ def test_other_limits_hold_for_what_is_under_way_too(clocks: Clocks) -> None:
         assert not accounts.allows("ann", "any")
         with pytest.raises(Unauthorised, match="revoked"):
             ask(accounts)
+        accounts.renew([Key("bob", "3" * 64)])
         accounts.renew([Key("ann", "2" * 64, max_in_flight=1)])
-        ask(accounts)
+        assert refused(accounts).facts == {"limit": "max_in_flight"}
+    ask(accounts)
+
+
+def test_a_key_that_comes_back_within_a_minute_has_not_begun_anew(clocks: Clocks) -> None:
+    """Taking it out of the file and putting it back would be a way around its limit."""
+    accounts, keys = accounts_of(clocks, requests_per_minute=1), [Key("ann", "0" * 64, requests_per_minute=1)]
+    ask(accounts)
+    for seconds in (30, 29.5):
+        clocks.wait(seconds)
+        accounts.renew([])
+        accounts.renew(keys)
+        assert refused(accounts).facts == {"limit": "requests_per_minute"}
+    accounts.renew([])
+    clocks.wait(0.5)
+    accounts.renew([Key("bob", "3" * 64)])
+    assert not accounts._former, "what counts no longer is forgotten"
+    accounts.renew(keys)
     ask(accounts)
 
 
@@ -186,6 +204,72 @@ def test_a_neuron_that_is_asked_again_is_not_summed_twice(clocks: Clocks) -> Non
     for _ in range(5):
         clocks.wait(2)
         accounts.reported("n1", told(ann=99), clocks.s)
+    ask(accounts)
+
+
+def test_what_is_under_way_counts_by_what_it_may_come_to(clocks: Clocks) -> None:
+    """A burst goes no further past the limit than one request does."""
+    accounts = accounts_of(clocks, tokens_per_day=1000)
+    with ExitStack() as stack:
+        begun = 0
+        with pytest.raises(TooMuch) as caught:
+            for _ in range(50):
+                stack.enter_context(accounts.held("ann", 400)).expect(200)  # 100 and 200 tokens
+                begun += 1
+        assert begun == 4, "after three there are 100 left"
+        error = caught.value
+        assert error.facts == {"limit": "tokens_per_day"} and "under way" in error.message
+        assert error.retry_after_s == 1.0 and not error.final, "one of them may end with less"
+        ask(accounts, "free")
+    accounts.spent("ann", "n1", Usage(prompt=90, completion=20))
+    ask(accounts)
+
+
+def test_what_a_request_used_counts_instead_of_what_it_might_have(clocks: Clocks) -> None:
+    """Settled at its end, however it ends; and neither twice."""
+    accounts = accounts_of(clocks, tokens_per_day=1000)
+    for used in (300, 300, 300):
+        with pytest.raises(ZeroDivisionError), accounts.held("ann", 4000) as claim:
+            claim.expect(5000)
+            assert refused(accounts).facts == {"limit": "tokens_per_day"}
+            raise ZeroDivisionError
+        accounts.spent("ann", "n1", Usage(prompt=used - 1, completion=1))
+    ask(accounts)  # 900
+    accounts.spent("ann", "n1", Usage(prompt=100))
+    assert refused(accounts).final
+
+
+def test_an_answer_without_a_limit_counts_as_those_of_late_came_to(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, tokens_per_day=10**6)
+
+    def at_once() -> int:
+        """How many such requests may begin while none ends."""
+        with ExitStack() as stack:
+            for begun in range(10**4):
+                try:
+                    stack.enter_context(accounts.held("ann", 0)).expect(None)
+                except TooMuch:
+                    return begun
+        raise AssertionError("no end")
+
+    assert at_once() == 1000, "nobody knows yet"
+    for _ in range(40):
+        accounts.spent("ann", "n1", Usage(completion=10_000))
+    assert 60 <= at_once() <= 62, "of 600,000 that are left"
+    for _ in range(40):
+        accounts.spent("ann", "n1", Usage(completion=100))
+    assert 2000 < at_once() < 6000
+
+
+def test_a_client_that_left_has_used_its_prompt_until_the_neuron_tells(clocks: Clocks) -> None:
+    """Else one that leaves early, again and again, would have it for nothing between two reports."""
+    accounts = accounts_of(clocks, tokens_per_day=1000)
+    accounts.left("ann", "n1", Usage(completion=5), 4 * 900)
+    ask(accounts)  # 905
+    accounts.left("ann", "n1", Usage(completion=5), 4 * 90)
+    refused(accounts)  # 1000
+    clocks.wait(1)
+    accounts.reported("n1", told(ann=500), clocks.s)
     ask(accounts)
 
 

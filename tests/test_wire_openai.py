@@ -31,7 +31,8 @@ def test_a_peek_holds_what_routing_needs() -> None:
     body = {
         "model": "m",
         "stream": True,
-        "n": "not looked at either",
+        "n": "not judged here",
+        "max_tokens": "nor this",
         "user": "u",
         "metadata": {"user_id": "s", "else": "x"},
         "prompt_cache_key": "k",
@@ -48,8 +49,28 @@ def test_a_peek_holds_what_routing_needs() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "most"),
+    [
+        ({}, None),
+        ({"max_tokens": 7}, 7),
+        ({"max_completion_tokens": 8, "max_tokens": 7}, 8),
+        ({"max_output_tokens": 9}, 9),
+        ({"max_tokens": 0}, 0),
+        ({"max_tokens": 7, "n": 3}, 21),
+        ({"max_tokens": 7, "n": None}, 7),
+        ({"n": 3}, None),
+        ({"max_completion_tokens": None, "max_tokens": 7}, 7),
+        *(({"max_tokens": odd}, None) for odd in ("7", -1, 1.5, True, [7], {"a": 7}, 10**12)),
+    ],
+)
+def test_a_peek_tells_how_long_the_answers_may_get(said: dict[str, object], most: int | None) -> None:
+    """What it cannot read it does not judge: that is the neuron's."""
+    assert peek(json.dumps({"model": "m", **said}).encode()).answer_tokens == most
+
+
 def test_null_is_absent_to_a_peek() -> None:
-    fields = ("stream", "user", "metadata", "messages", "system")
+    fields = ("stream", "user", "metadata", "messages", "system", "max_tokens", "n")
     body = {"model": "m", **dict.fromkeys(fields)}
     assert peek(json.dumps(body).encode()) == Peek(model="m")
 

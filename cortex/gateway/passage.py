@@ -8,7 +8,7 @@ client. Contents are never logged.
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from math import inf
 from typing import Final, TypeVar
 
@@ -80,8 +80,8 @@ class Passage:
         journey = Journey(request, reply)
         outcome: Outcome = "hung_up"
         try:
-            await self._read(journey)
-            with self._accounts.held(request.caller):
+            with ExitStack() as stack:
+                await self._read(journey, stack)
                 await self._serve(journey)
             outcome = journey.verdict
         except CortexError as error:
@@ -101,11 +101,14 @@ class Passage:
         else:
             await self._travel(journey)
 
-    async def _read(self, journey: Journey) -> None:
-        """What routing needs is known. Whatever becomes of it, the request is in the books."""
+    async def _read(self, journey: Journey, stack: ExitStack) -> None:
+        """What routing needs is known, and until `stack` is left the request counts for its key,
+        whatever its body holds. Whatever becomes of it, it is in the books."""
         body = journey.request.body
         try:
+            claim = stack.enter_context(self._accounts.held(journey.request.caller, len(body)))
             seen = await _aside(body, peek)
+            claim.expect(seen.answer_tokens)
             journey.model = model = self._views.resolve(journey.request.caller, seen.model)
             if seen.model == model:
                 journey.body = body
@@ -259,7 +262,7 @@ class Passage:
 
     def _close(self, done: Done, journey: Journey) -> None:
         self._metrics.request_done(done)
-        self._accounts.spent(journey.request.caller, done.neuron, done.usage)
+        self._settle(done, journey)
         log.debug(
             "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
             "completion=%d estimated=%s",
@@ -273,6 +276,14 @@ class Passage:
             done.usage.completion,
             journey.meter.estimated,
         )
+
+    def _settle(self, done: Done, journey: Journey) -> None:
+        """The key's tokens of the day are right from here on, and once the neuron reports."""
+        caller, neuron = journey.request.caller, done.neuron
+        if done.outcome == "hung_up" and journey.seated is not None:
+            self._accounts.left(caller, neuron, done.usage, len(journey.request.body))
+        else:
+            self._accounts.spent(caller, neuron, done.usage)
 
 
 async def _aside(body: bytes, look: Callable[[bytes], _T]) -> _T:

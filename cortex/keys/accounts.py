@@ -2,8 +2,10 @@
 
 Holds the limits of `[[keys]]` in one process: models, requests at once, requests within
 any minute, tokens of a day (which `tally` sums over the fleet). A request is let in or
-refused at its start; what is under way is never cut. Callers without a key have no
-account: nothing here limits them.
+refused at its start; what is under way is never cut, and counts by what it may come to, until
+it ends and what it used is known. So a burst goes past a day's limit by what one request is
+guessed wrong, and not by the length of the burst. Callers without a key have no account:
+nothing here limits them.
 """
 
 from collections import deque
@@ -21,15 +23,51 @@ from cortex.keys.tally import Tally
 from cortex.wire.neuron import KeyTokens
 
 MINUTE_S: Final = 60.0
+# A prompt is guessed by the length of its body: some four bytes of plain text are a token.
+BYTES_A_TOKEN: Final = 4
+# What an answer that names no limit comes to, until some of the key's have ended.
+USUAL_ANSWER: Final = 1000
+# How much of that each answer changes: the last eight or so count.
+_NEWS: Final = 1 / 8
+_NOBODY: Final = Key("", "")
 
 
 @dataclass(slots=True)
 class _Account:
-    """`begun` are the times of the requests within the last minute, where they are limited."""
+    """`begun` are the times of the requests within the last minute, where they are limited. `reserved`
+    is what those under way may come to, in tokens, and `usual` what an answer has had of late."""
 
     key: Key
     in_flight: int = 0
     begun: deque[float] = field(default_factory=deque)
+    reserved: int = 0
+    usual: float = USUAL_ANSWER
+
+
+@dataclass(slots=True)
+class Claim:
+    """What one request under way may come to, in tokens."""
+
+    _account: _Account
+    _prompt: int
+    _answer: int = 0
+
+    def expect(self, answer: int | None) -> None:
+        """The answer has so many tokens at most; None when nobody says."""
+        self._account.reserved -= self._answer
+        self._answer = int(self._account.usual) if answer is None else answer
+        self._account.reserved += self._answer
+
+    def begin(self) -> None:
+        """It counts from here on, before anything is known but how much was sent."""
+        self._account.in_flight += 1
+        self._account.reserved += self._prompt
+        self.expect(None)
+
+    def end(self) -> None:
+        """It counts no longer."""
+        self._account.in_flight -= 1
+        self._account.reserved -= self._prompt + self._answer
 
 
 def _utc_now() -> datetime:
@@ -43,17 +81,21 @@ class Accounts:
         self, keys: Iterable[Key], clock: Callable[[], float], now: Callable[[], datetime] = _utc_now
     ) -> None:
         self._accounts: dict[str, _Account] = {}
+        # Keys that are gone, for as long as what they began counts: they may come back.
+        self._former: dict[str, _Account] = {}
         self._clock, self._now = clock, now
         self._tally = Tally(lambda: now().date())
         self.renew(keys)
 
     def renew(self, keys: Iterable[Key]) -> None:
-        """Other keys and limits, for requests to come. What a key that stays has under way, has
-        begun and has used goes on to count."""
-        before, self._accounts = self._accounts, {}
+        """Other keys and limits, for requests to come. What a key that stays, or that comes back, has
+        under way, has begun and has used goes on to count."""
+        before, self._accounts = {**self._former, **self._accounts}, {}
         for key in keys:
-            account = self._accounts[key.name] = before.get(key.name) or _Account(key)
+            known = before.pop(key.name, None)
+            account = self._accounts[key.name] = known or _Account(key)
             account.key = key
+        self._former = {name: account for name, account in before.items() if self._counts(account)}
 
     def narrow(self, caller: str) -> bool:
         """Whether there are models that `caller` may not use."""
@@ -68,64 +110,91 @@ class Accounts:
         return any(fnmatchcase(name, glob) for glob in account.key.models for name in names)
 
     @contextmanager
-    def held(self, caller: str) -> Iterator[None]:
-        """A request of `caller` is under way in the block. Raises TooMuch when it is one too many, and
-        Unauthorised when the key went while the request's body was on its way."""
+    def held(self, caller: str, body_bytes: int) -> Iterator[Claim]:
+        """A request of `caller` is under way in the block, whatever its body says. Raises TooMuch when
+        it is one too many, and Unauthorised when the key went while the body was on its way."""
         if self._gone(caller):
             raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
         account = self._accounts.get(caller)
         if account is None:
-            yield
+            yield Claim(_Account(_NOBODY), 0)
             return
         self._let_in(account)
-        account.in_flight += 1
+        claim = Claim(account, body_bytes // BYTES_A_TOKEN)
+        claim.begin()
         try:
-            yield
+            yield claim
         finally:
-            account.in_flight -= 1
+            claim.end()
 
     def spent(self, caller: str, neuron: str, usage: Usage) -> None:
         """A request of `caller` ended at `neuron`, which counts it as well and will report it."""
-        account, tokens = self._accounts.get(caller), usage.prompt + usage.completion
-        if account is not None and account.key.tokens_per_day is not None and tokens:
-            self._tally.spend(neuron, caller, tokens, self._clock())
+        account = self._accounts.get(caller)
+        if account is not None and usage.completion:
+            account.usual += (usage.completion - account.usual) * _NEWS
+        self._spend(account, neuron, usage.prompt + usage.completion)
+
+    def left(self, caller: str, neuron: str, usage: Usage, body_bytes: int) -> None:
+        """The client of a request left while `neuron` was at it. Nobody has told what its prompt was,
+        and its length stands in until the neuron does."""
+        tokens = usage.completion + max(usage.prompt, body_bytes // BYTES_A_TOKEN)
+        self._spend(self._accounts.get(caller), neuron, tokens)
 
     def reported(self, neuron: str, told: KeyTokens, asked_at: float) -> None:
         """What `neuron` counted by the time, on this clock, at which it was asked."""
         self._tally.report(neuron, told, asked_at)
 
+    def _spend(self, account: _Account | None, neuron: str, tokens: int) -> None:
+        if account is not None and account.key.tokens_per_day is not None and tokens:
+            self._tally.spend(neuron, account.key.name, tokens, self._clock())
+
     def _gone(self, caller: str) -> bool:
         """Whether it had a key, and has none any more: it must not pass for one without limits."""
         return caller != "" and caller not in self._accounts
 
+    def _counts(self, account: _Account) -> bool:
+        _forget(account.begun, self._clock())
+        return bool(account.in_flight or account.begun)
+
     def _let_in(self, account: _Account) -> None:
         """The request counts, or is refused by the limit that holds it up longest."""
-        self._check_day(account.key)
+        self._check_day(account)
         now = self._clock()
         self._check_minute(account, now)
         self._check_in_flight(account)
         if account.key.requests_per_minute is not None:
             account.begun.append(now)
 
-    def _check_day(self, key: Key) -> None:
-        limit = key.tokens_per_day
-        if limit is None or (used := self._tally.used(key.name)) < limit:
+    def _check_day(self, account: _Account) -> None:
+        key, limit = account.key, account.key.tokens_per_day
+        if limit is None:
             return
+        used = self._tally.used(key.name)
+        if used >= limit:
+            raise self._spent_up(key, used)
+        if used + account.reserved >= limit:
+            raise TooMuch(
+                f"The key {key.name!r} has used {used} tokens of the {limit} (tokens_per_day) that it has "
+                "for today in UTC, and what it has under way may use up the others. Send the next request "
+                "when one of them has ended.",
+                facts={"limit": "tokens_per_day"},
+            )
+
+    def _spent_up(self, key: Key, used: int) -> TooMuch:
         now = self._now()
         midnight = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
         error = TooMuch(
-            f"The key {key.name!r} has used {used} tokens of the {limit} (tokens_per_day) that it has for "
-            f"{now.date()} in UTC. Try again after midnight UTC, or ask the operator for more.",
+            f"The key {key.name!r} has used {used} tokens of the {key.tokens_per_day} (tokens_per_day) that "
+            f"it has for {now.date()} in UTC. Try again after midnight UTC, or ask the operator for more.",
             retry_after_s=(midnight - now).total_seconds(),
             facts={"limit": "tokens_per_day"},
         )
         error.final = True  # a client library that repeats by itself would hang until midnight
-        raise error
+        return error
 
     def _check_minute(self, account: _Account, now: float) -> None:
         key, begun = account.key, account.begun
-        while begun and begun[0] <= now - MINUTE_S:
-            begun.popleft()
+        _forget(begun, now)
         if key.requests_per_minute is not None and len(begun) >= key.requests_per_minute:
             wait_s = begun[0] + MINUTE_S - now
             raise TooMuch(
@@ -143,3 +212,8 @@ class Accounts:
                 "which is its max_in_flight. Send the next one when one of them has ended.",
                 facts={"limit": "max_in_flight"},
             )
+
+
+def _forget(begun: deque[float], now: float) -> None:
+    while begun and begun[0] <= now - MINUTE_S:
+        begun.popleft()

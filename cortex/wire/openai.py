@@ -39,6 +39,8 @@ class Peek:
     """What a gateway needs to know of a request, in any of the dialects it passes on.
 
     `session` is Anthropic's metadata.user_id. `opening` is where the prompt begins, as sent.
+    `answer_tokens` is the most that all answers may have together; None when it does not say, or
+    not so that it can be read: whoever computes them refuses that.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Peek:
     session: str | None = None
     prompt_cache_key: str | None = None
     opening: bytes = b""
+    answer_tokens: int | None = None
 
     @property
     def affinity(self) -> str:
@@ -70,6 +73,11 @@ class _Glimpse(msgspec.Struct):
     messages: Raw = Raw()
     input: Raw = Raw()
     prompt: Raw = Raw()
+    # Raw, since it is for others to judge them.
+    max_tokens: Raw = Raw()
+    max_completion_tokens: Raw = Raw()
+    max_output_tokens: Raw = Raw()
+    n: Raw = Raw()
 
 
 class _Name(msgspec.Struct):
@@ -96,7 +104,20 @@ def peek(body: bytes) -> Peek:
         session=seen.metadata.user_id if seen.metadata else None,
         prompt_cache_key=seen.prompt_cache_key,
         opening=memoryview(opening)[:OPENING_BYTES].tobytes(),
+        answer_tokens=_answer_tokens(seen),
     )
+
+
+def _answer_tokens(seen: _Glimpse) -> int | None:
+    limits = (seen.max_completion_tokens, seen.max_tokens, seen.max_output_tokens)
+    said = next((tokens for raw in limits if (tokens := _count(raw)) is not None), None)
+    return None if said is None else said * (_count(seen.n) or 1)
+
+
+def _count(raw: Raw) -> int | None:
+    # No count is longer; int() of a longer text only burns time.
+    text = bytes(raw) if len(raw) <= 12 else b""
+    return int(text) if text.isdigit() else None
 
 
 def rename(body: bytes, old: str, new: str) -> bytes:

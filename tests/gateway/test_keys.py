@@ -16,6 +16,7 @@ from cortex.config.keys import Key
 from cortex.keys import digest
 from tests.fake_neuron import (
     STREAMED,
+    WHOLE,
     FakeNeuron,
     Open,
     body,
@@ -252,7 +253,6 @@ async def test_a_request_that_waits_for_a_seat_is_in_flight() -> None:
 
 async def test_requests_of_a_minute_are_counted_and_the_wait_is_told() -> None:
     async with opened(keyed(requests_per_minute=2), "a") as (neuron, gateway):
-        assert (await gateway.http.post(CHAT, content=b'{"model":')).status_code == 400
         began = trio.current_time()
         for _ in range(2):
             assert (await gateway.ask()).status_code == 200
@@ -265,6 +265,22 @@ async def test_requests_of_a_minute_are_counted_and_the_wait_is_told() -> None:
         gateway.http.headers["x-api-key"] = OTHER
         assert (await gateway.ask()).status_code == 200
         assert 'cortex_rejections_total{reason="rate_limit_exceeded"} 2.0' in await gateway.page()
+
+
+async def test_requests_that_cannot_be_read_count_as_well() -> None:
+    """A flood of them is work, and one key's limit is what it may ask for."""
+    async with opened(keyed(requests_per_minute=3, models=("a",)), "a") as (neuron, gateway):
+        bad = {CHAT: b'{"model":', TEXT: b"{}"}
+        for path, sent in bad.items():
+            assert (await gateway.http.post(path, content=sent)).status_code == 400
+        assert (await gateway.ask("secret")).status_code == 404
+        for path, sent in bad.items():
+            answer = await gateway.http.post(path, content=sent)
+            assert told(answer) == (429, "rate_limit_exceeded")
+        await refused(gateway)
+        assert not neuron.requests
+        page = await gateway.page()
+        assert 'cortex_rejections_total{reason="rate_limit_exceeded"} 3.0' in page
 
 
 def midnight_s() -> float:
@@ -301,6 +317,27 @@ async def test_what_ended_since_the_last_report_is_used_up_at_once() -> None:
             neuron.then(STREAMED)
             gateway.http.headers["x-api-key"] = OTHER
             assert (await gateway.ask(stream=True)).status_code == 200
+
+
+async def test_a_burst_does_not_go_beyond_the_day() -> None:
+    """Requests under way count by what they may come to, and by what they came to when they end."""
+    async with opened(keyed(tokens_per_day=1000), "a") as (neuron, gateway):
+        neuron.otherwise = neuron.plan(Hang())
+        clients = []
+        for number in range(1, 6):
+            client = await gateway.dial()
+            await client.send(ask(CHAT, body(max_tokens=100, n=2), x_api_key=SECRET))
+            await neuron.seen(number)
+            clients.append(client)
+        # Each may come to 200 tokens and its prompt.
+        answer = await refused(gateway)
+        assert answer.json()["error"]["limit"] == "tokens_per_day"
+        assert answer.headers["retry-after"] == "1" and "x-should-retry" not in answer.headers
+        assert len(neuron.requests) == 5
+        neuron.otherwise = neuron.plan(WHOLE)
+        for client in clients:
+            await client.close()
+        await served_again(gateway)
 
 
 async def test_what_a_client_used_that_left_is_settled_by_the_neurons_count() -> None:
