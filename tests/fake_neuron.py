@@ -78,6 +78,7 @@ class FakeNeuron(FakeUpstream):
     state: str = "ready"
     memory: int = 1024 * MIB
     poisoned: bool = False
+    warnings: list[str] = field(default_factory=list)
     spent: dict[str, int] = field(default_factory=dict)  # today's prompt tokens by key
     silent: bool = False  # accepts and reads, and never answers again
     polls: int = 0
@@ -230,6 +231,7 @@ class FakeNeuron(FakeUpstream):
             devices=[device],
             activation=wire.Activation(state=self.state),  # type: ignore[arg-type]
             models=list(self.loads.values()),
+            warnings=self.warnings,
             key_tokens=wire.KeyTokens(
                 day=datetime.now(UTC).date().isoformat(),
                 keys={key: wire.Tokens(prompt=tokens) for key, tokens in self.spent.items()},

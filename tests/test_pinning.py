@@ -161,6 +161,7 @@ def test_what_the_gateway_does_not_have_in_force_is_not_touched(told, file: Path
         (there, changed, "not what the gateway"),
         (report(file, "n1", boot=""), TEXT, "is a neuron's"),
         (FleetReport(gateway=GatewayReport(boot_id="b")), TEXT, "no models.toml in force"),
+        (FleetReport(gateway=GatewayReport(boot_id="b", withheld=True)), TEXT, "the scope admin"),
     ):
         file.write_text(text)
         told(answer)

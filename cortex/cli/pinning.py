@@ -35,6 +35,11 @@ def _file_of(report: FleetReport, endpoint: str) -> tuple[Path, bytes]:
     """The catalogue in force and what it holds. Usage when it is not at hand."""
     if not report.gateway.boot_id:
         raise Usage(f"--save edits a gateway's models.toml, and {endpoint} is a neuron's; leave it out")
+    if report.gateway.withheld:
+        raise Usage(
+            f"the gateway at {endpoint} tells which models.toml it has in force to keys with the scope admin "
+            "only: give --token-file with one"
+        )
     if not report.gateway.models_file:
         raise Usage(
             f"the gateway at {endpoint} has no models.toml in force: name one in [gateway] models_config"

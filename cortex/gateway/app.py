@@ -25,6 +25,7 @@ from cortex.web.application import answer, as_site_app, bare, body_as, new_appli
 from cortex.web.guard import Scope
 from cortex.web.site import App
 from cortex.wire import neuron as wire
+from cortex.wire.fleet import FleetReport
 
 # A neuron drains by force for seconds; one that takes longer than this hangs.
 LONGEST_UNLOAD_S: Final = 60.0
@@ -72,12 +73,12 @@ def build_app(report: Report, views: Views, dispatch: Dispatch) -> App:
 def application(report: Report, views: Views, dispatch: Dispatch) -> QuartTrio:
     """The same with its routes to be looked at."""
     app = new_application("cortex.gateway")
-    _probes(app, report)
+    _probes(app, report, views)
     _orders(app, views, dispatch)
 
     @app.get("/fleet")
     async def fleet() -> Response:
-        return answer(report.fleet_report())
+        return answer(_seen(report, views, _caller()))
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -95,7 +96,7 @@ def application(report: Report, views: Views, dispatch: Dispatch) -> QuartTrio:
     return app
 
 
-def _probes(app: QuartTrio, report: Report) -> None:
+def _probes(app: QuartTrio, report: Report, views: Views) -> None:
     @app.get("/livez")
     async def livez() -> Response:
         return bare(200)
@@ -106,7 +107,9 @@ def _probes(app: QuartTrio, report: Report) -> None:
 
     @app.get("/health")
     async def health() -> Response:
-        return answer(report.health())
+        told = report.health(governs=views.accounts.governs(_caller()))
+        unservable: list[Json] = [*views.names(_caller(), report.unservable())]
+        return answer({**told, "unservable": unservable})
 
     @app.get("/version")
     async def version() -> Response:
@@ -141,6 +144,10 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
             log.info("unload.done model=%s neuron=%s", model, place.name)
             dispatch.wake()
         return answer({"model": model, "unloaded": True})
+
+
+def _seen(report: Report, views: Views, caller: str) -> FleetReport:
+    return views.fleet(caller, report.fleet_report(governs=views.accounts.governs(caller)))
 
 
 def _caller() -> str:

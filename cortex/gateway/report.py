@@ -30,6 +30,7 @@ class Report:
     listing: Listing
     patience_s: float
     warnings: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     stopping: bool = False
     models_file: str = ""
     models_sha256: str = ""
@@ -58,18 +59,25 @@ class Report:
         oldest = self.ledger.oldest
         return oldest is None or trio.current_time() - oldest <= self.patience_s + STUCK_S
 
-    def health(self) -> dict[str, Json]:
-        """GET /health."""
+    def told(self, *, governs: bool) -> list[str]:
+        """What is wrong. What the files say is told to the operator, to others only that it stands."""
+        if not self.faults or governs:
+            return [*self.warnings, *self.faults]
+        count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
+        return [*self.warnings, f"the files were not taken over: {count}, told to the scope admin only"]
+
+    def health(self, *, governs: bool) -> dict[str, Json]:
+        """GET /health, for a caller that governs here or not."""
         neurons = list(self.fleet)
         return {
             "status": self.status(),
             "neurons": {"healthy": sum(neuron.up for neuron in neurons), "total": len(neurons)},
             "unservable": list(self.unservable()),
-            "warnings": list(self.warnings),
+            "warnings": [*self.told(governs=governs)],
         }
 
-    def fleet_report(self) -> FleetReport:
-        """GET /fleet."""
+    def fleet_report(self, *, governs: bool) -> FleetReport:
+        """GET /fleet, for a caller that governs here or not."""
         now = trio.current_time()
         return FleetReport(
             status=self.status(),
@@ -77,14 +85,15 @@ class Report:
                 version=__version__,
                 boot_id=self.boot_id,
                 uptime_s=now - self.started_at,
-                models_file=self.models_file,
-                models_sha256=self.models_sha256,
+                models_file=self.models_file if governs else "",
+                models_sha256=self.models_sha256 if governs else "",
+                withheld=not governs,
             ),
             neurons=[_neuron(neuron, now) for neuron in self.fleet],
             models=self.listing.models(),
             waiting=self.ledger.waiting,
             loads=[self._load(model, load, now) for model, load in self.ledger.loads.items()],
-            warnings=list(self.warnings),
+            warnings=self.told(governs=governs),
         )
 
     def _load(self, model: str, load: Load, now: float) -> FleetLoad:

@@ -134,7 +134,8 @@ class Tuning:
             for name in FIXED
             if getattr(self._config, name) != getattr(self._started_with, name)
         ]
-        self._parts.report.warnings = (*warnings_of(self._config), *fixed, *self._faults)
+        self._parts.report.warnings = (*warnings_of(self._config), *fixed)
+        self._parts.report.faults = self._faults
 
 
 def _differing(old: GatewayConfig, new: GatewayConfig) -> list[str]:

@@ -3,16 +3,23 @@
 A model may be used by whoever may use one of the names that it is asked by or stands for: its
 id, or the alias of the request. A caller whose key is narrowed sees nothing of the others: a
 model that he may not use and one that nobody knows get the same answer. One who may use an
-alias only sees that alone.
+alias only sees that alone. What tells of files, where models may be named that are not his,
+takes the scope admin.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from cortex.ask import Json
 from cortex.errors import CortexError, UnknownModel
 from cortex.gateway.listing import Listing
 from cortex.keys import Accounts
+from cortex.wire.fleet import CatalogueModel, FleetNeuron, FleetReport
+
+Namer: TypeAlias = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,42 @@ class Views:
         shown, model = self.shown(caller, name), self.listing.catalogue.resolve(name)
         entry = self.listing.entry(model)
         return entry if shown == model else {**entry, "id": shown, "aliases": []}
+
+    def name(self, caller: str, model: str) -> str | None:
+        """What `caller` calls the model of that id: the id, else the first alias that he may use; None
+        when he may not know of it."""
+        return self._namer(caller)(model)
+
+    def fleet(self, caller: str, whole: FleetReport) -> FleetReport:
+        """GET /fleet without the models that `caller` may not know of, nor what neurons warn of, which
+        may name them."""
+        if not self.accounts.narrow(caller):
+            return whole
+        named = self._namer(caller)
+        loads = [replace(row, model=name) for row in whole.loads if (name := named(row.model))]
+        return replace(
+            whole,
+            neurons=[self._neuron(caller, neuron, named) for neuron in whole.neurons],
+            models=[_row(row, name) for row in whole.models if (name := named(row.id))],
+            loads=loads,
+        )
+
+    def names(self, caller: str, models: Iterable[str]) -> list[str]:
+        """Those of these ids that `caller` may know of, as he calls them."""
+        return [name for name in map(self._namer(caller), models) if name]
+
+    def _neuron(self, caller: str, neuron: FleetNeuron, named: Namer) -> FleetNeuron:
+        models = [replace(row, id=name) for row in neuron.models if (name := named(row.id))]
+        warnings = neuron.warnings if self.accounts.governs(caller) else []
+        return replace(neuron, models=models, warnings=warnings)
+
+    def _namer(self, caller: str) -> Namer:
+        if not self.accounts.narrow(caller):
+            return lambda model: model
+        # The first alias of a model is written last.
+        aliases = sorted(self._aliases(caller), reverse=True)
+        ids = {self.listing.catalogue.resolve(alias): alias for alias in aliases}
+        return lambda model: model if self.accounts.allows(caller, model) else ids.get(model)
 
     def resolve(self, caller: str, name: str) -> str:
         """The id that `name` stands for. Raises for one that `caller` may not use; what everybody
@@ -77,3 +120,7 @@ class Views:
 
     def _aliases(self, caller: str) -> Iterator[str]:
         return (alias for alias in self.listing.catalogue.aliases if self.accounts.allows(caller, alias))
+
+
+def _row(row: CatalogueModel, name: str) -> CatalogueModel:
+    return row if name == row.id else replace(row, id=name, aliases=[])

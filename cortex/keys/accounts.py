@@ -97,10 +97,21 @@ class Accounts:
             account.key = key
         self._former = {name: account for name, account in before.items() if self._counts(account)}
 
+    def days(self) -> dict[str, tuple[int, int]]:
+        """Tokens of today and the most there may be, by key, of those that have a limit."""
+        limits = ((name, account.key.tokens_per_day) for name, account in self._accounts.items())
+        return {name: (self._tally.used(name), most) for name, most in limits if most is not None}
+
     def narrow(self, caller: str) -> bool:
         """Whether there are models that `caller` may not use."""
         account = self._accounts.get(caller)
         return self._gone(caller) or (account is not None and bool(account.key.models))
+
+    def governs(self, caller: str) -> bool:
+        """Whether `caller` may see what is the operator's: with the scope admin, or where there are no
+        keys and the door alone decides."""
+        account = self._accounts.get(caller)
+        return not self._gone(caller) if account is None else "admin" in account.key.scopes
 
     def allows(self, caller: str, *names: str) -> bool:
         """Whether `caller` may use a model that has these names: any of them will do."""

@@ -18,13 +18,15 @@ ModelState: TypeAlias = Literal["loaded", "loading", "unloaded", "recovering", "
 
 class GatewayReport(msgspec.Struct, kw_only=True, frozen=True):
     """The gateway that answers. `boot_id` changes with every start of the process. `models_file` is
-    the path, on its host, of the catalogue in force, and `models_sha256` what it held when read."""
+    the path, on its host, of the catalogue in force, and `models_sha256` what it held when read:
+    `withheld` from a key without the scope admin."""
 
     version: str = ""
     boot_id: str = ""
     uptime_s: float = 0.0
     models_file: str = ""
     models_sha256: str = ""
+    withheld: bool = False
 
 
 class FleetModel(msgspec.Struct, kw_only=True, frozen=True):

@@ -1,9 +1,11 @@
 """What a key may do at a gateway: its models, its limits, its end. With real sockets and clocks."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_network
 
 import httpx
@@ -14,6 +16,7 @@ from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import GatewayConfig, Poll
 from cortex.config.keys import Key
 from cortex.keys import digest
+from cortex.wire import neuron as wire
 from tests.fake_neuron import (
     STREAMED,
     WHOLE,
@@ -128,6 +131,55 @@ async def test_an_alias_that_a_glob_has_is_all_that_its_key_sees_of_the_model() 
             assert (await gateway.ask(name)).status_code == 404
             assert (await gateway.http.get(f"/v1/models/{name}")).status_code == 404
         assert len(neuron.requests) == 1
+
+
+async def test_a_key_sees_of_the_fleet_what_it_may_use() -> None:
+    """Rows, residents and loads; an alias where that alone is its; and no word of files."""
+    config = keyed(models=("org/*", "fast"))
+    admin = Key("ops", digest("sk-ops"), ("admin",))
+    config = replace(config, keys=(*config.keys, admin))
+    models = "org/a", "secret", "hidden"
+    async with opened(config, *models, fast="hidden", slow="hidden", quick="org/a") as (neuron, gateway):
+        neuron.warnings = ["the weights of secret are odd"]
+        neuron.has("secret", servable=wire.Servable(ok=False, reason="broken"))
+        neuron.has("hidden", servable=wire.Servable(ok=False, reason="broken"))
+        await neuron.polled()
+        fleet = (await gateway.http.get("/fleet")).json()
+        assert {row["id"]: row["aliases"] for row in fleet["models"]} == {"fast": [], "org/a": ["quick"]}
+        assert {row["id"] for row in fleet["neurons"][0]["models"]} == {"org/a", "fast"}
+        assert fleet["neurons"][0]["warnings"] == []
+        assert fleet["neurons"][0]["devices"][0]["memory_used"] == 3 * MIB, "the device is as it is"
+        assert not re.search("secret|hidden|slow", (await gateway.http.get("/fleet")).text)
+        health = (await gateway.http.get("/health")).json()
+        assert (health["status"], health["unservable"]) == ("impaired", ["fast"])
+        for key in (OTHER, "sk-ops"):
+            fleet = (await gateway.http.get("/fleet", headers={"x-api-key": key})).json()
+            assert {row["id"] for row in fleet["models"]} == set(models)
+            assert {row["id"] for row in fleet["neurons"][0]["models"]} == set(models)
+            assert fleet["neurons"][0]["warnings"] == neuron.warnings
+            health = (await gateway.http.get("/health", headers={"x-api-key": key})).json()
+            assert health["unservable"] == ["hidden", "secret"]
+
+
+async def test_a_load_is_seen_by_who_may_use_its_model() -> None:
+    config = keyed(models=("mine",))
+    async with (
+        fake_neuron() as neuron,
+        open_gateway(neuron, catalogue=catalogue("mine", "others"), config=config) as gateway,
+    ):
+        neuron.loading = trio.Event()
+        seen: dict[str, list[str]] = {}
+        async with trio.open_nursery() as nursery:
+            for number, name in enumerate(("mine", "others"), 1):
+                ordered = partial(gateway.http.post, CHAT, content=body(name), headers={"x-api-key": OTHER})
+                nursery.start_soon(ordered)
+                while neuron.ordered("/models/load") < number:  # noqa: ASYNC110 - told over HTTP
+                    await trio.sleep(0.002)
+            for key in (SECRET, OTHER):
+                fleet = (await gateway.http.get("/fleet", headers={"x-api-key": key})).json()
+                seen[key] = [load["model"] for load in fleet["loads"]]
+            neuron.loading.set()
+        assert seen == {SECRET: ["mine"], OTHER: ["mine", "others"]}
 
 
 async def test_a_client_cannot_say_whose_key_it_has() -> None:

@@ -258,6 +258,28 @@ async def test_who_guesses_keys_is_not_forgiven_by_a_reload(
         assert (await gateway.ask(**{"x-api-key": "sk"})).status_code == 200
 
 
+async def test_what_the_files_say_is_told_to_the_scope_admin_only(tmp_path: Path) -> None:
+    """Neither the catalogue's path nor what stands against the files, which names models, too."""
+    text = keys(ann="sk-ann", ops="sk-ops").replace("name = 'ops'", "name = 'ops'\nscopes = ['admin']")
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron), more=text) as gateway:
+        gateway.http.headers["x-api-key"] = "sk-ops"
+        told = await gateway.until(lambda told: told["gateway"]["models_file"] != "")
+        assert told["gateway"]["models_file"] == str(tmp_path / "models.toml")
+        assert len(told["gateway"]["models_sha256"]) == 64 and not told["gateway"]["withheld"]
+        gateway.files.models = ("no good",)
+        gateway.files.write()
+        (warning,) = await gateway.warned("no good")
+        gateway.http.headers["x-api-key"] = "sk-ann"
+        for path in ("/fleet", "/health"):
+            answer = await gateway.http.get(path)
+            assert str(tmp_path) not in answer.text and "no good" not in answer.text
+            (instead,) = answer.json()["warnings"]
+            assert "the files were not taken over: a fault" in instead
+        told = (await gateway.http.get("/fleet")).json()
+        assert told["gateway"]["withheld"] and told["gateway"]["models_file"] == ""
+        assert told["gateway"]["models_sha256"] == "" and warning
+
+
 # -- what is wrong
 
 
