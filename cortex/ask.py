@@ -101,7 +101,8 @@ class Ask:
 
     `prompt` is text or token ids. `stop` strings end the visible text.
     `logprobs` asks for that many alternatives beside each token (0 = the token alone).
-    `template` holds scalars for the chat template, of TEMPLATE_WORDS.
+    `template` holds scalars for the chat template, of TEMPLATE_WORDS; those of them that are
+    `wishes` may find a template that cannot obey, the others are conditions.
     """
 
     model: str
@@ -120,3 +121,4 @@ class Ask:
     include_usage: bool = False
     echo: bool = False
     template: Mapping[str, Scalar] = field(default_factory=dict)
+    wishes: frozenset[str] = frozenset()

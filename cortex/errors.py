@@ -56,6 +56,13 @@ class Unsupported(BadAsk):
     code = "unsupported_parameter"
 
 
+class NoThreads(BadAsk):
+    """The vendor's server would remember the conversation. Its client library sends all of it again
+    when it is told so in exactly this code."""
+
+    code = "thread_unsupported_request"
+
+
 class PromptTooLong(BadAsk):
     """The prompt does not fit the context; `facts` hold prompt_tokens and context_length."""
 

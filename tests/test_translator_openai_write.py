@@ -135,7 +135,16 @@ ELSEWHERE = {
     "n": "one body asks for one answer",
     "stream": "always asked for: what the client gets is made here",
     "include_usage": "as stream",
+    "wishes": "what of the template may be left unsaid",
 }
+
+
+def test_a_wish_without_words_there_is_left_unsaid_and_a_condition_refused() -> None:
+    wish = Ask("m", HELLO, template={"preserve_thinking": True, "enable_thinking": False})
+    said = body(replace(wish, wishes=frozenset(wish.template)), OPENAI)
+    assert said["reasoning_effort"] == "none" and "chat_template_kwargs" not in said
+    with pytest.raises(Unsupported, match="preserve_thinking"):
+        body(wish, OPENAI)
 
 
 def test_no_field_of_an_ask_is_forgotten() -> None:

@@ -42,7 +42,7 @@ class Tuned(Protocol):
     """Takes new values, and shows what is wrong with those that it does not get."""
 
     def take(self, whole: Whole[GatewayConfig]) -> list[str]:
-        """They are in force; answers what changed."""
+        """They are in force; answers what changed. Those of before are, where it raises."""
 
     def show(self, faults: list[str]) -> None:
         """These stand against the files; none, and all is well."""
@@ -100,7 +100,12 @@ class Reloader:
             self._notify.ready(f"{len(faults)} faults in the files; the values of before stay")
 
     def _accept(self, whole: Whole[GatewayConfig], *, asked: bool) -> None:
-        changed = self._tuned.take(whole)
+        try:
+            changed = self._tuned.take(whole)
+        except Exception as bug:
+            log.exception("reload.crashed")
+            self._refuse([f"the values of before stay, since one was not taken: {bug}"], asked=asked)
+            return
         self._files = tuple(dict.fromkeys((self._source.path, *whole.files)))
         if self._faults:
             self._tuned.show([])

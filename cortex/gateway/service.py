@@ -57,8 +57,9 @@ async def run(
             if source is not None:
                 nursery.start_soon(Reloader(source, gateway.tuning, notify).run)
             await (trio.Event() if stop is None else stop).wait()
-            notify.stopping(config.limits.drain_s + FAREWELL_S, "draining")
-            await gateway.leave(config.limits.drain_s)
+            drain_s = gateway.tuning.config.limits.drain_s
+            notify.stopping(drain_s + FAREWELL_S, "draining")
+            await gateway.leave(drain_s)
             nursery.cancel_scope.cancel()
 
 

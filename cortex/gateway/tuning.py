@@ -1,11 +1,13 @@
 """Puts other values into a gateway that serves.
 
 Owns which part each value reaches, and which only a restart brings in: those are told by
-name. Everything is made before the first part is touched, so that a reload is whole or is
-not. Requests that are under way keep what they began with; a key that is gone takes nobody
-from that moment on, and what it has running ends within REVOKED_S.
+name. Everything is made before the first part is touched, and when a part does not take its
+value, all get those of before again: a reload is whole or is not. Requests that are under
+way keep what they began with; a key that is gone takes nobody from that moment on, and what
+it has running ends within REVOKED_S.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Final
@@ -29,6 +31,8 @@ from cortex.web.door import Door
 from cortex.web.guard import Policy
 from cortex.web.listeners import metrics_policy
 from cortex.wire.keeping import EvictionTerms
+
+log = logging.getLogger(__name__)
 
 # A little less than the minute that is promised.
 REVOKED_S: Final = 50.0
@@ -79,30 +83,50 @@ class Parts:
     accounts: Accounts
 
 
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """What the parts take, made whole. `page` is the policy of the metrics."""
+
+    config: GatewayConfig
+    catalogue: Catalogue
+    policy: Policy
+    page: Policy
+    patience: Patience
+    terms: EvictionTerms
+    rules: LedgerPolicy
+
+
 class Tuning:
     """The values in force. What a revoked key has running is ended by tasks of `nursery`."""
 
     def __init__(
         self, config: GatewayConfig, catalogue: Catalogue, parts: Parts, nursery: trio.Nursery
     ) -> None:
-        self._started_with = self._config = config
-        self._catalogue, self._parts, self._nursery = catalogue, parts, nursery
+        self._started_with, self._parts, self._nursery = config, parts, nursery
+        self._values = self._made(config, catalogue)
         self._faults: tuple[str, ...] = ()
 
+    @property
+    def config(self) -> GatewayConfig:
+        """What is in force, save what only a restart brings in."""
+        return self._values.config
+
     def take(self, whole: Whole[GatewayConfig]) -> list[str]:
-        """The values are in force; answers which differ from those of before."""
-        config, parts = whole.config, self._parts
-        catalogue = merge_aliases(whole.catalogue, config.aliases, config.alias_sampling)
-        policy = parts.policy(config)
-        changed = _differing(self._config, config)
-        if catalogue != self._catalogue:
+        """The values are in force; answers which differ from those of before. Whatever it raises,
+        those of before are."""
+        config, parts, before = whole.config, self._parts, self._values
+        values = self._made(config, merge_aliases(whole.catalogue, config.aliases, config.alias_sampling))
+        models_file = str(whole.models.absolute()) if whole.models else ""
+        changed, revoked = _differing(before.config, config), _revoked(before.config, config)
+        if values.catalogue != before.catalogue:
             changed.append("models.toml")
-        revoked = _revoked(self._config, config)
-        self._config, self._catalogue = config, catalogue
-        parts.report.models_file = str(whole.models.absolute()) if whole.models else ""
-        parts.report.models_sha256 = whole.digest
         if changed:
-            self._spread(config, catalogue, policy)
+            self._change(before, values)
+        parts.report.models_file, parts.report.models_sha256 = models_file, whole.digest
+        # Who waits already waits by the limits of before.
+        patience = values.patience
+        parts.report.patience_s = max(parts.report.patience_s, patience.queue_s, patience.load_s)
+        self._warn()
         if revoked:
             self._nursery.start_soon(parts.api.revoke, revoked, REVOKED_S)
         return changed
@@ -112,29 +136,49 @@ class Tuning:
         self._faults = tuple(f"the files were not taken over: {fault}" for fault in faults)
         self._warn()
 
-    def _spread(self, config: GatewayConfig, catalogue: Catalogue, policy: Policy) -> None:
-        parts, patience = self._parts, patience_of(config)
-        parts.api.refit(policy, config.limits)
-        parts.page.refit(metrics_policy(config.trusted_networks), config.limits)
+    def _made(self, config: GatewayConfig, catalogue: Catalogue) -> _Values:
+        return _Values(
+            config,
+            catalogue,
+            self._parts.policy(config),
+            metrics_policy(config.trusted_networks),
+            patience_of(config),
+            terms_of(config),
+            rules_of(config),
+        )
+
+    def _change(self, before: _Values, values: _Values) -> None:
+        try:
+            self._spread(values)
+        except Exception:
+            try:
+                # In the same order, so that it comes as far as the other did.
+                self._spread(before)
+            except Exception:
+                log.exception("reload.not_undone")
+            raise
+        self._values = values
+
+    def _spread(self, values: _Values) -> None:
+        parts, config = self._parts, values.config
+        parts.api.refit(values.policy, config.limits)
+        parts.page.refit(values.page, config.limits)
         parts.accounts.renew(config.keys)
-        parts.listing.catalogue = catalogue
+        parts.listing.catalogue = values.catalogue
         parts.passage.refit(config.limits)
-        parts.loader.terms = terms_of(config)
-        parts.dispatch.be_patient(patience)
-        # Who waits already waits by the limits of before.
-        parts.report.patience_s = max(parts.report.patience_s, patience.queue_s, patience.load_s)
-        parts.dispatch.ledger.go_by(rules_of(config))
+        parts.loader.terms = values.terms
+        parts.dispatch.be_patient(values.patience)
+        parts.dispatch.ledger.go_by(values.rules)
         parts.fleet.reform(config.neurons, config.poll, silent_s=config.limits.upstream_stall_s)
         parts.dispatch.wake()
-        self._warn()
 
     def _warn(self) -> None:
         fixed = [
             f"gateway.{name} is changed in cortex.toml; restart the gateway for it"
             for name in FIXED
-            if getattr(self._config, name) != getattr(self._started_with, name)
+            if getattr(self.config, name) != getattr(self._started_with, name)
         ]
-        self._parts.report.warnings = (*warnings_of(self._config), *fixed)
+        self._parts.report.warnings = (*warnings_of(self.config), *fixed)
         self._parts.report.faults = self._faults
 
 

@@ -151,7 +151,7 @@ def _render(ask: Ask, voice: Voice) -> _Prompt:
 def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, Scalar]:
     """What the template is told, the switch of thinking by the name that it reads. `true` allows
     thoughts, whether or not the model has any; `false` must be obeyed."""
-    for name in ask.template.keys() - template.variables - _HINTS - {*_SWITCHES}:
+    for name in ask.template.keys() - template.variables - _HINTS - ask.wishes - {*_SWITCHES}:
         raise Unsupported(
             f"'chat_template_kwargs.{name}' does nothing here: the model's chat template does not read it. "
             "Leave it out",
@@ -164,7 +164,7 @@ def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, Scalar]:
         raise BadAsk("'enable_thinking' and 'thinking' contradict each other; send one", param="thinking")
     name, wanted = next(iter(said.items()))
     read = [switch for switch in _SWITCHES if switch in template.variables]
-    if not (read or wanted) and template.thinks:
+    if not (read or wanted or name in ask.wishes) and template.thinks:
         raise Unsupported(
             f"'{name}' false (which is also what reasoning_effort none means) cannot be obeyed: the model's "
             "chat template has no switch for its thoughts. Leave it out, or use another model",

@@ -182,7 +182,11 @@ def _shape(ask: Ask) -> dict[str, Json]:
 def _template(ask: Ask, manner: Manner) -> dict[str, Json]:
     if manner.takes_kwargs:
         return _kwargs(ask.template, manner)
-    return _effort(ask.template, manner)
+    # A wish that has no words there is not said.
+    heard = {"reasoning_effort", *_SWITCHES}
+    return _effort(
+        {name: ask.template[name] for name in ask.template if name in heard or name not in ask.wishes}, manner
+    )
 
 
 def _kwargs(template: Mapping[str, str | bool | int | float], manner: Manner) -> dict[str, Json]:

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from cortex.ask import Json
-from cortex.errors import CortexError, Fact, NeverFits, PromptTooLong
+from cortex.errors import CortexError, Fact, NeverFits, NoThreads, PromptTooLong
 from cortex.wire.sse import Frame
 
 Dialect: TypeAlias = Literal["openai", "anthropic", "responses"]
@@ -75,7 +75,14 @@ def _anthropic(error: CortexError) -> dict[str, Json]:
     told: dict[str, Json] = {"type": _ANTHROPIC_TYPES.get(code, fallback), "message": message}
     if error.retry_after_s is not None:
         told["retry_after"] = math.ceil(error.retry_after_s)
+    # Where the vendor has what programs act on.
+    told["details"] = _details(error)
     return {"type": "error", "error": told}
+
+
+def _details(error: CortexError) -> dict[str, Json]:
+    details = {"error_code": error.code, **{name: _plain(value) for name, value in error.facts.items()}}
+    return {**details, "unsupported": ["thread"]} if isinstance(error, NoThreads) else details
 
 
 def _plain(value: Fact) -> Json:

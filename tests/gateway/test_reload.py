@@ -17,9 +17,13 @@ from cortex.cli.running import Bell
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.config.whole import Whole, whole_gateway
+from cortex.dispatch import Dispatch
 from cortex.gateway import Source, run, tuning
+from cortex.gateway.fleet import Fleet
+from cortex.gateway.passage import Passage
 from cortex.gateway.reload import Reloader
-from cortex.keys import digest
+from cortex.keys import Accounts, digest
+from cortex.ledger import Ledger
 from cortex.notify import Notify
 from tests.fake_manager import Manager
 from tests.fake_neuron import CLOSING, DONE, OPENING, STREAM_HEAD, USAGE, FakeNeuron, body, fake_neuron
@@ -312,6 +316,98 @@ async def test_a_catalogue_that_is_named_before_it_is_there_is_taken_when_it_com
         await gateway.warned("others.toml")
         gateway.files.put("others.toml", "[[models]]\nid = 'c'\n")
         await gateway.until(lambda told: "c" in [row["id"] for row in told["models"]])
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        (Accounts, "renew"),
+        (Passage, "refit"),
+        (Dispatch, "be_patient"),
+        (Ledger, "go_by"),
+        (Fleet, "reform"),
+    ],
+)
+async def test_a_part_that_does_not_take_its_value_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, step: str
+) -> None:
+    """All or nothing, also where it breaks half-way; and it is told, and tried again."""
+    real, calls = getattr(part, step), []
+
+    def breaks_for_the_new_ones(self, *values, **more) -> None:
+        real(self, *values, **more)
+        calls.append(step)
+        # Every other call puts the values of before back.
+        if len(calls) % 2:
+            raise ZeroDivisionError("a bug")
+
+    both = "scopes = ['inference', 'admin']\n"
+    async with fake_neuron("a") as one, fake_neuron("b") as two:
+        ann = keys(ann="sk-ann") + both
+        async with live(tmp_path, ("n1", one), more=ann) as gateway:
+            gateway.http.headers["x-api-key"] = "sk-ann"
+            before = await gateway.until(lambda told: told["gateway"]["models_file"] != "")
+            monkeypatch.setattr(part, step, breaks_for_the_new_ones)
+            gateway.files.models = ("a", "c")
+            gateway.files.more = keys(bob="sk-bob") + both + "[aliases]\nquick = 'a'\n"
+            gateway.files.neurons.append(("n2", two))
+            gateway.files.write()
+            (warning,) = await gateway.warned("not taken over")
+            assert "those of before" in warning or "the values of before stay" in warning
+            assert (await gateway.ask("a")).status_code == 200
+            assert (await gateway.ask("a", **{"x-api-key": "sk-bob"})).status_code == 401
+            assert (await gateway.ask("quick")).status_code == 404
+            told = await gateway.until(lambda told: names(told) == {"n1": "ok"})
+            assert {row["id"] for row in told["models"]} == {"a"}
+            assert told["gateway"]["models_sha256"] == before["gateway"]["models_sha256"]
+            monkeypatch.setattr(part, step, real)
+            gateway.http.headers["x-api-key"] = "sk-bob"
+            await gateway.until(lambda told: not told.get("warnings", True))
+            assert (await gateway.ask("quick")).status_code == 200
+            assert (await gateway.ask("a", **{"x-api-key": "sk-ann"})).status_code == 401
+            await gateway.until(lambda told: names(told) == {"n1": "ok", "n2": "ok"})
+
+
+async def test_how_long_a_stop_may_take_is_what_the_files_said_last(tmp_path: Path) -> None:
+    """The stop itself, and what the service manager is told of it."""
+    manager = Manager(str(tmp_path / "n.sock"))
+    try:
+        async with fake_neuron("a") as neuron, trio.open_nursery() as nursery:
+            stop, ended = trio.Event(), trio.Event()
+            files = Files(tmp_path, [("n1", neuron)], more="[limits]\ndrain_s = 500\n")
+            files.write()
+            path = tmp_path / "cortex.toml"
+            read = whole_gateway(path, {})
+            source = Source(lambda: whole_gateway(path, {}), path, look_s=0.02)
+
+            async def serve(*, task_status: trio.TaskStatus) -> None:
+                await run(
+                    read.config,
+                    read.catalogue,
+                    source=source,
+                    stop=stop,
+                    notify=Notify(manager.address),
+                    task_status=task_status,
+                )
+                ended.set()
+
+            ports = await nursery.start(serve)
+            gateway = Live(files, httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports.api[1]}"), Bell())
+            async with gateway.http:
+                slow(neuron)
+                async with streaming(gateway) as client:
+                    files.more = "[limits]\ndrain_s = 0.3\n[aliases]\nquick = 'a'\n"
+                    files.write()
+                    await gateway.until(lambda told: any("quick" in row["aliases"] for row in told["models"]))
+                    manager.heard()
+                    stop.set()
+                    # The stream would go on for ever.
+                    assert b"shutting_down" in await client.rest()
+                    await ended.wait()
+        said = [line for message in manager.heard() for line in message]
+        assert "EXTEND_TIMEOUT_USEC=1300000" in said
+    finally:
+        manager.close()
 
 
 async def test_what_needs_a_restart_is_told_by_name_until_it_is_taken_back(tmp_path: Path) -> None:

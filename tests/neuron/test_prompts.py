@@ -301,6 +301,21 @@ def test_a_switch_that_the_template_does_not_have_is_refused_by_name(
     assert f"'{param}'" in refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("template", "told", "prompt"),
+    [
+        (SWITCH, {"enable_thinking": False}, "<think></think>"),
+        (THINKS, {"enable_thinking": False}, "<think>\n"),
+        (PLAIN, {"preserve_thinking": True}, "<assistant>"),
+    ],
+)
+def test_a_wish_is_told_where_the_template_reads_it_and_refuses_nothing(
+    template: str, told: dict[str, bool], prompt: str
+) -> None:
+    ask = Ask("m", HELLO, template=told, wishes=frozenset(told))
+    assert str(prepare(ask, voice(template), "-").jobs[0].prompt).endswith(prompt)
+
+
 def test_the_two_names_of_the_switch_must_agree() -> None:
     ask = Ask("m", HELLO, template={"enable_thinking": True, "thinking": False})
     with pytest.raises(BadAsk, match="contradict"):

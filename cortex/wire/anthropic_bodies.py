@@ -1,0 +1,115 @@
+"""The requests of Anthropic's Messages dialect, typed.
+
+As in `openai_bodies`: every field may be null, which means absent, numbers carry their
+bounds, and what is of open length stays raw until `reading` has bounded it. Whatever is in
+no struct is skipped unseen: marks for a cache (`cache_control`), versions and betas change
+no answer here. Source: the vendor's API reference, and what its clients were seen to send.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Raw
+
+from cortex.wire.openai_bodies import ABSENT, Count, Forbidden, ModelName, Penalty, StopText
+
+
+class MessagesBody(Forbidden, kw_only=True):
+    """POST /v1/messages and /v1/messages/count_tokens. The last five of the sampling fields are
+    not the vendor's; clients of local engines send them."""
+
+    model: ModelName | None = None
+    system: Raw = ABSENT
+    messages: Raw = ABSENT
+    max_tokens: Count | None = None
+    stream: bool | None = None
+    stop_sequences: Raw = ABSENT
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    tools: Raw = ABSENT
+    tool_choice: Raw = ABSENT
+    thinking: Raw = ABSENT
+    output_config: Raw = ABSENT
+    output_format: Raw = ABSENT
+    context_management: Raw = ABSENT
+    thread: Raw = ABSENT
+    container: Raw = ABSENT
+    mcp_servers: Raw = ABSENT
+    chat_template_kwargs: Raw = ABSENT
+
+
+class BlockBody(msgspec.Struct):
+    """One block of a content, of any type; `content` is a tool result's own."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Raw = ABSENT
+    tool_use_id: str | None = None
+    content: Raw = ABSENT
+    is_error: bool | None = None
+
+
+class TurnBody(msgspec.Struct):
+    role: str
+    content: str | list[BlockBody] | None = None
+
+
+class ToolBody(msgspec.Struct):
+    """`type` is absent or `custom` for a tool of the client's; the vendor's own have no schema."""
+
+    name: str | None = None
+    type: str | None = None
+    description: str | None = None
+    input_schema: Raw = ABSENT
+    strict: bool | None = None
+
+
+class ChoiceBody(msgspec.Struct):
+    type: str
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class ThinkingBody(msgspec.Struct):
+    type: str
+    budget_tokens: Count | None = None
+
+
+class FormatBody(msgspec.Struct):
+    type: str
+    schema: Raw = ABSENT
+
+
+class OutputBody(msgspec.Struct):
+    effort: str | None = None
+    format: FormatBody | None = None
+
+
+class EditBody(msgspec.Struct):
+    type: str
+
+
+class ContextBody(msgspec.Struct):
+    edits: list[EditBody] | None = None
+
+
+BODY: Final = msgspec.json.Decoder(MessagesBody)
+TURNS: Final = msgspec.json.Decoder(list[TurnBody])
+CONTENT: Final = msgspec.json.Decoder(str | list[BlockBody])
+TOOLS: Final = msgspec.json.Decoder(list[ToolBody])
+CHOICE: Final = msgspec.json.Decoder(ChoiceBody)
+THINKING: Final = msgspec.json.Decoder(ThinkingBody)
+OUTPUT: Final = msgspec.json.Decoder(OutputBody)
+FORMAT: Final = msgspec.json.Decoder(FormatBody)
+CONTEXT: Final = msgspec.json.Decoder(ContextBody)
+STOPS: Final = msgspec.json.Decoder(Annotated[list[StopText], Meta(max_length=16)])
+LIST: Final = msgspec.json.Decoder(list[Raw])
