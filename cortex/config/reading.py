@@ -33,9 +33,9 @@ class Known:
     """One key. `form` says whether it holds one value, a list, or names with values.
 
     `idle`: read and checked, but nothing acts on it, and a warning says so unless the
-    value is `still`, which asks for nothing. `refused`: a fault, with this reason.
-    `old`: a key of the predecessor, with what becomes of it. `former`: values that only the
-    predecessor had; they are taken out with a warning before kinds are checked.
+    value is `still`, which asks for nothing. `old`: a key of the predecessor, with what
+    becomes of it. `former`: values that only the predecessor had; they are taken out with a
+    warning before kinds are checked.
     """
 
     kind: Kind
@@ -44,7 +44,6 @@ class Known:
     required: bool = False
     idle: bool = False
     still: object = None
-    refused: str = ""
     old: str = ""
     former: tuple[str, ...] = ()
 
@@ -235,9 +234,6 @@ def _named(table: Table, value: Mapping[str, object], at: Path, found: Findings)
 
 def _known(known: Known, value: object, at: Path, found: Findings) -> Iterator[object]:
     """The value as the program uses it, or nothing when it is faulty."""
-    if known.refused:
-        found.fault(at, known.refused)
-        return
     before = len(found.faults)
     read = _value(known, value, at, found)
     if len(found.faults) > before:

@@ -112,8 +112,6 @@ def _words_for(words: Words, file: str, at: str, name: str) -> str:
 
 
 def _key(known: Known, about: str) -> dict[str, Json]:
-    if known.refused:
-        return _standing({"not": {}}, about or f"Refused: {known.refused}.", True)
     return _standing(_form(known), about or f"Type: {known.word}.", known.idle or bool(known.old))
 
 
