@@ -129,13 +129,12 @@ def test_type_default_and_standing_of_a_key_are_as_documented(file, section, key
     idle = known.idle or KNOWN[file, section].idle
     assert word == known.word
     assert idle == ("no effect in this version" in meaning.lower())
-    assert bool(known.refused) == ("Refused in this version" in meaning)
     assert bool(known.old) == ("Key of the predecessor" in meaning)
     assert known.required == (default == "required")
     field = {field.name: field for field in fields(shape)}.get(FIELDS.get(key, key)) if shape else None
     if field is None:
         assert default == "-"
-        assert idle or known.refused or known.old or FIELDS.get(key, key) is None, "a key that fills nothing"
+        assert idle or known.old or FIELDS.get(key, key) is None, "a key that fills nothing"
     elif not known.required:
         assert written(default, known) == (field.default if field.default is not MISSING else None)
 
