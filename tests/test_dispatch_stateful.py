@@ -6,7 +6,7 @@ for real. Rows 60 to 66, 70 and 72.
 """
 
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import trio
@@ -33,14 +33,17 @@ PATIENCE = Patience(queue_s=60.0, load_s=300.0)
 # Longer than any wait that a request may have, and any load.
 AT_LAST_S = 3000.0
 
+SHARES = {"": 1.0, "x": 1.0, "y": 3.0}
+
 MODELS = st.sampled_from(sorted(SIZES))
+KEYS = st.sampled_from(sorted(SHARES))
 SECONDS = st.sampled_from([0.0, 0.5, 5.0, 20.0, AGE_S, OVERTAKE_S + 1.0])
 WHICH = st.integers(0, 10**6)
 
 Deed: TypeAlias = tuple[str, tuple[object, ...]]
 DEED = st.one_of(
-    st.tuples(st.just("ask"), st.tuples(MODELS, SECONDS, st.sampled_from([1, 1, 1, 2]))),
-    st.tuples(st.just("ask"), st.tuples(MODELS, SECONDS, st.just(1))),
+    st.tuples(st.just("ask"), st.tuples(MODELS, SECONDS, st.sampled_from([1, 1, 1, 2]), KEYS)),
+    st.tuples(st.just("ask"), st.tuples(MODELS, SECONDS, st.just(1), KEYS)),
     st.tuples(st.just("order"), st.tuples(MODELS, st.booleans())),
     st.tuples(st.just("hang_up"), st.tuples(WHICH)),
     st.tuples(st.just("pass_by"), st.tuples(SECONDS)),
@@ -141,8 +144,9 @@ class Day:
 
     # -- deeds
 
-    async def ask(self, model: str, sits_s: float, weight: int) -> None:
-        self._begin(self._sit(self._want(model, weight), sits_s))
+    async def ask(self, model: str, sits_s: float, weight: int, key: str) -> None:
+        want = replace(self._want(model, weight), key=key, share=SHARES[key])
+        self._begin(self._sit(want, sits_s))
 
     async def order(self, model: str, evict: bool) -> None:
         self._begin(self._bring(self._want(model, 0, evict=evict)))
@@ -236,7 +240,7 @@ class Day:
 
 async def live(deeds: list[Deed]) -> None:
     """The day, and its evening: all who came have gone with an end, and the books are straight."""
-    ledger = Ledger(trio.current_time, policy(queue=8, queue_per_model=True))
+    ledger = Ledger(trio.current_time, policy(queue=4, queue_per_model=True))
     for name in ("p", "q"):
         ledger.open(name, [Room("g", TOTAL)])
     devices, metrics = Devices(ledger), Metrics(lambda model: True)

@@ -181,7 +181,7 @@ class World:
             tuple((model, now < rest.until) for model, rest in sorted(ledger._rests._models.items())),
             tuple((number, *self.state_of(self.tickets[number])) for _, number in line),
             tuple(
-                (model, each.plan.victims, of[each.number], each.closes)
+                (model, each.plan.victims, of[each.ticket.number], each.closes)
                 for model, each in sorted(ledger._claims._claims.items())
             ),
             tuple(sorted(ledger._blocked)),

@@ -18,7 +18,10 @@ TOTAL = 100
 SIZES = {"a": 60, "b": 60, "c": 40, "d": 30, "pinned": 25, "huge": 101}
 SLOTS = {"a": 1, "b": 2, "c": 2, "d": None, "pinned": 2, "huge": 1}
 
+SHARES = {"": 1.0, "x": 1.0, "y": 3.0}
+
 MODELS = st.sampled_from(sorted(SIZES))
+KEYS = st.sampled_from(["", "", "x", "y"])
 PLACES = st.sampled_from(["p", "q"])
 ERRORS = st.sampled_from([LoadFailed("torn"), Stopping("going")])
 ANY = st.integers(0, 10**6)
@@ -67,7 +70,8 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.clock = Clock()
-        self.ledger = Ledger(self.clock, policy(delegates=self.delegates, queue=12))
+        modes = {"delegates": self.delegates, "queue_per_model": not self.delegates}
+        self.ledger = Ledger(self.clock, policy(queue=12 if self.delegates else 4, **modes))
         self.waiting: list[Ticket] = []
         self.seated: list[Ticket] = []
         for name in ("p", "q"):
@@ -75,9 +79,16 @@ class Machine(RuleBasedStateMachine):
 
     # -- what requests do
 
-    @rule(model=MODELS, weight=st.sampled_from([0, 1, 1, 1, 2]), evict=st.booleans(), routed=st.booleans())
-    def arrive(self, model: str, weight: int, evict: bool, routed: bool) -> None:
-        want = Want(model, spec(model), SIZES[model], weight, may_load=not routed, evict=evict)
+    @rule(
+        model=MODELS,
+        weight=st.sampled_from([0, 1, 1, 1, 2]),
+        evict=st.booleans(),
+        routed=st.booleans(),
+        key=KEYS,
+    )
+    def arrive(self, model: str, weight: int, evict: bool, routed: bool, key: str) -> None:
+        caller = {"key": key, "share": SHARES[key]}
+        want = Want(model, spec(model), SIZES[model], weight, may_load=not routed, evict=evict, **caller)
         before = self.looks()
         plan = self.ledger.plan(want)
         assert self.looks() == before
@@ -194,7 +205,12 @@ class Machine(RuleBasedStateMachine):
         assert self.ledger.waiting == len(self.waiting)
         for model in SIZES:
             assert self.ledger.waiting_for(model) == sum(each.want.model == model for each in self.waiting)
+            if model in self.ledger._lines:
+                line = self.ledger._lines[model]
+                assert all(ticket in line and 1 <= line.position(ticket) <= len(line) for ticket in line)
         arrivals = [ticket.arrived for ticket in self.waiting if ticket.want.weight]
+        crowds = [len(each) for crowd in self.ledger._crowds.values() for each in crowd._keys.values()]
+        assert sum(crowds) == len(arrivals) and all(crowds)
         assert self.ledger.oldest == min(arrivals, default=None)
         assert self.ledger.due > self.clock()
 

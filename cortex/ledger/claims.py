@@ -1,23 +1,31 @@
 """What those were promised who waited long enough for others to leave.
 
-A claim is the plan of the first in a blocked line. From then on nobody who came later takes
-room that it needs; and once its victims are old enough to go, they seat only those who came
-before, so that they empty. When several claim the same one, the oldest counts.
+A claim is the plan of a blocked line, for whoever has waited longest there. From then on nobody who
+came later takes room that it needs, until he has waited for long as well: between the two, turns
+decide. And once its victims are old enough to go, they seat only those who came before, so that they
+empty. When several claim the same one, the oldest counts. Seats do not go by turns here: turns count
+what is had of the room, and who sits at a warm model has nothing more of it, however often he does.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from cortex.ledger.tickets import Ticket
 from cortex.router import Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The ticket of that `number` was promised `plan`, and `closes` its victims."""
+    """`ticket` was promised `plan`, and `closes` its victims."""
 
     plan: Placement
-    number: int
+    ticket: Ticket
     closes: bool
+
+
+def arrival(ticket: Ticket) -> tuple[bool, int]:
+    """The least came first; callers without a key come last."""
+    return (not ticket.want.key, ticket.number)
 
 
 @dataclass(slots=True)
@@ -25,23 +33,23 @@ class Claims:
     """By the model that waits."""
 
     _claims: dict[str, Claim] = field(default_factory=dict)
-    # The first number that each closed resident keeps out comes after this one.
-    _closed: dict[tuple[str, str], int] = field(default_factory=dict)
+    # Each closed resident keeps out who came after this one.
+    _closed: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
 
-    def of(self, model: str) -> Placement | None:
+    def of(self, model: str) -> Claim | None:
         """What `model` claims."""
-        claim = self._claims.get(model)
-        return None if claim is None else claim.plan
+        return self._claims.get(model)
 
-    def ahead(self, place: str, number: int) -> Iterator[Placement]:
-        """What was promised at `place` to those who came before that number."""
-        for claim in self._claims.values():
-            if claim.number < number and claim.plan.place.name == place:
-                yield claim.plan
+    def at(self, place: str, but: str) -> Iterator[Claim]:
+        """What was promised at `place` to those who wait for any model `but` that."""
+        for model, claim in self._claims.items():
+            if model != but and claim.plan.place.name == place:
+                yield claim
 
-    def close(self, place: str, model: str, number: int) -> bool:
-        """Whether the resident is closed to the ticket of that number."""
-        return number > self._closed.get((place, model), number)
+    def close(self, place: str, model: str, ticket: Ticket) -> bool:
+        """Whether the resident is closed to `ticket`."""
+        came = arrival(ticket)
+        return came > self._closed.get((place, model), came)
 
     def make(self, model: str, claim: Claim) -> set[str]:
         """`model` claims this, and nothing else. Answers the models that may seat more than before."""
@@ -58,7 +66,6 @@ class Claims:
         for claim in self._claims.values():
             for victim in claim.plan.victims if claim.closes else ():
                 key = (claim.plan.place.name, victim)
-                self._closed[key] = min(claim.number, self._closed.get(key, claim.number))
-        return {
-            model for (place, model), number in before.items() if self._closed.get((place, model)) != number
-        }
+                came = arrival(claim.ticket)
+                self._closed[key] = min(came, self._closed.get(key, came))
+        return {model for (place, model), came in before.items() if self._closed.get((place, model)) != came}

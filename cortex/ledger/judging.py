@@ -11,6 +11,7 @@ from math import inf
 from cortex import evictor, router
 from cortex.errors import BadAsk, NotHereNow, Recovering
 from cortex.ledger import refusals
+from cortex.ledger.claims import Claim, arrival
 from cortex.ledger.rests import again
 from cortex.ledger.tickets import Refuse, Serve, Ticket, Verdict, Wait, Want
 from cortex.ledger.waiting import Waiting
@@ -25,11 +26,28 @@ class Judging(Waiting):
         """Of one that has just come, for whom there may be no place left in the line."""
         want = ticket.want
         verdict = self._judge(ticket, behind=self._has_line(want))
-        if isinstance(verdict, Wait):
-            before = self.waiting_for(want.model) if self.policy.queue_per_model else self._waiting
-            if before >= self.policy.queue:
-                return Refuse(refusals.full(before))
+        if isinstance(verdict, Wait) and self._full(want) and self._gives_way(want) is None:
+            before = self._before(want)
+            return Refuse(refusals.full(before, self._again_s(want.model, before)))
         return verdict
+
+    def _before(self, want: Want) -> int:
+        """How many wait under the same bound."""
+        return self.waiting_for(want.model) if self.policy.queue_per_model else self._waiting
+
+    def _full(self, want: Want) -> bool:
+        """Whether there is no place in line for another one."""
+        return self._before(want) >= self.policy.queue
+
+    def _gives_way(self, want: Want) -> Ticket | None:
+        """Who leaves a full line for `want`."""
+        crowd = self._crowds.get(self._bound(want.model))
+        return None if crowd is None else crowd.who_gives_way(want)
+
+    def _again_s(self, model: str, position: int) -> float | None:
+        """When who stood there in line may come again; None when nobody can tell."""
+        crowd = self._crowds.get(self._bound(model))
+        return None if crowd is None else crowd.wait_s(position, self.clock())
 
     def _judge(self, ticket: Ticket, *, behind: bool) -> Verdict:
         """One verdict, by the router's list; nothing changes:
@@ -80,9 +98,22 @@ class Judging(Waiting):
             return "others wait for a seat already"
         if resident.slots is not None and resident.seats + ticket.want.weight > resident.slots:
             return "no seat is free"
-        if self._claims.close(place.name, resident.model, ticket.number):
+        if self._claims.close(place.name, resident.model, ticket):
             return "it empties for a model that has waited for long"
+        if place.most is not None and self._has_its_share(ticket.want, place):
+            return f"it has to prove itself, with {place.most} at a time"
         return ""
+
+    def _has_its_share(self, want: Want, place: Place) -> bool:
+        """Whether a place that has to prove itself has all that it gets of those who could go to one
+        that need not. Where there is no such place, nobody is held back: a fleet must not keep its
+        own clients out."""
+        if sum(resident.seats for resident in place) + want.weight <= (place.most or 0):
+            return False
+        return any(
+            other.most is None and other.ready and resident.servable and other.name not in want.avoid
+            for other, resident in self.holders(want.model)
+        )
 
     def _unservable(self, want: Want, holders: list[router.Ranked]) -> Wait | Refuse | None:
         """What becomes of a ticket whose model is somewhere, but serves nobody at present. None
@@ -132,17 +163,30 @@ class Judging(Waiting):
     # -- what others were promised
 
     def _promised(self, placement: router.Placement, ticket: Ticket) -> bool:
-        """Whether `placement` would take room that was promised to who came before."""
-        for plan in self._claims.ahead(placement.place.name, ticket.number):
-            leaving = {*plan.victims, *placement.victims}
-            if not placement.must_wait and not evictor.beside(
-                plan.place, plan.newcomer, placement.newcomer, leaving
-            ):
+        """Whether `placement` would take room that was promised to others before."""
+        if placement.must_wait:
+            return False
+        for claim in self._claims.at(placement.place.name, but=ticket.want.model):
+            leaving = {*claim.plan.victims, *placement.victims}
+            enough = evictor.beside(claim.plan.place, claim.plan.newcomer, placement.newcomer, leaving)
+            if not enough and self._holds(claim, ticket):
                 return True
         return False
+
+    def _holds(self, claim: Claim, ticket: Ticket) -> bool:
+        """Whether a promise stands against `ticket`."""
+        line = self._lines.get(ticket.want.model)
+        eldest = None if line is None else line.eldest(like=ticket)
+        if eldest is not None and self._entitled_at(eldest) <= self.clock():
+            return self._rank(claim.ticket) < self._rank(eldest)
+        return arrival(claim.ticket) < arrival(ticket)
+
+    def _entitled_at(self, ticket: Ticket) -> float:
+        """From when on a ticket in line has the right to more than to wait."""
+        return ticket.arrived + self.policy.max_overtake_s
 
     def _moments(self, ticket: Ticket, plan: router.Placement) -> list[float]:
         """When to look again at a ticket that waits for `plan`: as its victims come of age, and
         as it gains its rights."""
         ages = [evictor.of_age_at(plan.place.residents[model], self.policy.rules) for model in plan.victims]
-        return [*ages, ticket.arrived + self.policy.max_overtake_s]
+        return [*ages, self._entitled_at(ticket)]

@@ -1,19 +1,27 @@
-"""Those who wait for one model, in the order of their arrival.
+"""Those who wait for one model, in the order of their turns.
 
-First come, first served among those who want the same of it. Who wants only that the
-model is there, or not at a place that refused it, does not stand behind those who want a
-seat anywhere: what holds up one kind need not hold up the other. Every step costs the
-same however many wait.
+Keys take turns (`turns`), and within a key it is first come, first served, among those who want
+the same of the model. Who wants only that it is there, or not at a place that refused it, does
+not stand behind those who want a seat anywhere: what holds up one kind need not hold up the
+other. Every step costs the same however many wait.
 """
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from heapq import heapify, heappop, heappush, heapreplace
+from math import ceil
+from typing import Final, TypeAlias
 
 from cortex.ledger.tickets import Ticket, Want
+from cortex.ledger.turns import Rank, Turns
 
 Kind: TypeAlias = tuple[bool, frozenset[str]]
+# A plain dict would search its first key past all that were removed before it.
+Tickets: TypeAlias = OrderedDict[Ticket, None]
+
+# So many entries of keys that have left may lie about, besides as many as have not.
+SLACK: Final = 16
 
 
 def kind_of(want: Want) -> Kind:
@@ -22,43 +30,140 @@ def kind_of(want: Want) -> Kind:
 
 
 @dataclass(slots=True)
-class Line:
-    """One model's line."""
+class _Row:
+    """Those of one kind, by key. Each key has one entry in `_heads`, which may be too early: a rank
+    only ever grows, and is looked at again when it comes up."""
 
-    # A plain dict would search its first key past all that were removed before it.
-    _kinds: dict[Kind, OrderedDict[Ticket, None]] = field(default_factory=dict)
+    turns: Turns
+    keys: dict[str, Tickets] = field(default_factory=dict)
+    keyed: Tickets = field(default_factory=OrderedDict)
+    _heads: list[tuple[Rank, str]] = field(default_factory=list)
+    _listed: set[str] = field(default_factory=set)
+
+    def join(self, ticket: Ticket) -> None:
+        key = ticket.want.key
+        self.keys.setdefault(key, OrderedDict())[ticket] = None
+        if key:
+            self.keyed[ticket] = None
+        if key not in self._listed:
+            self._listed.add(key)
+            heappush(self._heads, (self.turns.rank(ticket), key))
+
+    def leave(self, ticket: Ticket) -> bool:
+        key = ticket.want.key
+        tickets = self.keys.get(key)
+        if tickets is None or ticket not in tickets:
+            return False
+        del tickets[ticket]
+        if key:
+            del self.keyed[ticket]
+        if not tickets:
+            del self.keys[key]
+            self._tidy()
+        return True
+
+    def first(self) -> Ticket:
+        """Whose turn is next; somebody waits."""
+        while True:
+            rank, key = self._heads[0]
+            if (tickets := self.keys.get(key)) is None:
+                heappop(self._heads)
+                self._listed.discard(key)
+                continue
+            head = next(iter(tickets))
+            if (true := self.turns.rank(head)) == rank:
+                return head
+            heapreplace(self._heads, (true, key))
+
+    def eldest(self, *, anonymous: bool) -> Ticket | None:
+        """Who has waited longest, with a key or without."""
+        return next(iter(self.keys.get("", ()) if anonymous else self.keyed), None)
+
+    def before(self, rank: Rank, key: str) -> int:
+        """How many are ahead of one of that rank, as far as can be told: as if all wanted one seat."""
+        return sum(self._ahead(each, tickets, rank, key) for each, tickets in self.keys.items())
+
+    def _ahead(self, each: str, tickets: Tickets, rank: Rank, key: str) -> int:
+        if each == key:
+            return sum(other.number < rank.number for other in tickets)
+        if not each or rank.anonymous:
+            return len(tickets) if each else 0
+        head = next(iter(tickets))
+        turns = (rank.start - self.turns.start(each)) * head.want.share
+        tie = turns.is_integer() and head.number < rank.number
+        return min(max(ceil(turns) + tie, 0), len(tickets))
+
+    def _tidy(self) -> None:
+        if len(self._heads) > 2 * len(self.keys) + SLACK:
+            self._heads = [(self.turns.rank(next(iter(each))), key) for key, each in self.keys.items()]
+            heapify(self._heads)
+            self._listed = set(self.keys)
+
+
+@dataclass(slots=True)
+class Line:
+    """One model's line. `turns` are those at its seats, for as long as anybody waits for one."""
+
+    turns: Turns = field(default_factory=Turns)
+    _rows: dict[Kind, _Row] = field(default_factory=dict)
+    _count: int = 0
 
     def __len__(self) -> int:
-        return sum(len(tickets) for tickets in self._kinds.values())
+        return self._count
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        row = self._rows.get(kind_of(ticket.want))
+        return row is not None and ticket in row.keys.get(ticket.want.key, ())
 
     def __iter__(self) -> Iterator[Ticket]:
         """In order of arrival."""
-        tickets = (ticket for each in self._kinds.values() for ticket in each)
+        tickets = (ticket for row in self._rows.values() for each in row.keys.values() for ticket in each)
         return iter(sorted(tickets, key=lambda ticket: ticket.number))
 
     def has(self, kind: Kind) -> bool:
         """Whether somebody of that kind waits."""
-        return kind in self._kinds
+        return kind in self._rows
 
     def join(self, ticket: Ticket) -> None:
-        """It stands last of its kind."""
-        self._kinds.setdefault(kind_of(ticket.want), OrderedDict())[ticket] = None
+        """It stands last of its kind and key."""
+        kind = kind_of(ticket.want)
+        if (row := self._rows.get(kind)) is None:
+            row = self._rows[kind] = _Row(self.turns)
+        row.join(ticket)
+        self._count += 1
 
     def leave(self, ticket: Ticket) -> bool:
         """It stands here no longer; whether it did."""
         kind = kind_of(ticket.want)
-        tickets = self._kinds.get(kind)
-        if tickets is None or ticket not in tickets:
+        row = self._rows.get(kind)
+        if row is None or not row.leave(ticket):
             return False
-        del tickets[ticket]
-        if not tickets:
-            del self._kinds[kind]
+        self._count -= 1
+        if not row.keys:
+            del self._rows[kind]
         return True
 
-    def heads(self, but: Collection[Kind] = ()) -> Iterator[Ticket]:
-        """Who came first of each kind `but` those."""
-        return (next(iter(tickets)) for kind, tickets in self._kinds.items() if kind not in but)
-
     def first(self, but: Collection[Kind] = ()) -> Ticket | None:
-        """Who came first of all kinds `but` those."""
-        return min(self.heads(but), key=lambda ticket: ticket.number, default=None)
+        """Whose turn is next, of all kinds `but` those."""
+        heads = (row.first() for kind, row in self._rows.items() if kind not in but)
+        return min(heads, key=self.turns.rank, default=None)
+
+    def eldest(self, like: Ticket) -> Ticket | None:
+        """Who has waited longest for the same as `like`: with a key as he has one, or without."""
+        row = self._rows.get(kind_of(like.want))
+        return None if row is None else row.eldest(anonymous=not like.want.key)
+
+    def oldest(self) -> float | None:
+        """When who waits longest for a seat arrived."""
+        rows = (row for (seated, _), row in self._rows.items() if seated)
+        eldest = (row.eldest(anonymous=anonymous) for row in rows for anonymous in (True, False))
+        return min((ticket.arrived for ticket in eldest if ticket is not None), default=None)
+
+    def position(self, ticket: Ticket) -> int:
+        """How many turns it is to that of `ticket`, its own included."""
+        key, share = ticket.want.key, ticket.want.share
+        ahead = sum(
+            other.number < ticket.number for row in self._rows.values() for other in row.keys.get(key, ())
+        )
+        rank = Rank(not key, self.turns.start(key) + ahead / share, ticket.number)
+        return 1 + sum(row.before(rank, key) for row in self._rows.values())

@@ -78,17 +78,31 @@ def _figures(places: Collection[Place]) -> str:
     )
 
 
-def full(waiting: int) -> Overloaded:
+def full(waiting: int, again_s: float | None) -> Overloaded:
     """There is no place left in the line."""
     return Overloaded(
-        f"{waiting} requests wait already; try again in a moment", facts={"queue_position": waiting + 1}
+        f"{waiting} requests wait already; try again in a moment",
+        retry_after_s=again_s,
+        facts={"queue_position": waiting + 1},
     )
 
 
-def seatless(model: str, position: int) -> Overloaded:
+def pushed_out(waiting: int, again_s: float | None) -> Overloaded:
+    """The last place in line went to one of another key."""
+    return Overloaded(
+        f"{waiting} requests wait, and the last place in line went to one of another key, which has fewer "
+        "for its share; try again in a moment",
+        retry_after_s=again_s,
+        facts={"queue_position": waiting},
+    )
+
+
+def seatless(model: str, position: int, again_s: float | None) -> Overloaded:
     """Patience ended before a seat became free."""
     return Overloaded(
-        f"No seat at '{model}' became free in time; try again in a moment", facts={"queue_position": position}
+        f"No seat at '{model}' became free in time; try again in a moment",
+        retry_after_s=again_s,
+        facts={"queue_position": position},
     )
 
 

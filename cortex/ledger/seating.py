@@ -6,8 +6,8 @@ however many wait for it. Only lines that something happened to are looked at ag
 that an arrival at a model that is there costs the same in any fleet, whoever else waits.
 """
 
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 from operator import itemgetter
 
 from cortex import evictor, router
@@ -16,7 +16,7 @@ from cortex.ledger import refusals
 from cortex.ledger.claims import Claim
 from cortex.ledger.judging import Judging
 from cortex.ledger.line import Kind, Line, kind_of
-from cortex.ledger.tickets import Decision, Load, Serve, Settled, Ticket, Verdict, Wait, Want
+from cortex.ledger.tickets import Decision, Load, Refuse, Serve, Settled, Ticket, Verdict, Wait, Want
 from cortex.places import Place, Resident
 
 
@@ -25,6 +25,8 @@ class Seating(Judging):
     """Residency, the lines and the seats. `repr` counts all of them."""
 
     _arrivals: int = 0
+    # Who gave way in a full line, and was not told yet.
+    _pushed: dict[Ticket, Refuse] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         seats = sum(resident.seats for place in self for resident in place)
@@ -42,6 +44,7 @@ class Seating(Judging):
         ticket = Ticket(want, self.clock(), self._arrivals)
         decision = self._do(ticket, self._first_judged(ticket))
         if isinstance(decision, Wait):
+            self._make_way(want)
             self._note(want.model, decision)
             if decision.plan is not None:
                 self._stirred.add(want.model)  # it may have the right to more than to wait
@@ -52,13 +55,23 @@ class Seating(Judging):
     def settle(self) -> list[tuple[Ticket, Settled]]:
         """What changed for those who wait. Served and refused tickets have left the line.
 
-        Lines are asked in the order of their first tickets. Each moves in order and stops at
-        the first of a kind who must wait on, so that it costs as much as it settles.
+        Lines are asked in the order of their first tickets' turns, which a load changes for all
+        that its key waits for. Each moves in order and stops at the first of a kind who must
+        wait on, so that it costs as much as it settles.
         """
-        settled: list[tuple[Ticket, Settled]] = []
+        settled: list[tuple[Ticket, Settled]] = list(self._pushed.items())
+        self._pushed.clear()
         while models := self._moved():
-            for model in models:
-                settled.extend(self._move(model, self._lines[model]))
+            ranked = [(self._rank(head), model) for model in models if (head := self._head(model))]
+            heapify(ranked)
+            while ranked:
+                rank, model = heappop(ranked)
+                if (head := self._head(model)) is None:
+                    continue
+                if (true := self._rank(head)) > rank:
+                    heappush(ranked, (true, model))
+                else:
+                    settled.extend(self._move(model, self._lines[model]))
         return settled
 
     def depart(self, ticket: Ticket) -> None:
@@ -67,6 +80,7 @@ class Seating(Judging):
             self._stand_up(ticket, ticket.place, ticket.resident)
         else:
             self._step_out(ticket)
+            self._pushed.pop(ticket, None)
 
     def failed(self, load: Load, error: CortexError) -> list[Ticket]:
         """The model did not come. Answers those to be told; they have left the line.
@@ -107,21 +121,24 @@ class Seating(Judging):
                 running_s, seen = now - resident.loaded_at, self.outlook(model)
                 return refusals.still_loading(model, running_s, self._load_s.get(model), seen)
         if any(resident.servable for _, resident in holders):
-            position = sum(other.number <= ticket.number for other in self._lines[model])
-            return refusals.seatless(model, position)
+            position = self._lines[model].position(ticket)
+            return refusals.seatless(model, position, self._again_s(model, position))
         return refusals.roomless(model)
 
     # -- the lines --------------------------------------------------------------------------
 
-    def _moved(self) -> list[str]:
-        """Models whose line may move, the one that has waited longest first."""
+    def _moved(self) -> set[str]:
+        """Models whose line may move."""
         now = self.clock()
         models = self._stirred | {model for model, until in self._timed.items() if until <= now}
         if self._roomier:
             models |= self._blocked
         self._stirred, self._roomier = set(), False
-        heads = ((line.first(), model) for model in models if (line := self._lines.get(model)) is not None)
-        return [model for _, model in sorted((head.number, model) for head, model in heads if head)]
+        return models
+
+    def _head(self, model: str) -> Ticket | None:
+        line = self._lines.get(model)
+        return None if line is None else line.first()
 
     def _move(self, model: str, line: Line) -> list[tuple[Ticket, Settled]]:
         settled: list[tuple[Ticket, Settled]] = []
@@ -138,10 +155,26 @@ class Seating(Judging):
                 continue
             settled.append((head, decision))
             if not isinstance(decision, Load):  # who caused a load waits for it
+                if isinstance(decision, Serve):
+                    self._count_turn(head, line)
                 self._step_out(head)
         if blocked is not None:
             self._entitle(*blocked)
         return settled
+
+    def _make_way(self, want: Want) -> None:
+        """There is a place in line for `want`, as was judged."""
+        if self._full(want) and (ticket := self._gives_way(want)) is not None:
+            before = self._before(want)
+            self._step_out(ticket)
+            error = refusals.pushed_out(before, self._again_s(ticket.want.model, before))
+            self._pushed[ticket] = Refuse(error)
+
+    def _count_turn(self, ticket: Ticket, line: Line) -> None:
+        """Who waited sits down. Who did not took nothing from anybody."""
+        if ticket.want.weight:
+            line.turns.take(ticket.want, ticket.want.weight)
+            self._crowds[self._bound(ticket.want.model)].served(self.clock())
 
     def _do(self, ticket: Ticket, verdict: Verdict) -> Decision:
         """The verdict becomes true: somebody sits, or a load begins."""
@@ -149,29 +182,43 @@ class Seating(Judging):
             case Serve():
                 return self._sit_down(ticket, verdict)
             case router.Placement():
+                self._room.take(ticket.want)
                 return self._begin(ticket.want, verdict)
         return verdict
 
     # -- warm models overtake the line, but not for ever --------------------------------------
 
-    def _entitle(self, ticket: Ticket, wait: Wait) -> None:
-        """Promise the first of a line its plan, once it was overtaken for long enough. Nobody is
-        closed to newcomers who is too young to leave anyway."""
-        model, now = ticket.want.model, self.clock()
-        if wait.plan is None or now < ticket.arrived + self.policy.max_overtake_s:
+    def _entitle(self, head: Ticket, wait: Wait) -> None:
+        """Promise a line the plan of its head, once its eldest was overtaken for long enough. Nobody
+        is closed to newcomers who is too young to leave anyway."""
+        model, now = head.want.model, self.clock()
+        claimant = None if wait.plan is None else self._claimant(head)
+        if wait.plan is None or claimant is None:
             self._unclaim(model)
             return
-        claimed = self._claims.of(model)
+        claim = self._claims.of(model)
+        claimed = None if claim is None else claim.plan
         # Kept to as long as it can work: who is coldest changes with every request, and two
         # that are closed in turns would never empty.
         plans = [wait.plan] if claimed is None or not self._works(claimed) else [claimed, wait.plan]
         plan, ready_at = min(
-            ((plan, max(now, *self._moments(ticket, plan))) for plan in plans), key=itemgetter(1)
+            ((plan, max(now, *self._moments(claimant, plan))) for plan in plans), key=itemgetter(1)
         )
         if ready_at > now:
-            self._timed[model] = min(ready_at, self._timed.get(model, inf))
+            self._look_at(model, ready_at)
         self._roomier = self._roomier or plan is not claimed
-        self._stirred |= self._claims.make(model, Claim(plan, ticket.number, closes=ready_at <= now))
+        self._stirred |= self._claims.make(model, Claim(plan, claimant, closes=ready_at <= now))
+
+    def _claimant(self, head: Ticket) -> Ticket | None:
+        """For whom a line has the right to more than to wait: who has waited longest among the likes of
+        its head, or whoever it was promised to before; None as long as that is nobody."""
+        model = head.want.model
+        line, claim = self._lines[model], self._claims.of(model)
+        eldest = line.eldest(like=head) or head
+        if (since := self._entitled_at(eldest)) <= self.clock():
+            return eldest
+        self._look_at(model, since)
+        return claim.ticket if claim is not None and claim.ticket in line else None
 
     def _works(self, plan: router.Placement) -> bool:
         rules = self.policy.rules
@@ -198,5 +245,6 @@ class Seating(Judging):
             # A report since then counted this seat as load of the place.
             resident.elsewhere = max(0, resident.elsewhere - ticket.want.weight)
         resident.last_used = self.clock()
-        self._stirred.add(resident.model)
+        # Where seats of all are counted together, others may be let in than who wants the same.
+        self._stirred.update([resident.model] if place.most is None else place.residents)
         self._roomier = self._roomier or resident.idle

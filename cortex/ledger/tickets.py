@@ -32,7 +32,8 @@ class Want:
     the model is not to be sent away again.
 
     `may_load` and `evict` say what may be done for it; `avoid` names places that
-    refused it already, and `prefer` whom it would rather see evicted.
+    refused it already, and `prefer` whom it would rather see evicted. `key` is the name of the API
+    key it is for, "" without one, and `share` how many turns that has for each of a key with 1.
     """
 
     model: str
@@ -45,12 +46,14 @@ class Want:
     pinned: bool = False
     prefer: tuple[str, ...] = ()
     avoid: frozenset[str] = frozenset()
+    key: str = ""
+    share: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One arrival; the lower `number` came first. The last four are set when it sits, `route` being
-    what brought it there."""
+    """One arrival; the lower `number` came first. Place, resident, time and `route`, which is what
+    brought it there, are set when it sits; `waited` when it did not at once."""
 
     want: Want
     arrived: float
@@ -59,6 +62,7 @@ class Ticket:
     resident: Resident | None = None
     seated: float = 0.0
     route: Route | None = None
+    waited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

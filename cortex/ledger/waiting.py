@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from math import inf
 
 from cortex.ledger.claims import Claims
+from cortex.ledger.crowd import Crowd
 from cortex.ledger.line import Line, kind_of
 from cortex.ledger.residency import Residency
 from cortex.ledger.tickets import Ticket, Wait, Want
+from cortex.ledger.turns import Rank, Turns
 
 
 @dataclass(slots=True, repr=False)
@@ -19,6 +21,10 @@ class Waiting(Residency):
 
     _lines: dict[str, Line] = field(default_factory=dict)
     _waiting: int = 0
+    # By the bound that they are under: a model, or "" for all.
+    _crowds: dict[str, Crowd] = field(default_factory=dict)
+    # Turns at the room that all models share; those at seats are each line's.
+    _room: Turns = field(default_factory=Turns)
     # Lines that wait for room, and when to look at which although nobody said anything.
     _blocked: set[str] = field(default_factory=set)
     _timed: dict[str, float] = field(default_factory=dict)
@@ -33,8 +39,8 @@ class Waiting(Residency):
     def oldest(self) -> float | None:
         """When who waits longest for a seat arrived; None when nobody waits for one. Who wants only
         that a model is there waits as long as its load takes."""
-        heads = (head for line in self._lines.values() for head in line.heads() if head.want.weight)
-        return min((head.arrived for head in heads), default=None)
+        arrivals = (line.oldest() for line in self._lines.values())
+        return min((arrived for arrived in arrivals if arrived is not None), default=None)
 
     @property
     def due(self) -> float:
@@ -46,8 +52,14 @@ class Waiting(Residency):
         return len(self._lines.get(model, ()))
 
     def _step_in(self, ticket: Ticket) -> None:
-        self._lines.setdefault(ticket.want.model, Line()).join(ticket)
+        model = ticket.want.model
+        line = self._lines.setdefault(model, Line())
+        line.join(ticket)
         self._waiting += 1
+        if ticket.want.weight:
+            self._crowds.setdefault(self._bound(model), Crowd()).join(ticket)
+        if len(line) > 1 and line.first() is ticket:
+            self._stirred.add(model)  # it was judged behind those who come after it
 
     def _step_out(self, ticket: Ticket) -> None:
         model = ticket.want.model
@@ -56,18 +68,33 @@ class Waiting(Residency):
             return
         self._waiting -= 1
         self._stirred.add(model)
+        if (crowd := self._crowds.get(self._bound(model))) is not None:
+            crowd.leave(ticket)
+            if not crowd:
+                del self._crowds[self._bound(model)]
         if not line:
             del self._lines[model]
             self._blocked.discard(model)
             self._timed.pop(model, None)
             self._unclaim(model)
 
+    def _bound(self, model: str) -> str:
+        """Which crowd waits for `model`."""
+        return model if self.policy.queue_per_model else ""
+
+    def _rank(self, ticket: Ticket) -> Rank:
+        """When `ticket` is to have room, among all who wait for any."""
+        return self._room.rank(ticket)
+
     def _note(self, model: str, wait: Wait) -> None:
         """When the line of `model` is to be looked at again."""
         if wait.reason == "room":
             self._blocked.add(model)
         if wait.until is not None:
-            self._timed[model] = min(wait.until, self._timed.get(model, inf))
+            self._look_at(model, wait.until)
+
+    def _look_at(self, model: str, moment: float) -> None:
+        self._timed[model] = min(moment, self._timed.get(model, inf))
 
     def _has_line(self, want: Want) -> bool:
         """Whether somebody waits before whom `want` may not be served."""
