@@ -23,7 +23,7 @@ def spec(**facts: object) -> ModelSpec:
 def found(
     places: Iterable[Place], need: int = 10, prefer: tuple[str, ...] = (), **facts: object
 ) -> list[Placement]:
-    return router.placements(spec(**facts), need, places, VICTIMS, prefer)
+    return router.placements(router.Question(spec(**facts), need, VICTIMS, NOW, prefer), places)
 
 
 def order(
@@ -156,6 +156,20 @@ PLACES = {
         ],
         [("c", ("z",), False), ("b", ("y",), False), ("a", ("x",), False)],
     ),
+    "who was not used for long is missed less than who is small": (
+        [
+            place("a", 20, resident("x", 20, last_used=NOW - 10.0)),
+            place("b", 90, resident("y", 90, last_used=NOW - 100.0)),
+        ],
+        [("b", ("y",), False), ("a", ("x",), False)],
+    ),
+    "who was used this moment is worth no more than who was a second ago": (
+        [
+            place("a", 30, resident("x", 30, last_used=NOW)),
+            place("b", 40, resident("y", 40, last_used=NOW - 1.0)),
+        ],
+        [("a", ("x",), False), ("b", ("y",), False)],
+    ),
     "a load that nobody timed counts as a second": (
         [place("a", 60, resident("x", 60, load_s=0.5)), place("b", 50, resident("y", 50))],
         [("b", ("y",), False), ("a", ("x",), False)],
@@ -208,7 +222,7 @@ def test_each_device_of_a_place_is_a_way_of_its_own() -> None:
         (Newcomer({"g0": 20}), ("y",)),
         (Newcomer({"g1": 20}), ("x",)),
     ]
-    assert [way.cost for way in ways] == [45.0, 720.0]
+    assert [way.cost for way in ways] == [45.0 / NOW, 720.0 / NOW], "by the second that nobody used them"
 
 
 def test_a_model_over_several_devices_takes_the_freest_and_rounds_up() -> None:
@@ -224,7 +238,8 @@ def test_the_newcomers_class_and_wishes_reach_the_evictor() -> None:
     def nobody(_: Place, newcomer: Newcomer, patient: bool) -> None:
         seen.append((newcomer, patient))
 
-    assert router.placements(spec(residency_priority=7), 10, [place("p", 50)], nobody, ["x"]) == []
+    question = router.Question(spec(residency_priority=7), 10, nobody, NOW, ("x",))
+    assert router.placements(question, [place("p", 50)]) == []
     assert seen == [(Newcomer({"g": 10}, 7, ("x",)), patient) for patient in (False, True)]
 
 

@@ -67,6 +67,7 @@ class Foresight(Seating):
             kept_out,
             refused,
             lambda way: self._promised(way, ticket),
+            now,
             want.avoid,
             want.evict,
         )

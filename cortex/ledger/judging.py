@@ -135,7 +135,8 @@ class Judging(Waiting):
         places = [place for place in self if place.name not in want.avoid]
         rests = {place.name: self._rests.at(want.model, place.name) for place in places}
         asked = (place for place in places if rests[place.name] is None)
-        found = router.placements(want.spec, want.need_bytes, asked, self._victims(), want.prefer)
+        question = router.Question(want.spec, want.need_bytes, self._victims(), now, want.prefer)
+        found = router.placements(question, asked)
         if not want.evict:
             found = [placement for placement in found if not placement.victims]
         if found and all(self._promised(placement, ticket) for placement in found):

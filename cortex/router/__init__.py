@@ -6,8 +6,9 @@ Routing goes by this list. Its numbers stand wherever a step of it is taken:
 2. Loaded and servable replicas: the least busy (what its last report told, plus our own requests
    since); among equals the one that affinity points to, then the name.
 3. A replica that is there and cannot serve: wait or refuse, never a second copy.
-4. Nobody has it: free room, then the cheapest eviction, then the fewest that leave, then the most
-   free bytes, then the name. Only where it may live and would fit.
+4. Nobody has it: free room, then the cheapest eviction (bytes x load seconds, by how long nobody
+   has used them), then the fewest that leave, then the most free bytes, then the name. Only where it
+   may live and would fit.
 5. Who could hold it is not well: refused for now.
 6. Nobody could ever: refused for good.
 
@@ -17,13 +18,17 @@ places, `reasons` puts the decision into words for every place. The ledger asks 
 
 from cortex.router.choice import (
     Placement,
+    Question,
     Ranked,
     Route,
     Victims,
+    merit,
     never,
     placements,
     rank,
     route,
+    ways,
+    worth,
 )
 from cortex.router.reasons import Case, Judges, Reason, Standing, explain
 
@@ -31,14 +36,18 @@ __all__ = [
     "Case",
     "Judges",
     "Placement",
+    "Question",
     "Ranked",
     "Reason",
     "Route",
     "Standing",
     "Victims",
     "explain",
+    "merit",
     "never",
     "placements",
     "rank",
     "route",
+    "ways",
+    "worth",
 ]

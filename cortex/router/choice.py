@@ -1,7 +1,7 @@
 """The choice between places: steps 2 and 4 of the list, and what no place could ever hold.
 
-`rank` looks only at those who hold the model; `placements` looks at the whole fleet, and is
-asked only when nobody does. Both sort by a merit with named parts, so that the part in which
+`rank` looks only at those who hold the model; `placements` looks at places that may take it, and is
+asked only when nobody holds it. Both sort by a merit with named parts, so that the part in which
 two places differ can be told.
 """
 
@@ -28,8 +28,8 @@ Bar: TypeAlias = Literal["pinned_elsewhere", "no_device", "too_few_devices", "to
 class Placement:
     """A way to bring a model in: the rooms it takes, who leaves, and what that costs.
 
-    `cost` is bytes x measured load seconds of those who leave: what bringing them back
-    would take. `must_wait` says that some of them are seated or young at present.
+    `cost` is what those who leave are worth (see `worth`). `must_wait` says that some of them are
+    seated or young at present.
     """
 
     place: Place
@@ -37,6 +37,17 @@ class Placement:
     victims: tuple[str, ...]
     cost: float
     must_wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Where a cold model could go at the time `now`. Those of `prefer` leave before others do."""
+
+    spec: ModelSpec
+    need_bytes: int
+    victims: Victims
+    now: float
+    prefer: tuple[str, ...] = ()
 
 
 class Calm(NamedTuple):
@@ -104,24 +115,25 @@ def barred(spec: ModelSpec, need_bytes: int, place: Place) -> tuple[Bar, str] | 
     return ("too_few_devices" if len(able) < spec.min_devices else "too_small"), text
 
 
-def placements(
-    spec: ModelSpec,
-    need_bytes: int,
-    places: Iterable[Place],
-    victims: Victims,
-    prefer: Sequence[str] = (),
-) -> list[Placement]:
-    """Every ready place that could take `spec`, best first.
+def placements(question: Question, places: Iterable[Place]) -> list[Placement]:
+    """Every ready place that could take the model, best first.
 
     Room that is free at once, then the cheapest eviction, then what is possible once
     seats are given back; within each the most free bytes, then the name.
     """
-    found: list[Placement] = []
-    for place in places:
-        if place.ready and never(spec, need_bytes, place) is None:
-            for need in shares(spec, need_bytes, place):
-                found.extend(_ways(place, Newcomer(need, spec.priority, tuple(prefer)), victims))
-    return sorted(found, key=merit)
+    return sorted((way for place in places for way in ways(question, place)), key=merit)
+
+
+def ways(question: Question, place: Place) -> list[Placement]:
+    """How the model could come in at one place, by its rooms."""
+    spec, need = question.spec, question.need_bytes
+    if not place.ready or never(spec, need, place) is not None:
+        return []
+    found = (
+        _way(question, place, Newcomer(share, spec.priority, question.prefer))
+        for share in shares(spec, need, place)
+    )
+    return [way for way in found if way is not None]
 
 
 def merit(way: Placement) -> Merit:
@@ -130,14 +142,19 @@ def merit(way: Placement) -> Merit:
     return Merit(way.must_wait, bool(way.victims), way.cost, len(way.victims), -free, way.place.name)
 
 
-def _ways(place: Place, newcomer: Newcomer, victims: Victims) -> Iterator[Placement]:
+def worth(resident: Resident, now: float) -> float:
+    """What it costs to send `resident` away: bytes x load seconds is what bringing it back takes, and
+    the longer nobody has used it, the longer that is likely to be off."""
+    return resident.bytes * max(resident.load_s, 1.0) / max(now - resident.last_used, 1.0)
+
+
+def _way(question: Question, place: Place, newcomer: Newcomer) -> Placement | None:
     for must_wait in (False, True):
-        chosen = victims(place, newcomer, must_wait)
+        chosen = question.victims(place, newcomer, must_wait)
         if chosen is not None:
-            leaving = [place.residents[model] for model in chosen]
-            cost = sum(resident.bytes * max(resident.load_s, 1.0) for resident in leaving)
-            yield Placement(place, newcomer, chosen, cost, must_wait)
-            return
+            cost = sum(worth(place.residents[model], question.now) for model in chosen)
+            return Placement(place, newcomer, chosen, cost, must_wait)
+    return None
 
 
 def shares(spec: ModelSpec, need_bytes: int, place: Place) -> Iterator[dict[str, int]]:

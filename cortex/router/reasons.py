@@ -14,6 +14,7 @@ from cortex.places import Newcomer, Place, Resident
 from cortex.router.choice import (
     Bar,
     Placement,
+    Question,
     Ranked,
     Victims,
     barred,
@@ -62,6 +63,7 @@ class Judges:
     kept_out: Callable[[Place, Resident], str]
     refused: Callable[[Place], str | None]
     promised: Callable[[Placement], bool]
+    now: float
     avoid: frozenset[str] = frozenset()
     evict: bool = True
 
@@ -160,8 +162,8 @@ def _cold(case: Case, place: Place, judges: Judges) -> Reason:
     if why := _AVOIDED if place.name in judges.avoid else judges.refused(place):
         return Reason(place, "refused", why)
     # 4. It could come in.
-    ways = placements(case.spec, case.need_bytes, [place], judges.victims, case.prefer)
-    ways = [way for way in ways if judges.evict or not way.victims]
+    question = Question(case.spec, case.need_bytes, judges.victims, judges.now, case.prefer)
+    ways = [way for way in placements(question, [place]) if judges.evict or not way.victims]
     free = [way for way in ways if not judges.promised(way)]
     if free:
         return _way(free[0], judges)
@@ -253,8 +255,8 @@ def _advantage(best: Reason, reason: Reason) -> str:
     if first.evicts != mine.evicts:
         return f"{name} has free room"
     if first.cost != mine.cost:
-        costs = f"{size(int(mine.cost))} x s against {size(int(first.cost))} x s"
-        return f"who leaves {name} is sooner back: {costs}"
+        costs = f"{first.cost:.3g} against {mine.cost:.3g} bytes x load seconds / idle seconds"
+        return f"who leaves {name} is missed less: {costs}"
     if first.leaving != mine.leaving:
         return f"fewer leave {name}"
     if first.minus_free != mine.minus_free:
