@@ -29,7 +29,7 @@ def test_what_is_printed_can_be_appended_to_the_gateways_file(
     file = tmp_path / "cortex.toml"
     file.write_text('[[neurons]]\nname = "n"\nendpoint = "http://n:1"')  # no line end
     secrets = []
-    limits = ("max_in_flight=2", "requests_per_minute=3", "tokens_per_day=4", "expires=2030-12-30")
+    limits = ("max_in_flight=2", "requests_per_minute=3", "tokens_per_day=4", "expires=2030-12-30", "share=2")
     said = [word for each in ("models=qwen/*", "models=fast", *limits) for word in ("--set", each)]
     for words in (["ann"], ["42", "--scope", "admin", "--scope", "inference", *said]):
         assert keys_new(*words) == 0
@@ -50,6 +50,7 @@ def test_what_is_printed_can_be_appended_to_the_gateways_file(
             requests_per_minute=3,
             tokens_per_day=4,
             expires=datetime(2030, 12, 31, tzinfo=UTC),
+            share=2.0,
         ),
     )
 

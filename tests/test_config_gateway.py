@@ -38,6 +38,7 @@ BOSS = Key(
     requests_per_minute=3,
     tokens_per_day=4,
     expires=datetime(2030, 1, 2, tzinfo=UTC),
+    share=2.0,
 )
 ONE_NEURON = '[[neurons]]\nname = "n"\nendpoint = "http://n:1"\n'
 
@@ -137,6 +138,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         requests_per_minute = 3
         tokens_per_day = 4
         expires = 2030-01-01
+        share = 2
         [aliases]
         fast = "org/small"
         """
@@ -267,6 +269,11 @@ def test_a_key_expires_at_the_end_of_a_date_or_at_a_moment(read, written, expire
         ("max_in_flight = 0", "must be 1 to 100000, not 0"),
         ("requests_per_minute = 0", "must be 1 to 100000, not 0"),
         ("tokens_per_day = 0", "must be 1 to 1000000000000000, not 0"),
+        ("share = 0", "must be 0.01 to 1000, not 0"),
+        ("share = -1", "must be 0.01 to 1000, not -1"),
+        ("share = 1e9", "must be 0.01 to 1000, not 1000000000"),
+        ("share = nan", "must be 0.01 to 1000, not nan"),
+        ("share = '2'", "must be a number, not text"),
     ],
 )
 def test_what_cannot_limit_a_key_is_a_fault(faults, line, fault):

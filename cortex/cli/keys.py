@@ -34,7 +34,7 @@ def new(
             "--set",
             metavar="KEY=VALUE",
             help="Any other key of the entry, once for each value: models, max_in_flight, "
-            "requests_per_minute, tokens_per_day, expires.",
+            "requests_per_minute, tokens_per_day, expires, share.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print key and entry as JSON on stdout.")] = False,

@@ -12,6 +12,9 @@ from typing import Final, Literal
 from cortex.config.kinds import Kind, form, text_of, texts
 from cortex.config.reading import Findings, Values, distinct
 
+# Between the two, a key has turns enough, and the other as good as none.
+LEAST_SHARE: Final = 0.01
+MOST_SHARE: Final = 1000.0
 # A window of so many requests is kept for each key.
 MOST_A_MINUTE: Final = 10**5
 MOST_IN_FLIGHT: Final = 10**5
@@ -21,7 +24,8 @@ MOST_A_DAY: Final = 10**15
 @dataclass(frozen=True, slots=True)
 class Key:
     """A caller's key, known by its digest (lower-case hex). Without `models` it may use all of
-    them, and a limit that is None is none. From the moment `expires` it opens nothing."""
+    them, and a limit that is None is none. From the moment `expires` it opens nothing. While it waits with
+    others it has `share` turns for each of a key with 1."""
 
     name: str
     sha256: str = field(repr=False)
@@ -31,6 +35,7 @@ class Key:
     requests_per_minute: int | None = None
     tokens_per_day: int | None = None
     expires: datetime | None = None
+    share: float = 1.0
 
 
 def check_keys(rows: list[Values], found: Findings) -> None:

@@ -7,7 +7,15 @@ of the dataclasses that the values fill.
 
 from typing import Final
 
-from cortex.config.keys import EXPIRY, GLOB, MOST_A_DAY, MOST_A_MINUTE, MOST_IN_FLIGHT
+from cortex.config.keys import (
+    EXPIRY,
+    GLOB,
+    LEAST_SHARE,
+    MOST_A_DAY,
+    MOST_A_MINUTE,
+    MOST_IN_FLIGHT,
+    MOST_SHARE,
+)
 from cortex.config.kinds import (
     ADDRESS,
     DEVICE,
@@ -186,6 +194,7 @@ GATEWAY_FILE: Final = Table(
                 "requests_per_minute": Known(whole(1, MOST_A_MINUTE)),
                 "tokens_per_day": Known(whole(1, MOST_A_DAY)),
                 "expires": Known(EXPIRY),
+                "share": Known(number(LEAST_SHARE, MOST_SHARE)),
             },
             many=True,
         ),
