@@ -79,7 +79,9 @@ class Place:
     """A neuron or a device, with its residents by model id.
 
     Not `ready`, it takes nobody new. In `doubt`, the next look will tell whether it is there
-    at all: until then those who would go there wait, since the answer is a moment away.
+    at all: until then those who would go there wait, since the answer is a moment away. One that has
+    to prove itself gets so many requests at a time of those who could go elsewhere, `most`; None
+    where nothing speaks against it.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Place:
     ready: bool = True
     why_not: str = ""
     doubt: bool = False
+    most: int | None = None
 
     def __iter__(self) -> Iterator[Resident]:
         return iter(self.residents.values())

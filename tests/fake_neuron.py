@@ -5,6 +5,7 @@ Built on `fake_upstream`: real sockets, raw bytes. Control routes answer from th
 `requests` are the inference requests that came, `orders` the control ones that are not polls.
 """
 
+import secrets
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -74,7 +75,7 @@ class FakeNeuron(FakeUpstream):
     residents: dict[str, wire.ResidentReport] = field(default_factory=dict)
     known: tuple[str, ...] = ()
     loads: dict[str, wire.ModelLoad] = field(default_factory=dict)
-    boot_id: str = "boot-1"
+    boot_id: str = field(default_factory=lambda: f"boot-{secrets.token_hex(4)}")
     state: str = "ready"
     memory: int = 1024 * MIB
     poisoned: bool = False

@@ -52,11 +52,13 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class NeuronRef:
-    """A neuron of the fleet; `endpoint` is `http://host:port` and nothing more."""
+    """A neuron of the fleet; `endpoint` is `http://host:port` and nothing more. `found` says that DNS
+    named it, and not the file."""
 
     name: str
     endpoint: str
     token: str | None = field(default=None, repr=False)
+    found: bool = False
 
 
 @dataclass(frozen=True, slots=True)

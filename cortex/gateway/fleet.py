@@ -1,13 +1,15 @@
-"""The neurons as places: asked every few seconds, believed until the next answer.
+"""The neurons as places: who belongs to the fleet, what is believed of each, and who is away.
 
-Owns the last reports and who is away. Each neuron has its own polling task, so that one
-that hangs delays nobody. A neuron whose connection is refused is away at once; one that
-is slow is away after `failures` misses. A new boot id drops all belief of the old boot,
-and one that is stopping counts as empty. What it told last is remembered while it is away.
+Owns the last reports. A neuron whose connection is refused is away at once; one that is slow is
+away after `failures` misses. A new boot id drops all belief of the old boot, a report that is older
+than what is known is dropped itself, and of two who claim one boot id the second is refused.
+What it told last is remembered while it is away. `polling` asks the questions, `belief` reads the
+answers, `probation` keeps who has to prove itself.
 """
 
 import logging
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Final
 
 import trio
@@ -15,23 +17,24 @@ import trio
 from cortex.config.gateway import NeuronRef, Poll
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, Stopping, TooSlow, Unreachable, UpstreamFailed
-from cortex.gateway.member import Neuron, pool_of
+from cortex.gateway import belief
+from cortex.gateway.member import Neuron, Waits, pool_of
+from cortex.gateway.polling import Polling
+from cortex.gateway.probation import Probation
 from cortex.gateway.remote import Client, Remote
-from cortex.metrics import Metrics
-from cortex.places import Phase, Resident, Room
+from cortex.metrics import Ejection, Metrics
+from cortex.web.names import Resolve, resolve
+from cortex.web.pool import Pool
 from cortex.wire import neuron as wire
 
-__all__ = ["Fleet", "Neuron", "seats"]
+__all__ = ["Fleet", "Neuron"]
 
 log = logging.getLogger(__name__)
 
-# So many requests in a row that a neuron spoilt, and for so long whoever has a choice goes
-# elsewhere: one that fails fast is always the least busy, and would draw all work to itself.
-STRIKES: Final = 3
-STRUCK_S: Final = 10.0
-# More than any device has: what a poisoned one is short of, whoever would leave it.
-BEYOND_BYTES: Final = 2**62
 DISMISSED: Final = "it was taken out of cortex.toml"
+UNNAMED: Final = "DNS does not name it any more"
+# For so long a clash is shown after it was seen last: two processes at one address take turns.
+CLASH_S: Final = 60.0
 
 
 class Fleet:
@@ -48,15 +51,24 @@ class Fleet:
         silent_s: float,
     ) -> None:
         self._client, self._dispatch, self._metrics = client, dispatch, metrics
-        self._poll, self._silent_s = poll, silent_s
+        self._polling, self._silent_s = Polling(self, poll), silent_s
+        self.probation = Probation(trio.current_time, self._bound)
         self._neurons: dict[str, Neuron] = {}
+        self._by_boot: dict[str, Neuron] = {}
         self._nursery: trio.Nursery | None = None
+        self._listed, self._found = refs, tuple[NeuronRef, ...]()
+        self._lookup: Resolve = resolve
         for ref in refs:
             self._enlist(ref)
-        self._struck: dict[str, float] = {}
         self.stopping = False
+        # What stands against finding neurons, for /health; "" for nothing.
+        self.trouble = ""
         # Who counts what neurons tell of keys: a name, its tokens, and when it was asked.
         self.told: Callable[[str, wire.KeyTokens, float], None] = lambda name, tokens, asked_at: None
+        # Who tells what has changed, after each look and when one is dismissed.
+        self.noticed: Callable[[Neuron], None] = lambda neuron: None
+        # Who looks whether residents are kept as the catalogue says.
+        self.heeded: Callable[[Neuron], None] = lambda neuron: None
 
     def __iter__(self) -> Iterator[Neuron]:
         return iter(self._neurons.values())
@@ -81,62 +93,84 @@ class Fleet:
             async with trio.open_nursery() as nursery:
                 async with trio.open_nursery() as first:
                     for neuron in self:
-                        first.start_soon(self._look, neuron)
+                        first.start_soon(self._polling.look, neuron)
                 task_status.started()
                 self._nursery = nursery
                 for neuron in self:
-                    nursery.start_soon(self._watch, neuron, name=f"poll {neuron.name}")
+                    self._watch(neuron, nursery)
                 await trio.sleep_forever()
         finally:
             self._nursery = None
             for neuron in self:
                 neuron.pool.close()
 
+    def _watch(self, neuron: Neuron, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._polling.watch, neuron, name=f"poll {neuron.name}")
+
     # -- who belongs to it
 
     def reform(self, refs: tuple[NeuronRef, ...], poll: Poll, *, silent_s: float) -> None:
-        """It is made of `refs` from here on, while it runs. Who is new is asked at once; who is not
-        named takes nobody new. What is under way anywhere goes on."""
-        self._poll, self._silent_s = poll, silent_s
-        wanted = {ref.name: ref for ref in refs}
+        """Its file has `refs` from here on, while it runs. Who is new is asked at once; who is not
+        named any more takes nobody new. What is under way anywhere goes on."""
+        self._polling.poll, self._silent_s = poll, silent_s
+        self._listed = refs
+        self._regroup()
+
+    def found(self, refs: tuple[NeuronRef, ...], lookup: Resolve) -> None:
+        """DNS names these, whose hosts `lookup` finds. The same as `reform`, for these."""
+        self._found, self._lookup = refs, lookup
+        self._regroup()
+
+    def _regroup(self) -> None:
+        members = together(self._listed, self._found)
         for neuron in list(self):
-            if neuron.name not in wanted:
-                self._dismiss(neuron)
+            ref = members.get(neuron.name)
+            if ref is None:
+                self._dismiss(neuron, UNNAMED if neuron.ref.found else DISMISSED)
                 continue
-            if wanted[neuron.name] != neuron.ref:
-                self._rewire(neuron, wanted[neuron.name])
-            neuron.dismissed = False
+            if ref != neuron.ref:
+                self._rewire(neuron, ref)
+            neuron.dismissed = ""
             neuron.look_now.set()
-        for ref in refs:
-            if ref.name not in self._neurons:
+        for name, ref in members.items():
+            if name not in self._neurons:
                 neuron = self._enlist(ref)
                 if self._nursery is not None:
-                    self._nursery.start_soon(self._watch, neuron, name=f"poll {ref.name}")
+                    self._watch(neuron, self._nursery)
 
     def _enlist(self, ref: NeuronRef) -> Neuron:
-        neuron = self._neurons[ref.name] = Neuron(ref, Remote(ref, self._client), pool_of(ref))
+        pool = self._pool_of(ref)
+        neuron = self._neurons[ref.name] = Neuron(ref, Remote(ref, self._client, pool), pool)
         self._dispatch.ledger.open(ref.name, ())
         self._dispatch.ledger.shut(ref.name, "it has not reported yet")
         return neuron
+
+    def _pool_of(self, ref: NeuronRef) -> Pool:
+        return pool_of(ref, self._lookup if ref.found else resolve)
 
     def _rewire(self, neuron: Neuron, ref: NeuronRef) -> None:
         """Another token is used at once; behind another address is another neuron."""
         if ref.endpoint != neuron.ref.endpoint:
             if neuron.up:
                 self._away(neuron, "its endpoint was changed")
+            self._accompany(neuron)
             neuron.pool.retire()
-            neuron.pool = pool_of(ref)
-        neuron.ref, neuron.remote = ref, Remote(ref, self._client)
+            neuron.pool, neuron.waits = self._pool_of(ref), Waits(ref.name)
+            neuron.boot_id, neuron.seen_at = "", -inf
+            neuron.boots.clear()
+            self.probation.forget(neuron.name)
+        neuron.ref, neuron.remote = ref, Remote(ref, self._client, neuron.pool)
 
-    def _dismiss(self, neuron: Neuron) -> None:
+    def _dismiss(self, neuron: Neuron, why: str) -> None:
         if neuron.dismissed:
             return
-        log.info("neuron.dismissed neuron=%s", neuron.name)
-        neuron.dismissed = True
+        log.info("neuron.dismissed neuron=%s why=%s", neuron.name, why)
+        neuron.dismissed = why
         ledger = self._dispatch.ledger
-        ledger.shut(neuron.name, DISMISSED)
+        ledger.shut(neuron.name, why)
         for load in [load for load in ledger.loads.values() if load.place.name == neuron.name]:
             self._dispatch.call_off(load)
+        self.noticed(neuron)
         if self._nursery is not None:
             self._nursery.start_soon(self._see_off, neuron, name=f"see off {neuron.name}")
 
@@ -148,15 +182,37 @@ class Fleet:
             return
         log.info("neuron.forgotten neuron=%s", neuron.name)
         del self._neurons[neuron.name]
+        self._release(neuron)
         neuron.watching.cancel()
+        self._accompany(neuron)
         neuron.pool.retire()
         self._metrics.neuron_gone(neuron.name)
-        self._dispatch.abandon(self._dispatch.ledger.forget(neuron.name, DISMISSED))
+        self.probation.forget(neuron.name)
+        self._dispatch.abandon(self._dispatch.ledger.forget(neuron.name, neuron.dismissed))
         self._dispatch.wake()
 
     def _seated(self, neuron: Neuron) -> int:
         place = self._dispatch.ledger.place(neuron.name)
         return 0 if place is None else sum(resident.seats for resident in place)
+
+    def _accompany(self, neuron: Neuron) -> None:
+        """Its address is looked at no more, and somebody may wait for an answer from there."""
+        if neuron.waits and self._nursery is not None:
+            self._nursery.start_soon(self._linger, neuron.remote, neuron.waits)
+
+    async def _linger(self, remote: Remote, waits: Waits) -> None:
+        """Those who wait have their answers, or were told that nobody lives there."""
+        heard_at = trio.current_time()
+        while waits:
+            with trio.move_on_after(self._polling.poll.timeout_s):
+                try:
+                    await remote.health()
+                    heard_at = trio.current_time()
+                except CortexError as error:
+                    log.debug("neuron.silent cause=%s", error.message)
+            if trio.current_time() - heard_at > self._silent_s:
+                waits.give_up()
+            await trio.sleep(self._polling.poll.interval_s)
 
     # -- what requests find out
 
@@ -164,23 +220,20 @@ class Fleet:
         """A request failed on a neuron that may be gone, or is going, with all it had. Nobody is
         sent there until the next look, which follows at once, has told."""
         neuron = self._neurons.get(name)
-        if neuron is None or not neuron.up or not isinstance(error, UpstreamFailed | Stopping):
+        if neuron is None or not neuron.up:
             return
-        self._dispatch.ledger.doubt(name, error.message)
-        neuron.look_now.set()
-        if not error.not_started:
-            self._strike(neuron)
+        if isinstance(error, UpstreamFailed | Stopping):
+            self._dispatch.ledger.doubt(name, error.message)
+            neuron.look_now.set()
+        if not isinstance(error, UpstreamFailed | TooSlow) or error.not_started:
+            return
+        if self.probation.spoilt(name):
+            log.warning("neuron.ejected neuron=%s why=%s", name, self.probation.why(name))
+            self._metrics.ejected(name, "failing")
 
     def acquit(self, name: str) -> None:
         """A request was answered as it should be."""
-        if (neuron := self._neurons.get(name)) is not None:
-            neuron.strikes = 0
-
-    def struck(self) -> frozenset[str]:
-        """Neurons to which nobody goes who has a choice."""
-        now = trio.current_time()
-        self._struck = {name: until for name, until in self._struck.items() if now < until}
-        return frozenset(self._struck)
+        self.probation.passed(name)
 
     def look_soon(self, name: str) -> None:
         """The neuron is asked anew without waiting for its turn: it has changed."""
@@ -198,154 +251,120 @@ class Fleet:
 
     # -- what the neurons tell
 
-    async def _watch(self, neuron: Neuron) -> None:
-        with neuron.watching:
-            while True:
-                with trio.move_on_at(neuron.asked_at + self._poll.interval_s):
-                    await neuron.look_now.wait()
-                neuron.look_now = trio.Event()
-                await self._look(neuron)
-        neuron.looked.set()
-
-    async def _look(self, neuron: Neuron) -> None:
-        """One round of questions; a failed one is counted. Cancelled, nothing is believed."""
-        neuron.asked_at = trio.current_time()
-        neuron.pool.sweep()
-        try:
-            await self._ask(neuron)
-        except (trio.TooSlowError, TooSlow):
-            if not await self._lagging():
-                self._missed(neuron, f"it did not answer within {self._poll.timeout_s:g} s", at_once=False)
-        except CortexError as error:
-            self._missed(neuron, error.message, at_once=isinstance(error, Unreachable))
-        except Exception as bug:
-            # One neuron's odd report must not end the polling of all.
-            log.exception("neuron.unusable neuron=%s", neuron.name)
-            self._missed(neuron, f"its report cannot be used: {bug}", at_once=False)
-        neuron.looked_at = neuron.asked_at
-        neuron.looked.set()
-        neuron.looked = trio.Event()
-
-    async def _ask(self, neuron: Neuron) -> None:
-        remote = neuron.remote
-        with trio.fail_after(self._poll.timeout_s):
-            health = await remote.health()
-            residents = await remote.models()
-            known = neuron.discovery
-            if known is None or known.boot_id != health.boot_id:
-                known = await remote.discovery()
-        if neuron.remote is not remote or neuron.watching.cancel_called:
-            return  # whom these words are from is not asked any more
-        if health.boot_id == residents.boot_id == known.boot_id:
-            self._believe(neuron, known, health, residents)
-        else:
-            self._missed(neuron, "it was restarted while it was asked", at_once=False)
-
-    async def _lagging(self) -> bool:
-        """Whether this process is too slow itself to blame a neuron: a fleet must not be lost to
-        a burst of requests here."""
-        began = trio.current_time()
-        for _ in range(2):  # of two rounds of the loop, one at least has everybody's turn in it
-            await trio.lowlevel.checkpoint()
-        lag_s = trio.current_time() - began
-        # A look takes some ten rounds.
-        if lag_s * 10 < self._poll.timeout_s:
-            return False
-        log.warning("gateway.lagging seconds=%.3f", lag_s)
-        return True
-
-    def _missed(self, neuron: Neuron, why: str, *, at_once: bool) -> None:
+    def missed(self, neuron: Neuron, why: str, *, at_once: bool) -> None:
+        """It did not answer, or what it said is not believed."""
         neuron.failures += 1
         place = self._dispatch.ledger.place(neuron.name)
         doubted = place is not None and place.doubt
-        if neuron.up and (at_once or doubted or neuron.failures >= self._poll.failures):
-            self._away(neuron, why)
+        if neuron.up and (at_once or doubted or neuron.failures >= self._polling.poll.failures):
+            self._away(neuron, why, "unreachable" if at_once else "silent")
         elif not neuron.up:
             if neuron.failures == 1:
                 log.log(self.news, "neuron.away neuron=%s why=%s", neuron.name, why)
                 self._metrics.neuron_away(neuron.name)
             neuron.why = why
         if trio.current_time() - neuron.seen_at > self._silent_s:
-            neuron.give_up()
+            neuron.waits.give_up()
+        self.noticed(neuron)
 
-    def _away(self, neuron: Neuron, why: str) -> None:
-        log.log(self.news, "neuron.lost neuron=%s why=%s", neuron.name, why)
-        neuron.discovery, neuron.why = None, why
-        self._metrics.neuron_away(neuron.name)
-        self._dispatch.abandon(self._dispatch.ledger.lost(neuron.name, why))
-        self._dispatch.wake()
-
-    def _believe(
+    def believe(
         self, neuron: Neuron, discovery: wire.Discovery, health: wire.Health, residents: wire.Residents
     ) -> None:
-        if neuron.discovery is not None and neuron.discovery.boot_id != discovery.boot_id:
-            self._away(neuron, "it was restarted")
-        if neuron.discovery is None:
-            log.info(
-                "neuron.up neuron=%s boot=%s models=%d", neuron.name, discovery.boot_id, len(residents.models)
-            )
+        """It says so, and nothing speaks against it."""
+        if why := self._doubtful(neuron, health, residents):
+            self.missed(neuron, why, at_once=False)
+            return
+        if neuron.up and neuron.boot_id != health.boot_id:
+            self._away(neuron, "it was restarted", "restarted")
+        if not neuron.up:
+            self._greet(neuron, health.boot_id, len(residents.models))
         neuron.discovery, neuron.health, neuron.residents = discovery, health, residents
+        neuron.seq = max(health.seq, residents.seq)
         neuron.failures, neuron.why, neuron.seen_at = 0, "", trio.current_time()
         self.told(neuron.name, health.key_tokens, neuron.asked_at)
-        ledger = self._dispatch.ledger
-        ledger.report(neuron.name, _rooms(health, residents), _told(neuron), neuron.asked_at)
-        if neuron.stopping:
-            ledger.shut(neuron.name, "it is shutting down")
-        elif neuron.dismissed:
-            ledger.shut(neuron.name, DISMISSED)
+        self._enter(neuron)
+        self.probation.seen(neuron.name)
         self._metrics.neuron_reported(
             neuron.name,
             health.devices,
             {report.id: sum(report.bytes.values()) for report in residents.models},
         )
         self._dispatch.wake()
+        self.noticed(neuron)
+        self.heeded(neuron)
 
-    def _strike(self, neuron: Neuron) -> None:
-        neuron.strikes += 1
-        if neuron.strikes >= STRIKES:
-            if neuron.name not in self._struck:
-                log.warning("neuron.failing neuron=%s in_a_row=%d", neuron.name, neuron.strikes)
-            self._struck[neuron.name] = trio.current_time() + STRUCK_S
+    def _enter(self, neuron: Neuron) -> None:
+        """The ledger knows what it told."""
+        ledger, name = self._dispatch.ledger, neuron.name
+        ledger.report(
+            name, belief.rooms(neuron.health, neuron.residents), belief.told(neuron), neuron.asked_at
+        )
+        if neuron.stopping:
+            ledger.shut(name, "it is shutting down")
+        elif neuron.dismissed:
+            ledger.shut(name, neuron.dismissed)
+        elif (why := belief.engineless(neuron)) and not neuron.residents.models:
+            ledger.shut(name, why)
+
+    def _greet(self, neuron: Neuron, boot_id: str, models: int) -> None:
+        """It is there, for the first time or again."""
+        log.info("neuron.up neuron=%s boot=%s models=%d", neuron.name, boot_id, models)
+        if neuron.boot_id != boot_id:
+            if neuron.boot_id:
+                neuron.boots.append(neuron.boot_id)
+            neuron.boot_id = boot_id
+        self._by_boot[boot_id] = neuron
+        if neuron.heard:
+            self.probation.returned(neuron.name)
+
+    def _away(self, neuron: Neuron, why: str, kind: Ejection | None = None) -> None:
+        log.log(self.news, "neuron.lost neuron=%s why=%s", neuron.name, why)
+        self._release(neuron)
+        neuron.discovery, neuron.why = None, why
+        self._metrics.neuron_away(neuron.name)
+        if kind is not None:
+            self._metrics.ejected(neuron.name, kind)
+        self._dispatch.abandon(self._dispatch.ledger.lost(neuron.name, why))
+        self._dispatch.wake()
+
+    def _release(self, neuron: Neuron) -> None:
+        """Another neuron may have its boot id."""
+        if self._by_boot.get(neuron.boot_id) is neuron:
+            del self._by_boot[neuron.boot_id]
+
+    def _doubtful(self, neuron: Neuron, health: wire.Health, residents: wire.Residents) -> str:
+        """Why a report is not believed: an older one than is known, or that of somebody else. Rows 25
+        and 26 of the fault matrix."""
+        boot_id, first = health.boot_id, min(health.seq, residents.seq)
+        twin = self._by_boot.get(boot_id)
+        if twin is not None and twin is not neuron and not twin.dismissed:
+            why = (
+                f"the neuron at {neuron.ref.endpoint} is '{twin.name}' under another address (boot {boot_id})"
+            )
+        elif boot_id in neuron.boots:
+            why = f"two processes answer at {neuron.ref.endpoint}: boot {boot_id} and boot {neuron.boot_id}"
+        elif boot_id == neuron.boot_id and 0 < first <= neuron.seq:
+            log.warning("report.stale neuron=%s seq=%d known=%d", neuron.name, first, neuron.seq)
+            return f"its report is older than another one: number {first}, after number {neuron.seq}"
+        else:
+            return ""
+        if why != neuron.clash[0]:
+            log.error(
+                "neuron.refused neuron=%s boot=%s known=%s why=%s", neuron.name, boot_id, neuron.boot_id, why
+            )
+        neuron.clash = why, trio.current_time()
+        return why
+
+    def _bound(self, name: str, most: int | None) -> None:
+        self._dispatch.ledger.bound(name, most)
+        self._metrics.on_probation(name, tried=most is not None)
 
 
-def _rooms(health: wire.Health, residents: wire.Residents) -> list[Room]:
-    """The devices. One that is poisoned or absent is among them, since it may be back, but nothing
-    fits there."""
-    rooms = []
-    for device in health.devices:
-        ours = sum(report.bytes.get(device.name, 0) for report in residents.models)
-        lost = "poisoned" if device.poisoned else "absent" if device.absent else ""
-        others = BEYOND_BYTES if lost else device.memory_total - device.memory_free - ours
-        rooms.append(Room(device.name, device.memory_total, others, device.place, lost))
-    return rooms
-
-
-def _told(neuron: Neuron) -> list[Resident]:
-    """Who lives there. Nobody once it is stopping: it takes no one new, and a copy may begin elsewhere."""
-    if neuron.stopping:
-        return []
-    loads = {load.id: load for load in neuron.health.models}
-    return [_resident(report, loads.get(report.id), neuron.asked_at) for report in neuron.residents.models]
-
-
-def _resident(report: wire.ResidentReport, load: wire.ModelLoad | None, now: float) -> Resident:
-    phases: dict[str, Phase] = {"loaded": "loaded", "loading": "loading", "leaving": "leaving"}
-    return Resident(
-        report.id,
-        phases.get(report.state, "recovering"),
-        dict(report.bytes),
-        priority=report.priority,
-        pinned=report.pinned,
-        slots=seats(report),
-        elsewhere=0 if load is None else load.in_flight + load.queue,
-        loaded_at=now - report.age_s,
-        last_used=now - report.idle_s,
-        load_s=report.load_s,
-        fault=None if report.servable.ok else report.servable.reason or "it says so",
-    )
-
-
-def seats(report: wire.ResidentReport) -> int | None:
-    """How many requests the neuron takes for a resident: what it computes at once and what it
-    lets wait. Beyond that they wait here, rather than be refused there."""
-    return None if report.slots is None else report.slots + report.queue
+def together(listed: tuple[NeuronRef, ...], found: tuple[NeuronRef, ...]) -> dict[str, NeuronRef]:
+    """The members by name. What the file lists wins over what was found with its endpoint, or name."""
+    members = {ref.name: ref for ref in listed}
+    endpoints = {ref.endpoint for ref in listed}
+    for ref in found:
+        if ref.endpoint not in endpoints:
+            members.setdefault(ref.name, ref)
+    return members

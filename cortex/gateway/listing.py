@@ -14,6 +14,7 @@ from cortex.catalogue import Catalogue, ModelSpec, unknown
 from cortex.errors import CortexError, Recovering, UnknownModel
 from cortex.gateway.fleet import Fleet
 from cortex.ledger import Ledger
+from cortex.places import Place, Resident
 from cortex.wire.fleet import CatalogueModel, Location, ModelState
 from cortex.wire.neuron import ResidentReport
 
@@ -86,7 +87,7 @@ class Listing:
             Location(
                 neuron=place.name,
                 devices=sorted(resident.room_bytes),
-                state=resident.phase if resident.fault is None else "recovering",
+                state=resident.phase if _proven(place, resident) else "recovering",
                 bytes=resident.bytes,
             )
             for place, resident in sorted(self.ledger.holders(model), key=lambda pair: pair[0].name)
@@ -98,6 +99,10 @@ class Listing:
         return CatalogueModel(
             id=model, state=state, locations=locations, feasible_on=feasible, aliases=aliases, why=why
         )
+
+    def served(self, model: str) -> bool:
+        """Whether a request for it would be taken where it is, by a neuron on probation for one."""
+        return any(place.ready and resident.servable for place, resident in self.ledger.holders(model))
 
     def models(self) -> list[CatalogueModel]:
         """All entries, by id."""
@@ -154,15 +159,23 @@ class Listing:
 
     def _state(self, model: str, locations: list[Location], feasible: list[str]) -> tuple[ModelState, str]:
         holders = self.ledger.holders(model)
-        if any(place.ready and resident.servable for place, resident in holders):
+        serving = [(place, resident) for place, resident in holders if place.ready and resident.servable]
+        if any(_proven(place, resident) for place, resident in serving):
             return "loaded", ""
         if any(resident.phase == "loading" for _, resident in holders):
             return "loading", ""
+        if serving:
+            return "recovering", f"served by '{serving[0][0].name}', which has to prove itself"
         if any(resident.phase != "leaving" for _, resident in holders):
             return "recovering", next((resident.fault or place.why_not for place, resident in holders), "")
         if feasible:
             return "unloaded", ""
         return "unservable", "no neuron that is up can hold it"
+
+
+def _proven(place: Place, resident: Resident) -> bool:
+    """Whether nothing speaks against a resident and its neuron."""
+    return resident.fault is None and (place.most is None or resident.phase != "loaded")
 
 
 def _location(at: Location) -> dict[str, Json]:

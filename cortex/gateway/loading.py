@@ -14,7 +14,8 @@ import trio
 
 from cortex.config.models import spec_to_plain
 from cortex.errors import CortexError, LoadFailed, TooSlow, UpstreamFailed
-from cortex.gateway.fleet import Neuron, seats
+from cortex.gateway.belief import seats
+from cortex.gateway.member import Neuron
 from cortex.ledger import Load
 from cortex.places import Resident
 from cortex.wire import neuron as wire

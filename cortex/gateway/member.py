@@ -3,10 +3,12 @@
 The fleet decides what becomes of it; here is no judgement.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
+from typing import Final
 from urllib.parse import urlsplit
 
 import trio
@@ -14,13 +16,55 @@ import trio
 from cortex.config.gateway import NeuronRef
 from cortex.errors import TooSlow
 from cortex.gateway.remote import Remote
+from cortex.web.names import Resolve, resolve
 from cortex.web.pool import Pool
 from cortex.wire import neuron as wire
 
 
+class Waits:
+    """Those who wait for answers of one neuron at one address, for as long as they take."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._scopes: set[trio.CancelScope] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._scopes)
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """The block waits for an answer that takes as long as it takes. TooSlow when the neuron
+        shows no sign of life meanwhile."""
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+        if scope.cancelled_caught:
+            raise TooSlow(
+                f"Neuron '{self._name}' gives no sign of life. The request may have run; send it again."
+            )
+
+    def give_up(self) -> None:
+        """Nobody waits any longer."""
+        for scope in self._scopes:
+            scope.cancel()
+
+
+# A boot id that comes again is of a process that was never gone; two at one address take turns.
+MOST_BOOTS: Final = 8
+
+
 @dataclass(slots=True)
 class Neuron:
-    """One neuron as this gateway knows it. Times are trio's, -inf before the first report."""
+    """One neuron as this gateway knows it. Times are trio's, -inf before the first report.
+
+    `boot_id` is the process that was believed last, and `boots` are those before; `seq` is the number
+    of its last report. `clash` says whom it was mistaken for, and when: another process, or another
+    neuron. `dismissed` says why it belongs to the fleet no longer: nobody new goes there, and it is
+    forgotten when the last has left.
+    """
 
     ref: NeuronRef
     remote: Remote
@@ -28,18 +72,23 @@ class Neuron:
     discovery: wire.Discovery | None = None
     health: wire.Health = field(default_factory=wire.Health)
     residents: wire.Residents = field(default_factory=wire.Residents)
+    boot_id: str = ""
+    boots: deque[str] = field(default_factory=lambda: deque(maxlen=MOST_BOOTS))
+    seq: int = 0
+    clash: tuple[str, float] = ("", -inf)
     failures: int = 0
-    strikes: int = 0
     why: str = ""
     asked_at: float = -inf  # when the last look began, and
     looked_at: float = -inf  # when the last one began that is over
     seen_at: float = -inf
-    # Taken out of the file: nobody new goes there, and it is forgotten when the last has left.
-    dismissed: bool = False
+    dismissed: str = ""
     watching: trio.CancelScope = field(default_factory=trio.CancelScope)
     look_now: trio.Event = field(default_factory=trio.Event)
     looked: trio.Event = field(default_factory=trio.Event)
-    _waits: set[trio.CancelScope] = field(default_factory=set)
+    waits: Waits = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waits = Waits(self.name)
 
     @property
     def name(self) -> str:
@@ -66,28 +115,8 @@ class Neuron:
         had = gone and any(report.id == model for report in self.residents.models)
         return had or model in self.residents.known
 
-    @contextmanager
-    def awaited(self) -> Iterator[None]:
-        """The block waits for an answer that takes as long as it takes. TooSlow when the neuron
-        shows no sign of life meanwhile."""
-        with trio.CancelScope() as scope:
-            self._waits.add(scope)
-            try:
-                yield
-            finally:
-                self._waits.discard(scope)
-        if scope.cancelled_caught:
-            raise TooSlow(
-                f"Neuron '{self.name}' gives no sign of life. The request may have run; send it again."
-            )
 
-    def give_up(self) -> None:
-        """Nobody waits for its answers any longer."""
-        for scope in self._waits:
-            scope.cancel()
-
-
-def pool_of(ref: NeuronRef) -> Pool:
-    """Connections to the neuron of that address."""
+def pool_of(ref: NeuronRef, lookup: Resolve = resolve) -> Pool:
+    """Connections to the neuron of that address, which `lookup` finds."""
     parts = urlsplit(ref.endpoint)
-    return Pool(parts.hostname or "", parts.port or 80)
+    return Pool(parts.hostname or "", parts.port or 80, lookup=lookup)

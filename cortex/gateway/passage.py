@@ -21,7 +21,7 @@ from cortex.errors import CortexError, NoRoom, NotHereNow, Overloaded, Recoverin
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
 from cortex.gateway.views import Views
-from cortex.gateway.wants import elsewhere, want_of
+from cortex.gateway.wants import want_of
 from cortex.ledger import Want
 from cortex.metrics import Dialect as DialectName
 from cortex.metrics import Done, Metrics, Outcome
@@ -134,21 +134,22 @@ class Passage:
     async def _attempt(self, journey: Journey) -> CortexError | None:
         """None when the request was answered; else how a neuron proved that nothing ran, and
         may be tried again. Raises what the client is to be told."""
-        async with self._seated(journey) as neuron:
+        async with self._seated(journey):
             try:
-                await self._exchange(journey, neuron)
+                # It may have left the fleet since its seat was given.
+                await self._exchange(journey, self._fleet[journey.neuron])
             except CortexError as error:
-                self._fleet.suspect(neuron.name, error)
+                self._fleet.suspect(journey.neuron, error)
                 if not error.not_started:
                     raise
                 self._check_again(journey, error)
                 return error
-            self._fleet.acquit(neuron.name)
+            self._fleet.acquit(journey.neuron)
         return None
 
     @asynccontextmanager
-    async def _seated(self, journey: Journey) -> AsyncIterator[Neuron]:
-        """A seat, and the neuron where it is."""
+    async def _seated(self, journey: Journey) -> AsyncIterator[None]:
+        """A seat at the journey's neuron."""
         async with AsyncExitStack() as stack:
             with self._waits():
                 try:
@@ -161,11 +162,10 @@ class Passage:
             journey.route = ticket.route
             if journey.seated is None:
                 journey.seated = trio.current_time()
-            yield self._fleet[ticket.place.name]
+            yield
 
     def _want(self, journey: Journey) -> Want:
-        avoid = elsewhere(self._listing, journey.model, journey.avoid)
-        want = want_of(self._listing, journey.model, affinity=journey.affinity, avoid=avoid)
+        want = want_of(self._listing, journey.model, affinity=journey.affinity, avoid=journey.avoid)
         journey.reply.tags[wire.MODEL] = journey.model
         return want
 
@@ -191,7 +191,7 @@ class Passage:
         if journey.streams:
             yield self._limits.first_token_s
         else:
-            with neuron.awaited():
+            with neuron.waits.awaited():
                 yield inf
 
     def _head(self, journey: Journey, neuron: Neuron) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from cortex.gateway.listing import Listing
-from cortex.gateway.wants import elsewhere, want_of
+from cortex.gateway.wants import want_of
 from cortex.ledger import Plan, Refuse, Serve, Wait
 from cortex.router import Placement, Reason, Route
 from cortex.wire.plan import Decided, Leaver, PlanPlace, PlanReport, Stayer
@@ -29,7 +29,7 @@ _WAITS: Final = {
 
 def plan_of(listing: Listing, model: str) -> PlanReport:
     """The plan for a request without a conversation."""
-    plan = listing.ledger.plan(want_of(listing, model, avoid=elsewhere(listing, model)))
+    plan = listing.ledger.plan(want_of(listing, model))
     decision, why = _told(plan)
     error = plan.verdict.error if isinstance(plan.verdict, Refuse) else None
     return PlanReport(

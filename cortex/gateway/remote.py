@@ -14,6 +14,8 @@ import trio
 
 from cortex.config.gateway import NeuronRef
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
+from cortex.web.names import Address
+from cortex.web.pool import Pool
 from cortex.wire import neuron as wire
 from cortex.wire import refusals
 
@@ -37,11 +39,13 @@ async def open_client() -> AsyncIterator[Client]:
 
 
 class Remote:
-    """One neuron's control API. Deadlines are the caller's."""
+    """One neuron's control API, at the addresses that `pool` has for its host. Deadlines are the
+    caller's."""
 
-    def __init__(self, ref: NeuronRef, client: Client) -> None:
-        self._ref, self._client = ref, client
-        self._headers = {"accept-encoding": "identity"}
+    def __init__(self, ref: NeuronRef, client: Client, pool: Pool) -> None:
+        self._ref, self._client, self._names = ref, client, pool.names
+        # Said here, since URLs hold addresses: the library would look each name up by itself.
+        self._headers = {"host": pool.authority, "accept-encoding": "identity"}
         if ref.token is not None:
             self._headers["authorization"] = f"Bearer {ref.token}"
 
@@ -79,13 +83,32 @@ class Remote:
         self, method: str, path: str, body: msgspec.Struct | None
     ) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and body of the answer, whatever it says."""
-        name, url = self._ref.name, self._ref.endpoint + path
+        problem: CortexError | None = None
+        for address in await self._names.addresses():
+            try:
+                answer = await self._ask_at(address, method, path, body)
+            except (Unreachable, TooSlow) as error:
+                problem = error
+            else:
+                self._names.prefer(address)
+                return answer
+        self._names.doubt()
+        assert problem is not None  # noqa: S101 - there is an address, or `addresses` has raised
+        raise problem
+
+    async def _ask_at(
+        self, address: Address, method: str, path: str, body: msgspec.Struct | None
+    ) -> tuple[int, httpx.Headers, bytes]:
+        """The same of one address; Unreachable or TooSlow only when nobody took the connection there."""
+        name = self._ref.name
+        host, port = address.sockaddr[:2]
+        url = httpx.URL(scheme="http", host=str(host), port=int(port), path=path)
         content = None if body is None else msgspec.json.encode(body)
         headers = self._headers if content is None else {**self._headers, "content-type": "application/json"}
         try:
             async with self._client.stream(method, url, content=content, headers=headers) as answer:
                 return answer.status_code, answer.headers, await self._whole(answer, path)
-        except (httpx.ConnectError, httpx.InvalidURL, UnicodeError) as error:
+        except httpx.ConnectError as error:
             raise Unreachable(
                 f"Neuron '{name}' at {self._ref.endpoint} cannot be reached: {error}"
             ) from error

@@ -7,10 +7,19 @@ import trio
 
 from cortex import __version__
 from cortex.ask import Json
-from cortex.gateway.fleet import DISMISSED, Fleet, Neuron
+from cortex.gateway import belief
+from cortex.gateway.fleet import CLASH_S, Fleet, Neuron
 from cortex.gateway.listing import Listing
 from cortex.ledger import Ledger, Load
-from cortex.wire.fleet import FleetLoad, FleetModel, FleetNeuron, FleetReport, FleetStatus, GatewayReport
+from cortex.wire.fleet import (
+    FleetLoad,
+    FleetModel,
+    FleetNeuron,
+    FleetReport,
+    FleetStatus,
+    GatewayReport,
+    NeuronState,
+)
 from cortex.wire.neuron import ModelLoad, ResidentReport
 
 # A waiter gives up by its own clock; one that stands in line for so long beyond is proof that
@@ -40,18 +49,19 @@ class Report:
         something is missing."""
         if self.unservable() or not self.moving():
             return "impaired"
-        missing = any(not neuron.up for neuron in self.fleet if not neuron.dismissed)
+        missing = any(not neuron.up or belief.unfit(neuron) for neuron in self.fleet if not neuron.dismissed)
         hurt = any(device.poisoned for neuron in self.fleet if neuron.up for device in neuron.health.devices)
         return "degraded" if missing or hurt else "ok"
 
     def unservable(self) -> list[str]:
         """Models of the catalogue that nobody could serve at present."""
         rows = self.listing.models()
-        return [row.id for row in rows if row.state in ("unservable", "recovering")]
+        hurt = [row.id for row in rows if row.state in ("unservable", "recovering")]
+        return [model for model in hurt if not self.listing.served(model)]
 
     def ready(self) -> bool:
         """Whether a request has a chance: some neuron takes requests, and the line moves."""
-        usable = any(neuron.up and not neuron.stopping for neuron in self.fleet)
+        usable = any(neuron.up and not neuron.stopping and not belief.unfit(neuron) for neuron in self.fleet)
         return usable and self.moving() and not self.stopping
 
     def moving(self) -> bool:
@@ -89,7 +99,7 @@ class Report:
                 models_sha256=self.models_sha256 if governs else "",
                 withheld=not governs,
             ),
-            neurons=[_neuron(neuron, now) for neuron in self.fleet],
+            neurons=[self._neuron(neuron, now) for neuron in self.fleet],
             models=self.listing.models(),
             waiting=self.ledger.waiting,
             loads=[self._load(model, load, now) for model, load in self.ledger.loads.items()],
@@ -109,23 +119,34 @@ class Report:
             total_bytes=total or load.resident.bytes,
         )
 
+    def _neuron(self, neuron: Neuron, now: float) -> FleetNeuron:
+        loads = {load.id: load for load in neuron.health.models}
+        state, why = self._standing(neuron, now)
+        models = [_model(report, loads.get(report.id)) for report in neuron.residents.models]
+        return FleetNeuron(
+            name=neuron.name,
+            endpoint=neuron.ref.endpoint,
+            state=state,
+            why=why,
+            report_age_s=now - neuron.seen_at if neuron.heard else None,
+            devices=neuron.health.devices if neuron.up else [],
+            models=models if neuron.up else [],
+            warnings=neuron.health.warnings if neuron.up else [],
+        )
 
-def _neuron(neuron: Neuron, now: float) -> FleetNeuron:
-    loads = {load.id: load for load in neuron.health.models}
-    state = "away" if neuron.why and not neuron.up else "new" if not neuron.up else "ok"
-    leaves = neuron.up and (neuron.stopping or neuron.dismissed)
-    return FleetNeuron(
-        name=neuron.name,
-        endpoint=neuron.ref.endpoint,
-        state="stopping" if leaves else state,  # type: ignore[arg-type]
-        why=DISMISSED if neuron.dismissed else neuron.why,
-        report_age_s=now - neuron.seen_at if neuron.heard else None,
-        devices=neuron.health.devices if neuron.up else [],
-        models=[_model(report, loads.get(report.id)) for report in neuron.residents.models]
-        if neuron.up
-        else [],
-        warnings=neuron.health.warnings if neuron.up else [],
-    )
+    def _standing(self, neuron: Neuron, now: float) -> tuple[NeuronState, str]:
+        """What counts most of all that can be said of a neuron, and why."""
+        if not neuron.up:
+            return "away" if neuron.why else "new", neuron.dismissed or neuron.why
+        if neuron.stopping or neuron.dismissed:
+            return "stopping", neuron.dismissed
+        if why := belief.unfit(neuron):
+            return "unfit", why
+        clash, seen_at = neuron.clash
+        odd = clash if now - seen_at < CLASH_S else ""
+        probation = self.fleet.probation
+        standing = probation.standing(neuron.name)
+        return "ok" if standing == "trusted" else standing, odd or probation.why(neuron.name)
 
 
 def _model(report: ResidentReport, load: ModelLoad | None) -> FleetModel:

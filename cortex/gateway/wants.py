@@ -23,11 +23,3 @@ def want_of(listing: Listing, model: str, *, affinity: str = "", avoid: frozense
         may_load=spec is not None,
         avoid=avoid,
     )
-
-
-def elsewhere(listing: Listing, model: str, avoid: frozenset[str] = frozenset()) -> frozenset[str]:
-    """`avoid`, and the neurons that failed several times in a row, as long as another one serves `model`."""
-    struck = listing.fleet.struck()
-    holders = listing.ledger.holders(model) if struck else ()
-    others = (at for at, resident in holders if at.ready and resident.servable)
-    return avoid | struck if any(at.name not in struck | avoid for at in others) else avoid

@@ -138,6 +138,13 @@ class Residency:
         self._places[name].doubt = True
         self.shut(name, reason)
 
+    def bound(self, name: str, most: int | None) -> None:
+        """A place gets so many requests at a time of those who have a choice; None is no bound."""
+        place = self._places.get(name)
+        if place is not None and place.most != most:
+            place.most = most
+            self._stir(*place.residents)
+
     def rooms(self, name: str, rooms: Iterable[Room]) -> None:
         """What models may have at a place has changed; who lives and sits there stays. Those who
         wait are looked at again only where there is more than before."""

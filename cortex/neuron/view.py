@@ -5,9 +5,10 @@ milliseconds while every device is busy.
 """
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from itertools import count
 from typing import Final, Literal
 
 import trio
@@ -82,6 +83,8 @@ class View:
     upkeep: Upkeep
     vigil: Vigil
     warnings: tuple[str, ...] = ()
+    # Numbers the reports of this boot, so that an old one is known when it comes late.
+    reports: Iterator[int] = field(default_factory=lambda: count(1))
 
     def discovery(self) -> wire.Discovery:
         """GET /discovery."""
@@ -118,6 +121,7 @@ class View:
             status=self.status(),
             name=self.name,
             boot_id=self.boot_id,
+            seq=next(self.reports),
             uptime_s=trio.current_time() - self.started_at,
             devices=[
                 self._device(place, room)
@@ -160,6 +164,7 @@ class View:
         """GET /models."""
         return wire.Residents(
             boot_id=self.boot_id,
+            seq=next(self.reports),
             models=[self.resident(resident) for place in self.ledger for resident in place],
             known=sorted(self.residents.found.known()),
             pinned=list(self.residents.pins),

@@ -1,8 +1,9 @@
 """A neuron's host name to addresses, without ever holding the loop.
 
 Owns the last addresses that a lookup gave. Lookups run one at a time in a thread, with a
-deadline; while one fails, the addresses known from before stay in use, and a name that was
-never found is not asked for again within a second. IP literals need no lookup.
+deadline. Who connects waits for one only while no address is known; from then on whoever owns
+the name has it refreshed, and while lookups fail, the addresses from before stay in use. A
+name that was not found is not asked for again within a second. IP literals need no lookup.
 """
 
 import math
@@ -51,9 +52,8 @@ class Names:
 
     async def addresses(self) -> list[Address]:
         """Where to connect, best first; Unreachable when the name has never been found."""
-        async with self._turn:
-            if not self._literal and trio.current_time() >= self._ask_again_at:
-                await self._ask()
+        if not self._known:
+            await self.refresh()
         if not self._known:
             raise Unreachable(
                 f"The neuron's host name {self._host!r} has no address. Check the name and DNS."
@@ -61,6 +61,12 @@ class Names:
         return list(self._known)
 
     def doubt(self) -> None:
+    async def refresh(self) -> None:
+        """The addresses are no older than they may be, or the resolver has no better ones."""
+        async with self._turn:
+            if not self._literal and trio.current_time() >= self._ask_again_at:
+                await self._ask()
+
         """Nobody answered at these addresses: they are asked for again before they are trusted."""
         self._ask_again_at = min(self._ask_again_at, self._asked_at + RETRY_S)
 
@@ -78,7 +84,10 @@ class Names:
                 )
             except (OSError, UnicodeError):  # UnicodeError: a label that no resolver takes
                 found = []
-        self._known = found or self._known
+        if found:
+            # The one that worked is still the first to be tried.
+            first = self._known[:1]
+            self._known = sorted(found, key=lambda address: address not in first)
         self._asked_at = trio.current_time()
         self._ask_again_at = self._asked_at + (FRESH_S if found else RETRY_S)
 

@@ -26,7 +26,8 @@ IDLE_S: Final = 30.0
 
 
 class Pool:
-    """Keep-alive connections to the neuron at `host` and `port`.
+    """Keep-alive connections to the neuron at `host` and `port`, whose addresses are `names`: its owner
+    keeps them fresh.
 
     Connections that idle for `idle_s` are closed when the pool is next used or swept.
     """
@@ -42,9 +43,9 @@ class Pool:
         lookup: Resolve = resolve,
     ) -> None:
         self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.names = Names(host, port, dns_s=dns_s, lookup=lookup)
         self._connect_s = connect_s
         self._idle_s = idle_s
-        self._names = Names(host, port, dns_s=dns_s, lookup=lookup)
         self._idle: deque[Link] = deque()
         self._active: set[Link] = set()
         self._closed = False
@@ -106,16 +107,16 @@ class Pool:
 
     async def _connect(self) -> Link:
         problem: OSError | None = None
-        for address in await self._names.addresses():
+        for address in await self.names.addresses():
             with trio.move_on_after(self._connect_s):
                 try:
                     link = await Link.open(address)
                 except OSError as refused:
                     problem = refused
                     continue
-                self._names.prefer(address)
+                self.names.prefer(address)
                 return self._admit(link)
-        self._names.doubt()
+        self.names.doubt()
         why = "refused the connection" if problem else f"did not take the connection in {self._connect_s:g} s"
         raise Unreachable(f"The neuron {why}. Nothing ran; see `cortex status` for its state.") from problem
 

@@ -13,6 +13,9 @@ import msgspec
 from cortex.wire.neuron import DeviceHealth
 
 FleetStatus: TypeAlias = Literal["ok", "degraded", "impaired"]
+# `ejected` and `probation`: it failed or was away, and others are preferred; `unfit`: it answers, and has
+# nothing to serve with.
+NeuronState: TypeAlias = Literal["ok", "away", "new", "stopping", "unfit", "ejected", "probation"]
 ModelState: TypeAlias = Literal["loaded", "loading", "unloaded", "recovering", "unservable"]
 
 
@@ -45,12 +48,12 @@ class FleetModel(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FleetNeuron(msgspec.Struct, kw_only=True, frozen=True):
-    """One neuron as the gateway sees it. `why` says what an away neuron last failed with;
+    """One neuron as the gateway sees it. `why` says what is amiss, such as what an away one last failed with;
     `report_age_s` is None as long as it never reported."""
 
     name: str
     endpoint: str = ""
-    state: Literal["ok", "away", "new", "stopping"] = "new"
+    state: NeuronState = "new"
     why: str = ""
     report_age_s: float | None = None
     devices: list[DeviceHealth] = []

@@ -142,11 +142,13 @@ class KeyTokens(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Health(msgspec.Struct, kw_only=True, frozen=True):
-    """GET /health of a neuron: a pure cache read."""
+    """GET /health of a neuron: a pure cache read. `seq` grows with each report of a boot; 0 is that of
+    an older build."""
 
     status: Literal["ok", "degraded", "impaired"] = "ok"
     name: str = ""
     boot_id: str = ""
+    seq: Count = 0
     uptime_s: float = 0.0
     devices: list[DeviceHealth] = []
     activation: Activation = Activation()
@@ -195,10 +197,11 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
 
 class Residents(msgspec.Struct, kw_only=True, frozen=True):
     """GET /models. `known` are the models that the neuron's own catalogue can load, `pinned` those
-    that stay once they are here, by order."""
+    that stay once they are here, by order. `seq` is counted together with that of /health."""
 
     boot_id: str = ""
     models: list[ResidentReport] = []
+    seq: Count = 0
     known: list[str] = []
     pinned: list[str] = []
 

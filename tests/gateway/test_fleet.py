@@ -64,7 +64,7 @@ async def test_a_restart_between_two_polls_is_seen_by_the_boot_id_alone(caplog) 
     async with fake_neuron("a") as neuron, open_gateway(neuron, catalogue=["a"]) as gateway:
         neuron.boot_id = "another"
         await gateway.knows(lambda _: "neuron.lost" in caplog.text)
-        await until_state(gateway, "n1", "ok")
+        await until_state(gateway, "n1", "probation")
         assert caplog.text.count("neuron.up neuron=n1 boot=another") == 1
         assert "it was restarted" in caplog.text
 

@@ -10,6 +10,7 @@ import trio
 from cortex.config.gateway import NeuronRef
 from cortex.errors import Unreachable
 from cortex.gateway import remote
+from cortex.gateway.member import pool_of
 from cortex.wire import neuron as wire
 from tests.fake_neuron import Open, fake_neuron, open_gateway, refusal
 from tests.fake_upstream import whole
@@ -44,14 +45,14 @@ async def test_figures_that_no_device_has_make_a_report_unusable_and_end_nothing
 async def test_a_bug_in_believing_a_report_is_that_neurons_miss(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_neuron("a") as odd, fake_neuron("a") as good, open_gateway(odd, good) as gateway:
         fleet = gateway.gateway._parts.report.fleet
-        believe = fleet._believe
+        believe = fleet.believe
 
         def refuse(neuron, *report) -> None:
             if neuron.name == "n1":
                 raise ZeroDivisionError("nobody thought of this")
             believe(neuron, *report)
 
-        fleet._believe = refuse
+        fleet.believe = refuse
         await eventually(lambda: state(gateway, "n1", "away"))
         assert "nobody thought of this" in (await row(gateway, "n1"))["why"]
         assert (await gateway.ask()).headers["x-cortex-neuron"] == "n2"
@@ -62,7 +63,7 @@ async def test_a_name_that_no_resolver_takes_is_unreachable() -> None:
     ref = NeuronRef("n1", f"http://{'x' * 64}.example:1")
     async with remote.open_client() as client:
         with pytest.raises(Unreachable):
-            await remote.Remote(ref, client).health()
+            await remote.Remote(ref, client, pool_of(ref)).health()
 
 
 async def test_a_model_that_the_neuron_knows_under_another_name_is_refused_with_both() -> None:

@@ -44,6 +44,14 @@ class Swept:
 
     sweeps = 0
     closed = False
+    refreshed = 0
+
+    @property
+    def names(self) -> "Swept":
+        return self
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
 
     def sweep(self) -> None:
         self.sweeps += 1

@@ -643,8 +643,44 @@ async def test_a_known_address_is_used_while_lookups_fail(mock_clock: trio.testi
         assert resolver.asked == 1
         resolver.mood = "fails"
         mock_clock.jump(60)
-        assert await ask(pool) == (200, b'{"ok":true}')
+        await pool.names.refresh()
         assert resolver.asked == 2
+        assert await ask(pool) == (200, b'{"ok":true}')
+
+
+async def test_who_knows_an_address_does_not_wait_for_a_resolver_that_hangs(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    """Row 23: a report must not be late because of DNS."""
+    async with (
+        fake_upstream(otherwise=script(OK, Close())) as upstream,
+        named_pool(upstream) as (pool, resolver),
+        trio.open_nursery() as nursery,
+    ):
+        await ask(pool)
+        resolver.mood = "hangs"
+        mock_clock.jump(60)
+        nursery.start_soon(pool.names.refresh)
+        while resolver.asked < 2:  # noqa: ASYNC110 - it is a thread's turn
+            await trio.lowlevel.checkpoint()
+        began = trio.current_time()
+        assert await ask(pool) == (200, b'{"ok":true}')
+        assert trio.current_time() == began
+        mock_clock.jump(1)
+
+
+async def test_the_address_that_worked_stays_the_first_when_the_name_is_looked_up_again(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        dead = Address(socket.AF_INET, reserved.getsockname())
+        async with fake_upstream(otherwise=script(OK)) as upstream, named_pool(upstream) as (pool, resolver):
+            resolver.found = [dead, *resolver.found]
+            await ask(pool)
+            mock_clock.jump(60)
+            await pool.names.refresh()
+            assert resolver.asked == 2 and (await pool.names.addresses())[-1] == dead
 
 
 async def test_an_address_where_nobody_answers_is_looked_up_again(mock_clock: trio.testing.MockClock) -> None:
@@ -656,6 +692,7 @@ async def test_an_address_where_nobody_answers_is_looked_up_again(mock_clock: tr
                 await ask(pool)
             resolver.found = right
             mock_clock.jump(1.1)
+            await pool.names.refresh()
             assert await ask(pool) == (200, b'{"ok":true}')
 
 
@@ -666,7 +703,7 @@ async def test_the_next_address_of_a_name_is_tried_and_remembered() -> None:
         async with fake_upstream(otherwise=script(OK)) as upstream, named_pool(upstream) as (pool, resolver):
             resolver.found = [dead, *resolver.found]
             await ask(pool)
-            assert (await pool._names.addresses())[-1] == dead
+            assert (await pool.names.addresses())[-1] == dead
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -676,7 +713,7 @@ def test_an_address_literal_is_never_looked_up(host: str) -> None:
 
     async def main() -> None:
         pool = Pool(host, 1, lookup=forbidden)
-        assert [address.sockaddr[0] for address in await pool._names.addresses()] == [host]
+        assert [address.sockaddr[0] for address in await pool.names.addresses()] == [host]
 
     trio.run(main)
 

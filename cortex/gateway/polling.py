@@ -1,0 +1,103 @@
+"""The rounds of questions to each neuron: when they are asked, and what a failed one means.
+
+Each neuron has its own task, so that one that hangs delays nobody, and another that keeps its
+host's addresses fresh, so that a resolver that hangs delays no question. What an answer changes is
+the fleet's to say. A gateway that is too slow itself blames no neuron.
+"""
+
+import logging
+from typing import Protocol
+
+import trio
+
+from cortex.config.gateway import Poll
+from cortex.errors import CortexError, TooSlow, Unreachable
+from cortex.gateway.member import Neuron
+from cortex.wire import neuron as wire
+
+log = logging.getLogger(__name__)
+
+
+class Judge(Protocol):
+    """Hears what came of each question."""
+
+    def believe(
+        self, neuron: Neuron, discovery: wire.Discovery, health: wire.Health, residents: wire.Residents
+    ) -> None:
+        """It answered."""
+
+    def missed(self, neuron: Neuron, why: str, *, at_once: bool) -> None:
+        """It did not; `at_once` when there is nobody to wait for."""
+
+
+class Polling:
+    """Asks neurons every `poll.interval_s`, which may be changed while they are watched."""
+
+    def __init__(self, judge: Judge, poll: Poll) -> None:
+        self._judge, self.poll = judge, poll
+
+    async def watch(self, neuron: Neuron) -> None:
+        """Until the neuron's own scope is cancelled, or this is."""
+        with neuron.watching:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_addresses, neuron)
+                while True:
+                    with trio.move_on_at(neuron.asked_at + self.poll.interval_s):
+                        await neuron.look_now.wait()
+                    neuron.look_now = trio.Event()
+                    await self.look(neuron)
+        neuron.looked.set()
+
+    async def _keep_addresses(self, neuron: Neuron) -> None:
+        """Row 23 of the fault matrix: what worked is used until something newer is known."""
+        while True:
+            await neuron.pool.names.refresh()
+            await trio.sleep(self.poll.interval_s)
+
+    async def look(self, neuron: Neuron) -> None:
+        """One round of questions; a failed one is counted. Cancelled, nothing is believed."""
+        neuron.asked_at = trio.current_time()
+        neuron.pool.sweep()
+        try:
+            await self._ask(neuron)
+        except (trio.TooSlowError, TooSlow):
+            if not await self._lagging():
+                why = f"it did not answer within {self.poll.timeout_s:g} s"
+                self._judge.missed(neuron, why, at_once=False)
+        except CortexError as error:
+            self._judge.missed(neuron, error.message, at_once=isinstance(error, Unreachable))
+        except Exception as bug:
+            # One neuron's odd report must not end the polling of all.
+            log.exception("neuron.unusable neuron=%s", neuron.name)
+            self._judge.missed(neuron, f"its report cannot be used: {bug}", at_once=False)
+        neuron.looked_at = neuron.asked_at
+        neuron.looked.set()
+        neuron.looked = trio.Event()
+
+    async def _ask(self, neuron: Neuron) -> None:
+        remote = neuron.remote
+        with trio.fail_after(self.poll.timeout_s):
+            health = await remote.health()
+            residents = await remote.models()
+            known = neuron.discovery
+            if known is None or known.boot_id != health.boot_id:
+                known = await remote.discovery()
+        if neuron.remote is not remote or neuron.watching.cancel_called:
+            return  # whom these words are from is not asked any more
+        if health.boot_id == residents.boot_id == known.boot_id:
+            self._judge.believe(neuron, known, health, residents)
+        else:
+            self._judge.missed(neuron, "it was restarted while it was asked", at_once=False)
+
+    async def _lagging(self) -> bool:
+        """Whether this process is too slow itself to blame a neuron: a fleet must not be lost to
+        a burst of requests here."""
+        began = trio.current_time()
+        for _ in range(2):  # of two rounds of the loop, one at least has everybody's turn in it
+            await trio.lowlevel.checkpoint()
+        lag_s = trio.current_time() - began
+        # A look takes some ten rounds.
+        if lag_s * 10 < self.poll.timeout_s:
+            return False
+        log.warning("gateway.lagging seconds=%.3f", lag_s)
+        return True
