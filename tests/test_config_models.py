@@ -126,8 +126,23 @@ def test_the_predecessors_catalogue_loads_with_one_warning_a_key():
         "models[0].harness",
         "models[0].vram_mb",
         "models[0].min_device_vram_mb",
+        "models[0].pinned_on",
         "models[0].limit",
     ]
+
+
+@pytest.mark.parametrize("old", ['harness = "candle"', "vram_mb = 1", "limit = { context = 1 }"])
+def test_what_the_predecessor_meant_by_a_key_is_told_where_the_entry_is_its(read, old):
+    entry = '[[models]]\nid = "org/m"\npinned_on = ["n"]\nquant = "q6k"\n'
+    warnings = read(f"{entry}{old}\n")[1]
+    assert [warning.split(": ", 2)[1] for warning in warnings] == [
+        "models[0].pinned_on",
+        "models[0].quant",
+        f"models[0].{old.split(' ')[0]}",
+    ]
+    assert "never evicted" in warnings[0]
+    assert read(entry)[1] == []
+    assert len(read(f'[[models]]\nid = "org/m"\nquant = "Q4_K_M"\npinned_on = []\n{old}\n')[1]) == 1
 
 
 def test_a_key_without_effect_is_a_warning_and_leaves_no_trace_in_the_spec(read):

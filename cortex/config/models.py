@@ -25,6 +25,12 @@ MIB = 2**20
 CUDA_KEYS: Final = ("draft", "speculation", "lora", "cache_tokens")
 _HARNESS: Final = MODEL_KEYS.keys["harness"]
 _FORMER: Final = _HARNESS.former if isinstance(_HARNESS, Known) else ()
+# By these an entry is known to be the predecessor's.
+_THEIRS: Final = frozenset(
+    key for key, known in MODEL_KEYS.keys.items() if known.idle or (isinstance(known, Known) and known.old)
+)
+# What the predecessor quantised dense weights to while it loaded them.
+_IN_PLACE: Final = ("q4k", "q5k", "q6k", "q8_0")
 
 
 def read_models(path: FilePath) -> tuple[Catalogue, list[str]]:
@@ -131,11 +137,27 @@ def sampling_from_text(text: str) -> Sampling:
 
 
 def rows_as_written(rows: object, at: Path, found: Findings) -> None:
-    """Take out what only the predecessor had a value for, before kinds are checked."""
+    """Take out what only the predecessor had a value for, before kinds are checked; and of an entry
+    that is known by that, tell what its other keys mean here."""
     for i, row in enumerate(rows if isinstance(rows, list) else ()):
-        if isinstance(row, dict) and row.get("harness") in _FORMER:
-            name = row.pop("harness")
+        if not isinstance(row, dict):
+            continue
+        theirs = not row.keys().isdisjoint(_THEIRS)
+        if row.get("harness") in _FORMER:
+            name, theirs = row.pop("harness"), True
             found.warn((*at, i, "harness"), f"'{name}' is no harness here; the weights' format chooses one")
+        if theirs:
+            _tell_changed(row, (*at, i), found)
+
+
+def _tell_changed(row: Mapping[str, object], at: Path, found: Findings) -> None:
+    """Keys of the predecessor that are keys here, with another meaning."""
+    if row.get("pinned_on"):
+        found.warn((*at, "pinned_on"), "pins the model, too: it is never evicted from these neurons")
+    if row.get("quant") in _IN_PLACE:
+        found.warn(
+            (*at, "quant"), f"'{row['quant']}' picks a file of the hub's repo; nothing is quantised at a load"
+        )
 
 
 def check_rows(rows: list[Values], at: Path, found: Findings) -> None:
