@@ -1,6 +1,8 @@
 """Every example loads without a warning, and shows every key that does something."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 CPU = EXAMPLES / "cpu-only"
 CUDA = EXAMPLES / "cuda"
 UPSTREAM = EXAMPLES / "upstream"
+FAKE = EXAMPLES / "fake-fleet"
 TABLES = {"gateway": GATEWAY_FILE, "neuron": NEURON_FILE, "models": MODELS_FILE}
 
 
@@ -104,3 +107,22 @@ def test_what_an_example_shows_in_comments_is_valid_too(tmp_path, folder):
         assert uncommented != text
         (tmp_path / name).write_text(uncommented)
         assert check(tmp_path / name).faults == ()
+
+
+def test_the_fake_fleet_is_the_one_that_its_gateway_looks_for():
+    gateway, _ = read_gateway(FAKE / "cortex.toml", {})
+    catalogue = merge_aliases(read_models(gateway.models_config)[0], gateway.aliases)
+    started = re.findall(r"neuron\.py --name (\w+) --port (\d+)", (FAKE / "README.md").read_text())
+    assert [(ref.name, ref.endpoint) for ref in gateway.neurons] == [
+        (name, f"http://127.0.0.1:{port}") for name, port in started
+    ]
+    assert len(list(catalogue)) == 4 and catalogue.find("chat")
+
+
+def test_the_fake_fleet_tells_of_each_switch_that_there_is():
+    code = "import switches; print(*sorted({do for dos in switches.KNOWN.values() for do in dos}))"
+    known = subprocess.run([sys.executable, "-c", code], cwd=FAKE, capture_output=True, text=True, check=True)
+    table = (FAKE / "README.md").read_text().partition("| `on` |")[2]
+    told = re.findall(r"`([a-z0-9-]+)`", table.partition("`--faults`")[0])
+    others = {"on", "at", "do", "request", "load", "report", "head", "asked", "tokens", "after", "seconds"}
+    assert set(told) - others - {"status", "name"} == set(known.stdout.split()) - {"status"}
