@@ -57,7 +57,6 @@ from cortex.places import Room
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
 from cortex.web.listeners import Ports, fleet_credential, metrics_site, own_names
-from cortex.web.site import App
 from cortex.web.visit import FAREWELL_S
 
 log = logging.getLogger(__name__)
@@ -226,8 +225,9 @@ async def _assemble(
     for part in (*books, found, *workers.values(), elsewhere, dispatch, orders, jobs, upkeep):
         await nursery.start(part.run)
     nursery.start_soon(_tell, view, metrics)
-    app = build_app(view, orders, Tokeniser(residents, dispatch))
-    return _Neuron(*_doors(config, app, view, metrics), view, orders)
+    tokeniser = Tokeniser(name, residents, dispatch)
+    routes, app = {**speech.routes(), **tokeniser.routes()}, build_app(view, orders, tokeniser)
+    return _Neuron(*_doors(config, Site(routes, app, _policy(config), scope_of), metrics), view, orders)
 
 
 def _kinds(
@@ -248,9 +248,8 @@ async def _host(config: NeuronConfig, nursery: trio.Nursery) -> tuple[State, Dev
     return state, devices
 
 
-def _doors(config: NeuronConfig, app: App, view: View, metrics: Metrics) -> tuple[Door, Door]:
+def _doors(config: NeuronConfig, site: Site, metrics: Metrics) -> tuple[Door, Door]:
     """The listeners of the API and of the metrics."""
-    site = Site(view.speech.routes(), app, _policy(config), scope_of)
     page = metrics_site(metrics, config.trusted_networks)
     return Door(site, config.limits), Door(page, config.limits)
 

@@ -7,7 +7,7 @@ is held until the engine has let go. Errors are raised; the door tells the clien
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -22,38 +22,21 @@ from cortex.errors import CortexError, NotHereNow
 from cortex.events import Event, Prefilled
 from cortex.ledger import Want
 from cortex.metrics import OTHER, Metrics, Outcome
-from cortex.metrics import Dialect as DialectName
 from cortex.neuron.account import Account
+from cortex.neuron.dialects import CHAT, MESSAGES, TEXT, Dialect
 from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
 from cortex.neuron.spending import Spending
-from cortex.translator import openai_chat, openai_text
 from cortex.web.connection import Reply, Request
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
 from cortex.wire.openai import Reply as Envelope
-from cortex.wire.sse import Frame
 
 log = logging.getLogger(__name__)
 
 # Reading a smaller body takes less than a millisecond; a larger one is read in a thread.
 BIG_BODY: Final = 64 * 2**10
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """One dialect of the shared translator, as the routes need it."""
-
-    name: DialectName
-    prefix: str
-    read: Callable[[bytes], Ask]
-    speak: Callable[[Envelope], Generator[list[Frame], Event, None]]
-    whole: Callable[[Envelope, Iterable[Event]], bytes]
-
-
-CHAT = Dialect("openai_chat", "chatcmpl-", openai_chat.read, openai_chat.speak, openai_chat.whole)
-TEXT = Dialect("openai_text", "cmpl-", openai_text.read, openai_text.speak, openai_text.whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +76,11 @@ class Speech:
 
     def routes(self) -> dict[str, Route]:
         """The inference routes by path."""
-        made = (Route("/v1/chat/completions", self.chat), Route("/v1/completions", self.text))
+        made = (
+            Route(CHAT.path, self.chat, CHAT.wire),
+            Route(TEXT.path, self.text, TEXT.wire),
+            Route(MESSAGES.path, self.messages, MESSAGES.wire),
+        )
         return {route.path: route for route in made}
 
     async def chat(self, request: Request, reply: Reply) -> None:
@@ -103,6 +90,10 @@ class Speech:
     async def text(self, request: Request, reply: Reply) -> None:
         """POST /v1/completions."""
         await self._answer(request, reply, TEXT)
+
+    async def messages(self, request: Request, reply: Reply) -> None:
+        """POST /v1/messages."""
+        await self._answer(request, reply, MESSAGES)
 
     async def _answer(self, request: Request, reply: Reply, dialect: Dialect) -> None:
         account = Account(request.arrived, OTHER, self._name)
@@ -148,7 +139,7 @@ class Speech:
 
     async def _stream(self, exchange: Exchange) -> None:
         ask, account = exchange.ask, exchange.account
-        async with open_stream(exchange.reply, "openai", headers=self._headers(ask)) as stream:
+        async with open_stream(exchange.reply, exchange.dialect.wire, headers=self._headers(ask)) as stream:
             stream.announce(trailers=(wire.USAGE,))
             async with self._seated(exchange) as generation:
                 machine = exchange.dialect.speak(exchange.envelope())

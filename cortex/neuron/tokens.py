@@ -1,28 +1,50 @@
-"""What a text or a chat is in the tokens of a model, and back: /tokenize and /detokenize.
+"""What a text or a chat is in the tokens of a model, and back.
 
-The bodies are those of vLLM's routes of these names. A model is brought in as for a
+The bodies of /tokenize and /detokenize are those of vLLM's routes of these names;
+/v1/messages/count_tokens is Anthropic's. A model is brought in as for a
 request, since only a loaded engine has the tokens; no slot is taken. A chat is rendered
 by the same hands as a generation's, so the count is what that would be charged for.
 """
 
 from dataclasses import replace
+from typing import Final
 
 import trio
 
+from cortex.ask import Ask
 from cortex.catalogue import unknown
 from cortex.dispatch import Dispatch
 from cortex.errors import BadAsk, Unsupported
 from cortex.neuron import prompts
+from cortex.neuron.dialects import MESSAGES
 from cortex.neuron.residents import Living, Residents
 from cortex.translator import openai_chat
+from cortex.web.connection import Reply, Request
+from cortex.web.site import Route
 from cortex.wire import neuron as wire
+from cortex.wire.anthropic_answers import CountBody, encode
+
+COUNT: Final = "/v1/messages/count_tokens"
 
 
 class Tokeniser:
-    """Answers both routes."""
+    """Answers the three routes, on a neuron of that name."""
 
-    def __init__(self, residents: Residents, dispatch: Dispatch) -> None:
-        self._residents, self._dispatch = residents, dispatch
+    def __init__(self, name: str, residents: Residents, dispatch: Dispatch) -> None:
+        self._name, self._residents, self._dispatch = name, residents, dispatch
+
+    def routes(self) -> dict[str, Route]:
+        """What is not for the application: a chat may be longer than what that reads."""
+        return {COUNT: Route(COUNT, self.count, MESSAGES.wire)}
+
+    async def count(self, request: Request, reply: Reply) -> None:
+        """POST /v1/messages/count_tokens: what the same body would be charged for its prompt."""
+        ask = await trio.to_thread.run_sync(MESSAGES.read, request.body, abandon_on_cancel=True)
+        living = await self._brought(ask.model, may_load=request.headers.get(wire.ROUTE) is None)
+        text = await trio.to_thread.run_sync(_prompt, living, ask, abandon_on_cancel=True)
+        ids = await living.worker.tokenise(living.spec.id, text)
+        said = ((wire.NEURON, self._name), (wire.MODEL, living.spec.id))
+        await reply.whole(200, encode(CountBody(len(ids))), said)
 
     async def tokenise(self, order: wire.Tokenize, body: bytes) -> wire.Tokenized:
         """The tokens of a prompt, or of a chat: then `body` is read as that of a completion."""
@@ -33,7 +55,8 @@ class Tokeniser:
         if order.prompt is not None:
             text = ("" if order.add_special_tokens is False else living.voice.bos) + order.prompt
         else:
-            text = await trio.to_thread.run_sync(_chat, living, body, abandon_on_cancel=True)
+            ask = await trio.to_thread.run_sync(openai_chat.read, body, abandon_on_cancel=True)
+            text = await trio.to_thread.run_sync(_prompt, living, ask, abandon_on_cancel=True)
         ids = await living.worker.tokenise(living.spec.id, text)
         return wire.Tokenized(count=len(ids), max_model_len=living.facts.context, tokens=list(ids))
 
@@ -43,12 +66,12 @@ class Tokeniser:
         text = await living.worker.detokenise(living.spec.id, tuple(order.tokens))
         return wire.Detokenized(prompt=text)
 
-    async def _brought(self, name: str) -> Living:
+    async def _brought(self, name: str, *, may_load: bool = True) -> Living:
         model = self._residents.meant(name)
         spec = await self._residents.spec(model)
         if spec is None:
             raise unknown(name, list(self._residents.found.known()))
-        await self._dispatch.bring(await self._residents.want(spec))
+        await self._dispatch.bring(replace(await self._residents.want(spec), may_load=may_load))
         living = self._residents.here(model)
         if living.facts.chats:
             raise Unsupported(
@@ -70,9 +93,9 @@ def _check(order: wire.Tokenize) -> None:
         )
 
 
-def _chat(living: Living, body: bytes) -> str:
+def _prompt(living: Living, ask: Ask) -> str:
     """The prompt of a chat as its engine gets it, with the begin token that the engine adds."""
-    ask = replace(openai_chat.read(body), model=living.spec.id)
+    ask = replace(ask, model=living.spec.id)
     prompts.check(ask)
     job = prompts.prepare(ask, living.voice, "-").jobs[0]
     assert isinstance(job.prompt, str)  # noqa: S101 - a chat's prompt is rendered text

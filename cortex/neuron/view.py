@@ -19,6 +19,7 @@ from cortex.config.network import Address
 from cortex.ledger import Ledger
 from cortex.neuron import upstreams
 from cortex.neuron.devices import Devices
+from cortex.neuron.dialects import DIALECTS
 from cortex.neuron.residents import Residents
 from cortex.neuron.speech import Speech
 from cortex.neuron.spending import Spending
@@ -29,7 +30,6 @@ from cortex.neuron.vigil import Vigil
 from cortex.places import Phase, Place, Resident, Room
 from cortex.wire import neuron as wire
 
-DIALECTS: Final = ("openai_chat", "openai_text")
 # The words of GET /v1/models for a resident's phase.
 _STATES: Final[dict[Phase, str]] = {
     "loading": "loading",
@@ -108,7 +108,7 @@ class View:
                 )
                 for name, why in engines.why_not.items()
             ],
-            dialects=list(DIALECTS),
+            dialects=[dialect.name for dialect in DIALECTS],
             boot_id=self.boot_id,
             last_crash=self.residents.crashes.last,
             quarantined=self.residents.crashes.quarantined(),

@@ -1,0 +1,176 @@
+"""Anthropic's own library against a neuron, directly, and the route that counts for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anthropic
+import pytest
+import trio
+from anthropic import Anthropic
+
+from cortex.demo import MODEL_ID
+from cortex.harness.scripted import Gate, Script
+from tests.calls import calling, fault_of, figures, residents
+from tests.demo_questions import FIFTY
+from tests.roles import MIB, Running, demo_neuron, running_neuron, specs
+
+T = TypeVar("T")
+MESSAGES = "/v1/messages"
+COUNT = "/v1/messages/count_tokens"
+TOOL: Any = {
+    "name": "get_weather",
+    "description": "The weather of a city",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+# The library has no word for it any more, and servers still obey it.
+GREEDY = {"temperature": 0}
+HELLO: Any = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+@pytest.fixture
+async def demo():
+    async with demo_neuron() as role:
+        yield role
+
+
+async def using(role: Running, deed: Callable[[Anthropic], T]) -> T:
+    """What `deed` answers; the library is synchronous, so in a thread. It never tries again."""
+
+    def run() -> T:
+        with Anthropic(base_url=role.url, api_key="none", max_retries=0) as client:
+            return deed(client)
+
+    return await trio.to_thread.run_sync(run)
+
+
+def asked(text: str, **more: Any) -> Any:
+    return {
+        "model": MODEL_ID,
+        "max_tokens": 400,
+        "messages": [{"role": "user", "content": text}],
+        **more,
+    }
+
+
+async def test_an_answer_is_the_same_streamed_and_whole(demo: Running) -> None:
+    def deed(client: Anthropic):
+        body = asked("Count to fifty.")
+        whole = client.messages.create(**body, extra_body=GREEDY)
+        with client.messages.stream(**body, extra_body=GREEDY) as stream:
+            return whole, stream.get_final_message()
+
+    whole, streamed = await using(demo, deed)
+    for message in (whole, streamed):
+        assert [block.text for block in message.content if block.type == "text"] == [FIFTY]
+        assert message.stop_reason == "end_turn" and message.usage.output_tokens > 50
+        assert message.model == MODEL_ID
+    used = [
+        message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+        for message in (whole, streamed)
+    ]
+    assert used[0] == used[1] > 10
+
+
+async def test_a_tool_turn_goes_round(demo: Running) -> None:
+    def deed(client: Anthropic):
+        body = asked("What is the weather in Paris?", tools=[TOOL], thinking={"type": "disabled"})
+        first = client.messages.create(**body, extra_body=GREEDY)
+        call = next(block for block in first.content if block.type == "tool_use")
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": "18 degrees, sunny"}
+        body["messages"] += [
+            {"role": "assistant", "content": [block.to_dict() for block in first.content]},
+            {"role": "user", "content": [result]},
+        ]
+        return first, call, client.messages.create(**body, extra_body=GREEDY)
+
+    first, call, second = await using(demo, deed)
+    assert first.stop_reason == "tool_use"
+    assert call.name == "get_weather" and call.input == {"city": "Paris"}
+    assert second.stop_reason == "end_turn"
+    assert "18" in "".join(block.text for block in second.content if block.type == "text")
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"tools": [TOOL]}, {"system": "Be brief.", "thinking": {"type": "adaptive"}}]
+)
+async def test_the_count_is_what_the_same_body_is_charged_for(demo: Running, more: dict[str, Any]) -> None:
+    body = asked("Καλημέρα, what is the capital of France?", **more)
+    counted = await demo.http.post(COUNT, json=body)
+    usage = (await demo.http.post(MESSAGES, json=body)).json()["usage"]
+    assert counted.status_code == 200
+    assert counted.json() == {"input_tokens": usage["input_tokens"] + usage["cache_read_input_tokens"]}
+    assert counted.headers["x-cortex-model"] == MODEL_ID
+
+
+async def test_a_gateways_count_loads_nothing(tmp_path: Path) -> None:
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(reply="hi")) as role:
+        body = {"model": "a", "messages": HELLO}
+        refused = await role.http.post(COUNT, json=body, headers={"x-cortex-route": "gw"})
+        assert refused.status_code == 409 and refused.headers["x-cortex-not-started"] == "1"
+        assert await residents(role) == {}
+        assert (await role.http.post(COUNT, json=body)).status_code == 200
+        routed = await role.http.post(COUNT, json=body, headers={"x-cortex-route": "gw"})
+        assert routed.status_code == 200 and routed.json()["input_tokens"] > 0
+
+
+async def test_the_librarys_errors_are_told_apart(demo: Running) -> None:
+    def deed(client: Anthropic):
+        caught = []
+        for change in ({"model": "nobody"}, {"messages": []}, {"messages": HELLO * 3000}):
+            with pytest.raises(anthropic.APIStatusError) as error:
+                client.messages.create(**{**asked("hi"), **change})
+            caught.append(error.value)
+        return caught
+
+    unknown, empty, long = await using(demo, deed)
+    assert isinstance(unknown, anthropic.NotFoundError) and "nobody" in unknown.message
+    assert isinstance(empty, anthropic.BadRequestError) and "messages" in empty.message
+    assert isinstance(long, anthropic.BadRequestError)
+    assert unknown.request_id
+
+
+async def test_a_prompt_that_is_too_long_is_told_with_both_numbers(demo: Running) -> None:
+    refused = await demo.http.post(MESSAGES, json=asked("word " * 20000))
+    assert refused.status_code == 400
+    error = fault_of(refused)
+    assert error["type"] == "invalid_request_error" and refused.json()["request_id"]
+    words = error["message"].split()
+    assert words[:4] == ["prompt", "is", "too", "long:"] and words[5:7] == ["tokens", ">"]
+
+
+async def test_a_stream_that_waits_sends_pings_and_then_the_message(tmp_path: Path) -> None:
+    gate = Gate()
+    script = Script(reply="one two", hold=gate)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role, calling(role) as caller:
+        await caller.ask(MESSAGES, {"model": "a", "max_tokens": 9, "messages": HELLO, "stream": True})
+        await caller.until(b"event: ping\n")
+        gate.open()
+        answer = await caller.all()
+        assert answer.complete and answer.status == 200
+        assert answer.body.endswith(b'data: {"type":"message_stop"}\n\n')
+        assert await figures(role) == {"a": (0, 0)}
+
+
+async def test_a_failure_in_the_middle_is_a_named_event_without_an_end_mark(tmp_path: Path) -> None:
+    """Row 3, S-ERR."""
+    script = Script(reply="one two three four", fail_after=2)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
+        body = {"model": "a", "max_tokens": 9, "messages": HELLO, "stream": True}
+        answer = await role.http.post(MESSAGES, json=body)
+        events = [
+            line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")
+        ]
+        assert events[0] == "message_start" and events[-1] == "error" and "message_stop" not in events
+
+
+async def test_the_dialect_is_among_those_that_discovery_tells(tmp_path: Path) -> None:
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(), memory=256 * MIB) as role:
+        told = (await role.http.get("/discovery")).json()["dialects"]
+        assert told == ["openai_chat", "openai_text", "anthropic_messages"]
