@@ -225,9 +225,14 @@ async def _assemble(
     for part in (*books, found, *workers.values(), elsewhere, dispatch, orders, jobs, upkeep):
         await nursery.start(part.run)
     nursery.start_soon(_tell, view, metrics)
-    tokeniser = Tokeniser(name, residents, dispatch)
-    routes, app = {**speech.routes(), **tokeniser.routes()}, build_app(view, orders, tokeniser)
-    return _Neuron(*_doors(config, Site(routes, app, _policy(config), scope_of), metrics), view, orders)
+    site = _site(config, view, orders, Tokeniser(name, residents, dispatch))
+    return _Neuron(*_doors(config, site, metrics), view, orders)
+
+
+def _site(config: NeuronConfig, view: View, orders: Orders, tokeniser: Tokeniser) -> Site:
+    """All routes of the API."""
+    routes = {**view.speech.routes(), **tokeniser.routes()}
+    return Site(routes, build_app(view, orders, tokeniser), _policy(config), scope_of)
 
 
 def _kinds(

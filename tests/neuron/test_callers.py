@@ -16,6 +16,7 @@ from cortex.harness.scripted import Script
 from cortex.neuron.app import CONTROL, routes, scope_of
 from cortex.neuron.service import _policy, _warnings
 from cortex.neuron.speech import Speech
+from cortex.neuron.tokens import Tokeniser
 from cortex.web.connection import Headers
 from cortex.web.guard import Policy, admit, visitor
 from cortex.web.site import Entry, Site, inventory
@@ -24,7 +25,10 @@ from tests.roles import Running, running_neuron, specs
 
 TOKEN = "a-token-of-the-fleet-0123456789"
 ELSEWHERE = (ip_network("192.0.2.0/24"),)
-INFERENCE = Speech("n1", None, None, None, None).routes()  # type: ignore[arg-type]
+INFERENCE = {
+    **Speech("n1", None, None, None, None).routes(),  # type: ignore[arg-type]
+    **Tokeniser("n1", None, None).routes(),  # type: ignore[arg-type]
+}
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +45,12 @@ def listed() -> list[Entry]:
     async def nothing(scope, receive, send) -> None: ...
 
     return inventory(Site(INFERENCE, nothing, Policy(), scope_of), CONTROL)
+
+
+def code_of(answer: httpx.Response) -> str:
+    """The code of a refusal, in whichever dialect it is."""
+    error = fault_of(answer)
+    return error["code"] if "code" in error else error["details"]["error_code"]
 
 
 async def call(role: Running, entry: Entry, **headers: str) -> httpx.Response:
@@ -61,7 +71,7 @@ async def test_the_list_of_control_routes_has_every_route_of_the_application() -
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert found == real
-    assert set(INFERENCE) == {CHAT, "/v1/completions"}
+    assert set(INFERENCE) == {CHAT, "/v1/completions", "/v1/messages", "/v1/messages/count_tokens"}
 
 
 async def test_what_a_route_demands() -> None:
@@ -69,6 +79,8 @@ async def test_what_a_route_demands() -> None:
     assert demands == {
         "POST /v1/chat/completions": "inference",
         "POST /v1/completions": "inference",
+        "POST /v1/messages": "inference",
+        "POST /v1/messages/count_tokens": "inference",
         "POST /tokenize": "inference",
         "POST /detokenize": "inference",
         "GET /models/some-model/endpoint": "read",
@@ -114,7 +126,7 @@ async def test_with_a_token_no_route_but_the_probes_answers_without_it(tmp_path:
                     assert answer.status_code in (200, 503)
                     continue
                 assert answer.status_code == 401, (entry, headers)
-                assert fault_of(answer)["code"] == "invalid_api_key"
+                assert code_of(answer) == "invalid_api_key"
                 assert answer.headers["x-should-retry"] == "false"
                 assert TOKEN not in answer.text
 
@@ -137,7 +149,7 @@ async def test_without_a_token_only_trusted_networks_are_served(tmp_path: Path) 
     async with neuron(tmp_path, settings(trusted_networks=ELSEWHERE)) as role:
         for entry in listed():
             answer = await call(role, entry)
-            assert (answer.status_code, fault_of(answer)["code"]) == (403, "not_allowed"), entry
+            assert (answer.status_code, code_of(answer)) == (403, "not_allowed"), entry
             assert "trusted_networks" in fault_of(answer)["message"]
     async with neuron(tmp_path, settings()) as role:
         for entry in listed():
@@ -186,7 +198,7 @@ async def test_a_web_page_is_refused_with_a_token_or_without(tmp_path: Path) -> 
         async with neuron(tmp_path, settings(token=token)) as role:
             for entry in listed():
                 answer = await call(role, entry, origin="http://localhost:3000", x_api_key=TOKEN)
-                assert (answer.status_code, fault_of(answer)["code"]) == (403, "not_allowed"), entry
+                assert (answer.status_code, code_of(answer)) == (403, "not_allowed"), entry
 
 
 async def test_a_neuron_that_is_open_to_its_network_says_so(tmp_path: Path) -> None:
