@@ -27,7 +27,7 @@ from tests.fake_neuron import (
     open_gateway,
     refusal,
 )
-from tests.fake_upstream import STREAM_HEAD, Hang, chunks
+from tests.fake_upstream import STREAM_HEAD, Hang, chunks, whole
 from tests.fake_web import Client, ask
 from tests.roles import MIB
 
@@ -281,9 +281,17 @@ async def test_a_request_in_the_middle_of_its_stream_is_in_flight_until_it_ends(
         await refused(gateway)
         await client.close()
         await served_again(gateway)
-        for said in (STREAMED, refusal(400, "unsupported_parameter"), refusal(503, "no_capacity")):
+        for said, stream, status in (
+            (STREAMED, True, 200),
+            (refusal(400, "unsupported_parameter"), True, 400),
+            (refusal(503, "no_capacity"), False, 503),
+            (whole(200, b"no JSON"), False, 502),
+        ):
             neuron.then(said)
-            assert (await gateway.ask(stream=True)).status_code != 429
+            assert (await gateway.ask(stream=stream)).status_code == status
+            assert (await gateway.ask()).status_code == 200, "the place of the last one is free"
+        for sent in (b"{", body("nobody's")):
+            assert (await gateway.http.post(CHAT, content=sent)).status_code in (400, 404)
             assert (await gateway.ask()).status_code == 200
 
 
@@ -365,10 +373,11 @@ async def test_what_ended_since_the_last_report_is_used_up_at_once() -> None:
         neuron.spent["ann"] = 85
         async with open_gateway(neuron, config=keyed(tokens_per_day=100), poll=rare) as gateway:
             gateway.http.headers["x-api-key"] = SECRET
-            assert [(await gateway.ask()).status_code for _ in range(3)] == [200, 200, 429]
             neuron.then(STREAMED)
-            gateway.http.headers["x-api-key"] = OTHER
             assert (await gateway.ask(stream=True)).status_code == 200
+            assert [(await gateway.ask()).status_code for _ in range(2)] == [200, 429]
+            gateway.http.headers["x-api-key"] = OTHER
+            assert (await gateway.ask()).status_code == 200
 
 
 async def test_a_burst_does_not_go_beyond_the_day() -> None:

@@ -13,6 +13,7 @@ from cortex.config.gateway import GatewayConfig, NeuronRef
 from cortex.errors import LoadFailed
 from cortex.harness.scripted import Script, ScriptedHarness
 from cortex.notify import Notify
+from cortex.web.listeners import Ports
 from tests.calls import settings
 from tests.fake_manager import Manager
 from tests.roles import ANY, eventually, specs
@@ -72,18 +73,33 @@ async def test_a_neuron_is_ready_when_its_default_models_are_in_or_have_failed(
             await heard(manager, "STOPPING=1")
 
 
+class Told(trio.TaskStatus[Ports]):
+    """Where a gateway listens, from the moment that it says so."""
+
+    ports: Ports | None = None
+
+    def started(self, value: Ports | None = None) -> None:
+        self.ports = value
+
+
 async def test_a_gateway_is_ready_when_it_listens_and_says_when_it_goes(manager: Manager) -> None:
-    config = GatewayConfig(listen=ANY, metrics_listen=ANY, neurons=(NeuronRef("n1", "http://127.0.0.1:9"),))
-    stop = trio.Event()
+    """Not while it still asks its neurons for the first time."""
+    refs = (NeuronRef("n1", "http://127.0.0.1:9"),)
+    config = GatewayConfig(listen=ANY, metrics_listen=ANY, neurons=refs)
+    stop, told, said = trio.Event(), Told(), list[str]()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
 
-            async def run(*, task_status: trio.TaskStatus[object]) -> None:
-                await gateway.run(
-                    config, Catalogue(), stop=stop, notify=Notify(manager.address), task_status=task_status
-                )
+            async def run() -> None:
+                notify = Notify(manager.address)
+                await gateway.run(config, Catalogue(), stop=stop, notify=notify, task_status=told)
 
-            await nursery.start(run)
-            await heard(manager, "READY=1")
+            nursery.start_soon(run)
+            while "READY=1" not in said:
+                await trio.lowlevel.checkpoint()
+                said += [line for message in manager.heard() for line in message]
+            assert told.ports is not None
+            for host, port in (told.ports.api, told.ports.metrics):
+                await trio.aclose_forcefully(await trio.open_tcp_stream(host, port))
             stop.set()
             await heard(manager, "STOPPING=1")
