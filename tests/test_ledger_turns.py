@@ -6,6 +6,7 @@ Nothing waits here: a ledger with its clock, and what it decides step by step.
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from cortex.ledger import Load, Refuse, Serve, Ticket, Wait
 from cortex.ledger.crowd import Crowd
 from cortex.ledger.line import Line
 from cortex.ledger.turns import Turns
+from cortex.wire import faults
+from cortex.wire.faults import Dialect
 from tests.fake_ledger import AGE_S, OVERTAKE_S, Books, books, resident, want
 
 KEYS = {"one": 1.0, "two": 2.0, "half": 0.5, "": 1.0}
@@ -491,3 +494,17 @@ def test_when_to_come_again_follows_the_pace_of_the_line() -> None:
     assert refusal(book.arrive("a", key="x")[1]).retry_after_s == 1.0
     book.clock.pass_by(10_000)
     assert refusal(book.arrive("a", key="x")[1]).retry_after_s == 60.0
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_both_dialects_say_where_one_stood_and_when_to_come_again(dialect: Dialect) -> None:
+    """In the body, and in the event that ends a stream."""
+    book, _, _ = full("x", "x")
+    book.arrive("a", key="y")
+    ((_, pushed),) = book.settle().items()
+    for error, position in ((refusal(pushed), 2), (refusal(book.arrive("a", key="x")[1]), 3)):
+        (frame,) = faults.frames(error, dialect, "r")
+        for said in (faults.body(error, dialect, "r"), frame.data):
+            fault = msgspec.json.decode(said)["error"]
+            told = fault if dialect == "openai" else fault["details"]
+            assert told["queue_position"] == position and fault["retry_after"] == 2

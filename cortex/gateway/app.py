@@ -121,12 +121,12 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
 
     @app.get("/fleet/plan")
     async def plan() -> Response:
-        return answer(plan_of(listing, views.known(_caller(), _model_asked())))
+        return answer(plan_of(views, views.known(_caller(), _model_asked()), _caller()))
 
     @app.post("/fleet/models/load")
     async def load() -> Response:
         model = views.known(_caller(), (await body_as(ModelOrder)).model)
-        await dispatch.bring(replace(want_of(listing, model), weight=0))
+        await dispatch.bring(replace(want_of(views, model, _caller()), weight=0))
         return answer(listing.entry(model))
 
     @app.post("/fleet/models/unload")

@@ -54,7 +54,13 @@ class RemoteLoader:
         assert spec is not None  # noqa: S101 - the ledger places specs only
         fleet = self._neurons()
         neuron = fleet[load.place.name]
-        order = wire.LoadRequest(spec=spec_to_plain(spec), victims=list(load.victims), eviction=self.terms)
+        order = wire.LoadRequest(
+            spec=spec_to_plain(spec),
+            victims=list(load.victims),
+            eviction=self.terms,
+            key=load.want.key,
+            share=load.want.share,
+        )
         try:
             with trio.fail_after(LONGEST_LOAD_S):
                 answer = await neuron.remote.load(order)

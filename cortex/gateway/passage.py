@@ -165,7 +165,8 @@ class Passage:
             yield
 
     def _want(self, journey: Journey) -> Want:
-        want = want_of(self._listing, journey.model, affinity=journey.affinity, avoid=journey.avoid)
+        caller = journey.request.caller
+        want = want_of(self._views, journey.model, caller, affinity=journey.affinity, avoid=journey.avoid)
         journey.reply.tags[wire.MODEL] = journey.model
         return want
 
@@ -201,6 +202,8 @@ class Passage:
             own[wire.SAMPLING] = sampling_to_text(journey.sampling)
         if request.caller:
             own[wire.KEY_NAME] = request.caller
+            if (share := self._accounts.share(request.caller)) != 1:
+                own[wire.KEY_SHARE] = f"{share:g}"
         to = Destination(neuron.pool.authority, neuron.ref.token)
         return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
 

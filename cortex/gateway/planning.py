@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from cortex.gateway.listing import Listing
+from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.ledger import Plan, Refuse, Serve, Wait
 from cortex.router import Placement, Reason, Route
@@ -27,9 +28,10 @@ _WAITS: Final = {
 }
 
 
-def plan_of(listing: Listing, model: str) -> PlanReport:
-    """The plan for a request without a conversation."""
-    plan = listing.ledger.plan(want_of(listing, model))
+def plan_of(views: Views, model: str, caller: str) -> PlanReport:
+    """The plan for a request of `caller` without a conversation."""
+    listing = views.listing
+    plan = listing.ledger.plan(want_of(views, model, caller))
     decision, why = _told(plan)
     error = plan.verdict.error if isinstance(plan.verdict, Refuse) else None
     return PlanReport(

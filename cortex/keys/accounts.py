@@ -102,6 +102,11 @@ class Accounts:
         limits = ((name, account.key.tokens_per_day) for name, account in self._accounts.items())
         return {name: (self._tally.used(name), most) for name, most in limits if most is not None}
 
+    def share(self, caller: str) -> float:
+        """How many turns `caller` has for each of a key with 1."""
+        account = self._accounts.get(caller)
+        return 1.0 if account is None else account.key.share
+
     def narrow(self, caller: str) -> bool:
         """Whether there are models that `caller` may not use."""
         account = self._accounts.get(caller)

@@ -196,7 +196,13 @@ class Orders:
         if order.force:
             self._residents.crashes.lift(spec.id)
         want = await self._residents.want(spec)
-        return replace(want, evict=order.evict == "allow", prefer=tuple(order.victims))
+        return replace(
+            want,
+            evict=order.evict == "allow",
+            prefer=tuple(order.victims),
+            key=order.key,
+            share=order.share,
+        )
 
     async def _carry_out(
         self, job: Job, want: Want, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

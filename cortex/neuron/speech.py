@@ -23,6 +23,7 @@ from cortex.events import Event, Prefilled
 from cortex.ledger import Want
 from cortex.metrics import OTHER, Metrics, Outcome
 from cortex.neuron.account import Account
+from cortex.neuron.behalf import on_behalf
 from cortex.neuron.dialects import CHAT, MESSAGES, TEXT, Dialect
 from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
@@ -183,7 +184,8 @@ class Speech:
         spec = await self._residents.spec(ask.model)
         if spec is None:
             raise unknown(ask.model, list(self._residents.found.known()))
-        return replace(await self._residents.want(spec, ask), may_load=not routed)
+        want = await self._residents.want(spec, ask)
+        return on_behalf(want, exchange.request.headers) if routed else want
 
     def _refuse_stale_route(self, model: str) -> None:
         """A gateway's request is for what is here: it loads, and chooses, by itself."""

@@ -31,7 +31,7 @@ _RETURNED: Final = frozenset({"cache-control", "retry-after", "x-should-retry"})
 _OURS: Final = "x-cortex-"
 # Between gateway and neuron alone: never from a client, never to one.
 _INTERNAL: Final = frozenset(
-    {neuron.ROUTE, neuron.NOT_STARTED, neuron.KEY_NAME, neuron.USAGE, neuron.SAMPLING}
+    {neuron.ROUTE, neuron.NOT_STARTED, neuron.KEY_NAME, neuron.KEY_SHARE, neuron.USAGE, neuron.SAMPLING}
 )
 
 

@@ -209,7 +209,8 @@ class Residents(msgspec.Struct, kw_only=True, frozen=True):
 class LoadRequest(msgspec.Struct, kw_only=True, frozen=True):
     """POST /models/load. `spec` is a models.toml entry, read and checked by `config.models`;
     `victims` are proposals, and `eviction` stands in for what neuron.toml does not say. `force`
-    loads a model although it is in quarantine, and forgets what it did."""
+    loads a model although it is in quarantine, and forgets what it did. `key` is whose turn at room it
+    is, "" for a caller without one, and `share` that key's share of the turns."""
 
     # Json in truth; msgspec cannot build a decoder for a type that names itself.
     spec: dict[str, Any]
@@ -217,6 +218,8 @@ class LoadRequest(msgspec.Struct, kw_only=True, frozen=True):
     victims: list[str] = []
     eviction: EvictionTerms = EvictionTerms()
     force: bool = False
+    key: str = ""
+    share: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
 class LoadAnswer(msgspec.Struct, kw_only=True, frozen=True):
@@ -268,6 +271,8 @@ NEURON: Final = "x-cortex-neuron"
 MODEL: Final = "x-cortex-model"
 REQUEST_ID: Final = "x-request-id"
 KEY_NAME: Final = "x-cortex-key-name"
+# Its share of the turns, where that is not 1.
+KEY_SHARE: Final = "x-cortex-key-share"
 # What the alias of a request samples with where its body says nothing: a JSON object.
 SAMPLING: Final = "x-cortex-sampling"
 
