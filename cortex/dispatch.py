@@ -181,6 +181,7 @@ class Dispatch:
             case Refuse(error):
                 raise error
         waiter = self._waiters[ticket] = _Waiter()
+        ticket.waited = True
         seated = False
         try:
             if isinstance(decision, Load):
@@ -299,5 +300,7 @@ class LoadBook:
             self.metrics.evicted("room")
 
     def load_failed(self, model: str, error: CortexError) -> None:
-        """Count the cold start; the failure shows in the requests that waited."""
+        """Count the cold start, and the failure unless somebody wanted what stopped it."""
         self.metrics.cold_start(model)
+        if not isinstance(error, Stopping):
+            self.metrics.load_failed(model, error)

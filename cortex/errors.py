@@ -20,6 +20,7 @@ class CortexError(Exception):
     must not repeat the call by itself. `not_started` becomes
     `x-cortex-not-started: 1`: nothing ran, another neuron may be tried.
     `facts` are further fields of the error object (numbers a client acts on).
+    `reason` is what metrics call it, where its code tells too little; no client sees it.
     """
 
     status: ClassVar[int] = 500
@@ -28,6 +29,7 @@ class CortexError(Exception):
     final: bool = False
     not_started: bool = False
     default_retry_after_s: ClassVar[float | None] = None
+    reason: str = ""
 
     def __init__(
         self,
@@ -36,12 +38,14 @@ class CortexError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         facts: Mapping[str, Fact] | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
         self.facts: dict[str, Fact] = dict(facts or {})
+        self.reason = reason or self.reason or self.code
 
 
 class BadAsk(CortexError):
@@ -83,11 +87,11 @@ class PromptTooLong(BadAsk):
 class BadFraming(BadAsk):
     """The bytes are not strict HTTP/1.1; the connection is closed after the answer."""
 
-    code = "bad_request"
+    code, reason = "bad_request", "framing"
 
 
 class Unauthorised(CortexError):
-    status, code, blame, final = 401, "invalid_api_key", "caller", True
+    status, code, blame, final, reason = 401, "invalid_api_key", "caller", True, "auth"
 
 
 class Denied(CortexError):
@@ -151,7 +155,7 @@ class Unfit(CortexError):
 class NoUpgrade(CortexError):
     """HTTP/2 and WebSocket upgrades are refused; the connection is closed."""
 
-    status, code, blame = 426, "upgrade_refused", "caller"
+    status, code, blame, reason = 426, "upgrade_refused", "caller", "proto"
 
 
 class TooMuch(CortexError):
@@ -188,13 +192,13 @@ class LoadFailed(CortexError):
 class UpstreamFailed(CortexError):
     """A neuron or upstream spoke nonsense or hung up."""
 
-    status, code, blame = 502, "upstream_failed", "engine"
+    status, code, blame, reason = 502, "upstream_failed", "engine", "protocol"
 
 
 class Unreachable(UpstreamFailed):
     """The connection failed before the last request byte was written: nothing ran."""
 
-    not_started = True
+    not_started, reason = True, "unsent"
 
 
 class Overloaded(CortexError):
@@ -240,7 +244,7 @@ class NeverFits(NoRoom):
 class TooSlow(CortexError):
     """A deadline of ours passed."""
 
-    status, code, blame = 504, "upstream_timeout", "engine"
+    status, code, blame, reason = 504, "upstream_timeout", "engine", "stall"
 
 
 class DoesNotFit(CortexError):

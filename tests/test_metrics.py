@@ -130,7 +130,7 @@ def test_every_sample_is_one_that_an_operator_asked_for(metrics: Metrics) -> Non
     serve(metrics, done())
     names = {name for name, _ in samples(metrics.render())}
     assert not [name for name in names if name.endswith("_created")]
-    assert all(name.startswith("cortex_") for name in names)
+    assert all(name.startswith(("cortex_", "process_")) for name in names)
 
 
 def test_refusals_and_second_tries_are_counted_by_their_code(metrics: Metrics, read: Read) -> None:
@@ -139,7 +139,7 @@ def test_refusals_and_second_tries_are_counted_by_their_code(metrics: Metrics, r
     metrics.retried(Unreachable("gone"))
     metrics.retried(NotHereNow("moved"))
     assert read("rejections_total", reason="overloaded") == 2
-    assert read("retries_total", reason="upstream_failed") == 1
+    assert read("retries_total", reason="unsent") == 1
     assert read("retries_total", reason="not_here_now") == 1
 
 
@@ -147,13 +147,16 @@ def test_what_happens_to_models_is_counted(metrics: Metrics, read: Read) -> None
     metrics.cold_start("big")
     metrics.loaded("big", 12.5)
     metrics.evicted("room")
-    metrics.waiting(7)
     assert read("cold_starts_total", model="big") == 1
     assert read("load_seconds_sum", model="big") == 12.5
     assert read("evictions_total", reason="room") == 1
-    assert read("waiting") == 7
-    metrics.waiting(0)
-    assert read("waiting") == 0
+
+
+def test_who_waits_is_shown_by_model_until_he_does_not(metrics: Metrics, read: Read) -> None:
+    with metrics.waiting("big"), metrics.waiting("big"), metrics.waiting("invented"):
+        assert read("waiting", model="big") == 2
+        assert read("waiting", model="other") == 1
+    assert read("waiting", model="big") == 0
 
 
 GPU = DeviceHealth(
@@ -207,7 +210,7 @@ def test_lost_log_records_are_shown_as_they_stand_at_the_scrape() -> None:
 def test_a_storm_of_scrapes_renders_once_a_second(metrics: Metrics, clock: Clock) -> None:
     """faults.md row 91."""
     first = metrics.render()
-    metrics.waiting(1)
+    metrics.evicted("idle")
     clock.now += 0.99
     assert metrics.render() is first
     clock.now += 0.02
@@ -216,8 +219,8 @@ def test_a_storm_of_scrapes_renders_once_a_second(metrics: Metrics, clock: Clock
 
 def test_two_roles_in_one_process_do_not_share_figures(metrics: Metrics) -> None:
     other = Metrics(lambda _: True)
-    other.waiting(9)
-    assert samples(metrics.render())[("cortex_waiting", ())] == 0
+    other.evicted("idle")
+    assert ("cortex_evictions_total", (("reason", "idle"),)) not in samples(metrics.render())
 
 
 # -- the page as an ASGI application
@@ -244,7 +247,7 @@ async def test_the_page_is_served_with_its_type_and_length(metrics: Metrics) -> 
     assert status == 200
     assert headers[b"content-type"] == CONTENT_TYPE.encode()
     assert headers[b"content-length"] == str(len(body)).encode()
-    assert ("cortex_waiting", ()) in samples(body)
+    assert ("cortex_connection_crashes_total", ()) in samples(body)
 
 
 @pytest.mark.parametrize(("path", "method"), [("/", "GET"), ("/metrics/", "GET"), ("/metrics", "POST")])

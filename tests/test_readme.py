@@ -39,9 +39,16 @@ def test_the_gate_runs_the_readmes_test_command_to_the_letter() -> None:
 
 
 def test_the_page_of_metrics_names_all_of_them_and_no_others() -> None:
-    listed = set(re.findall(r"^\| `(cortex_\w+)` \| (\w+)", (ROOT / "docs" / "metrics.md").read_text(), re.M))
-    families = [line.split() for line in Metrics(lambda model: True).render().decode().splitlines()]
+    listed = set(re.findall(r"^\| `([\w:]+)` \| (\w+)", (ROOT / "docs" / "metrics.md").read_text(), re.M))
+    page = Metrics(lambda model: True, role="neuron").render().decode()
+    families = [line.split() for line in page.splitlines()]
     assert listed == {(words[2], words[3]) for words in families if words[:2] == ["#", "TYPE"]}
+
+
+def test_a_gateway_has_every_metric_but_those_of_vllm() -> None:
+    pages = [Metrics(lambda model: True, role=role).render().decode() for role in ("gateway", "neuron")]
+    gateway, neuron = [set(re.findall(r"^# TYPE (\S+)", page, re.M)) for page in pages]
+    assert gateway == {name for name in neuron if not name.startswith("vllm:")}
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ Plain facts that `passage` writes down while it works; from them come the entry 
 books and the order in which places are tried.
 """
 
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -11,7 +13,7 @@ import trio
 from cortex.ask import Sampling
 from cortex.errors import CortexError
 from cortex.events import Usage
-from cortex.metrics import Dialect, Done, Outcome
+from cortex.metrics import Dialect, Done, Outcome, Phase
 from cortex.router import Route
 from cortex.web.connection import Reply, Request
 from cortex.web.meter import Meter
@@ -42,19 +44,42 @@ class Journey:
     stale: int = 0
     avoid: frozenset[str] = frozenset()
     full: CortexError | None = None
+    began: float = field(default_factory=trio.current_time)
+    # Seconds that it waited for a seat, or was with neurons: all the rest is cortex's own share.
+    elsewhere_s: float = 0.0
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """The request is with a neuron in the block."""
+        since = trio.current_time()
+        try:
+            yield
+        finally:
+            self.elsewhere_s += trio.current_time() - since
+
+    def phase(self, loading: Container[str]) -> Phase:
+        """How far the request has come; `loading` are the models that are being loaded."""
+        if self.reply.stalled:
+            return "stall"
+        if self.seated is None:
+            return "load" if self.model in loading else "queue"
+        return "answer" if self.meter.first_content_at is None else "stream"
 
     def done(self, dialect: Dialect, outcome: Outcome) -> Done:
         """The entry in the books."""
-        first = self.meter.first_content_at
+        first, now = self.meter.first_content_at, trio.current_time()
         return Done(
             model=self.label,
             dialect=dialect,
             outcome=outcome,
-            duration_s=trio.current_time() - self.request.arrived,
+            duration_s=now - self.request.arrived,
             neuron=self.neuron,
             ttft_s=None if first is None else first - self.request.arrived,
             queue_s=None if self.seated is None else self.seated - self.request.arrived,
             usage=self.meter.usage if self.seated is not None else Usage(),
+            cold=self.route == "cold",
+            overhead_s=None if self.seated is None else now - self.began - self.elsewhere_s,
+            key=self.request.caller,
         )
 
     @property

@@ -53,7 +53,6 @@ class Passage:
         self._boot_id, self._views, self._dispatch = boot_id, views, dispatch
         self._listing, self._accounts = views.listing, views.accounts
         self._limits, self._metrics = limits, metrics
-        self._waiting = 0
 
     @property
     def _fleet(self) -> Fleet:
@@ -92,6 +91,8 @@ class Passage:
             outcome = "bug"
             raise
         finally:
+            if outcome == "hung_up":
+                outcome = self._left(journey)
             self._close(journey.done(dialect, outcome), journey)
 
     async def _serve(self, journey: Journey) -> None:
@@ -140,18 +141,23 @@ class Passage:
                 await self._exchange(journey, self._fleet[journey.neuron])
             except CortexError as error:
                 self._fleet.suspect(journey.neuron, error)
+                if error.blame == "engine":
+                    self._metrics.upstream_failed(journey.neuron, error)
                 if not error.not_started:
                     raise
                 self._check_again(journey, error)
                 return error
             self._fleet.acquit(journey.neuron)
+            if journey.verdict == "engine":
+                self._metrics.upstream_failed(journey.neuron)
         return None
 
     @asynccontextmanager
     async def _seated(self, journey: Journey) -> AsyncIterator[None]:
         """A seat at the journey's neuron."""
         async with AsyncExitStack() as stack:
-            with self._waits():
+            asked_at = trio.current_time()
+            with self._metrics.waiting(journey.label):
                 try:
                     ticket = await stack.enter_async_context(self._dispatch.seat(self._want(journey)))
                 except CortexError as error:
@@ -160,6 +166,8 @@ class Passage:
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
             journey.neuron = journey.reply.tags[wire.NEURON] = ticket.place.name
             journey.route = ticket.route
+            if ticket.waited:
+                journey.elsewhere_s += trio.current_time() - asked_at
             if journey.seated is None:
                 journey.seated = trio.current_time()
             yield
@@ -175,6 +183,7 @@ class Passage:
         async with AsyncExitStack() as stack:
             with self._patience(journey, neuron) as first_byte_s:
                 exchange = neuron.pool.exchange(self._head(journey, neuron), first_byte_s=first_byte_s)
+                stack.enter_context(journey.elsewhere())
                 answer = await stack.enter_async_context(exchange)
             if answer.headers.get(wire.NOT_STARTED) == "1":
                 raise await refusal(answer, self._limits)
@@ -235,16 +244,12 @@ class Passage:
 
     # -- the books
 
-    @contextmanager
-    def _waits(self) -> Iterator[None]:
-        """One more request waits for a seat."""
-        self._waiting += 1
-        self._metrics.waiting(self._waiting)
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            self._metrics.waiting(self._waiting)
+    def _left(self, journey: Journey) -> Outcome:
+        """How a request came to its end that was cancelled."""
+        if not journey.reply.lost:
+            return "cut"
+        self._metrics.client_left(journey.phase(self._dispatch.ledger.loads))
+        return "hung_up"
 
     def _note(self, journey: Journey, error: CortexError) -> None:
         """A failure as the log has it, and a refusal as the books do."""
@@ -283,7 +288,7 @@ class Passage:
     def _settle(self, done: Done, journey: Journey) -> None:
         """The key's tokens of the day are right from here on, and once the neuron reports."""
         caller, neuron = journey.request.caller, done.neuron
-        if done.outcome == "hung_up" and journey.seated is not None:
+        if done.outcome in ("hung_up", "cut") and journey.seated is not None:
             self._accounts.left(caller, neuron, done.usage, len(journey.request.body))
         else:
             self._accounts.spent(caller, neuron, done.usage)

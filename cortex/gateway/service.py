@@ -21,6 +21,7 @@ from cortex.gateway.loading import RemoteLoader
 from cortex.gateway.passage import Passage
 from cortex.gateway.reload import Reloader, Source
 from cortex.gateway.report import Report
+from cortex.gateway.telling import tell
 from cortex.gateway.tuning import Parts, Tuning, patience_of, rules_of, terms_of, warnings_of
 from cortex.gateway.views import Views
 from cortex.keys import Accounts
@@ -29,6 +30,7 @@ from cortex.metrics import Metrics
 from cortex.notify import Notify
 from cortex.web.door import Door, Site
 from cortex.web.guard import Credential, Policy
+from cortex.web.lag import watch_lag
 from cortex.web.listeners import Ports, metrics_site, own_names
 from cortex.web.visit import FAREWELL_S
 
@@ -106,6 +108,7 @@ async def _assemble(
     loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), terms_of(config))
     patience = patience_of(config)
     dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))
+    metrics.loads_from(lambda: len(ledger.loads))
     await nursery.start(dispatch.run)
     silent_s = config.limits.upstream_stall_s
     fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics, silent_s=silent_s)
@@ -121,8 +124,10 @@ async def _assemble(
     passage = Passage(boot_id, views, dispatch, config.limits, metrics)
     site = Site(passage.routes(), build_app(report, views, dispatch), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
-    api = Door(site, config.limits)
-    return Parts(api, page, dispatch, fleet, listing, loader, passage, report, _policy, accounts)
+    api = Door(site, config.limits, metrics)
+    nursery.start_soon(watch_lag, metrics.lagged)
+    nursery.start_soon(tell, metrics, report, accounts)
+    return Parts(api, page, dispatch, fleet, listing, loader, passage, report, _policy, accounts, seeker)
 
 
 def _policy(config: GatewayConfig) -> Policy:

@@ -41,6 +41,7 @@ class Guesses:
                 f"{len(tried)} different API keys that nobody has came from {address} within a minute, and "
                 f"this is another. Try again in {wait_s:.1f} s; a good one is taken at any time.",
                 retry_after_s=wait_s,
+                reason="auth_rate",
             )
 
     def wrong(self, address: Address, fingerprint: str) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import trio
 
-from cortex.events import Event, Text, Thought, ToolCall, Usage
-from cortex.metrics import Dialect, Done, Outcome
+from cortex.events import Event, Stopped, StopReason, Text, Thought, ToolCall, Usage
+from cortex.metrics import Dialect, Done, Outcome, Phase
 
 
 @dataclass(slots=True)
@@ -22,12 +22,25 @@ class Account:
     seated: float | None = None
     first: float | None = None
     usage: Usage = Usage()
+    cold: bool = False
+    stop: StopReason | None = None
 
     def hear(self, events: Iterable[Event], usage: Usage) -> None:
         """Take note of what was said, and of what was used so far."""
         self.usage = usage
         if self.first is None and any(isinstance(event, Text | Thought | ToolCall) for event in events):
             self.first = trio.current_time()
+        for event in events:
+            if isinstance(event, Stopped):
+                self.stop = event.reason
+
+    def phase(self, *, stalled: bool, loading: bool) -> Phase:
+        """How far the request has come; `loading` says that its model is being loaded."""
+        if stalled:
+            return "stall"
+        if self.seated is None:
+            return "load" if loading else "queue"
+        return "answer" if self.first is None else "stream"
 
     def rates(self, before: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
         """`before`, with this request's prefill and decode speed taken into the mean."""
@@ -50,6 +63,8 @@ class Account:
             ttft_s=None if self.first is None else self.first - self.arrived,
             queue_s=None if self.seated is None else self.seated - self.arrived,
             usage=self.usage,
+            cold=self.cold,
+            stop=self.stop,
         )
 
 

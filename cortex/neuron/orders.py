@@ -256,6 +256,7 @@ class Orders:
             # An operator may have been quicker.
             if resident.phase == "loaded" and self._is_there(resident):
                 ledger.leaving(place, model, force=True)
+                self._metrics.evicted("broken")
                 await self._send_away(place, resident, _Leaving())
 
     def _refuse_when_stopping(self) -> None:

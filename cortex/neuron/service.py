@@ -56,6 +56,7 @@ from cortex.notify import Notify
 from cortex.places import Room
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
+from cortex.web.lag import watch_lag
 from cortex.web.listeners import Ports, fleet_credential, metrics_site, own_names
 from cortex.web.visit import FAREWELL_S
 
@@ -225,6 +226,7 @@ async def _assemble(
     for part in (*books, found, *workers.values(), elsewhere, dispatch, orders, jobs, upkeep):
         await nursery.start(part.run)
     nursery.start_soon(_tell, view, metrics)
+    nursery.start_soon(watch_lag, metrics.lagged)
     site = _site(config, view, orders, Tokeniser(name, residents, dispatch))
     return _Neuron(*_doors(config, site, metrics), view, orders)
 
@@ -256,7 +258,7 @@ async def _host(config: NeuronConfig, nursery: trio.Nursery) -> tuple[State, Dev
 def _doors(config: NeuronConfig, site: Site, metrics: Metrics) -> tuple[Door, Door]:
     """The listeners of the API and of the metrics."""
     page = metrics_site(metrics, config.trusted_networks)
-    return Door(site, config.limits), Door(page, config.limits)
+    return Door(site, config.limits, metrics), Door(page, config.limits)
 
 
 async def _open(
@@ -324,18 +326,22 @@ def _ledger(config: NeuronConfig, terms: Terms) -> Ledger:
 
 def _metrics(found: Found, ledger: Ledger) -> Metrics:
     """Empty; what lives here and what could are labels."""
-    return Metrics(
+    metrics = Metrics(
         lambda model: found.spec(model) is not None or bool(ledger.holders(model)),
+        role="neuron",
         dropped_records=logs.dropped,
     )
+    metrics.loads_from(lambda: len(ledger.loads))
+    return metrics
 
 
 async def _tell(view: View, metrics: Metrics) -> None:
     """Keep the gauges fresh until cancelled."""
     while True:
         residents = {resident.model: resident.bytes for place in view.ledger for resident in place}
-        metrics.neuron_reported(view.name, view.health().devices, residents)
-        metrics.waiting(view.ledger.waiting)
+        health = view.health()
+        metrics.neuron_reported(view.name, health.devices, residents)
+        metrics.serving(health.models)
         await trio.sleep(TELL_S)
 
 

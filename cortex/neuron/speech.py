@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -123,6 +123,8 @@ class Speech:
             outcome = "bug"
             raise
         finally:
+            if outcome == "hung_up":
+                outcome = self._left(exchange)
             self._metrics.request_done(account.done(exchange.dialect.name, outcome))
             self._spending.count(exchange.request.headers.get(wire.KEY_NAME), account.usage)
 
@@ -171,8 +173,12 @@ class Speech:
     @asynccontextmanager
     async def _seated(self, exchange: Exchange) -> AsyncIterator[Generation]:
         """A seat, and the generation that sits there."""
-        async with self._dispatch.seat(await self._want(exchange)):
-            exchange.account.seated = trio.current_time()
+        account = exchange.account
+        async with AsyncExitStack() as stack:
+            want = await self._want(exchange)
+            with self._metrics.waiting(account.label):
+                ticket = await stack.enter_async_context(self._dispatch.seat(want))
+            account.seated, account.cold = trio.current_time(), ticket.route == "cold"
             async with self._residents.generate(exchange.ask, exchange.request.id) as generation:
                 yield generation
 
@@ -194,6 +200,14 @@ class Speech:
             return
         state = next((resident.fault or f"it is {resident.phase}" for _, resident in holders), "not resident")
         raise NotHereNow(f"Model '{model}' cannot be served by neuron '{self._name}' now: {state}")
+
+    def _left(self, exchange: Exchange) -> Outcome:
+        """How a request came to its end that was cancelled."""
+        if not exchange.reply.lost:
+            return "cut"
+        loading = exchange.ask.model in self._dispatch.ledger.loads
+        self._metrics.client_left(exchange.account.phase(stalled=exchange.reply.stalled, loading=loading))
+        return "hung_up"
 
     def _note(self, account: Account, error: CortexError) -> None:
         """A failure as the books and the log have it."""

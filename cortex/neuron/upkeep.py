@@ -141,6 +141,7 @@ class Upkeep:
     def _judge(self, place: str, floor: int) -> None:
         """The first floor is what the libraries themselves need; later ones come back to it."""
         first = self._floors.setdefault(place, floor)
+        self._metrics.floor_rose(place, max(0, floor - first))
         if floor <= first + max(FLOOR_SLACK_BYTES, first // 20):
             self._leaks.pop(place, None)
             return

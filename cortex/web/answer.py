@@ -68,7 +68,8 @@ class Link:
                     return False
             if patience.cancelled_caught:
                 raise Unreachable(
-                    f"The neuron took no byte of the request for {WRITE_STALL_S:.0f} s. Nothing ran."
+                    f"The neuron took no byte of the request for {WRITE_STALL_S:.0f} s. Nothing ran.",
+                    reason="stall",
                 )
         return True
 
@@ -152,7 +153,9 @@ class Answer:
         try:
             data = await self._link.read()
         except _BROKEN as broken:
-            raise UpstreamFailed(f"The connection to the neuron broke {self._where()}.") from broken
+            raise UpstreamFailed(
+                f"The connection to the neuron broke {self._where()}.", reason=self._broken
+            ) from broken
         if not data:
             self._closed()
         else:
@@ -169,7 +172,9 @@ class Answer:
         if heard.ended:
             heard.parser = None  # parser and listener hold each other: free them without the collector
         elif self._unframed > HEAD_LIMIT:
-            self._fault = UpstreamFailed(f"The neuron's answer has more than {HEAD_LIMIT} bytes of headers.")
+            self._fault = UpstreamFailed(
+                f"The neuron's answer has more than {HEAD_LIMIT} bytes of headers.", reason="oversize"
+            )
 
     def _closed(self) -> None:
         heard = self._heard
@@ -177,8 +182,14 @@ class Answer:
             heard.ended = self.by_close = True
         else:
             raise UpstreamFailed(
-                f"The neuron closed the connection {self._where()}. It may have run; send the request again."
+                f"The neuron closed the connection {self._where()}. It may have run; send the request again.",
+                reason=self._broken,
             )
+
+    @property
+    def _broken(self) -> str:
+        """What metrics call a connection that ends here."""
+        return "cut" if self._heard.headed else "crash"
 
     def _where(self) -> str:
         return "in the middle of its answer" if self._heard.headed else "before it answered"

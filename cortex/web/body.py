@@ -51,7 +51,10 @@ class _Pace:
             if not await self._line.more():
                 raise trio.BrokenResourceError("the client left while its body arrived")
         if deadline.cancelled_caught:
-            raise SlowBody("The request body came too slowly; send it again over a better connection.")
+            raise SlowBody(
+                "The request body came too slowly; send it again over a better connection.",
+                reason="slow_body",
+            )
 
 
 async def _counted(line: Line, pace: _Pace, length: int) -> bytes:

@@ -133,6 +133,16 @@ class Reply:
         return self.done and self._stays() and self._line.alive and not self._line.torn
 
     @property
+    def lost(self) -> bool:
+        """Whether the client is gone."""
+        return not self._line.alive
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it is gone because it took nothing for too long."""
+        return self._line.stalled
+
+    @property
     def streaming(self) -> bool:
         """Whether the answer is an event stream whose head is out."""
         return self._events and self._state == "open"

@@ -22,7 +22,7 @@ from cortex.web.connection import Reply, Terms
 from cortex.web.control import Control
 from cortex.web.guard import Policy
 from cortex.web.line import Line
-from cortex.web.site import Entry, Handler, Route, Site, inventory
+from cortex.web.site import UNBOOKED, Books, Entry, Handler, Route, Site, inventory
 from cortex.web.visit import FAREWELL_S, Hall, Visit
 
 __all__ = ["Door", "Entry", "Handler", "Route", "Site", "inventory"]
@@ -44,9 +44,9 @@ _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (so
 class Door:
     """One listener. `run` it; `drain` it before the role goes."""
 
-    def __init__(self, site: Site, limits: Limits) -> None:
+    def __init__(self, site: Site, limits: Limits, books: Books = UNBOOKED) -> None:
         self._limits = limits
-        self._hall = Hall(site, limits, Control(site.app, limits))
+        self._hall = Hall(site, limits, Control(site.app, limits), books)
         self._visits: set[Visit] = set()
         self._accepting = trio.CancelScope()
 
@@ -126,9 +126,11 @@ class Door:
                         raise
                     log.warning("accept.failed error=%s", error.strerror)
                     if error.errno in _SHORT:
+                        self._hall.books.rejected(_too_many("descriptors"))
                         await spare.shed(listener)
                     continue
                 if len(self._visits) >= self._limits.connections:
+                    self._hall.books.rejected(_too_many())
                     await _turn_away(client)
                     continue
                 line = Line(trio.SocketStream(client), self._limits.stall_s)
@@ -144,10 +146,12 @@ class Door:
             with visit.whole:
                 await visit.run()
         except Exception:
+            self._hall.books.connection_crashed()
             log.exception("connection.crashed")
         except BaseExceptionGroup as group:
             errors, rest = group.split(Exception)
             if errors is not None:
+                self._hall.books.connection_crashed()
                 log.error("connection.crashed", exc_info=errors)
             if rest is not None:
                 raise rest from None
@@ -211,8 +215,12 @@ async def _turn_away(client: trio.socket.SocketType) -> None:
     line = Line(trio.SocketStream(client), BACK_OFF_S)
     try:
         reply = Reply(line, Terms("turned-away", keep=False))
-        await reply.fail(Overloaded("Too many connections are open here; try again in a few seconds."))
+        await reply.fail(_too_many())
     except trio.BrokenResourceError:
         pass
     finally:
         await line.cut()
+
+
+def _too_many(of: str = "connections") -> Overloaded:
+    return Overloaded("Too many connections are open here; try again in a few seconds.", reason=of)

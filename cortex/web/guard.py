@@ -174,23 +174,31 @@ def _keys(headers: Headers) -> Iterable[str]:
 
 def _check_scope(credential: Credential, scope: Scope) -> None:
     if scope in ("inference", "admin") and scope not in credential.scopes:
-        raise Denied(f"The key {credential.name!r} lacks the scope {scope!r}; its entry names its scopes.")
+        raise Denied(
+            f"The key {credential.name!r} lacks the scope {scope!r}; its entry names its scopes.",
+            reason="scope",
+        )
 
 
 def _check_network(policy: Policy, visitor: Visitor, scope: Scope) -> None:
     if not _within(visitor.address, policy.trusted_networks):
         raise Denied(
             f"{visitor.address} is outside trusted_networks, and no key was given. "
-            "Call from such a network, or have the operator add keys."
+            "Call from such a network, or have the operator add keys.",
+            reason="network",
         )
     if scope != "admin" or not policy.loopback_admin:
         return
     if not visitor.address.is_loopback:
-        raise Denied("Without keys, admin routes answer this host only. Configure a key with scope admin.")
+        raise Denied(
+            "Without keys, admin routes answer this host only. Configure a key with scope admin.",
+            reason="scope",
+        )
     if visitor.relayed:
         raise Denied(
             "Without keys, admin routes answer this host only, and a proxy passed this request on. "
-            "Name the proxy in trusted_proxies, or configure a key with scope admin."
+            "Name the proxy in trusted_proxies, or configure a key with scope admin.",
+            reason="scope",
         )
 
 
@@ -198,7 +206,7 @@ def _check_origin(policy: Policy, headers: Headers) -> None:
     """A web page must not reach a local service, unless its origin is allowed."""
     for origin in headers.all("origin"):
         if origin not in policy.allowed_origins:
-            raise Denied(f"The web origin {origin[:200]!r} is not in allowed_origins.")
+            raise Denied(f"The web origin {origin[:200]!r} is not in allowed_origins.", reason="origin")
 
 
 def _check_host(policy: Policy, headers: Headers) -> None:
@@ -208,7 +216,9 @@ def _check_host(policy: Policy, headers: Headers) -> None:
         return  # no browser leaves the name out
     if name in _LOCAL_NAMES or name.endswith(_LOCAL_SUFFIXES) or name in policy.allowed_hosts:
         return
-    raise Denied(f"The host name {name[:200]!r} is not in allowed_hosts; use an IP address, or add it.")
+    raise Denied(
+        f"The host name {name[:200]!r} is not in allowed_hosts; use an IP address, or add it.", reason="host"
+    )
 
 
 def host_name(host: str) -> str:

@@ -90,7 +90,10 @@ def take(buffer: bytearray, limit: int) -> bytes | None:
 def check_prefix(data: bytes | bytearray) -> None:
     """Raises BadFraming for bytes that no request head begins with."""
     if data.startswith(b"PRI * HTTP/2"):
-        raise BadFraming("HTTP/2 is not spoken here. Use HTTP/1.1, or put a proxy that speaks both in front.")
+        raise BadFraming(
+            "HTTP/2 is not spoken here. Use HTTP/1.1, or put a proxy that speaks both in front.",
+            reason="proto",
+        )
     if not data[:1].isalpha():
         raise BadFraming("This is not an HTTP request. The listener speaks plain HTTP/1.1, without TLS.")
     end = data.find(END)

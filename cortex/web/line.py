@@ -37,7 +37,8 @@ def nobody() -> None:
 
 
 class Line:
-    """`alive` until the client is gone; `torn` once a write was interrupted half-way.
+    """`alive` until the client is gone; `torn` once a write was interrupted half-way; `stalled` when
+    it is gone because it took nothing for too long.
 
     `on_lost` is called when the client is found to be gone: whoever serves it sets it.
     """
@@ -48,6 +49,7 @@ class Line:
         self.buffer = bytearray()
         self.alive = True
         self.torn = False
+        self.stalled = False
         self.on_lost: Callable[[], None] = nobody
 
     async def more(self) -> bool:
@@ -79,7 +81,8 @@ class Line:
             for start in range(0, len(data), BLOCK):
                 with trio.fail_after(self._stall_s):
                     await self._stream.send_all(data[start : start + BLOCK])
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            self.stalled = isinstance(error, trio.TooSlowError)
             self._lose()
             await self._refuse()
         self.torn = False

@@ -94,7 +94,9 @@ class Meter:
         try:
             said = _BODY.decode(body).usage
         except (msgspec.DecodeError, RecursionError) as error:
-            raise UpstreamFailed("The neuron's answer is not the JSON that was asked for.") from error
+            raise UpstreamFailed(
+                "The neuron's answer is not the JSON that was asked for.", reason="json"
+            ) from error
         with suppress(msgspec.ValidationError):  # usage in a form that is not known here: estimated
             counts = _COUNTS.decode(said)
             self._told = _usage(counts) if counts else None

@@ -56,17 +56,18 @@ class Names:
             await self.refresh()
         if not self._known:
             raise Unreachable(
-                f"The neuron's host name {self._host!r} has no address. Check the name and DNS."
+                f"The neuron's host name {self._host!r} has no address. Check the name and DNS.",
+                reason="dns",
             )
         return list(self._known)
 
-    def doubt(self) -> None:
     async def refresh(self) -> None:
         """The addresses are no older than they may be, or the resolver has no better ones."""
         async with self._turn:
             if not self._literal and trio.current_time() >= self._ask_again_at:
                 await self._ask()
 
+    def doubt(self) -> None:
         """Nobody answered at these addresses: they are asked for again before they are trusted."""
         self._ask_again_at = min(self._ask_again_at, self._asked_at + RETRY_S)
 

@@ -118,7 +118,10 @@ class Pool:
                 return self._admit(link)
         self.names.doubt()
         why = "refused the connection" if problem else f"did not take the connection in {self._connect_s:g} s"
-        raise Unreachable(f"The neuron {why}. Nothing ran; see `cortex status` for its state.") from problem
+        raise Unreachable(
+            f"The neuron {why}. Nothing ran; see `cortex status` for its state.",
+            reason="refused" if problem else "connect",
+        ) from problem
 
     def _admit(self, link: Link) -> Link:
         if self._closed:
@@ -155,6 +158,7 @@ async def _ask_over(link: Link, request: bytes, first_byte_s: float) -> Answer |
             ) from error
     if patience.cancelled_caught:
         raise TooSlow(
-            f"The neuron did not answer within {first_byte_s:g} s. See its load in `cortex status`."
+            f"The neuron did not answer within {first_byte_s:g} s. See its load in `cortex status`.",
+            reason="late",
         )
     return answer

@@ -43,6 +43,8 @@ async def refusal(answer: Answer, limits: Limits) -> CortexError:
     error = _named(answer, body)
     error.not_started = answer.headers.get(NOT_STARTED) == "1"
     error.final = answer.headers.get("x-should-retry") == "false"
+    if error.blame == "engine" and not isinstance(error, UpstreamFailed):
+        error.reason = "engine"  # told in good order, whatever it was
     return error
 
 
@@ -58,10 +60,10 @@ async def read_whole(answer: Answer, most: int, stall_s: float) -> bytes:
             break
         size += len(piece)
         if size > most:
-            raise UpstreamFailed(f"The neuron's answer is longer than {most} bytes.")
+            raise UpstreamFailed(f"The neuron's answer is longer than {most} bytes.", reason="oversize")
         pieces.append(piece)
     if answer.by_close:
-        raise UpstreamFailed("The neuron's answer has no length: it may have been cut.")
+        raise UpstreamFailed("The neuron's answer has no length: it may have been cut.", reason="no_end")
     return b"".join(pieces)
 
 
@@ -75,7 +77,9 @@ def _named(answer: Answer, body: bytes) -> CortexError:
     status, fault = answer.status, refusals.read(body) if is_json(answer) else None
     if status == 500:
         # Nobody knows what a bug says of itself: the client gets nothing of it.
-        return UpstreamFailed("The neuron has a bug; its log has the traceback under this request id.")
+        return UpstreamFailed(
+            "The neuron has a bug; its log has the traceback under this request id.", reason="internal"
+        )
     if fault is None or status in _MISFIT:
         return _misfit(status, fault)
     retry_after = answer.headers.get("retry-after", "")
@@ -85,7 +89,8 @@ def _named(answer: Answer, body: bytes) -> CortexError:
             fault.message, param=fault.param, retry_after_s=refusals.seconds(retry_after), facts=fault.facts
         )
     should_retry = answer.headers.get("x-should-retry", "")
-    error = refusals.error_of(fault, fault.code, status, retry_after=retry_after, should_retry=should_retry)
+    meant = 503 if status == 529 else status  # what passes by itself has a number of its own in one dialect
+    error = refusals.error_of(fault, fault.code, meant, retry_after=retry_after, should_retry=should_retry)
     return _misfit(status, fault) if isinstance(error, BadFraming) else error
 
 
@@ -93,5 +98,6 @@ def _misfit(status: int, fault: Refusal | None) -> UpstreamFailed:
     code = (fault.code if fault else None) or "no error that cortex knows"
     return UpstreamFailed(
         f"The neuron answered {status} ({code}) to the gateway itself: its version, fleet token or "
-        "trusted networks may not fit. Compare the `token_file` and version of both hosts."
+        "trusted networks may not fit. Compare the `token_file` and version of both hosts.",
+        reason="contract",
     )

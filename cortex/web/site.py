@@ -6,8 +6,9 @@ that a test can hold that none of them lets a stranger in.
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from cortex.errors import CortexError
 from cortex.web.connection import Reply, Request
 from cortex.web.guard import Policy, Scope
 from cortex.wire.faults import Dialect
@@ -41,6 +42,30 @@ class Site:
     app: App
     policy: Policy
     scope_of: Callable[[str, str], Scope]
+
+
+class Books(Protocol):
+    """Who counts what the door sees, as `Metrics` does."""
+
+    def rejected(self, error: CortexError) -> None: ...
+    def client_left(self, phase: Literal["body"]) -> None: ...
+    def connection_crashed(self) -> None: ...
+
+
+class Unbooked:
+    """Nobody counts."""
+
+    def rejected(self, error: CortexError) -> None:
+        """Nothing comes of it."""
+
+    def client_left(self, phase: Literal["body"]) -> None:
+        """Nothing comes of it."""
+
+    def connection_crashed(self) -> None:
+        """Nothing comes of it."""
+
+
+UNBOOKED: Final = Unbooked()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from cortex.web.connection import Headers, Reply, Request, Terms
 from cortex.web.control import Control
 from cortex.web.head import Head
 from cortex.web.line import Line, nobody
-from cortex.web.site import Route, Site
+from cortex.web.site import UNBOOKED, Books, Route, Site
 from cortex.wire import neuron
 from cortex.wire.faults import Dialect
 
@@ -49,6 +49,7 @@ class Hall:
     site: Site
     limits: Limits
     control: Control
+    books: Books = UNBOOKED
     draining: bool = False
     in_flight: int = 0
     _boot: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -146,9 +147,11 @@ class Visit:
         try:
             raw = await self._read_head()
             if raw is None:
+                self._note_departure(begun=bool(self._line.buffer))
                 return False
             parsed = head.parse(raw)
         except CortexError as error:
+            self._hall.books.rejected(error)
             with bind_request(terms.request_id):
                 log.log(
                     logging.WARNING if isinstance(error, BadFraming | NoUpgrade) else logging.DEBUG,
@@ -160,6 +163,11 @@ class Visit:
             await Reply(self._line, terms).fail(error)
             return False
         return await self._exchange(parsed)
+
+    def _note_departure(self, *, begun: bool) -> None:
+        """The client may have left in the middle of a request."""
+        if begun and not self._line.alive:
+            self._hall.books.client_left("body")
 
     async def _read_head(self) -> bytes | None:
         """The bytes of one head; None when there is to be none."""
@@ -182,7 +190,10 @@ class Visit:
         with trio.CancelScope(deadline=deadline) as self._waiting:
             return await self._line.more()
         if not self._stopping and head.has_start_line(self._line.buffer):
-            raise SlowBody("The request head came too slowly; send it again over a better connection.")
+            raise SlowBody(
+                "The request head came too slowly; send it again over a better connection.",
+                reason="slow_header",
+            )
         return False
 
     async def _exchange(self, parsed: Head) -> bool:
@@ -232,12 +243,24 @@ class Visit:
                 raise rest from None
 
     async def _answer(self, parsed: Head, route: Route | None, reply: Reply) -> None:
+        try:
+            allowed = guard.preflight(self._hall.site.policy, parsed.method, parsed.headers)
+            request = None if allowed is not None else await self._receive(parsed, route, reply)
+        except CortexError as error:
+            self._hall.books.rejected(error)
+            raise
+        except trio.BrokenResourceError:
+            self._note_departure(begun=True)
+            raise
+        if request is None:
+            await reply.whole(204, b"", allowed or ())
+        else:
+            await self._serve(route, parsed, request, reply)
+
+    async def _receive(self, parsed: Head, route: Route | None, reply: Reply) -> Request:
+        """The whole request of somebody who may send it."""
         hall, arrived = self._hall, trio.current_time()
         policy, headers = hall.site.policy, parsed.headers
-        allowed = guard.preflight(policy, parsed.method, headers)
-        if allowed is not None:
-            await reply.whole(204, b"", allowed)
-            return
         visitor = guard.visitor(policy, self._peer, headers)
         scope = hall.site.scope_of(parsed.method, unquote(parsed.path))
         caller = self._caller = guard.admit(policy, headers=headers, visitor=visitor, scope=scope)
@@ -246,7 +269,7 @@ class Visit:
         body = await read_body(self._line, parsed, limit, hall.limits.request_body_s)
         reply.last, self._unread = hall.draining, False
         self._check_open(parsed, route)
-        request = Request(
+        return Request(
             method=parsed.method,
             path=parsed.path,
             query=parsed.query,
@@ -257,7 +280,6 @@ class Visit:
             caller=caller,
             arrived=arrived,
         )
-        await self._serve(route, parsed, request, reply)
 
     async def _serve(self, route: Route | None, parsed: Head, request: Request, reply: Reply) -> None:
         """The handler or the application answers, watched: a hang-up cancels it."""

@@ -1,0 +1,120 @@
+"""The registry and its page, and what is true of any process: build, resources, lag of the loop.
+
+`render` makes the page at most once a second, from any thread; serving it is left to
+`web.scrape`. What is counted is for the classes that build on this one.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cortex import __version__
+from cortex.metrics.names import FRESH_S, OTHER, Role
+from cortex.metrics.series import Counters, Gauges, ModelSeries, model_series
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+# A loop at rest is late by fractions of a millisecond; a second of lag stops the watchdog's pings
+# being believed.
+_LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+class Page:
+    """The page of one role. `known` says which model names may be a label, `clock` is monotonic
+    seconds, `dropped_records` reads how many log records were lost so far.
+    """
+
+    def __init__(
+        self,
+        known: Callable[[str], bool],
+        *,
+        role: Role = "gateway",
+        dropped_records: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._known, self._clock = known, clock
+        self._registry = CollectorRegistry()
+        self._registry.register(_Dropped(dropped_records))
+        ProcessCollector(registry=self._registry)
+        build = ("version", "role", "python")
+        self._gauge("build_info", "1, and what runs here", *build).labels(
+            __version__, role, platform.python_version()
+        ).set(1)
+        self._lag = self._histogram("loop_lag_seconds", "How late the event loop woke a sleeper", _LAG_S)
+        self._models: dict[str, ModelSeries] = {}
+        self._series = model_series(self._registry)
+        self._page, self._made_at = b"", -FRESH_S
+
+    def show(self, collector: Collector) -> None:
+        """What `collector` has is on the page too."""
+        self._registry.register(collector)
+
+    def lagged(self, seconds: float) -> None:
+        """The loop woke a sleeper so much too late."""
+        self._lag.observe(seconds)
+
+    def render(self) -> bytes:
+        """The page in `CONTENT_TYPE`, at most `FRESH_S` old. Takes tens of milliseconds in
+        a big fleet: call it off the loop, one call at a time."""
+        now = self._clock()
+        if now - self._made_at >= FRESH_S:
+            self._page, self._made_at = generate_latest(_WithoutBirths(self._registry)), now
+        return self._page
+
+    # -- for those who count
+
+    def _label(self, model: str) -> str:
+        return model if model in self._models or model == OTHER or self._known(model) else OTHER
+
+    def _of(self, model: str) -> ModelSeries:
+        label = self._label(model)
+        series = self._models.get(label)
+        if series is None:
+            series = self._models[label] = self._series(label)
+        return series
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"cortex_{name}_total", text, registry=self._registry)
+
+    def _counters(self, name: str, text: str, *labels: str) -> Counters:
+        return Counters(Counter(f"cortex_{name}_total", text, labels, registry=self._registry))
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"cortex_{name}", text, labels, registry=self._registry)
+
+    def _gauges(self, name: str, text: str, *labels: str) -> Gauges:
+        return Gauges(self._gauge(name, text, *labels))
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"cortex_{name}", text, buckets=buckets, registry=self._registry)
+
+
+class _Dropped(Collector):
+    """How many log records were lost, read where they are counted."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "cortex_log_records_dropped", "Log records lost because nobody read the log", value=self._read()
+        )
+
+
+class _WithoutBirths(Collector):
+    """A registry without the `_created` samples: the plain text format makes a second
+    gauge of each, a third more series that nobody asks for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._registry.collect():
+            family.samples = [each for each in family.samples if not each.name.endswith("_created")]
+            yield family

@@ -1,0 +1,150 @@
+"""Requests from arrival to end, and all that can become of them on the way.
+
+Counts by model, neuron, dialect and key; refusals at the door and before a seat; what
+failed on neurons and was tried again; and clients that left. What `Done` says is spread over
+its metrics here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from cortex.errors import CortexError
+from cortex.metrics.names import FAILURES, OTHER, Done, Phase, Role
+from cortex.metrics.page import Page
+from cortex.metrics.series import Counters, Names
+
+# Beyond any fleet that one gateway serves, and any list of keys that people keep by hand.
+MOST_NEURONS: Final = 256
+MOST_KEYS: Final = 256
+NO_KEY: Final = "none"
+# From a look at a small body to a big one that a thread reads.
+_OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+
+
+class Traffic(Page):
+    """Every request, refusal and failure."""
+
+    def __init__(
+        self,
+        known: Callable[[str], bool],
+        *,
+        role: Role = "gateway",
+        dropped_records: Callable[[], int],
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(known, role=role, dropped_records=dropped_records, clock=clock)
+        self._neurons = Names(MOST_NEURONS, OTHER)
+        self._keys = Names(MOST_KEYS, OTHER)
+        self._requests = self._counters(
+            "requests", "Requests at their end", "model", "neuron", "dialect", "outcome"
+        )
+        self._tokens = {
+            kind: self._counters(f"{kind}_tokens", f"{text} tokens", "model", "neuron")
+            for kind, text in (
+                ("prompt", "Prompt"),
+                ("cached_prompt", "Prompt tokens not computed again, as part of prompt"),
+                ("completion", "Completion"),
+            )
+        }
+        self._overhead = self._histogram("overhead_seconds", "What cortex took of a request", _OVERHEAD_S)
+        self._key_requests = self._counters("key_requests", "Requests at their end, by key", "key", "outcome")
+        self._key_tokens = self._counters("key_tokens", "Prompt and completion tokens, by key", "key")
+        self._key_used = self._gauges("key_day_tokens", "Tokens of today in the whole fleet", "key")
+        self._key_limit = self._gauges("key_day_limit_tokens", "tokens_per_day, where it is set", "key")
+        self._retries = self._counters("retries", "Requests tried on another neuron, by cause", "reason")
+        self._rejections = self._counters("rejections", "Requests refused before a seat, by cause", "reason")
+        self._failures = self._counters("upstream_failures", "Exchanges that failed", "neuron", "kind")
+        self._aborts = self._counters("client_aborts", "Clients that left, by phase", "phase")
+        self._crashes = self._counter("connection_crashes", "Connections that a bug of cortex ended")
+
+    def request_began(self, model: str) -> str:
+        """Each call is followed by one `request_done` with the label that it answers: what is
+        known may change while the request runs."""
+        label = self._label(model)
+        self._of(label).in_flight.inc()
+        return label
+
+    def request_done(self, done: Done) -> None:
+        """Count `done`; what never came (first token, seat) is left out of its histogram."""
+        model, series, neuron = self._label(done.model), self._of(done.model), self._neuron(done.neuron)
+        series.in_flight.dec()
+        self._requests.at(model, neuron, done.dialect, done.outcome).inc()
+        series.duration.observe(done.duration_s)
+        if done.queue_s is not None:
+            series.queue.observe(done.queue_s)
+            if done.cold:
+                series.cold_wait.observe(done.queue_s)
+        if done.ttft_s is not None:
+            series.first_token.observe(done.ttft_s)
+        if (token_s := done.token_s) is not None:
+            series.token.observe(token_s)
+            series.rate.observe(1 / token_s)
+        if done.overhead_s is not None:
+            self._overhead.observe(done.overhead_s)
+        self._spend(done, model, neuron)
+
+    def _spend(self, done: Done, model: str, neuron: str) -> None:
+        usage = done.usage
+        for kind, count in (
+            ("prompt", usage.prompt),
+            ("cached_prompt", usage.cached),
+            ("completion", usage.completion),
+        ):
+            if count:
+                self._tokens[kind].at(model, neuron).inc(count)
+        key = self._keys.label(done.key) if done.key else NO_KEY
+        self._key_requests.at(key, done.outcome).inc()
+        self._key_tokens.at(key).inc(usage.prompt + usage.completion)
+
+    @contextmanager
+    def waiting(self, label: str) -> Iterator[None]:
+        """One more request for the model called so waits for a seat in the block."""
+        gauge = self._of(label).waiting
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def rejected(self, error: CortexError) -> None:
+        """A request was refused before it had a seat."""
+        self._rejections.at(error.reason).inc()
+
+    def retried(self, error: CortexError) -> None:
+        """A request goes to another neuron because of `error`."""
+        self._retries.at(error.reason).inc()
+
+    def upstream_failed(self, neuron: str, error: CortexError | None = None) -> None:
+        """An exchange with `neuron` failed by `error`, or by what the neuron itself told the client."""
+        kind = error.reason if error is not None and error.reason in FAILURES else "engine"
+        self._failures.at(self._neuron(neuron), kind).inc()
+
+    def client_left(self, phase: Phase) -> None:
+        """A client is gone before its answer was whole."""
+        self._aborts.at(phase).inc()
+
+    def connection_crashed(self) -> None:
+        """A bug ended one connection, and that one alone."""
+        self._crashes.inc()
+
+    def key_days(self, days: Mapping[str, tuple[int, int]]) -> None:
+        """Tokens of today and the most there may be, by key: these are all that have a limit."""
+        told = {name: days[name] for name in days if self._keys.label(name) == name}
+        self._key_used.all({name: used for name, (used, _) in told.items()})
+        self._key_limit.all({name: most for name, (_, most) in told.items()})
+
+    def _neuron(self, name: str) -> str:
+        return self._neurons.label(name)
+
+    def _forget_neuron(self, name: str) -> None:
+        """Its counters go: fleets whose neurons come and go under ever new names stay small."""
+        for position, counters in self._by_neuron():
+            counters.forget(position, name)
+        self._neurons.forget(name)
+
+    def _by_neuron(self) -> Iterator[tuple[int, Counters]]:
+        """Every counter with a neuron among its labels, and where."""
+        yield 1, self._requests
+        yield from ((1, counters) for counters in self._tokens.values())
+        yield 0, self._failures
