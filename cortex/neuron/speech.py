@@ -28,6 +28,7 @@ from cortex.neuron.dialects import CHAT, MESSAGES, TEXT, Dialect
 from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
 from cortex.neuron.spending import Spending
+from cortex.translator.dialects import CHAT, MESSAGES, TEXT, Dialect
 from cortex.web.connection import Reply, Request
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream

@@ -16,9 +16,9 @@ from cortex.catalogue import unknown
 from cortex.dispatch import Dispatch
 from cortex.errors import BadAsk, Unsupported
 from cortex.neuron import prompts
-from cortex.neuron.dialects import MESSAGES
 from cortex.neuron.residents import Living, Residents
 from cortex.translator import openai_chat
+from cortex.translator.dialects import MESSAGES
 from cortex.web.connection import Reply, Request
 from cortex.web.site import Route
 from cortex.wire import neuron as wire

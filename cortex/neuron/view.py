@@ -19,7 +19,6 @@ from cortex.config.network import Address
 from cortex.ledger import Ledger
 from cortex.neuron import upstreams
 from cortex.neuron.devices import Devices
-from cortex.neuron.dialects import DIALECTS
 from cortex.neuron.residents import Residents
 from cortex.neuron.speech import Speech
 from cortex.neuron.spending import Spending
@@ -28,6 +27,7 @@ from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.upstreams import Upstreams
 from cortex.neuron.vigil import Vigil
 from cortex.places import Phase, Place, Resident, Room
+from cortex.translator.dialects import DIALECTS
 from cortex.wire import neuron as wire
 
 # The words of GET /v1/models for a resident's phase.

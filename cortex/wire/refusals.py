@@ -12,12 +12,9 @@ import msgspec
 from cortex.errors import CortexError, Fact, NeverFits, named
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """The error object, with the facts that a reader may act on."""
+class _Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reader may act on."""
 
-    message: str
-    code: str | None = None
-    param: str | None = None
     prompt_tokens: int | None = None
     context_length: int | None = None
     needed_bytes: int | None = None
@@ -26,11 +23,33 @@ class Refusal(msgspec.Struct, frozen=True):
     total_by_device: dict[str, int] | None = None
     in_flight: int | None = None
     blocked_by: list[str] | None = None
+    queue_position: int | None = None
+    loading_for_s: float | None = None
+    eta_s: float | None = None
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class _Details(_Facts, frozen=True, kw_only=True):
+    """Where Anthropic's dialect has code and facts."""
+
+    error_code: str | None = None
+
+
+class Refusal(_Facts, frozen=True, kw_only=True):
+    """The error object of either dialect."""
+
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
+    details: _Details | None = None
 
     @property
     def facts(self) -> dict[str, Fact]:
         """Those facts that were told."""
-        told = ((name, getattr(self, name)) for name in _FACTS)
+        places = (self, self.details) if self.details else (self,)
+        told = ((name, getattr(place, name)) for place in places for name in _Facts.__struct_fields__)
         return {name: value for name, value in told if value is not None}
 
 
@@ -39,22 +58,14 @@ class _Body(msgspec.Struct):
 
 
 _BODY: Final = msgspec.json.Decoder(_Body)
-_FACTS: Final = (
-    "prompt_tokens",
-    "context_length",
-    "needed_bytes",
-    "free_bytes",
-    "free_by_device",
-    "total_by_device",
-    "in_flight",
-    "blocked_by",
-)
 
 
 def read(body: bytes) -> Refusal | None:
     """The error object of `body`; None when it holds none."""
     with suppress(msgspec.DecodeError, RecursionError):
-        return _BODY.decode(body).error
+        error = _BODY.decode(body).error
+        code = error.code or (error.details.error_code if error.details else None)
+        return msgspec.structs.replace(error, code=code)
     return None
 
 
@@ -63,6 +74,16 @@ def error_of(refusal: Refusal, code: str, status: int, *, retry_after: str, shou
     error = named(code, status, refusal.message, retry_after_s=seconds(retry_after))
     if error.code == NeverFits.code and should_retry == "false":
         error = NeverFits(refusal.message)
+    error.param = refusal.param
+    error.facts.update(refusal.facts)
+    return error
+
+
+def in_stream(data: bytes) -> CortexError | None:
+    """The error that an event of a neuron's stream tells; None for any other event."""
+    if not data.startswith(b'{"error"') or (refusal := read(data)) is None:
+        return None
+    error = named(refusal.code or "", None, refusal.message, retry_after_s=refusal.retry_after)
     error.param = refusal.param
     error.facts.update(refusal.facts)
     return error

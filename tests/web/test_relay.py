@@ -12,7 +12,7 @@ from cortex import errors
 from cortex.config.limits import Limits
 from cortex.errors import CortexError, TooSlow, UpstreamFailed
 from cortex.events import Usage
-from cortex.web import connection, relay
+from cortex.web import connection, faults, relay
 from cortex.web.line import Line
 from cortex.web.pool import Pool
 from cortex.web.relay import Destination, Meter
@@ -827,6 +827,18 @@ async def test_a_refusal_in_the_anthropic_shape_goes_by_its_status(
         assert type(error) is kind
         assert error.message == "words"
         assert error.not_started
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_a_refusal_comes_back_whole_from_either_dialect(dialect: Dialect) -> None:
+    facts: dict[str, errors.Fact] = {"queue_position": 3, "eta_s": 2.5, "blocked_by": ["a"]}
+    said = errors.Overloaded("many wait", retry_after_s=7, facts=facts)
+    told = faults.response(said, dialect, "req-1")
+    headers = [f"{name}: {text}" for name, text in told.headers]
+    with trio.fail_after(30):
+        error = await refusal_of(whole(told.status, told.body, *headers))
+    assert type(error) is errors.Overloaded and error.message == "many wait"
+    assert (error.facts, error.retry_after_s) == (facts, 7)
 
 
 async def test_what_a_bug_says_of_itself_is_not_passed_on() -> None:

@@ -1,19 +1,20 @@
-"""The dialects that a neuron answers in, each with what its routes need of the shared translator.
+"""The dialects that cortex answers in: where each is asked, how it is read and spoken.
 
-Owns no decision: how a dialect is read and spoken is the translator's business.
+Both roles make their routes of these. A name is what discovery and metrics call the dialect.
 """
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from cortex.ask import Ask
 from cortex.events import Event
-from cortex.metrics import Dialect as DialectName
 from cortex.translator import anthropic_messages, openai_chat, openai_text
 from cortex.wire.faults import Dialect as WireDialect
 from cortex.wire.openai import Reply
 from cortex.wire.sse import Frame
+
+Name: TypeAlias = Literal["openai_chat", "openai_text", "anthropic_messages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Dialect:
     """One of them at its `path`; ids of answers begin with `prefix`, and `wire` is the family that
     errors and keep-alives are in."""
 
-    name: DialectName
+    name: Name
     path: str
     wire: WireDialect
     prefix: str
