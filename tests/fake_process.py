@@ -4,13 +4,11 @@ For what only a process can do: SIGKILL with a request on its device, SIGSTOP, a
 boot id at the same port. Its switches are set over HTTP; its ledger is a file that outlives it.
 """
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -24,60 +22,73 @@ Switch = dict[str, object]
 
 
 class NeuronProcess:
-    """One neuron; `models` are resident at its start. `url` is where it can be reached."""
+    """One neuron; `models` are resident at its start, of a MiB each. `url` is where it can be
+    reached. A tuple among the `options` is a flag that is repeated."""
 
     def __init__(self, folder: Path, name: str, *models: str, **options: object) -> None:
-        self.name, self.port, self.boot_id = name, 0, ""
+        self.name, self.port = name, 0
         self._ledger = folder / f"{name}.jsonl"
         usual: dict[str, object] = {"device": "cpu=1GiB", "pace": 500, "tokens": 6, "load": "10ms"}
-        self._options = {**usual, **options}
-        self._models = models
+        held = tuple(f"{model}=1MiB" for model in models)
+        self._options = {**usual, "name": name, "ledger": self._ledger, "hold": held, **options}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self) -> None:
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it was not started"
+        return self._process
+
+    def begin(self) -> None:
         """It listens, at the same port as before."""
-        options = {**self._options, "name": self.name, "port": self.port, "ledger": self._ledger}
-        words = [f"--hold={model}=1MiB" for model in self._models]
-        for name, value in options.items():
-            flag = f"--{name.replace('_', '-')}"
-            words += [f"{flag}={each}" for each in (value if isinstance(value, tuple) else (value,))]
-        command = [sys.executable, str(PROGRAM), *words]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: ASYNC220 - a fork is short
+        words = []
+        for name, value in {**self._options, "port": self.port}.items():
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}={each}" for each in values]
+        self._process = subprocess.Popen([sys.executable, str(PROGRAM), *words], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        async with trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno())) as said:
-            line = b""
-            while not line.endswith(b"\n"):
-                more = await said.receive_some(200)
-                assert more, "the neuron did not start"
-                line += more
+        line = self._process.stdout.readline()
+        assert line, "the neuron did not start"
         self.port = int(line.rpartition(b":")[2])
 
+    def kill(self) -> None:
+        """The process is gone, whatever it did."""
+        self.process.kill()
+        self._bury()
+
+    async def start(self) -> None:
+        """As `begin`, while others go on."""
+        await trio.to_thread.run_sync(self.begin)
+
     async def end(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """The process is gone."""
-        assert self._process is not None
-        self._process.send_signal(how)
+        """The process is gone, by a signal."""
+        self.process.send_signal(how)
         await self.gone()
 
-    async def gone(self) -> None:
-        """The process has ended, by whatever."""
-        assert self._process is not None
-        await trio.to_thread.run_sync(self._process.wait)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+    async def gone(self) -> int:
+        """The process has ended, by whatever; its exit code."""
+        await trio.to_thread.run_sync(self._bury)
+        return self.process.returncode
 
-    def send(self, signal_: signal.Signals) -> None:
-        """Stop it or let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal_)
+    def _bury(self) -> None:
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def freeze(self) -> None:
+        """It is stopped where it is."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on as if nothing had happened."""
+        self.process.send_signal(signal.SIGCONT)
 
     async def frozen(self) -> None:
         """It has stopped itself, or was stopped."""
-        assert self._process is not None
-        while _state_of(self._process.pid) != "T":  # noqa: ASYNC110 - it tells nobody
+        while _state_of(self.process.pid) != "T":  # noqa: ASYNC110 - it tells nobody
             await trio.sleep(0.002)
 
     async def switch(self, *faults: Switch) -> None:
@@ -102,11 +113,7 @@ class NeuronProcess:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        self._process.kill()
-        self._process.wait()
-        with contextlib.suppress(OSError):
-            self._process.stdout.close()
+        self.kill()
 
 
 def _state_of(pid: int) -> str:
@@ -117,11 +124,11 @@ def _state_of(pid: int) -> str:
 @asynccontextmanager
 async def two_neurons(folder: Path, *models: str, **options: object) -> AsyncIterator[list[NeuronProcess]]:
     """n1 and n2, started together."""
-    async with contextlib.AsyncExitStack() as stack:
-        neurons = [NeuronProcess(folder, name, *models, **options) for name in ("n1", "n2")]
+    neurons = [NeuronProcess(folder, name, *models, **options) for name in ("n1", "n2")]
+    async with AsyncExitStack() as stack:
+        for neuron in neurons:
+            stack.callback(lambda each=neuron: each._process and each.kill())
         async with trio.open_nursery() as nursery:
             for neuron in neurons:
                 nursery.start_soon(neuron.start)
-        for neuron in neurons:
-            stack.push_async_exit(neuron.__aexit__)
         yield neurons

@@ -9,6 +9,7 @@ token, which no SIGKILL can take back. Nothing here is secured: it listens on th
 """
 
 import argparse
+import itertools
 import os
 import secrets
 import signal
@@ -54,6 +55,7 @@ class Neuron:
         self.url, self.stopping = "", False
         self.in_flight = 0
         self._stale: dict[str, bytes] = {}
+        self._reports = itertools.count(1)
         self._began = time.monotonic()
         self._ledger = os.open(options.ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
@@ -280,6 +282,7 @@ class Neuron:
         return wire.Health(
             name=self.name,
             boot_id=self.boot_id,
+            seq=next(self._reports),
             uptime_s=time.monotonic() - self._began,
             devices=devices,
             activation=wire.Activation(state="stopping" if self.stopping else "ready"),
@@ -289,6 +292,7 @@ class Neuron:
     def _models(self) -> wire.Residents:
         return wire.Residents(
             boot_id=self.boot_id,
+            seq=next(self._reports),
             models=[
                 self.residents.report(each, self.options.queue) for each in self.residents.models.values()
             ],

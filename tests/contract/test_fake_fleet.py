@@ -83,6 +83,7 @@ async def test_an_empty_neuron_says_who_it_is_and_what_it_could_load(role: Runni
     discovery = await told(role, "/discovery", wire.Discovery)
     assert health.boot_id == residents.boot_id == discovery.boot_id != ""
     assert health.name == discovery.name == "n1"
+    assert 0 < health.seq < residents.seq < (await told(role, "/health", wire.Health)).seq
     assert health.activation.state == "ready"
     assert [(each.memory_total, each.memory_used) for each in health.devices] == [(100 * MIB, 0)]
     assert [each.device for each in discovery.devices] == [each.name for each in health.devices] or (
