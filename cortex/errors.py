@@ -263,13 +263,14 @@ class ConfigError(CortexError):
         self.faults = faults
 
 
-def named(code: str, status: int, message: str, *, retry_after_s: float | None = None) -> CortexError:
-    """The error that `code` and `status` in another process's answer stand for.
+def named(code: str, status: int | None, message: str, *, retry_after_s: float | None = None) -> CortexError:
+    """The error that `code` and `status` in another process's answer stand for; within a stream there
+    is no status.
 
     A known code with another status is not trusted: it becomes UpstreamFailed.
     """
     for kind in _kinds(CortexError):
-        if kind.code == code and kind.status == status and kind is not ConfigError:
+        if kind.code == code and status in (kind.status, None) and kind is not ConfigError:
             return kind(message, retry_after_s=retry_after_s)
     return UpstreamFailed(message)
 

@@ -24,7 +24,6 @@ from cortex.ledger import Want
 from cortex.metrics import OTHER, Metrics, Outcome
 from cortex.neuron.account import Account
 from cortex.neuron.behalf import on_behalf
-from cortex.neuron.dialects import CHAT, MESSAGES, TEXT, Dialect
 from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
 from cortex.neuron.spending import Spending

@@ -80,10 +80,19 @@ class Meter:
             if self.first_content_at is None:
                 self.first_content_at = now
 
+    def began(self, now: float) -> None:
+        """The first content has come, of an answer that is passed on at its end."""
+        if self.first_content_at is None:
+            self.first_content_at = now
+
+    def told(self, usage: Usage) -> None:
+        """What the stream itself says that it used; a trailer knows better."""
+        self._told = usage
+
     def ended(self, trailers: Mapping[str, str], *, failed: bool) -> None:
         """The stream is complete."""
         self.complete, self.failed = True, failed
-        self._told = parse_usage(trailers.get(USAGE, ""))
+        self._told = parse_usage(trailers.get(USAGE, "")) or self._told
 
     def read_whole(self, status: int, body: bytes) -> None:
         """The counts of a whole body are known. UpstreamFailed when it is no JSON object."""

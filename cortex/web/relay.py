@@ -17,10 +17,19 @@ from cortex.errors import TooSlow, UpstreamFailed
 from cortex.web.answer import Answer
 from cortex.web.meter import Meter
 from cortex.web.refusal import OWN_FAULT, is_json, read_whole, refusal
-from cortex.web.tail import EventTail
+from cortex.web.tail import TOO_BIG, EventTail
 from cortex.wire import neuron
 
-__all__ = ["Destination", "Meter", "Reply", "forward", "refusal", "request_bytes"]
+__all__ = [
+    "Destination",
+    "Meter",
+    "Reply",
+    "forward",
+    "next_piece",
+    "refusal",
+    "refuse_odd",
+    "request_bytes",
+]
 
 Pairs: TypeAlias = Iterable[tuple[str, str]]
 
@@ -94,10 +103,7 @@ async def forward(
     too when the reply has begun, or when it is the gateway's own fault. Cancelled, the
     answer is left where it stands.
     """
-    if 300 <= answer.status < 400:
-        raise UpstreamFailed("The neuron redirected the request; cortex follows no redirects.")
-    if answer.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UpstreamFailed("The neuron encoded its answer although it was asked not to.")
+    refuse_odd(answer)
     headers = _returned(answer.headers, extra_headers)
     if answer.status == 200 and _content_type(answer).startswith("text/event-stream"):
         if not reply.started:
@@ -107,6 +113,16 @@ async def forward(
         await _pass_events(answer, reply, meter, limits)
     else:
         await _pass_whole(answer, reply, meter, limits, headers)
+
+
+def refuse_odd(answer: Answer) -> None:
+    """Raises UpstreamFailed for a head that no neuron has a reason for."""
+    if 300 <= answer.status < 400:
+        raise UpstreamFailed(
+            "The neuron redirected the request; cortex follows no redirects.", reason="redirect"
+        )
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UpstreamFailed("The neuron encoded its answer although it was asked not to.", reason="encoding")
 
 
 async def _pass_events(answer: Answer, reply: Reply, meter: Meter, limits: Limits) -> None:
@@ -131,7 +147,7 @@ async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail
     bytes are not.
     """
     late_at = answer.asked_at + limits.first_token_s
-    while data := await _next(answer, late_at):
+    while data := await next_piece(answer, late_at, begun=tail.begun):
         came_at = trio.current_time()
         tail.feed(data)
         if tail.whole:
@@ -139,20 +155,26 @@ async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail
             meter.bytes += len(tail.whole)
             meter.passed(tail.whole, came_at)
         if tail.fault is not None:
-            raise UpstreamFailed(tail.fault)
+            raise UpstreamFailed(tail.fault, reason="oversize" if tail.fault == TOO_BIG else "protocol")
         passed_at = trio.current_time()
         if tail.whole and tail.begun:
             late_at = passed_at + limits.upstream_stall_s
         else:
             late_at += passed_at - came_at  # a slow client is not the neuron's delay
     if not tail.ended:
-        raise UpstreamFailed("The neuron's stream ended without its end mark: the answer is not complete.")
+        raise UpstreamFailed(
+            "The neuron's stream ended without its end mark: the answer is not complete.", reason="no_end"
+        )
 
 
-async def _next(answer: Answer, late_at: float) -> bytes:
+async def next_piece(answer: Answer, late_at: float, *, begun: bool) -> bytes:
+    """More of a stream's body, b"" at its end. TooSlow when none came by the trio time `late_at`."""
     with trio.move_on_at(late_at):
         return await answer.receive()
-    raise TooSlow("The neuron has stopped talking. The answer is not complete; try again.")
+    raise TooSlow(
+        "The neuron has stopped talking. The answer is not complete; try again.",
+        reason="stall" if begun else "late",
+    )
 
 
 async def _pass_whole(

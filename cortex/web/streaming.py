@@ -121,11 +121,16 @@ def _rendered(pieces: Sequence[Frame | bytes]) -> bytes:
     return b"".join(sse.render(piece) if isinstance(piece, Frame) else piece for piece in pieces)
 
 
+def beat(dialect: Dialect) -> bytes:
+    """One keep-alive."""
+    return PING if dialect == "anthropic" else sse.COMMENT
+
+
 def open_stream(
     reply: Reply, dialect: Dialect, *, headers: Pairs = (), grace_s: float = GRACE_S, beat_s: float = BEAT_S
 ) -> Stream:
     """An event stream on `reply`, to be used with `async with`. Cancelled, it stops the keep-alives
     and leaves the reply as it is."""
-    stream = Stream(reply, PING if dialect == "anthropic" else sse.COMMENT, grace_s, beat_s)
+    stream = Stream(reply, beat(dialect), grace_s, beat_s)
     stream.announce(headers)
     return stream
