@@ -13,7 +13,7 @@ import pytest
 
 from cortex.ask import Sampling
 from cortex.catalogue import Cost, ModelSpec
-from cortex.config.gateway import ColdLoad, Eviction, GatewayConfig, NeuronRef, Poll
+from cortex.config.gateway import ColdLoad, Discovery, Eviction, GatewayConfig, NeuronRef, Poll
 from cortex.config.hub import HubConfig
 from cortex.config.keys import Key
 from cortex.config.limits import Limits
@@ -32,6 +32,7 @@ SHAPES = {
     ("cortex.toml", "limits"): Limits,
     ("cortex.toml", "poll"): Poll,
     ("cortex.toml", "neurons"): NeuronRef,
+    ("cortex.toml", "discovery"): Discovery,
     ("cortex.toml", "keys"): Key,
     ("neuron.toml", "neuron"): NeuronConfig,
     ("neuron.toml", "devices"): Devices,

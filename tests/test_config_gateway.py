@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cortex.config.gateway import (
     Address,
     ColdLoad,
+    Discovery,
     Eviction,
     GatewayConfig,
     NeuronRef,
@@ -183,8 +184,47 @@ def test_no_file_at_all_is_all_default_too():
 
 
 def test_a_gateway_without_neurons_is_a_warning(read, tmp_path):
-    assert read("")[1] == [f"{tmp_path}/cortex.toml: names no [[neurons]], so that nothing can be served"]
+    assert read("")[1] == [
+        f"{tmp_path}/cortex.toml: names no [[neurons]] and no [discovery], so that nothing can be served"
+    ]
     assert read(ONE_NEURON)[1] == []
+
+
+def test_neurons_that_dns_names_are_read_with_their_token(read, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("a-secret-of-the-fleet")
+    token.chmod(0o600)
+    servers = 'nameservers = ["10.96.0.10:53", "[fd00::1]:53"]'
+    text = f'[discovery]\ndns = "_cortex._tcp.example"\ninterval_s = "1m"\ntoken_file = "token"\n{servers}\n'
+    config, warnings = read(text)
+    assert warnings == []
+    assert config.discovery == Discovery(
+        "_cortex._tcp.example",
+        60.0,
+        "a-secret-of-the-fleet",
+        (Address("10.96.0.10", 53), Address("fd00::1", 53)),
+    )
+    assert "secret" not in repr(config)
+    assert read(ONE_NEURON)[0].discovery == Discovery()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("interval_s = 5", "discovery.dns: is missing"),
+        ("dns = '10.0.0.1'", "discovery.dns: must be a DNS name such as _cortex._tcp.example.com"),
+        ("dns = 'a..b'", "discovery.dns: must be a DNS name"),
+        (f"dns = '{'a.' * 127}b'", "discovery.dns: must be a DNS name"),
+        ("dns = 'x'\ninterval_s = 0", "discovery.interval_s: must be"),
+        ("dns = 'x'\nnameservers = ['ns.example:53']", "discovery.nameservers[0]: must be the IP address"),
+        ("dns = 'x'\nnameservers = ['10.0.0.1:0']", "discovery.nameservers[0]: needs the port"),
+        ("dns = 'x'\ntoken_file = 'gone'", "discovery.token_file: "),
+    ],
+)
+def test_what_cannot_be_looked_up_is_a_fault(read, text, fault):
+    with pytest.raises(ConfigError) as caught:
+        read(ONE_NEURON + "[discovery]\n" + text)
+    assert [each.split(": ", 1)[1].startswith(fault) for each in caught.value.faults] == [True]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +264,6 @@ def test_other_peers_are_not(text):
     ("text", "key"),
     [
         ("[gateway]\nworkers = 2", "gateway.workers"),
-        ('[discovery]\ndns = "_cortex._tcp.example"', "discovery"),
         ('[[neurons]]\nname = "m"\nendpoint = "http://m:1"\ndialects = ["openai"]', "neurons[1].dialects"),
     ],
 )

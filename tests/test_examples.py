@@ -44,7 +44,7 @@ def live(table):
     for name, node in table.keys.items():
         if isinstance(node, Table) and not node.idle and name not in elsewhere:
             yield from live(node)
-        elif isinstance(node, Known) and not (node.idle or node.refused or node.old or name in elsewhere):
+        elif isinstance(node, Known) and not (node.idle or node.old or name in elsewhere):
             yield name
 
 
@@ -103,7 +103,7 @@ def test_what_an_example_shows_in_comments_is_valid_too(tmp_path, folder):
     (tmp_path / "neuron.token").chmod(0o600)
     for name in ("models.toml", "cortex.toml", "neuron.toml"):
         text = (folder / name).read_text().replace("64 hex digits", "0" * 64)
-        uncommented = re.sub(r"^# (?=[a-z0-9_]+ = |\[\[)", "", text, flags=re.M)
+        uncommented = re.sub(r"^# (?=[a-z0-9_]+ = |\[)", "", text, flags=re.M)
         assert uncommented != text
         (tmp_path / name).write_text(uncommented)
         assert check(tmp_path / name).faults == ()

@@ -37,6 +37,7 @@ HOMES: dict[str, set[str] | None] = {
     "jinja2": {"text/template", "text/sandbox", "text/budget"},
     "tokenizers": {"harness"},
     "httptools": {"web"},
+    "dns": {"gateway/discovery"},
     "huggingface_hub": {"hub"},
     "psutil": {"neuron/devices", "neuron/doctor", "cli"},
     "pynvml": {"neuron/devices"},

@@ -23,7 +23,16 @@ from cortex.config.reading import Document, Values, distinct, fill, open_documen
 from cortex.config.tables import GATEWAY_FILE, NEURON_FILE
 from cortex.config.tokens import read_token
 
-__all__ = ["Address", "ColdLoad", "Eviction", "GatewayConfig", "NeuronRef", "Poll", "read_gateway"]
+__all__ = [
+    "Address",
+    "ColdLoad",
+    "Discovery",
+    "Eviction",
+    "GatewayConfig",
+    "NeuronRef",
+    "Poll",
+    "read_gateway",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +61,22 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class NeuronRef:
-    """A neuron of the fleet; `endpoint` is `http://host:port` and nothing more. `found` says that DNS
-    named it, and not the file."""
+    """A neuron of the fleet; `endpoint` is `http://host:port` and nothing more."""
 
     name: str
     endpoint: str
     token: str | None = field(default=None, repr=False)
-    found: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Neurons that DNS names: the SRV records of `dns`, asked of the `nameservers`, else of the
+    system's."""
+
+    dns: str | None = None  # None: nobody is looked for
+    interval_s: float = 30.0
+    token: str | None = field(default=None, repr=False)
+    nameservers: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,7 @@ class GatewayConfig:
     limits: Limits = Limits()
     poll: Poll = Poll()
     neurons: tuple[NeuronRef, ...] = ()
+    discovery: Discovery = Discovery()
     keys: tuple[Key, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     alias_sampling: Mapping[str, Sampling] = field(default_factory=dict)
@@ -103,7 +122,7 @@ def gather(path: FilePath | None, env: Mapping[str, str]) -> tuple[Values, Docum
     usual = GatewayConfig()
     addresses = usual.listen, usual.metrics_listen
     check_listeners(values.get("gateway", {}), ("gateway",), addresses, document.found)
-    _check_neurons(values.get("neurons", []), document)
+    _check_neurons(values, document)
     check_keys(values.get("keys", []), document.found)
     return values, document
 
@@ -118,16 +137,17 @@ def _old_place(values: Values, document: Document) -> None:
     table["models_config"] = values["models_config"]
 
 
-def _check_neurons(rows: list[Values], document: Document) -> None:
-    """Names and endpoints are unique, and tokens are read into their rows."""
+def _check_neurons(values: Values, document: Document) -> None:
+    """Names and endpoints are unique, and tokens are read into their tables."""
+    rows, discovery = values.get("neurons", []), values.get("discovery", {})
     distinct(rows, "name", ("neurons",), document.found)
     distinct(rows, "endpoint", ("neurons",), document.found)
-    for i, row in enumerate(rows):
-        if "token_file" in row:
-            file = document.folder / row["token_file"]
-            row["token"] = read_token(file, ("neurons", i, "token_file"), document.found)
-    if not document.plain.get("neurons"):
-        document.found.warn((), "names no [[neurons]], so that nothing can be served")
+    for at, table in (*((("neurons", i), row) for i, row in enumerate(rows)), (("discovery",), discovery)):
+        if "token_file" in table:
+            file = document.folder / table["token_file"]
+            table["token"] = read_token(file, (*at, "token_file"), document.found)
+    if not document.plain.get("neurons") and "discovery" not in document.plain:
+        document.found.warn((), "names no [[neurons]] and no [discovery], so that nothing can be served")
 
 
 def finish(values: Values, document: Document) -> GatewayConfig:
@@ -135,7 +155,13 @@ def finish(values: Values, document: Document) -> GatewayConfig:
     said: Values = values.get("gateway", {})
     if "models_config" in said:
         said["models_config"] = document.folder / said["models_config"]
-    for name, shape in (("eviction", Eviction), ("cold_load", ColdLoad), ("limits", Limits), ("poll", Poll)):
+    for name, shape in (
+        ("eviction", Eviction),
+        ("cold_load", ColdLoad),
+        ("limits", Limits),
+        ("poll", Poll),
+        ("discovery", Discovery),
+    ):
         said[name] = fill(shape, values.get(name, {}))
     said["neurons"] = tuple(fill(NeuronRef, row) for row in values.get("neurons", []))
     said["keys"] = tuple(fill(Key, row) for row in values.get("keys", []))

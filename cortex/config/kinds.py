@@ -9,14 +9,14 @@ caller's knowledge. Secrets are never echoed.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
 from cortex.ask import Json
 from cortex.catalogue import HUB, valid_id
 from cortex.catalogue import PATH as PATH_SOURCE
-from cortex.config.network import Network, read_address, read_endpoint, read_host, read_origin
+from cortex.config.network import Address, Network, read_address, read_endpoint, read_host, read_origin
 from cortex.units import SIZE_PATTERN, SPAN_PATTERN, parse_size, parse_span
 
 Amount = TypeVar("Amount", int, float)
@@ -252,6 +252,17 @@ def _can_be_asked(url: str) -> bool:
         return False
 
 
+def _nameserver(value: object) -> Address:
+    address = read_address(text_of(value))
+    try:
+        ip_address(address.host)
+    except ValueError:
+        raise ValueError("must be the IP address and port of a name server, such as 10.96.0.10:53") from None
+    if not address.port:
+        raise ValueError("needs the port of the name server, which is 53 as a rule, not 0")
+    return address
+
+
 def _token_id(value: object) -> int:
     text = text_of(value)
     if not re.fullmatch(r"0|[1-9][0-9]{0,8}", text):
@@ -290,6 +301,13 @@ ADDRESS: Final = Kind(
 )
 ENDPOINT: Final = Kind(
     "URL", lambda value: read_endpoint(text_of(value)), schema=_matching(r"[Hh][Tt][Tt][Pp]://[^/@?#\s]+/?")
+)
+NAMESERVER: Final = Kind("address", _nameserver, schema=_matching(r".+:[0-9]{1,5}"))
+# Of a service rather than a host: labels may begin with an underscore.
+SERVICE: Final = texts(
+    "DNS name",
+    rf"(?![0-9.]+$)(?=.{{1,254}}$){_LABEL}(?:\.{_LABEL})*\.?",
+    "a DNS name such as _cortex._tcp.example.com",
 )
 HOST: Final = Kind("host name", lambda value: read_host(text_of(value)))
 NETWORK: Final = Kind("network", _network, schema=_matching(r"[0-9A-Fa-f:.]+(?:%[^/]+)?(?:/[0-9A-Fa-f:.]+)?"))

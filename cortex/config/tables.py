@@ -29,10 +29,12 @@ from cortex.config.kinds import (
     ISOLATION,
     MODEL,
     NAME,
+    NAMESERVER,
     NETWORK,
     ORIGIN,
     PATH,
     REVISION,
+    SERVICE,
     SHA256,
     SOURCE,
     TEXT,
@@ -183,7 +185,14 @@ GATEWAY_FILE: Final = Table(
             },
             many=True,
         ),
-        "discovery": Table({"dns": Known(TEXT)}, idle=True),
+        "discovery": Table(
+            {
+                "dns": Known(SERVICE, required=True),
+                "interval_s": Known(spans(LEAST_S)),
+                "token_file": Known(PATH),
+                "nameservers": Known(NAMESERVER, form="list"),
+            }
+        ),
         "keys": Table(
             {
                 "name": Known(NAME, required=True),

@@ -63,7 +63,8 @@ def whole_gateway(
     if models.sound:
         check_alias_sampling(values, known, document.found)
     warnings = models.settle()
-    tokens = [document.folder / row["token_file"] for row in values.get("neurons", []) if "token_file" in row]
+    tables = [*values.get("neurons", []), values.get("discovery", {})]
+    tokens = [document.folder / table["token_file"] for table in tables if "token_file" in table]
     files = tuple(file for file in (path, models.path, *tokens) if file is not None)
     config = gateway.finish(values, document)
     return Whole(config, models.catalogue, models.path, warnings, files, models.digest)

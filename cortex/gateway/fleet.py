@@ -9,6 +9,7 @@ answers, `probation` keeps who has to prove itself.
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -18,7 +19,7 @@ from cortex.config.gateway import NeuronRef, Poll
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, Stopping, TooSlow, Unreachable, UpstreamFailed
 from cortex.gateway import belief
-from cortex.gateway.member import Neuron, Waits, pool_of
+from cortex.gateway.member import Found, Neuron, Waits, pool_of
 from cortex.gateway.polling import Polling
 from cortex.gateway.probation import Probation
 from cortex.gateway.remote import Client, Remote
@@ -56,7 +57,7 @@ class Fleet:
         self._neurons: dict[str, Neuron] = {}
         self._by_boot: dict[str, Neuron] = {}
         self._nursery: trio.Nursery | None = None
-        self._listed, self._found = refs, tuple[NeuronRef, ...]()
+        self._listed, self._found = refs, tuple[Found, ...]()
         self._lookup: Resolve = resolve
         for ref in refs:
             self._enlist(ref)
@@ -116,17 +117,18 @@ class Fleet:
         self._listed = refs
         self._regroup()
 
-    def found(self, refs: tuple[NeuronRef, ...], lookup: Resolve) -> None:
+    def found(self, refs: tuple[Found, ...], lookup: Resolve) -> None:
         """DNS names these, whose hosts `lookup` finds. The same as `reform`, for these."""
-        self._found, self._lookup = refs, lookup
-        self._regroup()
+        if refs != self._found:
+            self._found, self._lookup = refs, lookup
+            self._regroup()
 
     def _regroup(self) -> None:
         members = together(self._listed, self._found)
         for neuron in list(self):
             ref = members.get(neuron.name)
             if ref is None:
-                self._dismiss(neuron, UNNAMED if neuron.ref.found else DISMISSED)
+                self._dismiss(neuron, UNNAMED if isinstance(neuron.ref, Found) else DISMISSED)
                 continue
             if ref != neuron.ref:
                 self._rewire(neuron, ref)
@@ -146,7 +148,7 @@ class Fleet:
         return neuron
 
     def _pool_of(self, ref: NeuronRef) -> Pool:
-        return pool_of(ref, self._lookup if ref.found else resolve)
+        return pool_of(ref, self._lookup if isinstance(ref, Found) else resolve)
 
     def _rewire(self, neuron: Neuron, ref: NeuronRef) -> None:
         """Another token is used at once; behind another address is another neuron."""
@@ -360,11 +362,15 @@ class Fleet:
         self._metrics.on_probation(name, tried=most is not None)
 
 
-def together(listed: tuple[NeuronRef, ...], found: tuple[NeuronRef, ...]) -> dict[str, NeuronRef]:
-    """The members by name. What the file lists wins over what was found with its endpoint, or name."""
+def together(listed: tuple[NeuronRef, ...], found: tuple[Found, ...]) -> dict[str, NeuronRef]:
+    """The members by name. What the file lists wins over what was found at its endpoint; one that was
+    found and has a listed one's name has its port behind it."""
     members = {ref.name: ref for ref in listed}
     endpoints = {ref.endpoint for ref in listed}
     for ref in found:
         if ref.endpoint not in endpoints:
-            members.setdefault(ref.name, ref)
+            name = ref.name
+            while name in members:
+                name += "-" + ref.endpoint.rpartition(":")[2]
+            members[name] = replace(ref, name=name)
     return members

@@ -21,6 +21,11 @@ from cortex.web.pool import Pool
 from cortex.wire import neuron as wire
 
 
+@dataclass(frozen=True, slots=True)
+class Found(NeuronRef):
+    """A neuron that DNS names, and not the file."""
+
+
 class Waits:
     """Those who wait for answers of one neuron at one address, for as long as they take."""
 

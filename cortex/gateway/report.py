@@ -72,9 +72,10 @@ class Report:
     def told(self, *, governs: bool) -> list[str]:
         """What is wrong. What the files say is told to the operator, to others only that it stands."""
         if not self.faults or governs:
-            return [*self.warnings, *self.faults]
+            return [*known, *self.faults]
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
-        return [*self.warnings, f"the files were not taken over: {count}, told to the scope admin only"]
+        known = [*self.warnings, *filter(None, [self.fleet.trouble])]
+        return [*known, f"the files were not taken over: {count}, told to the scope admin only"]
 
     def health(self, *, governs: bool) -> dict[str, Json]:
         """GET /health, for a caller that governs here or not."""

@@ -20,6 +20,7 @@ from cortex.config.models import merge_aliases
 from cortex.config.whole import Whole
 from cortex.dispatch import Dispatch, Patience
 from cortex.evictor import Rules
+from cortex.gateway.discovery import Seeker
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
@@ -81,6 +82,7 @@ class Parts:
     report: Report
     policy: Callable[[GatewayConfig], Policy]
     accounts: Accounts
+    seeker: Seeker
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class Tuning:
         parts.dispatch.be_patient(values.patience)
         parts.dispatch.ledger.go_by(values.rules)
         parts.fleet.reform(config.neurons, config.poll, silent_s=config.limits.upstream_stall_s)
+        parts.seeker.refit(config.discovery)
         parts.dispatch.wake()
 
     def _warn(self) -> None:
