@@ -15,6 +15,7 @@ from cortex.config.models import merge_aliases
 from cortex.dispatch import Dispatch, LoadBook
 from cortex.gateway import remote
 from cortex.gateway.app import build_app, scope_of
+from cortex.gateway.discovery import Seeker
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
@@ -116,6 +117,8 @@ async def _assemble(
     fleet.told = accounts.reported
     listing = Listing(catalogue, ledger, fleet)
     views = Views(listing, accounts)
+    seeker = Seeker(fleet, config.discovery)
+    await nursery.start(seeker.run)
     await nursery.start(fleet.run)
     boot_id = secrets.token_hex(8)
     patience_s = max(patience.queue_s, patience.load_s)
