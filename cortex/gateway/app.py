@@ -17,6 +17,7 @@ from cortex.ask import Json
 from cortex.dispatch import Dispatch
 from cortex.errors import BadAsk, Busy, CortexError, NotResident, TooSlow
 from cortex.gateway.listing import Listing
+from cortex.gateway.pins import Pins
 from cortex.gateway.planning import plan_of
 from cortex.gateway.report import Report
 from cortex.gateway.views import Views
@@ -39,6 +40,8 @@ CONTROL: Final = {
     "/fleet": ("GET",),
     "/fleet/plan": ("GET",),
     "/fleet/models/load": ("POST",),
+    "/fleet/models/pin": ("POST",),
+    "/fleet/models/unpin": ("POST",),
     "/fleet/models/unload": ("POST",),
     "/v1/models": ("GET",),
     "/v1/models/some-model": ("GET",),
@@ -54,6 +57,13 @@ class ModelOrder(msgspec.Struct, frozen=True):
     force: bool = False
 
 
+class PinOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /fleet/models/{pin,unpin}. Without a `neuron`, wherever the model is."""
+
+    model: str
+    neuron: str | None = None
+
+
 def scope_of(method: str, path: str) -> Scope:
     """What a request demands of its caller; an unknown route demands most."""
     if path in ("/livez", "/readyz"):
@@ -65,16 +75,17 @@ def scope_of(method: str, path: str) -> Scope:
     return "read" if method in ("GET", "HEAD") and path in CONTROL else "admin"
 
 
-def build_app(report: Report, views: Views, dispatch: Dispatch) -> App:
+def build_app(report: Report, views: Views, dispatch: Dispatch, pins: Pins) -> App:
     """The application of one gateway."""
-    return as_site_app(application(report, views, dispatch))
+    return as_site_app(application(report, views, dispatch, pins))
 
 
-def application(report: Report, views: Views, dispatch: Dispatch) -> QuartTrio:
+def application(report: Report, views: Views, dispatch: Dispatch, pins: Pins) -> QuartTrio:
     """The same with its routes to be looked at."""
     app = new_application("cortex.gateway")
     _probes(app, report, views)
     _orders(app, views, dispatch)
+    _pins(app, views, pins)
 
     @app.get("/fleet")
     async def fleet() -> Response:
@@ -148,6 +159,20 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
 
 def _seen(report: Report, views: Views, caller: str) -> FleetReport:
     return views.fleet(caller, report.fleet_report(governs=views.accounts.governs(caller)))
+
+
+def _pins(app: QuartTrio, views: Views, pins: Pins) -> None:
+    async def put(*, pinned: bool) -> Response:
+        order = await body_as(PinOrder)
+        return answer(await pins.put(views.known(_caller(), order.model), order.neuron, pinned=pinned))
+
+    @app.post("/fleet/models/pin")
+    async def pin() -> Response:
+        return await put(pinned=True)
+
+    @app.post("/fleet/models/unpin")
+    async def unpin() -> Response:
+        return await put(pinned=False)
 
 
 def _caller() -> str:

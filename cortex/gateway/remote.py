@@ -16,8 +16,8 @@ from cortex.config.gateway import NeuronRef
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web.names import Address
 from cortex.web.pool import Pool
+from cortex.wire import keeping, refusals
 from cortex.wire import neuron as wire
-from cortex.wire import refusals
 
 T = TypeVar("T")
 Client: TypeAlias = httpx.AsyncClient
@@ -68,6 +68,15 @@ class Remote:
     async def unload(self, order: wire.UnloadRequest) -> None:
         """The model is not resident any more."""
         await self._call("POST", "/models/unload", dict, order)
+
+    async def pin(self, model: str, *, pinned: bool) -> keeping.PinAnswer:
+        """The neuron keeps the pin, or lets go of it."""
+        path = "/models/pin" if pinned else "/models/unpin"
+        return await self._call("POST", path, keeping.PinAnswer, keeping.PinRequest(id=model))
+
+    async def keep(self, order: keeping.KeepRequest) -> keeping.KeepAnswer:
+        """The resident goes by this, unless the neuron's own catalogue has it."""
+        return await self._call("POST", "/models/keep", keeping.KeepAnswer, order)
 
     async def _call(self, method: str, path: str, kind: type[T], body: msgspec.Struct | None = None) -> T:
         name = self._ref.name

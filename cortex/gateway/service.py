@@ -20,6 +20,7 @@ from cortex.gateway.fleet import Fleet
 from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
 from cortex.gateway.passage import Passage
+from cortex.gateway.pins import Pins
 from cortex.gateway.reload import Reloader, Source
 from cortex.gateway.report import Report
 from cortex.gateway.telling import tell
@@ -117,15 +118,20 @@ async def _assemble(
     fleet.told = accounts.reported
     listing = Listing(catalogue, ledger, fleet)
     views = Views(listing, accounts)
+<<<<<<< ours
     seeker = Seeker(fleet, config.discovery)
     await nursery.start(seeker.run)
+=======
+    pins = Pins(listing, nursery)
+    fleet.heeded = pins.heed
+>>>>>>> theirs
     await nursery.start(fleet.run)
     boot_id = secrets.token_hex(8)
     patience_s = max(patience.queue_s, patience.load_s)
     started_at = trio.current_time()
     report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, warnings_of(config))
     passage = Passage(boot_id, views, dispatch, config.limits, metrics)
-    site = Site(passage.routes(), build_app(report, views, dispatch), _policy(config), scope_of)
+    site = Site(passage.routes(), build_app(report, views, dispatch, pins), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
     api = Door(site, config.limits, metrics)
     nursery.start_soon(watch_lag, metrics.lagged)

@@ -58,6 +58,12 @@ class Ledger(Foresight):
             resident.pinned = pinned
         self._stir(model)
 
+    def keep(self, model: str, *, pinned: bool, priority: int, idle_unload_s: float) -> None:
+        """`model` is kept by these rules wherever it is, without being loaded anew."""
+        for _, resident in self.holders(model):
+            resident.priority, resident.idle_unload_s = priority, idle_unload_s
+        self.pin(model, pinned=pinned)
+
     # -- emptying a place -------------------------------------------------------------------
 
     def quiet_since(self, name: str) -> float | None:

@@ -41,6 +41,7 @@ CONTROL: Final = {
     "/models/unload": ("POST",),
     "/models/pin": ("POST",),
     "/models/unpin": ("POST",),
+    "/models/keep": ("POST",),
     "/models/some-model/endpoint": ("GET",),
     "/models/some-model/capabilities": ("GET",),
     "/models/jobs": ("GET",),
@@ -127,6 +128,10 @@ def _pins(app: QuartTrio, orders: Orders) -> None:
     @app.post("/models/unpin")
     async def unpin() -> Response:
         return answer(await orders.pin((await body_as(keeping.PinRequest)).id, pinned=False))
+
+    @app.post("/models/keep")
+    async def keep() -> Response:
+        return answer(orders.keep(await body_as(keeping.KeepRequest)))
 
 
 def _jobs(app: QuartTrio, orders: Orders) -> None:

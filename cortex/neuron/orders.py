@@ -141,6 +141,26 @@ class Orders:
         await residents.pins.put(model, pinned=pinned)
         return keeping.PinAnswer(id=model, pinned=pinned, resident=bool(holders))
 
+    def keep(self, order: keeping.KeepRequest) -> keeping.KeepAnswer:
+        """The resident goes by what a gateway's catalogue says of it, unless our own has it.
+        NotResident when it is not loaded here."""
+        residents, ledger, said = self._residents, self._dispatch.ledger, order.keep
+        if (living := residents.living(order.id)) is None:
+            raise NotResident(f"Model '{order.id}' is not loaded on this neuron; see GET /models", param="id")
+        spec = living.spec
+        if residents.found.spec(order.id) is None:
+            # The catalogue pins to neurons. Here the places are devices: all of them, or none.
+            pins = tuple(place.name for place in ledger) if said.pinned else ()
+            spec = replace(
+                spec, pinned_on=pins, residency_priority=said.priority, idle_unload_s=said.idle_unload_s
+            )
+            residents.renew(living, spec)
+        pinned = bool(spec.pinned_on) or spec.id in residents.pins
+        ledger.keep(spec.id, pinned=pinned, priority=spec.priority, idle_unload_s=spec.idle_unload_s)
+        log.info("model.kept model=%s pinned=%s priority=%d", spec.id, pinned, spec.priority)
+        keep = keeping.Keep(pinned=pinned, priority=spec.priority, idle_unload_s=spec.idle_unload_s)
+        return keeping.KeepAnswer(id=spec.id, keep=keep)
+
     async def unload(self, order: wire.UnloadRequest) -> None:
         """The model is gone. Without `force`, Busy while requests sit there. Cancelled, it
         goes all the same."""

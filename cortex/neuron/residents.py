@@ -129,6 +129,10 @@ class Residents:
         living, spec = self._living.get(model), self.found.spec(model)
         return bool(living.spec.pinned_on if living is not None else spec and self._pinned_on(spec))
 
+    def renew(self, living: Living, spec: ModelSpec) -> None:
+        """What is loaded goes by another spec, that differs in nothing that was loaded."""
+        self._living[spec.id] = replace(living, spec=spec)
+
     def heartbeat_age_s(self, place: str) -> float:
         """Since when the thread of a device has shown no sign of life."""
         return self._workers[place].heartbeat_age_s
@@ -328,7 +332,8 @@ class Residents:
         """The ledger knows when the engine broke, whatever the request came to."""
         model = living.spec.id
         why = living.worker.fault(model)
-        if why is not None and self._living.get(model) is living:
+        here = self._living.get(model)
+        if why is not None and here is not None and here.facts is living.facts:
             self._break(model, why)
 
     def _break(self, model: str, why: str) -> None:

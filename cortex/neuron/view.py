@@ -196,6 +196,7 @@ class View:
             load_s=resident.load_s,
             pinned=resident.pinned,
             priority=resident.priority,
+            idle_unload_s=resident.idle_unload_s,
             phase=None if progress is None else progress.phase,
             done_bytes=0 if progress is None else progress.done_bytes,
             total_bytes=0 if progress is None else progress.total_bytes,

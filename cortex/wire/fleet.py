@@ -92,6 +92,17 @@ class FleetLoad(msgspec.Struct, kw_only=True, frozen=True):
     total_bytes: int = 0
 
 
+class PinReport(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of POST /fleet/models/pin and unpin: the `neurons` that obeyed, at which of them the
+    model is awaited, and why others did not obey."""
+
+    model: str
+    pinned: bool = False
+    neurons: list[str] = []
+    awaited: list[str] = []
+    failed: dict[str, str] = {}
+
+
 class FleetReport(msgspec.Struct, kw_only=True, frozen=True):
     """GET /fleet. `waiting` counts requests that hold no seat yet."""
 

@@ -58,9 +58,31 @@ class PinRequest(msgspec.Struct, kw_only=True, frozen=True):
 class PinAnswer(msgspec.Struct, kw_only=True, frozen=True):
     """`resident` says whether it is here; a pin is kept for when it comes."""
 
-    id: str
-    pinned: bool
+    id: str = ""
+    pinned: bool = False
     resident: bool = False
+
+
+class Keep(msgspec.Struct, kw_only=True, frozen=True):
+    """What a catalogue says of a resident that can change while it is loaded."""
+
+    pinned: bool = False
+    priority: int = 100
+    idle_unload_s: Annotated[float, msgspec.Meta(ge=0, le=10**9)] = 0.0
+
+
+class KeepRequest(msgspec.Struct, kw_only=True, frozen=True):
+    """POST /models/keep: the gateway's catalogue says otherwise than when it had the model loaded."""
+
+    id: str
+    keep: Keep
+
+
+class KeepAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """What holds from here on. It is not what was said where the neuron's own catalogue has the model."""
+
+    id: str = ""
+    keep: Keep = Keep()
 
 
 class EvictionTerms(msgspec.Struct, kw_only=True, frozen=True):

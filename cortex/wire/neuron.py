@@ -188,6 +188,7 @@ class ResidentReport(msgspec.Struct, kw_only=True, frozen=True):
     load_s: float = 0.0
     pinned: bool = False
     priority: int = 100
+    idle_unload_s: float | None = None
     isolation: str = ""
     pid: int | None = None
     phase: str | None = None

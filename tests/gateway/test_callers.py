@@ -14,7 +14,7 @@ from cortex.config.network import Address
 from cortex.gateway.app import CONTROL, application, scope_of
 from cortex.gateway.tuning import warnings_of
 from cortex.web.listeners import fleet_credential
-from cortex.web.site import Site, inventory
+from cortex.web.site import Entry, Site, inventory
 from tests.fake_neuron import Open, body, fake_neuron, open_gateway
 from tests.fake_web import Answer, ask
 
@@ -48,6 +48,12 @@ async def call(gateway: Open, method: str, path: str, sent: bytes = b"", **heade
     return answer
 
 
+def sent_to(entry: Entry, model: str) -> bytes:
+    """A body that the route takes."""
+    order = f'{{"model": "{model}"}}'.encode()
+    return b"" if entry.method == "GET" else body(model) if entry.path in INFERENCE else order
+
+
 def entries():
     """Every route of a gateway and what it demands."""
     routes = dict.fromkeys(INFERENCE)
@@ -57,7 +63,7 @@ def entries():
 async def test_the_inventory_has_every_route_that_there_is() -> None:
     """P2: a route that is added without a place in the list is found out here."""
     nothing = SimpleNamespace(listing=None)
-    rules = application(nothing, nothing, nothing).url_map.iter_rules()  # type: ignore[arg-type]
+    rules = application(nothing, nothing, nothing, nothing).url_map.iter_rules()  # type: ignore[arg-type]
     known = {
         re.sub("<[^>]*>", "some-model", rule.rule): tuple(sorted(rule.methods - {"HEAD", "OPTIONS"}))
         for rule in rules
@@ -151,7 +157,7 @@ async def test_a_key_opens_what_its_scopes_say_in_either_header(form: str, key: 
         open_gateway(neuron, catalogue=["some-model"], config=KEYED) as gateway,
     ):
         for entry in entries():
-            sent = b"" if entry.method == "GET" else body("some-model")
+            sent = sent_to(entry, "some-model")
             path = PLAN.get(entry.path, entry.path)
             answer = await call(gateway, entry.method, path, sent, **headers)
             allowed = entry.scope in ("open", "read", *scopes)
@@ -217,7 +223,7 @@ async def test_without_keys_the_network_decides_and_admin_is_this_hosts(
 ) -> None:
     async with fake_neuron() as neuron, open_gateway(neuron, catalogue=["a"], config=PROXIED) as gateway:
         for entry in entries():
-            sent = b"" if entry.method == "GET" else body()
+            sent = sent_to(entry, "a")
             path = PLAN.get(entry.path, entry.path).replace("some-model", "a")
             answer = await call(gateway, entry.method, path, sent, x_forwarded_for=address)
             assert answer.status == (admin if entry.scope == "admin" else inference), entry

@@ -97,6 +97,7 @@ async def test_what_a_route_demands() -> None:
         "POST /models/unload": "admin",
         "POST /models/pin": "admin",
         "POST /models/unpin": "admin",
+        "POST /models/keep": "admin",
         "GET /models/jobs": "read",
         "GET /models/jobs/some-job": "read",
         "DELETE /models/jobs/some-job": "admin",
