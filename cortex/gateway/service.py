@@ -118,13 +118,10 @@ async def _assemble(
     fleet.told = accounts.reported
     listing = Listing(catalogue, ledger, fleet)
     views = Views(listing, accounts)
-<<<<<<< ours
     seeker = Seeker(fleet, config.discovery)
     await nursery.start(seeker.run)
-=======
     pins = Pins(listing, nursery)
     fleet.heeded = pins.heed
->>>>>>> theirs
     await nursery.start(fleet.run)
     boot_id = secrets.token_hex(8)
     patience_s = max(patience.queue_s, patience.load_s)
