@@ -188,6 +188,18 @@ async def test_a_closed_proxy_refuses_a_deaf_one_hangs_and_both_come_back(nurser
             assert await client.receive_some(99) == b"back"
 
 
+async def test_connections_can_be_dropped_and_made_anew(nursery) -> None:
+    async with toxic_proxy(await listening(nursery)) as proxy:
+        async with await trio.open_tcp_stream("127.0.0.1", proxy.port) as client:
+            await client.send_all(b"one")
+            assert await client.receive_some(99) == b"one"
+            await proxy.drop()
+            assert await client.receive_some(99) == b""
+        async with await trio.open_tcp_stream("127.0.0.1", proxy.port) as client:
+            await client.send_all(b"two")
+            assert await client.receive_some(99) == b"two"
+
+
 async def test_nobody_behind_a_proxy_is_a_reset(nursery) -> None:
     async with toxic_proxy(1) as proxy, await trio.open_tcp_stream("127.0.0.1", proxy.port) as client:
         with pytest.raises(trio.BrokenResourceError):

@@ -205,6 +205,7 @@ class Proxy(Toxics):
     _nursery: trio.Nursery | None = None
     _listener: trio.socket.SocketType | None = None
     _stuffing: ExitStack = field(default_factory=ExitStack)
+    _open: set[trio.CancelScope] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -227,6 +228,13 @@ class Proxy(Toxics):
             self._listener.close()
         self._stuffing.close()
 
+    async def drop(self) -> None:
+        """Those that are open are closed, and both sides have been told."""
+        for scope in self._open:
+            scope.cancel()
+        while self._open:
+            await trio.lowlevel.checkpoint()
+
     def deafen(self) -> None:
         """Connections are neither taken nor refused: the backlog is full."""
         self.close()
@@ -248,7 +256,7 @@ class Proxy(Toxics):
                 self._nursery.start_soon(self._serve, trio.SocketStream(sock))
 
     async def _serve(self, near: trio.SocketStream) -> None:
-        with near.socket:
+        with near.socket, self._scope():
             try:
                 far = await trio.open_tcp_stream("127.0.0.1", self.target)
             except OSError:
@@ -260,6 +268,15 @@ class Proxy(Toxics):
                 except Cut as cut:
                     if cut.hard:
                         _harden(near, far)
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        with trio.CancelScope() as scope:
+            self._open.add(scope)
+            try:
+                yield
+            finally:
+                self._open.discard(scope)
 
 
 def _harden(*streams: trio.SocketStream) -> None:

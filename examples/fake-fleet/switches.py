@@ -136,8 +136,9 @@ async def spoil(fault: Fault | None, line: Line) -> None:
             await line.chunk(BROKEN_TEXT[:30])
             raise Gone
         case "drip":
+            await line.chunk(b"data: ")
             while True:  # an event that never ends, a byte at a time
-                await line.chunk(b"d")
+                await line.chunk(b"x")
                 await trio.sleep(fault.seconds)
         case "endless":
             await line.chunk(b"data: ")
