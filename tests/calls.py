@@ -12,12 +12,14 @@ import trio
 
 from cortex.config.limits import Limits
 from cortex.config.neuron import Admission, NeuronConfig, NeuronEviction
+from tests.fake_web import Client, ask
 from tests.roles import Running
 
 Json = dict[str, Any]
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
+EVENTS = "/fleet/events"
 
 
 def hello(model: str = "a", **more: object) -> Json:
@@ -164,3 +166,39 @@ async def until(holds: Callable[[], Awaitable[bool]], within_s: float) -> None:
     with trio.fail_after(within_s):
         while not await holds():  # noqa: ASYNC110 - asked over HTTP: there is no event on this side
             await trio.sleep(0.005)
+
+
+@dataclass
+class Reader:
+    """One who listens to a gateway's events; `ids` are those of the events that it read."""
+
+    client: Client
+    ids: list[str] = field(default_factory=list)
+
+    async def next(self) -> Json:
+        """The next event, keep-alives aside."""
+        while True:
+            await self.client.until(b"\r\n")  # the size of the chunk
+            chunk = await self.client.until(b"\r\n")
+            if not chunk.startswith(b":"):
+                break
+        fields = dict(line.split(b": ", 1) for line in chunk.strip().split(b"\n"))
+        event = msgspec.json.decode(fields[b"data"])
+        self.ids.append(fields[b"id"].decode())
+        assert fields[b"event"].decode() == event["type"]
+        return event
+
+    async def until(self, kind: str, **facts: object) -> Json:
+        """An event of that kind has come, and is so."""
+        while True:
+            event = await self.next()
+            if event["type"] == kind and facts.items() <= event.items():
+                return event
+
+
+async def read_events(client: Client, **headers: str) -> Reader:
+    """GET /fleet/events."""
+    await client.send(ask(EVENTS, b"", "GET", **headers))
+    head = await client.until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ") and b"text/event-stream" in head and b"no-cache" in head
+    return Reader(client)

@@ -77,6 +77,7 @@ class FakeNeuron(FakeUpstream):
     loads: dict[str, wire.ModelLoad] = field(default_factory=dict)
     boot_id: str = field(default_factory=lambda: f"boot-{secrets.token_hex(4)}")
     state: str = "ready"
+    dialects: tuple[str, ...] = ("openai_chat", "openai_text", "anthropic_messages")
     memory: int = 1024 * MIB
     poisoned: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -204,7 +205,7 @@ class FakeNeuron(FakeUpstream):
             "/models": lambda: wire.Residents(
                 boot_id=self.boot_id, models=list(self.residents.values()), known=list(self.known)
             ),
-            "/discovery": lambda: wire.Discovery(boot_id=self.boot_id, dialects=["openai_chat"]),
+            "/discovery": lambda: wire.Discovery(boot_id=self.boot_id, dialects=list(self.dialects)),
         }.get(path, dict)()
         return whole(200, msgspec.json.encode(body))
 
@@ -248,10 +249,12 @@ async def fake_neuron(
     neuron = FakeNeuron(deque(), script(otherwise), known=tuple(known))
     for model in models:
         neuron.has(model)
-    async with trio.open_nursery() as neuron._nursery:
-        await neuron.listen()
-        yield neuron
-        neuron._nursery.cancel_scope.cancel()
+    # A hang guard: a fixture's would not reach the test.
+    with trio.fail_after(30):
+        async with trio.open_nursery() as neuron._nursery:
+            await neuron.listen()
+            yield neuron
+            neuron._nursery.cancel_scope.cancel()
 
 
 @dataclass

@@ -296,6 +296,16 @@ class Client:
             taken, self.data = self.data, b""
             return taken
 
+    async def head(self) -> Answer:
+        """The whole answer, or of an event stream the head alone."""
+        head = await self.until(b"\r\n\r\n")
+        self.data = head + self.data
+        if b"text/event-stream" not in head:
+            return await self.answer()
+        await self.until(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        return Answer(int(lines[0].split(" ")[1]), parse_fields(lines[1:]), b"", {})
+
     async def answer(self) -> Answer:
         head = (await self.until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = parse_fields(head[1:])

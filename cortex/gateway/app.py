@@ -22,7 +22,9 @@ from cortex.gateway.planning import plan_of
 from cortex.gateway.report import Report
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
+from cortex.gateway.watch import Watch
 from cortex.web.application import answer, as_site_app, bare, body_as, new_application
+from cortex.web.connection import EVENT_STREAM
 from cortex.web.guard import Scope
 from cortex.web.site import App
 from cortex.wire import neuron as wire
@@ -38,6 +40,7 @@ CONTROL: Final = {
     "/health": ("GET",),
     "/version": ("GET",),
     "/fleet": ("GET",),
+    "/fleet/events": ("GET",),
     "/fleet/plan": ("GET",),
     "/fleet/models/load": ("POST",),
     "/fleet/models/pin": ("POST",),
@@ -75,16 +78,17 @@ def scope_of(method: str, path: str) -> Scope:
     return "read" if method in ("GET", "HEAD") and path in CONTROL else "admin"
 
 
-def build_app(report: Report, views: Views, dispatch: Dispatch, pins: Pins) -> App:
+def build_app(report: Report, views: Views, dispatch: Dispatch, pins: Pins, watch: Watch) -> App:
     """The application of one gateway."""
-    return as_site_app(application(report, views, dispatch, pins))
+    return as_site_app(application(report, views, dispatch, pins, watch))
 
 
-def application(report: Report, views: Views, dispatch: Dispatch, pins: Pins) -> QuartTrio:
+def application(report: Report, views: Views, dispatch: Dispatch, pins: Pins, watch: Watch) -> QuartTrio:
     """The same with its routes to be looked at."""
     app = new_application("cortex.gateway")
     _probes(app, report, views)
-    _orders(app, views, dispatch)
+    _orders(app, views, dispatch, watch)
+    _events(app, report, views, watch)
     _pins(app, views, pins)
 
     @app.get("/fleet")
@@ -127,7 +131,23 @@ def _probes(app: QuartTrio, report: Report, views: Views) -> None:
         return answer({"version": __version__, "role": "gateway"})
 
 
-def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
+def _events(app: QuartTrio, report: Report, views: Views, watch: Watch) -> None:
+    @app.get("/fleet/events")
+    async def events() -> Response:
+        caller = _caller()
+        if request.args:
+            raise BadAsk(f"'{next(iter(request.args))}' is no parameter here; there is none")
+        told = watch.happenings.stream(
+            request.headers.get("last-event-id", ""),
+            lambda: _seen(report, views, caller),
+            lambda model: views.name(caller, model),
+        )
+        # A reader that asks for the head alone gets it, and no stream that never ends.
+        body = told if request.method == "GET" else b""
+        return Response(body, content_type=EVENT_STREAM, headers={"cache-control": "no-cache"})
+
+
+def _orders(app: QuartTrio, views: Views, dispatch: Dispatch, watch: Watch) -> None:
     listing = views.listing
 
     @app.get("/fleet/plan")
@@ -151,14 +171,11 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch) -> None:
             if resident.phase == "loading":
                 raise Busy(f"Model '{model}' is loading on '{place.name}'; unload it when it is there")
             await _unload(listing, place.name, wire.UnloadRequest(id=model, force=order.force))
+            watch.leaves(place.name, model)
             dispatch.ledger.gone(place.name, model)
             log.info("unload.done model=%s neuron=%s", model, place.name)
             dispatch.wake()
         return answer({"model": model, "unloaded": True})
-
-
-def _seen(report: Report, views: Views, caller: str) -> FleetReport:
-    return views.fleet(caller, report.fleet_report(governs=views.accounts.governs(caller)))
 
 
 def _pins(app: QuartTrio, views: Views, pins: Pins) -> None:
@@ -173,6 +190,10 @@ def _pins(app: QuartTrio, views: Views, pins: Pins) -> None:
     @app.post("/fleet/models/unpin")
     async def unpin() -> Response:
         return await put(pinned=False)
+
+
+def _seen(report: Report, views: Views, caller: str) -> FleetReport:
+    return views.fleet(caller, report.fleet_report(governs=views.accounts.governs(caller)))
 
 
 def _caller() -> str:

@@ -6,14 +6,14 @@ those who wait are sent elsewhere; a model over which a second one breaks is ref
 Implements `dispatch.Loader`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Final, Protocol
 
 import trio
 
 from cortex.config.models import spec_to_plain
-from cortex.errors import CortexError, LoadFailed, TooSlow, UpstreamFailed
+from cortex.errors import CortexError, LoadFailed, Stopping, TooSlow, UpstreamFailed
 from cortex.gateway.belief import seats
 from cortex.gateway.member import Neuron
 from cortex.ledger import Load
@@ -35,6 +35,14 @@ class Neurons(Protocol):
     def look_soon(self, name: str) -> None: ...
 
 
+class Watch(Protocol):
+    """Is told of each load, and how it ends."""
+
+    def load_began(self, load: Load) -> None: ...
+    def load_done(self, load: Load, resident: Resident, seconds: float, evicted: Iterable[str]) -> None: ...
+    def load_failed(self, load: Load, error: CortexError) -> None: ...
+
+
 class RemoteLoader:
     """`neurons` is asked at the time of a load, since fleet and dispatcher know each other. `terms`
     are for neurons whose own files say nothing, and hold for loads to come."""
@@ -43,13 +51,34 @@ class RemoteLoader:
         self,
         neurons: Callable[[], Neurons],
         evicted: Callable[[], None],
+        watch: Watch,
         terms: EvictionTerms = EvictionTerms(),
     ) -> None:
-        self._neurons, self._evicted, self.terms = neurons, evicted, terms
+        self._neurons, self._evicted, self._watch, self.terms = neurons, evicted, watch, terms
         self._broke_at: dict[str, float] = {}
 
     async def load(self, load: Load) -> Resident:
         """The resident as its neuron measured it. Cancelled, the neuron may finish by itself."""
+        self._watch.load_began(load)
+        began = trio.current_time()
+        error: CortexError | None = Stopping(f"The load of '{load.want.model}' was given up")
+        try:
+            resident, evicted = await self._ordered(load)
+            error = None
+        except CortexError as failure:
+            error = failure
+            raise
+        except Exception as bug:
+            error = LoadFailed(f"The load failed unexpectedly: {bug}")
+            raise
+        finally:
+            if error is not None:
+                self._watch.load_failed(load, error)
+        self._watch.load_done(load, resident, trio.current_time() - began, evicted)
+        return resident
+
+    async def _ordered(self, load: Load) -> tuple[Resident, list[str]]:
+        """The neuron did it; and whom it sent away."""
         spec = load.want.spec
         assert spec is not None  # noqa: S101 - the ledger places specs only
         fleet = self._neurons()
@@ -83,7 +112,7 @@ class RemoteLoader:
                 f"Neuron '{neuron.name}' loaded '{report.id}' for '{spec.id}': its own models.toml knows the "
                 "name as another model's; let both files agree"
             )
-        return Resident(
+        resident = Resident(
             report.id,
             "loaded",
             dict(report.bytes),
@@ -91,6 +120,7 @@ class RemoteLoader:
             pinned=report.pinned,
             slots=seats(report),
         )
+        return resident, answer.evicted
 
     def _broken(self, model: str, error: UpstreamFailed) -> None:
         """`error` is the place's and another one may be tried, unless `model` did the same before."""

@@ -1,5 +1,6 @@
 """The whole state of a gateway, for `cortex status` and GET /health."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +11,7 @@ from cortex.ask import Json
 from cortex.gateway import belief
 from cortex.gateway.fleet import CLASH_S, Fleet, Neuron
 from cortex.gateway.listing import Listing
-from cortex.ledger import Ledger, Load
+from cortex.ledger import Ledger
 from cortex.wire.fleet import (
     FleetLoad,
     FleetModel,
@@ -30,7 +31,8 @@ STUCK_S: Final = 5.0
 @dataclass(slots=True)
 class Report:
     """Pure reads. `started_at` is trio time, `patience_s` the longest that anybody may wait;
-    `models_file` and its digest are of the catalogue in force, "" without one."""
+    `models_file` and its digest are of the catalogue in force, "" without one; `loads` are those
+    under way."""
 
     boot_id: str
     started_at: float
@@ -43,6 +45,7 @@ class Report:
     stopping: bool = False
     models_file: str = ""
     models_sha256: str = ""
+    loads: Callable[[], list[FleetLoad]] = list
 
     def status(self) -> FleetStatus:
         """`impaired`: some model cannot be served, or nothing moves. `degraded`: all can, but
@@ -71,10 +74,10 @@ class Report:
 
     def told(self, *, governs: bool) -> list[str]:
         """What is wrong. What the files say is told to the operator, to others only that it stands."""
+        known = [*self.warnings, *filter(None, [self.fleet.trouble])]
         if not self.faults or governs:
             return [*known, *self.faults]
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
-        known = [*self.warnings, *filter(None, [self.fleet.trouble])]
         return [*known, f"the files were not taken over: {count}, told to the scope admin only"]
 
     def health(self, *, governs: bool) -> dict[str, Json]:
@@ -103,21 +106,8 @@ class Report:
             neurons=[self._neuron(neuron, now) for neuron in self.fleet],
             models=self.listing.models(),
             waiting=self.ledger.waiting,
-            loads=[self._load(model, load, now) for model, load in self.ledger.loads.items()],
+            loads=self.loads(),
             warnings=self.told(governs=governs),
-        )
-
-    def _load(self, model: str, load: Load, now: float) -> FleetLoad:
-        """As far as the neuron's last report tells; it counts what it reads, and we what it takes."""
-        told = self.fleet[load.place.name].residents.models
-        total = next((row.total_bytes for row in told if row.id == model), 0)
-        return FleetLoad(
-            model=model,
-            neuron=load.place.name,
-            running_s=now - load.resident.loaded_at,
-            waiting=self.ledger.waiting_for(model),
-            done_bytes=next((row.done_bytes for row in told if row.id == model), 0),
-            total_bytes=total or load.resident.bytes,
         )
 
     def _neuron(self, neuron: Neuron, now: float) -> FleetNeuron:

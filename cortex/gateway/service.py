@@ -17,6 +17,8 @@ from cortex.gateway import remote
 from cortex.gateway.app import build_app, scope_of
 from cortex.gateway.discovery import Seeker
 from cortex.gateway.fleet import Fleet
+from cortex.gateway.happenings import Happenings
+from cortex.gateway.headway import Headway
 from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
 from cortex.gateway.passage import Passage
@@ -26,6 +28,7 @@ from cortex.gateway.report import Report
 from cortex.gateway.telling import tell
 from cortex.gateway.tuning import Parts, Tuning, patience_of, rules_of, terms_of, warnings_of
 from cortex.gateway.views import Views
+from cortex.gateway.watch import Watch
 from cortex.keys import Accounts
 from cortex.ledger import Ledger
 from cortex.metrics import Metrics
@@ -107,7 +110,10 @@ async def _assemble(
 ) -> Parts:
     ledger = Ledger(trio.current_time, rules_of(config))
     metrics = Metrics(lambda model: bool(listing.has(model)), dropped_records=logs.dropped)
-    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), terms_of(config))
+    boot_id = secrets.token_hex(8)
+    headway = Headway(ledger)
+    watch = Watch(ledger, headway, Happenings(boot_id))
+    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), watch, terms_of(config))
     patience = patience_of(config)
     dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))
     metrics.loads_from(lambda: len(ledger.loads))
@@ -118,22 +124,25 @@ async def _assemble(
     fleet.told = accounts.reported
     listing = Listing(catalogue, ledger, fleet)
     views = Views(listing, accounts)
-    seeker = Seeker(fleet, config.discovery)
-    await nursery.start(seeker.run)
     pins = Pins(listing, nursery)
     fleet.heeded = pins.heed
+    fleet.noticed = watch.noticed
+    seeker = Seeker(fleet, config.discovery)
+    await nursery.start(seeker.run)
     await nursery.start(fleet.run)
-    boot_id = secrets.token_hex(8)
     patience_s = max(patience.queue_s, patience.load_s)
     started_at = trio.current_time()
     report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, warnings_of(config))
+    report.loads = headway.loads
     passage = Passage(boot_id, views, dispatch, config.limits, metrics)
-    site = Site(passage.routes(), build_app(report, views, dispatch, pins), _policy(config), scope_of)
+    site = Site(passage.routes(), build_app(report, views, dispatch, pins, watch), _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
     api = Door(site, config.limits, metrics)
     nursery.start_soon(watch_lag, metrics.lagged)
     nursery.start_soon(tell, metrics, report, accounts)
-    return Parts(api, page, dispatch, fleet, listing, loader, passage, report, _policy, accounts, seeker)
+    return Parts(
+        api, page, dispatch, fleet, listing, loader, passage, report, _policy, accounts, watch, seeker
+    )
 
 
 def _policy(config: GatewayConfig) -> Policy:

@@ -26,11 +26,13 @@ from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
 from cortex.gateway.passage import Passage
 from cortex.gateway.report import Report
+from cortex.gateway.watch import Watch
 from cortex.keys import Accounts
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.web.door import Door
 from cortex.web.guard import Policy
 from cortex.web.listeners import metrics_policy
+from cortex.wire.happenings import Reloaded
 from cortex.wire.keeping import EvictionTerms
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Parts:
     report: Report
     policy: Callable[[GatewayConfig], Policy]
     accounts: Accounts
+    watch: Watch
     seeker: Seeker
 
 
@@ -129,6 +132,8 @@ class Tuning:
         patience = values.patience
         parts.report.patience_s = max(parts.report.patience_s, patience.queue_s, patience.load_s)
         self._warn()
+        if changed:
+            parts.watch.happenings.tell(Reloaded(changed=changed))
         if revoked:
             self._nursery.start_soon(parts.api.revoke, revoked, REVOKED_S)
         return changed

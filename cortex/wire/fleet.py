@@ -82,14 +82,17 @@ class CatalogueModel(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FleetLoad(msgspec.Struct, kw_only=True, frozen=True):
-    """A load under way. `waiting` requests wait for it; bytes are 0 while unknown."""
+    """A load under way. `waiting` requests wait for it. `phase` is queued, download, verify or load, and
+    the bytes are those of the phase, 0 while unknown; `eta_s` is how long it should take yet."""
 
     model: str
     neuron: str
     running_s: float = 0.0
     waiting: int = 0
+    phase: str | None = None
     done_bytes: int = 0
     total_bytes: int = 0
+    eta_s: float | None = None
 
 
 class PinReport(msgspec.Struct, kw_only=True, frozen=True):

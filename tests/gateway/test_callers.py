@@ -43,7 +43,7 @@ async def _hang_guard():
 async def call(gateway: Open, method: str, path: str, sent: bytes = b"", **headers: str) -> Answer:
     client = await gateway.dial()
     await client.send(ask(path, sent, method, **headers))
-    answer = await client.answer()
+    answer = await (client.head() if path == "/fleet/events" else client.answer())
     await client.close()
     return answer
 
@@ -63,7 +63,7 @@ def entries():
 async def test_the_inventory_has_every_route_that_there_is() -> None:
     """P2: a route that is added without a place in the list is found out here."""
     nothing = SimpleNamespace(listing=None)
-    rules = application(nothing, nothing, nothing, nothing).url_map.iter_rules()  # type: ignore[arg-type]
+    rules = application(nothing, nothing, nothing, nothing, nothing).url_map.iter_rules()  # type: ignore[arg-type]
     known = {
         re.sub("<[^>]*>", "some-model", rule.rule): tuple(sorted(rule.methods - {"HEAD", "OPTIONS"}))
         for rule in rules

@@ -25,6 +25,7 @@ from cortex.gateway.reload import Reloader
 from cortex.keys import Accounts, digest
 from cortex.ledger import Ledger
 from cortex.notify import Notify
+from tests.calls import read_events
 from tests.fake_manager import Manager
 from tests.fake_neuron import CLOSING, DONE, OPENING, STREAM_HEAD, USAGE, FakeNeuron, body, fake_neuron
 from tests.fake_terminal import lines_until, running
@@ -555,3 +556,23 @@ async def test_revoked_is_who_may_do_less_than_before(after: Key, revoked: set[s
     before = GatewayConfig(keys=(Key("ops", "1" * 64, ("admin",)),))
     assert tuning._revoked(before, GatewayConfig(keys=(after,))) == revoked
     assert tuning._revoked(before, GatewayConfig()) == {"ops"}
+
+
+async def test_who_listens_hears_of_a_reload_and_of_a_neuron_that_is_taken_out(tmp_path) -> None:
+    async with fake_neuron("a") as one, fake_neuron("a") as two:
+        async with live(tmp_path, ("n1", one), ("n2", two)) as gateway:
+            host, _, port = gateway.http.base_url.netloc.decode().partition(":")
+            client = Client(await trio.open_tcp_stream(host, int(port)))
+            reader = await read_events(client)
+            assert (await reader.next())["type"] == "snapshot"
+            gateway.files.neurons = [("n1", one)]
+            gateway.files.write()
+            dismissed, reloaded = await reader.next(), await reader.next()
+            assert (dismissed["type"], dismissed["neuron"]) == ("neuron.dismissed", "n2")
+            assert (reloaded["type"], reloaded["changed"]) == ("reloaded", ["neurons"])
+            gateway.files.neurons.append(("n2", two))
+            gateway.files.write()
+            assert (await reader.next())["type"] == "reloaded"
+            again = await reader.next()
+            assert (again["type"], again["neuron"]) == ("neuron.new", "n2")
+            await client.close()
