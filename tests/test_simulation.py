@@ -1,0 +1,35 @@
+"""The simulation gives the same figures for the same seed, and everybody in it gets an end."""
+
+import pytest
+
+from tests.bench import simulation
+from tests.bench.simulation import jain, quantile
+from tests.bench.trace import HABITS, make
+
+SMALL = make(seed=3, count=300, hours=0.2)
+
+
+@pytest.mark.parametrize("name", simulation.WAYS)
+def test_every_way_gives_everybody_an_end_and_the_same_figures_again(name: str) -> None:
+    tally = simulation.run(name, SMALL)
+    assert len(tally.seen) == 300 == sum(1 for each in tally.seen if each.refused or each.wait_s is not None)
+    assert all(each.sat_s > 0 for each in tally.seen if not each.refused)
+    assert tally.loads >= len({each.request.model for each in tally.seen if not each.refused})
+    assert tally.row(name) == simulation.run(name, SMALL).row(name)
+
+
+def test_a_trace_is_that_of_its_seed_and_has_all_keys() -> None:
+    assert make(seed=3, count=300, hours=0.2) == SMALL != make(seed=4, count=300, hours=0.2)
+    assert {request.key for request in SMALL.requests} == {habit.key for habit in HABITS}
+    assert sum(habit.part for habit in HABITS) == pytest.approx(1.0)
+    assert SMALL.requests == sorted(SMALL.requests, key=lambda request: request.at)
+
+
+def test_the_index_of_fairness_is_one_for_equals_and_least_when_one_has_all() -> None:
+    assert jain([2.0, 2.0, 2.0]) == pytest.approx(1.0)
+    assert jain([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    assert [quantile([3.0, 1.0, 2.0], part) for part in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
+    assert quantile([], 0.5) == 0.0
