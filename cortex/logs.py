@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ GRACE_S: Final = 1.0
 _TALKERS: Final = ("httpx", "httpcore", "hypercorn")
 # sd-daemon's marks, by which the journal knows a line's level.
 _MARKS: Final = {"ERROR": "<3>", "CRITICAL": "<2>", "WARNING": "<4>", "INFO": "<6>", "DEBUG": "<7>"}
+
+_WORD: Final = re.compile(r"[\w.:/@+*-]+")
 
 _REQUEST: Final = ContextVar("cortex_request_id", default="-")
 
@@ -76,6 +79,11 @@ def escape(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def word(text: str) -> str:
+    """`text` as the value of a key: in quotes where a reader could take it for more than that."""
+    return text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 class Text(logging.Formatter):

@@ -75,7 +75,7 @@ def scope_of(method: str, path: str) -> Scope:
         return "inference"
     if path == "/fleet/plan":
         return "admin"  # it tells who would be sent away, and why
-    return "read" if method in ("GET", "HEAD") and path in CONTROL else "admin"
+    return "read" if method in ("GET", "HEAD") and "GET" in CONTROL.get(path, ()) else "admin"
 
 
 def build_app(report: Report, views: Views, dispatch: Dispatch, pins: Pins, watch: Watch) -> App:

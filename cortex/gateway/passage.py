@@ -23,6 +23,7 @@ from cortex.gateway.journey import Journey
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.ledger import Want
+from cortex.logs import word
 from cortex.metrics import Dialect as DialectName
 from cortex.metrics import Done, Metrics, Outcome
 from cortex.web.connection import Reply, Request
@@ -262,7 +263,7 @@ class Passage:
             log.log(
                 self._fleet.news,
                 "request.failed model=%s neuron=%s code=%s cause=%s",
-                journey.model,
+                word(journey.model),
                 journey.neuron,
                 error.code,
                 error.message,
@@ -274,7 +275,7 @@ class Passage:
         log.debug(
             "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
             "completion=%d estimated=%s",
-            journey.model,
+            word(journey.model),  # whatever the client wrote, where nobody knows it
             done.neuron,
             journey.route or "none",
             done.outcome,
