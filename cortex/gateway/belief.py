@@ -6,9 +6,10 @@ stopping counts as empty.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from cortex.gateway.member import Neuron
+from cortex.metrics import Disbelief
 from cortex.places import Phase, Resident, Room
 from cortex.wire import neuron as wire
 
@@ -16,6 +17,7 @@ from cortex.wire import neuron as wire
 BEYOND_BYTES: Final = 2**62
 # Its engines are elsewhere: it serves without any device of this host.
 ELSEWHERE: Final = "upstream"
+Doubt: TypeAlias = tuple[Disbelief, str]
 _PHASES: Final[dict[str, Phase]] = {"loaded": "loaded", "loading": "loading", "leaving": "leaving"}
 
 
@@ -59,6 +61,23 @@ def engineless(neuron: Neuron) -> str:
     return "none of its engines is available: " + "; ".join(
         f"{harness.name}: {harness.why_not or harness.code or 'it does not say why'}" for harness in harnesses
     )
+
+
+def doubt(
+    neuron: Neuron, health: wire.Health, residents: wire.Residents, twin: Neuron | None
+) -> Doubt | None:
+    """Why a report of `neuron` is not believed, rows 25 and 26 of the fault matrix; None when it is.
+    `twin` has its boot id already."""
+    boot_id, first = health.boot_id, min(health.seq, residents.seq)
+    if twin is not None and twin is not neuron and not twin.dismissed:
+        at = neuron.ref.endpoint
+        return "duplicate", f"the neuron at {at} is '{twin.name}' under another address (boot {boot_id})"
+    if boot_id in neuron.boots:
+        both = f"boot {boot_id} and boot {neuron.boot_id}"
+        return "duplicate", f"two processes answer at {neuron.ref.endpoint}: {both}"
+    if boot_id == neuron.boot_id and 0 < first <= neuron.seq:
+        return "stale", f"its report is older than another one: number {first}, after number {neuron.seq}"
+    return None
 
 
 def _hindrances(neuron: Neuron) -> Iterator[str]:

@@ -9,7 +9,6 @@ answers, `probation` keeps who has to prove itself.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -19,7 +18,7 @@ from cortex.config.gateway import NeuronRef, Poll
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, Stopping, TooSlow, Unreachable, UpstreamFailed
 from cortex.gateway import belief
-from cortex.gateway.member import Found, Neuron, Waits, pool_of
+from cortex.gateway.member import Found, Neuron, Waits, pool_of, together
 from cortex.gateway.polling import Polling
 from cortex.gateway.probation import Probation
 from cortex.gateway.remote import Client, Remote
@@ -273,8 +272,9 @@ class Fleet:
         self, neuron: Neuron, discovery: wire.Discovery, health: wire.Health, residents: wire.Residents
     ) -> None:
         """It says so, and nothing speaks against it."""
-        if why := self._doubtful(neuron, health, residents):
-            self.missed(neuron, why, at_once=False)
+        doubt = belief.doubt(neuron, health, residents, self._by_boot.get(health.boot_id))
+        if doubt is not None:
+            self._disbelieve(neuron, health.boot_id, doubt)
             return
         if neuron.up and neuron.boot_id != health.boot_id:
             self._away(neuron, "it was restarted", "restarted")
@@ -322,10 +322,13 @@ class Fleet:
     def _away(self, neuron: Neuron, why: str, kind: Ejection | None = None) -> None:
         log.log(self.news, "neuron.lost neuron=%s why=%s", neuron.name, why)
         self._release(neuron)
+        self._metrics.on_probation(neuron.name, tried=self.probation.standing(neuron.name) != "trusted")
         neuron.discovery, neuron.why = None, why
         self._metrics.neuron_away(neuron.name)
         if kind is not None:
             self._metrics.ejected(neuron.name, kind)
+        # Whoever answers there from here on is the one, be it who was taken for another before.
+        neuron.boots.clear()
         self._dispatch.abandon(self._dispatch.ledger.lost(neuron.name, why))
         self._dispatch.wake()
 
@@ -334,43 +337,20 @@ class Fleet:
         if self._by_boot.get(neuron.boot_id) is neuron:
             del self._by_boot[neuron.boot_id]
 
-    def _doubtful(self, neuron: Neuron, health: wire.Health, residents: wire.Residents) -> str:
-        """Why a report is not believed: an older one than is known, or that of somebody else. Rows 25
-        and 26 of the fault matrix."""
-        boot_id, first = health.boot_id, min(health.seq, residents.seq)
-        twin = self._by_boot.get(boot_id)
-        if twin is not None and twin is not neuron and not twin.dismissed:
-            why = (
-                f"the neuron at {neuron.ref.endpoint} is '{twin.name}' under another address (boot {boot_id})"
-            )
-        elif boot_id in neuron.boots:
-            why = f"two processes answer at {neuron.ref.endpoint}: boot {boot_id} and boot {neuron.boot_id}"
-        elif boot_id == neuron.boot_id and 0 < first <= neuron.seq:
-            log.warning("report.stale neuron=%s seq=%d known=%d", neuron.name, first, neuron.seq)
-            return f"its report is older than another one: number {first}, after number {neuron.seq}"
+    def _disbelieve(self, neuron: Neuron, boot_id: str, doubt: belief.Doubt) -> None:
+        kind, why = doubt
+        if kind == "duplicate":
+            if why != neuron.clash[0]:
+                known = neuron.boot_id
+                log.error(
+                    "neuron.refused neuron=%s boot=%s known=%s why=%s", neuron.name, boot_id, known, why
+                )
+            neuron.clash = why, trio.current_time()
         else:
-            return ""
-        if why != neuron.clash[0]:
-            log.error(
-                "neuron.refused neuron=%s boot=%s known=%s why=%s", neuron.name, boot_id, neuron.boot_id, why
-            )
-        neuron.clash = why, trio.current_time()
-        return why
+            log.warning("report.stale neuron=%s boot=%s why=%s", neuron.name, boot_id, why)
+        self._metrics.disbelieved(neuron.name, kind)
+        self.missed(neuron, why, at_once=False)
 
     def _bound(self, name: str, most: int | None) -> None:
         self._dispatch.ledger.bound(name, most)
         self._metrics.on_probation(name, tried=most is not None)
-
-
-def together(listed: tuple[NeuronRef, ...], found: tuple[Found, ...]) -> dict[str, NeuronRef]:
-    """The members by name. What the file lists wins over what was found at its endpoint; one that was
-    found and has a listed one's name has its port behind it."""
-    members = {ref.name: ref for ref in listed}
-    endpoints = {ref.endpoint for ref in listed}
-    for ref in found:
-        if ref.endpoint not in endpoints:
-            name = ref.name
-            while name in members:
-                name += "-" + ref.endpoint.rpartition(":")[2]
-            members[name] = replace(ref, name=name)
-    return members

@@ -6,7 +6,7 @@ The fleet decides what becomes of it; here is no judgement.
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
 from urllib.parse import urlsplit
@@ -125,3 +125,17 @@ def pool_of(ref: NeuronRef, lookup: Resolve = resolve) -> Pool:
     """Connections to the neuron of that address, which `lookup` finds."""
     parts = urlsplit(ref.endpoint)
     return Pool(parts.hostname or "", parts.port or 80, lookup=lookup)
+
+
+def together(listed: tuple[NeuronRef, ...], found: tuple[Found, ...]) -> dict[str, NeuronRef]:
+    """The members by name. What the file lists wins over what was found at its endpoint; one that was
+    found and has a listed one's name has its port behind it."""
+    members = {ref.name: ref for ref in listed}
+    endpoints = {ref.endpoint for ref in listed}
+    for ref in found:
+        if ref.endpoint not in endpoints:
+            name = ref.name
+            while name in members:
+                name += "-" + ref.endpoint.rpartition(":")[2]
+            members[name] = replace(ref, name=name)
+    return members

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cortex.metrics.names import Done, Ejection, Role
+from cortex.metrics.names import Disbelief, Done, Ejection, Role
 from cortex.metrics.stock import Stock
 from cortex.metrics.vllm import Load, VllmNames
 from cortex.wire.neuron import DeviceHealth, ModelLoad
@@ -50,6 +50,7 @@ class Metrics(Stock):
         self._neuron_up = self._gauges("neuron_up", "1 when the neuron reports", "neuron")
         self._probation = self._gauges("neuron_probation", "1 while it is tried out again", "neuron")
         self._ejections = self._counters("ejections", "Neurons taken out of the choice", "neuron", "reason")
+        self._refused = self._counters("reports_refused", "Reports not believed", "neuron", "reason")
         self._device_up = self._gauges("device_up", "1 when the device serves", "neuron", "device")
         self._memory = self._gauges("device_memory_bytes", "Memory of a device", "neuron", "device", "kind")
         self._utilization = self._gauges(
@@ -100,11 +101,16 @@ class Metrics(Stock):
         """The neuron belongs to the fleet no longer: nothing of it is shown."""
         self._clear(neuron)
         self._ejections.forget(0, neuron)
+        self._refused.forget(0, neuron)
         self._forget_neuron(neuron)
 
     def ejected(self, neuron: str, reason: Ejection) -> None:
         """The neuron was taken out of the choice."""
         self._ejections.at(self._neuron(neuron), reason).inc()
+
+    def disbelieved(self, neuron: str, reason: Disbelief) -> None:
+        """A report came that nobody goes by."""
+        self._refused.at(self._neuron(neuron), reason).inc()
 
     def on_probation(self, neuron: str, *, tried: bool) -> None:
         """The neuron is back and `tried` with little, or has all of its share again."""

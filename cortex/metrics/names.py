@@ -22,6 +22,8 @@ Fault: TypeAlias = Literal["memory", "job", "unknown", "sticky", "child", "crash
 # Why a neuron was taken out of the choice: it does not answer, cannot be reached, has another boot
 # id, or spoils what it is sent.
 Ejection: TypeAlias = Literal["silent", "unreachable", "restarted", "failing"]
+# Why a neuron's report was not believed: it is another neuron's boot, or older than what is known.
+Disbelief: TypeAlias = Literal["duplicate", "stale"]
 
 OTHER: Final = "other"
 FRESH_S: Final = 1.0  # a storm of scrapes costs one rendering a second

@@ -10,8 +10,7 @@ import trio
 
 from cortex.config.gateway import Discovery, GatewayConfig, NeuronRef
 from cortex.gateway import discovery
-from cortex.gateway.fleet import together
-from cortex.gateway.member import Found
+from cortex.gateway.member import Found, together
 from tests.fake_dns import NAME, FakeDns, fake_dns
 from tests.fake_neuron import Open, fake_neuron, open_gateway
 from tests.fake_upstream import Wait

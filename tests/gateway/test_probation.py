@@ -1,0 +1,145 @@
+"""Neurons that were away, or spoil what they are sent: who still goes there, and how many at once."""
+
+import pytest
+import trio
+
+from cortex.config.gateway import Poll
+from cortex.wire.neuron import ModelLoad
+from tests.fake_neuron import STREAMED, WHOLE, FakeNeuron, Open, fake_neuron, open_gateway
+from tests.fake_upstream import Wait, whole
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+async def row(gateway: Open, name: str = "n1") -> dict:
+    told = (await gateway.http.get("/fleet")).json()["neurons"]
+    return next(neuron for neuron in told if neuron["name"] == name)
+
+
+async def back_again(gateway: Open, neuron: FakeNeuron) -> None:
+    """It was away, and is there again."""
+    await neuron.die()
+    await gateway.knows(lambda ledger: not ledger.place("n1").ready)
+    await neuron.listen()
+    await gateway.knows(lambda ledger: ledger.place("n1").ready)
+
+
+async def counts(gateway: Open, one: FakeNeuron, two: FakeNeuron, several: int) -> tuple[int, int]:
+    """How many of `several` requests at once each neuron gets; all are answered."""
+    before, held = (len(one.requests), len(two.requests)), trio.Event()
+    for neuron in (one, two):
+        neuron.scripts.extend([neuron.plan(Wait(held), WHOLE)] * several)
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            assert (await gateway.ask("a")).status_code == 200
+
+        for _ in range(several):
+            nursery.start_soon(ask)
+        while len(one.requests) + len(two.requests) < sum(before) + several:  # noqa: ASYNC110 - of two
+            await trio.sleep(0.002)
+        held.set()
+    for neuron in (one, two):
+        neuron.scripts.clear()
+    return len(one.requests) - before[0], len(two.requests) - before[1]
+
+
+async def test_a_neuron_that_is_back_gets_one_request_then_two_and_at_last_its_share() -> None:
+    """Row 6: those who have a choice go elsewhere meanwhile."""
+    async with fake_neuron() as one, fake_neuron() as two:
+        for neuron in (one, two):
+            neuron.has("a", slots=64)
+        two.loads["a"] = ModelLoad(id="a", in_flight=30)
+        async with open_gateway(one, two) as gateway:
+            await back_again(gateway, one)
+            assert (await row(gateway))["state"] == "probation"
+            assert 'cortex_neuron_probation{neuron="n1"} 1.0' in await gateway.page()
+            assert await counts(gateway, one, two, 6) == (1, 5)
+            assert await counts(gateway, one, two, 6) == (2, 4)
+            assert await counts(gateway, one, two, 6) == (6, 0), "two successes made eight of two"
+            assert (await row(gateway))["state"] == "ok"
+
+
+async def test_who_waits_for_a_seat_elsewhere_takes_the_one_that_is_earned() -> None:
+    """The bound is the ledger's: nobody has to ask again."""
+    async with fake_neuron() as one, fake_neuron() as two:
+        for neuron in (one, two):
+            neuron.has("a", slots=1, queue=0)
+        async with open_gateway(one, two) as gateway:
+            await back_again(gateway, one)
+            first, others = trio.Event(), trio.Event()
+            one.then(Wait(first), WHOLE)
+            two.then(Wait(others), WHOLE)
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(gateway.ask)
+                await one.seen(1)
+                await two.seen(1)
+                nursery.start_soon(gateway.ask)
+                await gateway.knows(lambda ledger: ledger.waiting == 1)
+                first.set()
+                await one.seen(2)
+                others.set()
+
+
+async def test_the_only_replica_serves_everybody_and_is_called_recovering() -> None:
+    """Spec section 4: a neuron on probation; nobody is refused, since who else should try it out?"""
+    async with fake_neuron("a") as one, open_gateway(one) as gateway:
+        one.has("a", slots=64)
+        await back_again(gateway, one)
+        entry = (await gateway.http.get("/v1/models/a")).json()
+        assert entry["state"] == entry["locations"][0]["state"] == "recovering"
+        health = (await gateway.http.get("/health")).json()
+        assert (health["status"], health["unservable"]) == ("ok", [])
+        held = trio.Event()
+        one.scripts.extend([one.plan(Wait(held), WHOLE)] * 5)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(gateway.ask)
+            await one.seen(5)
+            held.set()
+        assert (await gateway.http.get("/v1/models/a")).json()["state"] == "loaded"
+
+
+async def test_a_fleet_whose_replicas_all_fail_goes_on_asking_them() -> None:
+    """A fleet never ejects itself."""
+    async with fake_neuron("a") as one, fake_neuron("a") as two:
+        one.otherwise = two.otherwise = one.plan(whole(500, b"{}"))
+        async with open_gateway(one, two) as gateway:
+
+            async def spoilt() -> None:
+                await gateway.knows(lambda ledger: all(place.ready for place in ledger))
+                assert (await gateway.ask("a")).status_code == 502
+
+            while {(await row(gateway, name))["state"] for name in ("n1", "n2")} != {"ejected"}:
+                await spoilt()
+            before = len(one.requests) + len(two.requests)
+            for _ in range(4):
+                await spoilt()
+            assert len(one.requests) + len(two.requests) == before + 4
+            one.otherwise = two.otherwise = one.plan(WHOLE)
+            await gateway.knows(lambda ledger: all(place.ready for place in ledger))
+            assert (await gateway.ask("a")).status_code == 200
+            page = await gateway.page()
+            assert 'cortex_ejections_total{neuron="n1",reason="failing"} 1.0' in page
+
+
+async def test_a_failed_probe_costs_one_request() -> None:
+    """Row 6: it answers polls, and spoils what it is sent."""
+    async with fake_neuron() as one, fake_neuron() as two:
+        for neuron in (one, two):
+            neuron.has("a", slots=64)
+        two.loads["a"] = ModelLoad(id="a", in_flight=30)
+        async with open_gateway(one, two, poll=Poll(interval_s=0.05, timeout_s=1.0)) as gateway:
+            await back_again(gateway, one)
+            one.otherwise = one.plan(whole(500, b"{}"))
+            assert (await gateway.ask("a")).status_code == 502
+            await gateway.knows(lambda ledger: ledger.place("n1").ready)
+            assert (await row(gateway))["state"] == "ejected"
+            two.otherwise = two.plan(STREAMED)
+            for _ in range(5):
+                assert (await gateway.ask("a", stream=True)).headers["x-cortex-neuron"] == "n2"
