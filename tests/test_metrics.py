@@ -1,15 +1,19 @@
 """What Prometheus reads, and what it costs to count."""
 
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator, MutableMapping
 
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from cortex import __version__
 from cortex.errors import NotHereNow, Overloaded, Unreachable
 from cortex.events import Usage
 from cortex.metrics import CONTENT_TYPE, Done, Metrics
+from cortex.web.lag import EVERY_S, watch_lag
 from cortex.web.scrape import Scrape
 from cortex.wire.neuron import DeviceHealth
 
@@ -343,3 +347,65 @@ def test_the_names_are_those_that_the_documentation_promises(metrics: Metrics) -
     found = set(names_of(metrics.render()))
     for name in PROMISED:
         assert any(f"cortex_{name}{suffix}" in found for suffix in suffixes), name
+
+
+def test_a_load_under_way_is_read_at_the_scrape(metrics: Metrics, read: Read) -> None:
+    loads: list[str] = []
+    metrics.loads_from(lambda: len(loads))
+    assert read("loads_in_flight") == 0
+    loads.append("big")
+    assert read("loads_in_flight") == 1
+
+
+def test_a_device_that_serves_no_more_is_down_and_not_gone(metrics: Metrics, read: Read) -> None:
+    lost = DeviceHealth(name="cuda:0", poisoned=True)
+    metrics.neuron_reported("a", [lost, DeviceHealth(name="cuda:1", absent=True), CPU], {})
+    assert read("device_up", neuron="a", device="cuda:0") == 0
+    assert read("device_up", neuron="a", device="cuda:1") == 0
+    assert read("device_up", neuron="a", device="cpu") == 1
+
+
+def test_a_floor_that_rose_is_shown_until_it_falls(metrics: Metrics, read: Read) -> None:
+    metrics.floor_rose("cuda:0", 2**20)
+    assert read("device_leaked_bytes", device="cuda:0") == 2**20
+    metrics.floor_rose("cuda:0", 0)
+    assert read("device_leaked_bytes", device="cuda:0") == 0
+
+
+def test_who_is_tried_out_again_is_shown_until_he_is_trusted(metrics: Metrics, read: Read) -> None:
+    metrics.on_probation("a", tried=True)
+    assert read("neuron_probation", neuron="a") == 1
+    metrics.on_probation("a", tried=False)
+    assert read("neuron_probation", neuron="a") == 0
+
+
+def test_build_and_process_are_on_the_page(metrics: Metrics) -> None:
+    page = metrics.render().decode()
+    assert f'version="{__version__}"' in page and 'role="gateway"' in page
+    for name in ("cpu_seconds_total", "resident_memory_bytes", "open_fds", "start_time_seconds"):
+        assert re.search(rf"^process_{name} [1-9]", page, re.M), name
+
+
+def test_lag_of_the_loop_goes_into_its_histogram(metrics: Metrics, read: Read) -> None:
+    metrics.lagged(0.03)
+    assert read("loop_lag_seconds_bucket", le="0.05") == 1
+    assert read("loop_lag_seconds_bucket", le="0.02") == 0
+
+
+async def test_a_loop_at_rest_has_no_lag(autojump_clock) -> None:
+    told: list[float] = []
+    with trio.move_on_after(2 * EVERY_S + 0.01):
+        await watch_lag(told.append)
+    assert told == [0.0, 0.0]
+
+
+async def test_a_hog_on_the_loop_is_measured() -> None:
+    told: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_lag, told.append)
+        await trio.sleep(EVERY_S - 0.05)
+        time.sleep(0.2)  # noqa: ASYNC251 - it is the hog
+        while not told:  # noqa: ASYNC110 - it tells nobody else
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert told[0] >= 0.1

@@ -2,12 +2,10 @@
 
 import io
 import logging
-from collections.abc import Callable
 from random import Random
 
 import pytest
 import trio
-from prometheus_client.parser import text_string_to_metric_families
 
 from cortex import logs
 from cortex.config.gateway import GatewayConfig
@@ -20,7 +18,6 @@ from tests.fake_neuron import (
     STREAMED,
     WHOLE,
     WORDS,
-    Open,
     body,
     fake_neuron,
     open_gateway,
@@ -28,6 +25,7 @@ from tests.fake_neuron import (
 )
 from tests.fake_upstream import STREAM_HEAD, Close, Wait, chunks, last_chunk, whole
 from tests.fake_web import ask
+from tests.figures import later, page_of
 from tests.roles import MIB, patient
 
 CHAT = "/v1/chat/completions"
@@ -37,37 +35,6 @@ CHAT = "/v1/chat/completions"
 async def _hang_guard():
     with trio.fail_after(30):
         yield
-
-
-class Page:
-    """The samples of a metrics page, by name and labels."""
-
-    def __init__(self, text: str) -> None:
-        self.samples = [
-            sample for family in text_string_to_metric_families(text) for sample in family.samples
-        ]
-
-    def __call__(self, name: str, **labels: str) -> float:
-        """The sum of all samples called so whose labels are these, among others."""
-        named = (each for each in self.samples if each.name == f"cortex_{name}")
-        found = [each.value for each in named if labels.items() <= each.labels.items()]
-        assert found, f"{name} with {labels} is not on the page"
-        return sum(found)
-
-    def labels(self, label: str) -> set[str]:
-        """Every value of a label."""
-        return {each.labels[label] for each in self.samples if label in each.labels}
-
-
-async def page_of(gateway: Open) -> Page:
-    return Page(await gateway.page())
-
-
-async def later(gateway: Open, holds: Callable[[Page], bool]) -> Page:
-    """The first page of which it holds: one is kept for a second."""
-    while not holds(page := await page_of(gateway)):  # noqa: ASYNC110 - asked over HTTP
-        await trio.sleep(0.02)
-    return page
 
 
 async def test_each_request_is_counted_once_by_what_became_of_it() -> None:

@@ -37,7 +37,7 @@ async def books(gateway: Open) -> None:
     """All requests are over, and counted as left by their clients."""
     page = await gateway.page()
     assert 'cortex_in_flight{model="a"} 0.0' in page
-    assert "\ncortex_waiting 0.0" in page
+    assert '\ncortex_waiting{model="a"} 0.0' in page
     assert 'outcome="hung_up"} 1.0' in page
 
 
@@ -94,7 +94,7 @@ async def test_a_place_in_the_queue_is_given_up(way, stream: bool) -> None:
             await gateway.knows(lambda ledger: "seats=1 waiting=1" in repr(ledger))
             await third.send(ask(CHAT, body(), x_request_id="third"))
             await gateway.knows(lambda ledger: "seats=1 waiting=2" in repr(ledger))
-            assert "\ncortex_waiting 2.0" in await gateway.page()
+            assert '\ncortex_waiting{model="a"} 2.0' in await gateway.page()
             await way(second)
             await gateway.knows(lambda ledger: "seats=1 waiting=1" in repr(ledger))
             await first.close()

@@ -150,4 +150,4 @@ async def test_the_metrics_page_tells_of_devices_and_residents(tmp_path: Path) -
         page = (await role.http.get(role.metrics_url)).text
         assert 'cortex_device_memory_bytes{device="cpu",kind="total",neuron="n1"} 1.073741824e+09' in page
         assert 'cortex_neuron_up{neuron="n1"} 1.0' in page
-        assert "cortex_waiting 0.0" in page
+        assert "cortex_build_info{" in page and 'role="neuron"' in page
