@@ -82,6 +82,7 @@ class Dispatch:
         self._emptying = trio.lowlevel.ParkingLot()
         self._watching = trio.lowlevel.ParkingLot()
         self._called_off: set[Load] = set()
+        self._ended = trio.lowlevel.ParkingLot()
         ledger.on_change = self._look_soon
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -230,6 +231,10 @@ class Dispatch:
 
     def _start(self, nursery: trio.Nursery, load: Load) -> None:
         self._scopes[load] = trio.CancelScope()
+        for other in load.calls_off:
+            model, place = other.want.model, other.place.name
+            log.info("load.called_off model=%s place=%s for=%s", model, place, load.want.model)
+            self.call_off(other)
         nursery.start_soon(self._load, load, name=f"load {load.want.model}")
 
     async def _load(self, load: Load) -> None:
@@ -240,6 +245,7 @@ class Dispatch:
         error: CortexError | None = Stopping(f"The load of '{model}' was given up; try again in a moment")
         try:
             with self._scopes[load]:
+                await self._over(load.calls_off)
                 error = await self._bring_in(load)
         finally:
             del self._scopes[load]
@@ -250,7 +256,14 @@ class Dispatch:
                 self._witness.load_failed(model, error)
                 self._undo(load, error)
             self._called_off.discard(load)
+            self._ended.unpark_all()
             self.wake()
+
+    async def _over(self, loads: Iterable[Load]) -> None:
+        """None of `loads` is under way any more."""
+        while any(load in self._scopes for load in loads):
+            await self._ended.park()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _undo(self, load: Load, error: CortexError) -> None:
         if load in self._called_off and isinstance(error, Stopping):
@@ -276,7 +289,7 @@ class Dispatch:
         self.ledger.loaded(load, facts)
         seconds = trio.current_time() - began
         log.info("load.done model=%s place=%s seconds=%.2f", model, place, seconds)
-        self._witness.load_done(model, seconds, load.victims)
+        self._witness.load_done(model, seconds, load.sends_away)
         return None
 
 

@@ -28,9 +28,9 @@ def victims(
     """Models to send away so that `newcomer` fits, coldest first.
 
     Empty when there is room already; None when even sending away everybody who may go
-    would not make enough. Pinned, seated, loading and young residents stay. `patient` asks
-    who would go in time: as if the seated had stood up, the loading and the young were old,
-    and the leaving gone.
+    would not make enough. Pinned, seated, loading and young residents stay. What is loading and
+    nobody waits for goes before all others. `patient` asks who would go in time: as if the seated
+    had stood up, the loading and the young were old, and the leaving gone.
     """
     short = _short(place, newcomer, patient)
     chosen: list[Resident] = []
@@ -67,8 +67,10 @@ def of_age_at(resident: Resident, rules: Rules) -> float:
 
 def movable(resident: Resident, now: float, rules: Rules) -> bool:
     """Whether a resident could leave at this moment: it is all there, nobody sits there, and it
-    is not young."""
-    return resident.phase != "loading" and resident.idle and now >= of_age_at(resident, rules)
+    is not young; or it is on its way in and nobody waits for it."""
+    if resident.phase == "loading":
+        return resident.unwanted
+    return resident.idle and now >= of_age_at(resident, rules)
 
 
 def stays(resident: Resident, newcomer: Newcomer, *, now: float, rules: Rules) -> str | None:
@@ -92,9 +94,10 @@ def _may_go(resident: Resident, newcomer: Newcomer, rules: Rules) -> bool:
     return rules.strategy == "lru" or resident.priority <= newcomer.priority
 
 
-def _order(resident: Resident, newcomer: Newcomer, rules: Rules) -> tuple[bool, int, float, str]:
+def _order(resident: Resident, newcomer: Newcomer, rules: Rules) -> tuple[bool, bool, int, float, str]:
     rank = resident.priority if rules.strategy == "priority" else 0
-    return (resident.model not in newcomer.prefer, rank, resident.last_used, resident.model)
+    stays = resident.model not in newcomer.prefer
+    return (not resident.unwanted, stays, rank, resident.last_used, resident.model)
 
 
 def _short(place: Place, newcomer: Newcomer, patient: bool) -> dict[str, int]:

@@ -35,7 +35,7 @@ class Resident:
     wait at the neuron are among them.
     Times are those of the ledger's clock, in seconds. Unused for `idle_unload_s` it is sent away
     (0: never). `fault` says why it cannot
-    serve although it is loaded.
+    serve although it is loaded. `unwanted` is one whose load is under way here, and nobody waits for it.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Resident:
     load_s: float = 0.0
     idle_unload_s: float = 0.0
     fault: str | None = None
+    unwanted: bool = False
 
     @property
     def bytes(self) -> int:

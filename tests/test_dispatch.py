@@ -47,6 +47,7 @@ class RecordingLoader:
     ended: list[tuple[str, str, str]] = field(default_factory=list)
     running: dict[tuple[str, str], trio.Event] = field(default_factory=dict)
     most: int = 0
+    lets_go_s: float = 0.0
 
     async def load(self, load: Load) -> Resident:
         model, place = load.want.model, load.place.name
@@ -55,9 +56,10 @@ class RecordingLoader:
         self.most = max(self.most, len(self.running))
         how = "cut"
         try:
-            for victim in load.victims:
-                assert load.place.residents[victim].seats == 0, f"{victim} was seated"
-                self.ledger.gone(place, victim)
+            # A neuron tells its gateway who left.
+            for victim in () if self.ledger.policy.delegates else load.staying:
+                assert victim.seats == 0, f"{victim.model} was seated"
+                self.ledger.gone(place, victim.model)
             with trio.move_on_after(float("inf") if self.by_hand else self.takes_s):
                 await done.wait()
             how = "failed"
@@ -65,6 +67,8 @@ class RecordingLoader:
                 raise error
             how = "done"
         finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self.lets_go_s if how == "cut" else 0.0)
             del self.running[model, place]
             self.ended.append((model, place, how))
         return resident(model, load.resident.room_bytes, slots=self.slots)
@@ -671,6 +675,125 @@ async def test_a_load_that_ends_as_it_is_called_off_has_come_in(autojump_clock) 
         if "cut" in ends:
             b.loader.finish("a")
     assert b.served == ["first"]
+
+
+async def test_a_load_that_nobody_waits_for_is_called_off_for_what_needs_its_room(autojump_clock) -> None:
+    """Rows 29 and 61: it goes on until then, and the next one begins when nothing is left of it."""
+    async with bench(by_hand=True) as b:
+        b.loader.lets_go_s = 3.0
+        left = await b.asked("left", "a", 60)
+        left.cancel()
+        await trio.sleep(20.0)
+        assert list(b.loader.running) == [("a", "p")]
+        await b.asked("small", "b", 40)
+        assert sorted(b.loader.running) == [("a", "p"), ("b", "p")], "there is room for both"
+        await b.asked("next", "c", 60)
+        assert b.loader.began == [("a", "p"), ("b", "p")]
+        await trio.sleep(2.9)
+        assert ("c", "p") not in b.loader.running
+        await trio.sleep(0.2)
+        assert b.loader.ended == [("a", "p", "cut")]
+        assert sorted(b.loader.running) == [("b", "p"), ("c", "p")]
+        b.loader.finish("b")
+        b.loader.finish("c")
+    assert (sorted(b.served), b.told) == (["next", "small"], {})
+    assert b.witness.done[1][2] == (), "what never was here was not sent away"
+
+
+@pytest.mark.parametrize("who", ["request", "order"])
+async def test_a_load_that_somebody_waits_for_is_not_called_off(autojump_clock, who: str) -> None:
+    async with bench(by_hand=True) as b:
+        left = await b.asked("left", "a", 60)
+        left.cancel()
+        if who == "order":
+            b.nursery.start_soon(b.dispatch.bring, want("a", 60))
+        else:
+            b.ask("other", "a", 60)
+        await wait_all_tasks_blocked()
+        await b.asked("next", "b", 60)
+        assert b.loader.began == [("a", "p")]
+        b.loader.finish("a")
+        await trio.sleep(AGE_S + 1.0)
+        assert b.loader.ended == [("a", "p", "done")] and b.loader.began[1:] == [("b", "p")]
+        b.loader.finish("b")
+    assert b.told == {}
+
+
+async def test_who_comes_for_a_load_as_it_is_called_off_has_it_begun_anew(autojump_clock) -> None:
+    async with bench(by_hand=True) as b:
+        b.loader.lets_go_s = 3.0
+        (await b.asked("left", "a", 60)).cancel()
+        await b.asked("next", "b", 60)
+        await b.asked("late", "a", 60)
+        await trio.sleep(5.0)
+        assert b.loader.began == [("a", "p"), ("b", "p")]
+        b.loader.finish("b")
+        await trio.sleep(AGE_S + 1.0)
+        assert b.loader.began[2:] == [("a", "p")]
+        b.loader.finish("a")
+    assert (b.served, b.told) == (["next", "late"], {})
+
+
+async def test_who_called_a_load_off_may_be_called_off_before_it_began(autojump_clock) -> None:
+    async with bench(by_hand=True) as b:
+        b.loader.lets_go_s = 3.0
+        (await b.asked("left", "a", 60)).cancel()
+        (await b.asked("left too", "b", 60)).cancel()
+        await b.asked("next", "c", 60)
+        assert b.loader.began == [("a", "p")]
+        await trio.sleep(5.0)
+        assert b.loader.began == [("a", "p"), ("c", "p")]
+        b.loader.finish("c")
+    assert (b.served, b.told) == (["next"], {})
+
+
+async def test_a_load_that_comes_in_as_it_is_called_off_is_sent_away(autojump_clock) -> None:
+    """The engine was quicker: it is unloaded as any victim is, before the next one comes in."""
+    async with bench(by_hand=True) as b:
+        (await b.asked("left", "a", 60)).cancel()
+        await wait_all_tasks_blocked()
+        b.loader.finish("a")
+        b.ask("next", "b", 60)
+        await wait_all_tasks_blocked()
+        assert [one.model for one in b.ledger.place("p") or ()] in (["a"], ["b"], ["a", "b"])
+        await trio.sleep(AGE_S + 1.0)
+        b.loader.finish("b")
+    assert b.served == ["next"]
+
+
+async def test_a_gateway_lets_a_load_go_that_its_neuron_may_finish_for_others(autojump_clock) -> None:
+    """The neuron's next report tells what became of it; until then there is no second copy elsewhere."""
+    async with bench(("p", 100), ("q", 100), by_hand=True, delegates=True) as b:
+        (await b.asked("left", "a", 60)).cancel()
+        await b.asked("pins q", "q", 90, spec={"pinned_on": ("q",)})
+        await b.asked("next", "b", 60)
+        await wait_all_tasks_blocked()
+        assert b.loader.ended == [("a", "p", "cut")]
+        assert sorted(b.loader.running) == [("b", "p"), ("q", "q")]
+        await b.asked("late", "a", 60)
+        assert sorted(b.loader.running) == [("b", "p"), ("q", "q")]
+        await trio.sleep(1.0)
+        b.tell("p", 100, resident("a", 60))
+        await trio.sleep(0.0)
+        await wait_all_tasks_blocked()
+        assert "late" in b.served
+        b.loader.finish("b")
+        b.loader.finish("q", "q")
+
+
+async def test_a_scheduler_that_is_stuck_holds_nobody_beyond_his_patience(autojump_clock) -> None:
+    """Row 72: whoever waits has a clock of his own."""
+
+    class Stuck(Ledger):
+        def settle(self):  # type: ignore[no-untyped-def]
+            return []
+
+    async with bench(kind=Stuck) as b:
+        b.tell("p", 100, resident("a", slots=1))
+        await b.asked("sits", "a", sits_s=1.0)
+        await b.asked("waits", "a")
+        await trio.sleep(QUEUE_S + 1.0)
+        assert b.waited["waits"] == QUEUE_S and isinstance(b.told["waits"], Overloaded)
 
 
 async def test_an_order_says_whether_it_is_refused_at_once(autojump_clock) -> None:

@@ -90,6 +90,8 @@ class Devices:
             if model in self.broken:
                 raise LoadFailed(f"{model} is torn")
         except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.2)  # an engine takes its time to let go
             del self.memory[place, model]
             raise
         facts = resident(model, SIZES[model], slots=SLOTS[model], pinned=model in self.pins)

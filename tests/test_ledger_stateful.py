@@ -149,7 +149,22 @@ class Machine(RuleBasedStateMachine):
         raise NotImplementedError
 
     def pick(self, which: int) -> Load:
-        return list(self.ledger.loads.values())[which % len(self.ledger.loads)]
+        """A load that has begun: one that calls others off waits for their end."""
+        under_way = set(self.ledger.loads.values())
+        begun = [load for load in under_way if not under_way & set(load.calls_off)]
+        return sorted(begun, key=lambda load: load.want.model)[which % len(begun)]
+
+    @precondition(lambda self: self.dying())
+    @rule(which=ANY)
+    def called_off_load_ends(self, which: int) -> None:
+        dying = self.dying()
+        self.ledger.withdrawn(dying[which % len(dying)])
+        self.settle()
+
+    def dying(self) -> list[Load]:
+        """Loads that end for the sake of others."""
+        loads = self.ledger.loads.values()
+        return [load for load in loads if any(load in other.calls_off for other in loads)]
 
     # -- what else happens
 
@@ -187,6 +202,8 @@ class Machine(RuleBasedStateMachine):
         assert load.resident.phase == "loading"
         for victim in load.victims:
             assert not load.place.residents[victim].pinned
+        for other in load.calls_off:
+            assert self.ledger.waiting_for(other.want.model) == 0
 
     # -- what always holds
 
@@ -243,6 +260,8 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "ledger"):
             return
         for _ in range(40):
+            for load in self.dying():
+                self.ledger.withdrawn(load)
             for load in list(self.ledger.loads.values()):
                 self.finish(load)
             while self.seated:

@@ -248,10 +248,15 @@ class Residency:
         """Reserve the room and mark who leaves; from here on nobody else gets either.
 
         Victims that must be waited for are marked by nobody: their place decides when they go,
-        and until then they serve.
+        and until then they serve. A load among the victims is called off in any case. A place that
+        makes room by itself knows best what it takes: there, all that nobody waits for is let go of.
         """
         place = placement.place
-        told = () if placement.must_wait else placement.victims
+        unwanted = [load for load in self._loads.values() if load.place is place and load.resident.unwanted]
+        victims = placement.victims
+        calls_off = [load for load in unwanted if self.policy.delegates or load.want.model in victims]
+        off = {load.want.model for load in calls_off}
+        told = [model for model in victims if model in off or not placement.must_wait]
         leaving = tuple(place.residents[model] for model in told)
         for one in leaving:
             one.phase = "leaving"
@@ -261,7 +266,8 @@ class Residency:
         # Whom a gateway must not send away its neurons tell.
         pins = want.pinned or (want.spec is not None and bool(want.spec.pinned_on))
         resident.pinned = pins and not self.policy.delegates
-        load = self._loads[want.model] = Load(want, place, placement.victims, resident, leaving)
+        load = Load(want, place, victims, resident, leaving, tuple(calls_off))
+        self._loads[want.model] = load
         self._put(place, resident)
         return load
 
@@ -276,22 +282,35 @@ class Residency:
         for victim in () if self.policy.delegates else load.staying:
             self.gone(place.name, victim.model)
         facts.load_s = self._load_s[model] = now - load.resident.loaded_at
-        # A report may have brought it in before, and then is as good.
-        if place.residents.get(model, load.resident) is load.resident:
+        known = place.residents.get(model, load.resident)
+        if known is load.resident and any(known in other.leaving for other in self._loads.values()):
+            # It came in before it was called off, and whoever did that sends it away.
+            known.room_bytes, known.slots, known.unwanted = facts.room_bytes, facts.slots, False
+            known.loaded_at = now
+        elif known is load.resident:  # a report may have brought it in before, and then is as good
             facts.loaded_at = facts.last_used = now
             self._put(place, facts)
         self._stir(model)
 
     def _withdraw(self, load: Load) -> None:
-        """Undo what `_begin` reserved; victims that were not unloaded yet stay."""
+        """Undo what `_begin` reserved; victims that were not unloaded yet stay, unless they are loads
+        that are called off."""
         model, place = load.want.model, load.place
         del self._loads[model]
         if place.residents.get(model) is load.resident:
             self._remove(place, model)
+        ending = [other.resident for other in load.calls_off if self._loads.get(other.want.model) is other]
         for victim in load.staying:
-            if victim.phase == "leaving":
+            if victim.phase == "leaving" and victim not in ending:
                 victim.phase = "loaded"
         self._stir(model, *load.victims)
+
+    def _let_go(self, load: Load) -> None:
+        """The load is its place's own matter from here on, which may have others who wait for it: the
+        next report tells what became of it."""
+        del self._loads[load.want.model]
+        load.resident.unwanted, load.resident.loaded_at = False, self.clock()
+        self._stir(load.want.model, *load.victims)
 
     def _failed(self, load: Load, error: CortexError) -> bool:
         """Undone and remembered. True when those who wait may try another place."""

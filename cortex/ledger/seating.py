@@ -98,7 +98,11 @@ class Seating(Judging):
     def withdrawn(self, load: Load) -> None:
         """The load was called off, which says nothing against model or place: whoever is in line
         for it has another one begun."""
-        if self._loads.get(load.want.model) is load:
+        if self._loads.get(load.want.model) is not load:
+            return
+        if self.policy.delegates and load.place.ready:
+            self._let_go(load)
+        else:
             self._withdraw(load)
 
     def revised(self, load: Load, need_bytes: int) -> None:

@@ -80,7 +80,8 @@ class Load:
     that makes room by itself they are proposals.
 
     `leaving` are those of them that were told to go. One that is gone may have come in again
-    before the load ends: then it is another resident, and none of its victims.
+    before the load ends: then it is another resident, and none of its victims. `calls_off` are loads
+    that nobody waits for: whoever brings this model in ends them first.
     """
 
     want: Want
@@ -88,6 +89,13 @@ class Load:
     victims: tuple[str, ...]
     resident: Resident
     leaving: tuple[Resident, ...] = ()
+    calls_off: tuple["Load", ...] = ()
+
+    @property
+    def sends_away(self) -> tuple[str, ...]:
+        """The victims that are there whole."""
+        off = [load.want.model for load in self.calls_off]
+        return tuple(model for model in self.victims if model not in off)
 
     @property
     def staying(self) -> tuple[Resident, ...]:

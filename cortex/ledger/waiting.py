@@ -56,6 +56,8 @@ class Waiting(Residency):
         line = self._lines.setdefault(model, Line())
         line.join(ticket)
         self._waiting += 1
+        if (load := self._loads.get(model)) is not None:
+            load.resident.unwanted = False
         if ticket.want.weight:
             self._crowds.setdefault(self._bound(model), Crowd()).join(ticket)
         if len(line) > 1 and line.first() is ticket:
@@ -77,6 +79,9 @@ class Waiting(Residency):
             self._blocked.discard(model)
             self._timed.pop(model, None)
             self._unclaim(model)
+            if (load := self._loads.get(model)) is not None:
+                # It goes on, and gives way to whatever needs the room.
+                load.resident.unwanted = self._roomier = True
 
     def _bound(self, model: str) -> str:
         """Which crowd waits for `model`."""
