@@ -163,6 +163,7 @@ class Passage:
                     ticket = await stack.enter_async_context(self._dispatch.seat(self._want(journey)))
                 except CortexError as error:
                     told = _refused(journey, error)
+                    told = self._views.discreet(journey.request.caller, journey.model, told)
                     raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
             journey.neuron = journey.reply.tags[wire.NEURON] = ticket.place.name

@@ -8,6 +8,7 @@ takes the scope admin.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -49,6 +50,17 @@ class Views:
         """What `caller` calls the model of that id: the id, else the first alias that he may use; None
         when he may not know of it."""
         return self._namer(caller)(model)
+
+    def discreet(self, caller: str, model: str, error: CortexError) -> CortexError:
+        """`error` in the words that `caller` may hear: a neuron names who blocks its room."""
+        blockers = error.facts.get("blocked_by")
+        if not isinstance(blockers, list) or len(self.names(caller, blockers)) == len(blockers):
+            return error
+        told = copy(error)
+        told.message = f"There is no room for '{model}' at the moment; try again later, or ask the operator"
+        told.args = (told.message,)
+        told.facts = {name: fact for name, fact in error.facts.items() if name != "blocked_by"}
+        return told
 
     def fleet(self, caller: str, whole: FleetReport) -> FleetReport:
         """GET /fleet without the models that `caller` may not know of, nor what neurons warn of, which

@@ -161,6 +161,26 @@ async def test_a_key_sees_of_the_fleet_what_it_may_use() -> None:
             assert health["unservable"] == ["hidden", "secret"]
 
 
+async def test_who_blocks_the_room_is_told_to_who_may_know_of_them() -> None:
+    """A neuron's refusal names them all, in its words and in its facts."""
+    said = refusal(409, "busy", message="'secret' may not be evicted")
+    facts = b'"param":null,"needed_bytes":7,"blocked_by":["secret","mine too"]'
+    busy = whole(409, said.partition(b"\r\n\r\n")[2].replace(b'"param":null', facts))
+    config = keyed(models=("mine*",))
+    for key, seen in ((SECRET, False), (OTHER, True)):
+        async with (
+            fake_neuron() as neuron,
+            open_gateway(neuron, catalogue=catalogue("mine"), config=config) as gateway,
+        ):
+            neuron.on["/models/load"].append(neuron.plan(busy))
+            gateway.http.headers["x-api-key"] = key
+            answer = await gateway.ask("mine")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["needed_bytes"]) == (503, "no_capacity", 7)
+            assert ("secret" in answer.text, "blocked_by" in error) == (seen, seen)
+            assert "retry-after" in answer.headers
+
+
 async def test_a_load_is_seen_by_who_may_use_its_model() -> None:
     config = keyed(models=("mine",))
     async with (
