@@ -22,6 +22,7 @@ from cortex.gateway.member import Found, Neuron, Waits, pool_of, together
 from cortex.gateway.polling import Polling
 from cortex.gateway.probation import Probation
 from cortex.gateway.remote import Client, Remote
+from cortex.gateway.ways import Tongues
 from cortex.metrics import Ejection, Metrics
 from cortex.web.names import Resolve, resolve
 from cortex.web.pool import Pool
@@ -58,6 +59,7 @@ class Fleet:
         self._nursery: trio.Nursery | None = None
         self._listed, self._found = refs, tuple[Found, ...]()
         self._lookup: Resolve = resolve
+        self.tongues = Tongues()
         for ref in refs:
             self._enlist(ref)
         self.stopping = False
@@ -188,6 +190,7 @@ class Fleet:
         self._accompany(neuron)
         neuron.pool.retire()
         self._metrics.neuron_gone(neuron.name)
+        self.tongues.forget(neuron.name)
         self.probation.forget(neuron.name)
         self._dispatch.abandon(self._dispatch.ledger.forget(neuron.name, neuron.dismissed))
         self._dispatch.wake()
@@ -281,6 +284,7 @@ class Fleet:
         if not neuron.up:
             self._greet(neuron, health.boot_id, len(residents.models))
         neuron.discovery, neuron.health, neuron.residents = discovery, health, residents
+        self.tongues.learn(neuron.name, discovery.dialects)
         neuron.seq = max(health.seq, residents.seq)
         neuron.failures, neuron.why, neuron.seen_at = 0, "", trio.current_time()
         self.told(neuron.name, health.key_tokens, neuron.asked_at)

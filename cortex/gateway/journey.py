@@ -13,7 +13,8 @@ import trio
 from cortex.ask import Sampling
 from cortex.errors import CortexError
 from cortex.events import Usage
-from cortex.metrics import Dialect, Done, Outcome, Phase
+from cortex.gateway.ways import Way
+from cortex.metrics import Done, Outcome, Phase
 from cortex.router import Route
 from cortex.web.connection import Reply, Request
 from cortex.web.meter import Meter
@@ -27,9 +28,10 @@ class Journey:
     `route` what decided for it. `avoid` names neurons that refused, `full` is the refusal of one that
     has the model."""
 
+    way: Way
     request: Request
     reply: Reply
-    meter: Meter = field(default_factory=lambda: Meter("openai"))
+    meter: Meter = field(init=False)
     model: str = ""
     label: str = ""
     body: bytes = b""
@@ -48,6 +50,9 @@ class Journey:
     # Seconds that it waited for a seat, or was with neurons: all the rest is cortex's own share.
     elsewhere_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.way.dialect.wire)
+
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """The request is with a neuron in the block."""
@@ -65,12 +70,12 @@ class Journey:
             return "load" if self.model in loading else "queue"
         return "answer" if self.meter.first_content_at is None else "stream"
 
-    def done(self, dialect: Dialect, outcome: Outcome) -> Done:
+    def done(self, outcome: Outcome) -> Done:
         """The entry in the books."""
         first, now = self.meter.first_content_at, trio.current_time()
         return Done(
             model=self.label,
-            dialect=dialect,
+            dialect=self.way.dialect.name,
             outcome=outcome,
             duration_s=now - self.request.arrived,
             neuron=self.neuron,

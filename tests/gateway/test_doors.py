@@ -29,6 +29,8 @@ KEYED = GatewayConfig(
 DEMANDS = {
     "POST /v1/chat/completions": "inference",
     "POST /v1/completions": "inference",
+    "POST /v1/messages": "inference",
+    "POST /v1/messages/count_tokens": "inference",
     "GET /v1/models": "inference",
     "GET /v1/models/some-model": "inference",
     "GET /livez": "open",

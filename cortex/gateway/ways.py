@@ -1,0 +1,67 @@
+"""In which dialect a request is asked of which neuron.
+
+A neuron tells the dialects that it speaks. One that speaks the client's gets the client's own
+bytes. To one that speaks OpenAI's chat alone what can be said there is told in it, and the
+answer is told back. Who can be asked in neither way is no place for the request.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cortex.ask import Ask
+from cortex.translator.dialects import CHAT, MESSAGES, TEXT, Dialect
+
+# A neuron that tells nothing of it speaks what every one always spoke.
+USUAL: Final = frozenset({CHAT.name, TEXT.name})
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One inference route. `retold`: what is asked there can be said in OpenAI's chat as well."""
+
+    dialect: Dialect
+    path: str
+    retold: bool = False
+
+    def read(self, body: bytes, model: str) -> Ask:
+        """The request in neutral words, for the model of that id."""
+        return replace(self.dialect.read(body), model=model)
+
+
+CHATS: Final = Way(CHAT, CHAT.path)
+TEXTS: Final = Way(TEXT, TEXT.path)
+ANTHROPIC: Final = Way(MESSAGES, MESSAGES.path, retold=True)
+COUNTS: Final = Way(MESSAGES, "/v1/messages/count_tokens")
+WAYS: Final = (CHATS, TEXTS, ANTHROPIC, COUNTS)
+
+
+class Tongues:
+    """What each neuron speaks. Asked with each request, so that nothing here grows with the fleet."""
+
+    def __init__(self) -> None:
+        self._spoken: dict[str, frozenset[str]] = {}
+        self._mute: dict[Way, frozenset[str]] = dict.fromkeys(WAYS, frozenset())
+
+    def learn(self, neuron: str, dialects: Iterable[str]) -> None:
+        """What `neuron` says that it speaks."""
+        spoken = frozenset(dialects) or USUAL
+        if self._spoken.get(neuron) == spoken:
+            return
+        self._spoken[neuron] = spoken
+        for way in WAYS:
+            can = way.dialect.name in spoken or (way.retold and CHAT.name in spoken)
+            self._mute[way] = self._mute[way] - {neuron} if can else self._mute[way] | {neuron}
+
+    def forget(self, neuron: str) -> None:
+        """`neuron` belongs to the fleet no longer."""
+        self._spoken.pop(neuron, None)
+        self._mute = {way: mute - {neuron} for way, mute in self._mute.items()}
+
+    def speaks(self, neuron: str, way: Way) -> bool:
+        """Whether `neuron` takes the request as it stands."""
+        return way.dialect.name in self._spoken.get(neuron, USUAL)
+
+    def mute(self, way: Way) -> frozenset[str]:
+        """Neurons that cannot be asked."""
+        return self._mute[way]
