@@ -56,8 +56,7 @@ class Waiting(Residency):
         line = self._lines.setdefault(model, Line())
         line.join(ticket)
         self._waiting += 1
-        if (load := self._loads.get(model)) is not None:
-            load.resident.unwanted = False
+        self._want_load(model, wanted=True)
         if ticket.want.weight:
             self._crowds.setdefault(self._bound(model), Crowd()).join(ticket)
         if len(line) > 1 and line.first() is ticket:
@@ -79,9 +78,15 @@ class Waiting(Residency):
             self._blocked.discard(model)
             self._timed.pop(model, None)
             self._unclaim(model)
-            if (load := self._loads.get(model)) is not None:
-                # It goes on, and gives way to whatever needs the room.
-                load.resident.unwanted = self._roomier = True
+            self._want_load(model, wanted=False)
+
+    def _want_load(self, model: str, *, wanted: bool) -> None:
+        """Whether anybody waits for a load under way. Without, it goes on, and gives way to whatever
+        needs the room."""
+        load = self._loads.get(model)
+        if load is not None and load.resident.unwanted == wanted:
+            load.resident.unwanted = not wanted
+            self._stir(model)
 
     def _bound(self, model: str) -> str:
         """Which crowd waits for `model`."""
