@@ -248,6 +248,8 @@ class Passage:
 
     def _left(self, journey: Journey) -> Outcome:
         """How a request came to its end that was cancelled."""
+        if journey.reply.done:  # the client has all of it, and was quick to leave
+            return journey.verdict
         if not journey.reply.lost:
             return "cut"
         self._metrics.client_left(journey.phase(self._dispatch.ledger.loads))

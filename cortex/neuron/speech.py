@@ -203,6 +203,8 @@ class Speech:
 
     def _left(self, exchange: Exchange) -> Outcome:
         """How a request came to its end that was cancelled."""
+        if exchange.reply.done:  # the client has all of it, and was quick to leave
+            return "ok"
         if not exchange.reply.lost:
             return "cut"
         loading = exchange.ask.model in self._dispatch.ledger.loads
