@@ -23,12 +23,12 @@ class Page:
         assert found, f"{name} with {labels} is not on the page"
         return sum(found)
 
-    def all(self, name: str) -> dict[tuple[str, ...], float]:
-        """Every sample called so, by its labels' names and values."""
+    def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        """Every sample called so that is not zero, by its labels' names and values."""
         return {
             tuple(part for pair in sorted(each.labels.items()) for part in pair): each.value
             for each in self.samples
-            if each.name == f"cortex_{name}"
+            if each.name == f"cortex_{name}" and each.value
         }
 
     def labels(self, label: str) -> set[str]:

@@ -221,10 +221,17 @@ def test_a_storm_of_scrapes_renders_once_a_second(metrics: Metrics, clock: Clock
     assert metrics.render() != first
 
 
+def test_what_may_never_happen_reads_zero_until_it_does(metrics: Metrics, read: Read) -> None:
+    """Prometheus sees no increase in a series that begins with its first happening."""
+    assert read("evictions_total", reason="room") == 0
+    assert read("device_faults_total", kind="sticky") == 0
+    assert read("client_aborts_total", phase="stall") == 0
+
+
 def test_two_roles_in_one_process_do_not_share_figures(metrics: Metrics) -> None:
     other = Metrics(lambda _: True)
     other.evicted("idle")
-    assert ("cortex_evictions_total", (("reason", "idle"),)) not in samples(metrics.render())
+    assert samples(metrics.render())[("cortex_evictions_total", (("reason", "idle"),))] == 0
 
 
 # -- the page as an ASGI application

@@ -4,7 +4,7 @@
 model has all its series at once. Which values there may be is decided before they come here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,6 +86,12 @@ class Counters:
         if child is None:
             child = self._children[labels] = self._counter.labels(*labels)
         return child
+
+    def begin(self, values: Iterable[str]) -> None:
+        """Each of these values of the only label reads zero from the start: of a series that begins
+        with its first happening, Prometheus sees no increase."""
+        for value in values:
+            self.at(value)
 
     def forget(self, position: int, value: str) -> None:
         """Children that have `value` for the label at `position` are not shown any more."""

@@ -4,6 +4,7 @@ Loads, evictions, tidying up and faults. Who lives where at present is for the b
 """
 
 from collections.abc import Callable
+from typing import get_args
 
 from cortex.errors import CortexError
 from cortex.metrics.names import Eviction, Fault, Role
@@ -25,12 +26,14 @@ class Stock(Traffic):
         self._loading = self._gauge("loads_in_flight", "Loads under way")
         self._load_failures = self._counters("load_failures", "Loads that failed, by code", "model", "reason")
         self._evictions = self._counters("evictions", "Models unloaded", "reason")
+        self._evictions.begin(get_args(Eviction))
         self._defrags = self._counter("defrags", "Devices emptied and refilled")
         self._defrag_bytes = self._counter("defrag_bytes", "Memory that this gave back")
         self._leaked = self._gauges(
             "device_leaked_bytes", "Memory held by an empty device beyond its first floor", "device"
         )
         self._faults = self._counters("device_faults", "What engines raised or died of, by kind", "kind")
+        self._faults.begin(get_args(Fault))
         self._unservable = self._gauge("models_unservable", "Models of the catalogue that nobody can serve")
 
     def cold_start(self, model: str) -> None:

@@ -7,7 +7,7 @@ its metrics here.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, get_args
 
 from cortex.errors import CortexError
 from cortex.metrics.names import FAILURES, OTHER, Done, Phase, Role
@@ -56,6 +56,7 @@ class Traffic(Page):
         self._rejections = self._counters("rejections", "Requests refused before a seat, by cause", "reason")
         self._failures = self._counters("upstream_failures", "Exchanges that failed", "neuron", "kind")
         self._aborts = self._counters("client_aborts", "Clients that left, by phase", "phase")
+        self._aborts.begin(get_args(Phase))
         self._crashes = self._counter("connection_crashes", "Connections that a bug of cortex ended")
 
     def request_began(self, model: str) -> str:

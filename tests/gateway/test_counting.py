@@ -63,7 +63,7 @@ async def test_a_neurons_failure_is_counted_by_its_kind(kind: str) -> None:
         neuron.then(*FAILURES[kind])
         await gateway.ask(stream=True)
         page = await page_of(gateway)
-        assert page.all("upstream_failures_total") == {("kind", kind, "neuron", "n1"): 1}
+        assert page.counted("upstream_failures_total") == {("kind", kind, "neuron", "n1"): 1}
         assert page("requests_total", outcome="engine") == 1
 
 
@@ -93,7 +93,7 @@ async def test_a_stale_route_is_a_second_try_and_no_failure() -> None:
         assert (await gateway.ask()).status_code == 200
         page = await page_of(gateway)
         assert page("retries_total", reason="not_here_now") == 1
-        assert not page.all("upstream_failures_total")
+        assert not page.counted("upstream_failures_total")
 
 
 # -- the door
@@ -129,8 +129,8 @@ async def test_a_refusal_at_the_door_is_counted_by_its_reason(kind: str) -> None
         assert 400 <= (await client.answer()).status < 500
         page = await page_of(gateway)
         reason = "proto" if kind == "upgrade" else kind
-        assert page.all("rejections_total") == {("reason", reason): 1}
-        assert not page.all("requests_total"), "it is no request yet"
+        assert page.counted("rejections_total") == {("reason", reason): 1}
+        assert not page.counted("requests_total"), "it is no request yet"
 
 
 async def test_whoever_tries_keys_is_counted_apart() -> None:
@@ -191,8 +191,8 @@ async def test_a_client_that_leaves_is_counted_by_how_far_its_request_was() -> N
             for client in (cold, queued, stream, late, half):
                 await trio.aclose_forcefully(client.stream)
             phases = {("phase", name) for name in ("answer", "stream", "queue", "load", "body")}
-            page = await later(gateway, lambda page: page.all("client_aborts_total").keys() >= phases)
-            assert page.all("client_aborts_total") == dict.fromkeys(phases, 1)
+            page = await later(gateway, lambda page: page.counted("client_aborts_total").keys() >= phases)
+            assert page.counted("client_aborts_total") == dict.fromkeys(phases, 1)
             assert page("requests_total", outcome="hung_up") == 4
 
 
@@ -203,8 +203,8 @@ async def test_a_client_that_takes_nothing_is_counted_as_stalled() -> None:
     async with fake_neuron("a") as neuron, open_gateway(neuron, config=config) as gateway:
         neuron.then(STREAM_HEAD, flood, Hang())
         await (await gateway.dial()).send(ask(CHAT, body(stream=True)))
-        page = await later(gateway, lambda page: page.all("client_aborts_total"))
-        assert page.all("client_aborts_total") == {("phase", "stall"): 1}
+        page = await later(gateway, lambda page: page.counted("client_aborts_total"))
+        assert page.counted("client_aborts_total") == {("phase", "stall"): 1}
 
 
 async def test_what_a_drain_cuts_is_no_client_that_left() -> None:
@@ -218,7 +218,7 @@ async def test_what_a_drain_cuts_is_no_client_that_left() -> None:
         page = await page_of(gateway)
         assert page("requests_total", model="a", outcome="cut") == 1
         assert page("requests_total") == 1
-        assert not page.all("client_aborts_total")
+        assert not page.counted("client_aborts_total")
 
 
 # -- time
@@ -305,5 +305,5 @@ async def test_keys_are_counted_by_their_names_and_shown_with_their_day() -> Non
         for key in ("ann", "bob", "none"):
             assert page("key_tokens_total", key=key) == 10
             assert page("key_requests_total", key=key, outcome="ok") == 1
-        assert page.all("key_day_limit_tokens") == {("key", "ann"): 1000}
+        assert page.counted("key_day_limit_tokens") == {("key", "ann"): 1000}
         assert "sk-ann" not in await gateway.page()
