@@ -1,0 +1,94 @@
+"""Neurons that were taken out, or moved, while somebody waits for their answers."""
+
+import pytest
+import trio
+
+from cortex.config.gateway import GatewayConfig, NeuronRef, Poll
+from cortex.config.limits import Limits
+from tests.fake_neuron import IMPATIENT, WHOLE, FakeNeuron, Open, body, fake_neuron, open_gateway
+from tests.fake_upstream import Hang, Wait
+from tests.fake_web import ask
+
+SILENT_S = 0.5
+SOON = GatewayConfig(limits=Limits(upstream_stall_s=SILENT_S))
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+def reform(gateway: Open, **neurons: FakeNeuron) -> None:
+    """The file names these from here on."""
+    refs = tuple(NeuronRef(name, neuron.url) for name, neuron in neurons.items())
+    gateway.gateway._parts.fleet.reform(refs, IMPATIENT, silent_s=SILENT_S)
+
+
+@pytest.mark.parametrize("how", ["taken out", "moved"])
+async def test_who_waits_for_a_neuron_that_has_left_and_falls_silent_is_told(how: str) -> None:
+    """A whole answer has no deadline but the neuron's signs of life, which nobody else asks for any more."""
+    async with fake_neuron("a") as one, fake_neuron("b") as two:
+        one.then(Hang())
+        async with open_gateway(one, two, config=SOON, poll=IMPATIENT) as gateway:
+            async with trio.open_nursery() as nursery:
+                answers = []
+
+                async def wait() -> None:
+                    answers.append(await gateway.ask("a"))
+
+                nursery.start_soon(wait)
+                await one.seen(1)
+                if how == "moved":
+                    reform(gateway, n1=two)
+                else:
+                    reform(gateway, n2=two)
+                one.silent = True
+            assert [(each.status_code, each.json()["error"]["code"]) for each in answers] == [
+                (504, "upstream_timeout")
+            ]
+            assert "no sign of life" in answers[0].json()["error"]["message"]
+            await gateway.knows(lambda ledger: "seats=0" in repr(ledger))
+
+
+@pytest.mark.parametrize("how", ["taken out", "moved"])
+async def test_who_waits_for_a_neuron_that_has_left_and_lives_has_the_answer(how: str) -> None:
+    """However long it takes: it is asked on until nobody waits there."""
+    async with fake_neuron("a") as one, fake_neuron("b") as two:
+        ready = trio.Event()
+        one.then(Wait(ready), WHOLE)
+        async with open_gateway(one, two, config=SOON, poll=IMPATIENT) as gateway:
+            client = await gateway.dial()
+            await client.send(ask("/v1/chat/completions", body("a")))
+            await one.seen(1)
+            if how == "moved":
+                reform(gateway, n1=two)
+            else:
+                reform(gateway, n2=two)
+            await trio.sleep(2 * SILENT_S)
+            ready.set()
+            assert (await client.answer()).status == 200
+
+
+async def test_a_request_whose_neuron_left_since_its_seat_was_given_is_tried_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the ledger's word and the task's next step the fleet may have forgotten the neuron."""
+    async with fake_neuron("a") as one, fake_neuron("a") as two:
+        async with open_gateway(one, two, poll=Poll(interval_s=0.05)) as gateway:
+            fleet = gateway.gateway._parts.fleet
+            find, gone = type(fleet).__getitem__, []
+
+            def forgotten(self, name: str):
+                if not gone:
+                    gone.append(name)
+                    del self._neurons[name]
+                return find(self, name)
+
+            monkeypatch.setattr(type(fleet), "__getitem__", forgotten)
+            answer = await gateway.ask("a")
+            assert answer.status_code == 200
+            assert gone and answer.headers["x-cortex-neuron"] not in gone
+            assert len(one.requests) + len(two.requests) == 1
+            page = await gateway.page()
+            assert 'cortex_retries_total{reason="unsent"} 1.0' in page
