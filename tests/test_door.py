@@ -22,7 +22,7 @@ from cortex.cli import choosing, main, roles
 from cortex.cli.trouble import tell
 from cortex.cli.up import choose
 from cortex.errors import ConfigError, LoadFailed, Unfit, Unreachable
-from cortex.wire.fleet import CatalogueModel, FleetReport
+from cortex.wire.fleet import CatalogueModel, FleetReport, PinReport
 from tests import fake_safetensors as weights
 from tests.fake_reports import Played, played_at
 from tests.fake_terminal import ROOT, lines_until, running, told
@@ -501,14 +501,15 @@ async def test_watching_a_pipe_prints_a_report_a_line_until_it_is_interrupted() 
 
 async def test_models_are_listed_shown_and_ordered() -> None:
     played = Played().says("GET /fleet", FleetReport(models=[CatalogueModel(id="qwen", aliases=["q"])]))
-    played.says("POST /fleet/models/load", {}).says("POST /fleet/models/unload", {})
+    played.says("POST /fleet/models/load", {"locations": [{"neuron": "n1"}]})
+    played.says("POST /fleet/models/unload", {})
     async with played_at(played) as url:
         at = ["--endpoint", url]
         assert b"qwen" in (await told("models", "list", *at)).stdout
         assert b'"id": "qwen"' in (await told("models", "list", "--json", *at)).stdout
         assert b"qwen" in (await told("models", "show", "q", *at)).stdout
         loaded = await told("models", "load", "qwen", *at)
-        assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, b"qwen is loaded\n", b"")
+        assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, b"qwen is loaded on n1\n", b"")
         unloaded = await told("models", "unload", "qwen", "--force", *at)
         assert unloaded.stdout == b"qwen is unloaded\n"
         unknown = await told("models", "show", "qwem", *at)
@@ -520,18 +521,45 @@ async def test_models_are_listed_shown_and_ordered() -> None:
     ]
 
 
-async def test_models_are_pinned_at_a_neuron_and_a_gateway_says_where() -> None:
+async def test_models_are_pinned_at_a_neuron() -> None:
     played = Played().says("POST /models/pin", {"id": "qwen", "pinned": True, "resident": False})
     played.says("POST /models/unpin", {"id": "qwen", "pinned": False, "resident": True})
     async with played_at(played) as url:
         pinned = await told("models", "pin", "qwen", "--endpoint", url)
-        assert (pinned.returncode, pinned.stdout) == (0, b"qwen is pinned from when it is loaded\n")
+        assert pinned.returncode == 0
+        assert pinned.stdout.decode() == f"qwen is pinned at {url} from when it is loaded there\n"
         unpinned = await told("models", "unpin", "qwen", "--endpoint", url)
-        assert unpinned.stdout == b"qwen is not pinned\n"
-        played.says("GET /fleet", FleetReport())
-        refused = await told("models", "pin", "qwen", "--endpoint", url)
-        assert refused.returncode != 0 and b"name one with --endpoint" in refused.stderr
+        assert unpinned.stdout.decode() == f"qwen is not pinned at {url}\n"
     assert [body for what, body, _ in played.heard if what.startswith("POST")] == [b'{"id":"qwen"}'] * 2
+
+
+async def test_models_are_pinned_by_way_of_a_gateway_and_who_did_not_obey_is_named() -> None:
+    report = PinReport(model="qwen", pinned=True, neurons=["n1", "n2"], awaited=["n2"], failed={"n3": "full"})
+    played = Played().says("GET /fleet", FleetReport()).says("POST /fleet/models/pin", report)
+    played.says("POST /fleet/models/unpin", PinReport(model="qwen"))
+    async with played_at(played) as url:
+        said = await told("models", "pin", "q", "--endpoint", url)
+        assert (said.returncode, said.stderr) == (1, b"cortex: n3: full\n")
+        assert said.stdout == (b"qwen is pinned at n1\nqwen is pinned at n2 from when it is loaded there\n")
+        said = await told("models", "unpin", "q", "--neuron", "n1", "--endpoint", url)
+        assert (said.returncode, said.stdout) == (0, b"qwen is not pinned at any neuron\n")
+    assert [body for what, body, _ in played.heard if what.startswith("POST")] == [
+        b'{"model":"q"}',
+        b'{"model":"q","neuron":"n1"}',
+    ]
+
+
+async def test_whom_to_ask_and_the_key_may_stand_in_the_environment(tmp_path: Path) -> None:
+    """A file that is named wins over the variable."""
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+    played = Played().says("GET /fleet", FleetReport())
+    async with played_at(played) as url:
+        env = {"CORTEX_ENDPOINT": url, "CORTEX_API_KEY": "from-variable"}
+        for more in ({}, {"CORTEX_TOKEN_FILE": str(file)}):
+            assert (await told("status", **env, **more)).returncode == 0
+    sent = [headers["authorization"] for _, _, headers in played.heard]
+    assert sent == ["Bearer from-variable", "Bearer from-file"]
 
 
 async def test_the_token_comes_from_a_file(tmp_path: Path) -> None:

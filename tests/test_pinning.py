@@ -5,12 +5,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from cortex.cli import main, pinning
+from cortex.cli import pinning
+from cortex.cli.options import Site
 from cortex.cli.trouble import Usage
 from cortex.config.editing import KEY, digest_of, pinned, pins_of, replace_file
 from cortex.errors import ConfigError
-from cortex.wire.fleet import CatalogueModel, FleetReport, GatewayReport, Location
+from cortex.wire.fleet import CatalogueModel, FleetNeuron, FleetReport, GatewayReport, Location
 
 TEXT = """# All that we serve.
 [[models]]
@@ -30,6 +32,8 @@ temperature = 0.5
 [aliases]
 quick = "a"
 """
+
+SITE = Site("http://g")
 
 
 def report(path: Path, *loaded: str, boot: str = "b1") -> FleetReport:
@@ -55,7 +59,7 @@ def told(file: Path, monkeypatch: pytest.MonkeyPatch):
     """Sets what the gateway answers."""
 
     def says(answer: FleetReport) -> None:
-        monkeypatch.setattr("cortex.cli.asking.ask", lambda *asked: answer)
+        monkeypatch.setattr("cortex.cli.asking.ask", lambda site, *asked: answer)
 
     says(report(file, "n1", "n2"))
     return says
@@ -140,15 +144,15 @@ def test_a_file_that_was_changed_meanwhile_is_left_alone(file: Path, tmp_path: P
 
 
 def test_a_model_is_pinned_where_it_is_loaded_by_any_of_its_names(told, file: Path) -> None:
-    said = pinning.save("quick", "http://g", None, pins=True)
+    said = pinning.write("quick", None, SITE, pins=True)
     assert pins_of(file.read_text(), "a") == ("n1", "n2")
     assert f"{file}: pinned_on of a is n1, n2, and was empty" in said
     told(report(file, "n1"))
-    assert "says so already" in pinning.save("a", "http://g", None, pins=True)
+    assert "says so already" in pinning.write("a", None, SITE, pins=True)
 
 
 def test_a_model_is_unpinned_everywhere(told, file: Path) -> None:
-    said = pinning.save("org/b", "http://g", None, pins=False)
+    said = pinning.write("org/b", None, SITE, pins=False)
     assert pins_of(file.read_text(), "org/b") == ()
     assert "is empty, and was n1" in said
 
@@ -166,7 +170,7 @@ def test_what_the_gateway_does_not_have_in_force_is_not_touched(told, file: Path
         file.write_text(text)
         told(answer)
         with pytest.raises(Usage, match=why):
-            pinning.save("a", "http://g", None, pins=True)
+            pinning.write("a", None, SITE, pins=True)
         assert file.read_text() == text
 
 
@@ -174,15 +178,22 @@ def test_what_has_no_entry_or_is_loaded_nowhere_is_told(told, file: Path) -> Non
     told(report(file))
     for model, why in (("wild", "has no entry"), ("a", "loaded nowhere")):
         with pytest.raises(Usage, match=why):
-            pinning.save(model, "http://g", None, pins=True)
+            pinning.write(model, None, SITE, pins=True)
     assert file.read_text() == TEXT
 
 
-def test_the_command_says_what_it_did(told, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for word, pins in (("pin", ("n1", "n2")), ("unpin", ())):
-        told(report(file, "n1", "n2"))
-        with pytest.raises(SystemExit) as left:
-            main(["models", word, "a", "--save"])
-        assert left.value.code == 0
-        assert str(file) in capsys.readouterr().out
-        assert pins_of(file.read_text(), "a") == pins
+def test_a_neuron_that_is_named_is_pinned_to_although_nothing_is_loaded(told, file: Path) -> None:
+    def fleet(*loaded: str) -> FleetReport:
+        return replace(report(file, *loaded), neurons=[FleetNeuron(name="n1"), FleetNeuron(name="n2")])
+
+    told(fleet())
+    pinning.write("a", "n2", SITE, pins=True)
+    assert pins_of(file.read_text(), "a") == ("n2",)
+    told(fleet("n2"))
+    with pytest.raises(Usage, match="there is no neuron 'n3'; there is n1, n2"):
+        pinning.write("a", "n3", SITE, pins=True)
+    pinning.write("a", "n1", SITE, pins=True)
+    assert pins_of(file.read_text(), "a") == ("n2", "n1")
+    told(fleet("n2"))
+    pinning.write("a", "n2", SITE, pins=False)
+    assert pins_of(file.read_text(), "a") == ("n1",)

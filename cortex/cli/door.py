@@ -16,18 +16,17 @@ import typer
 from cortex import __version__
 from cortex.cli import engines, keys, models
 from cortex.cli.options import (
-    ENDPOINT,
     AsJson,
     Check,
     Config,
-    Endpoint,
     FileKind,
     Form,
     Level,
     LogForm,
     LogFormat,
     LogLevel,
-    TokenFile,
+    Site,
+    asks,
 )
 
 # Plain help, without boxes: it reads the same in a terminal, in a pipe and in a narrow window.
@@ -123,39 +122,29 @@ def neuron(
 
 
 @app.command()
+@asks
 def status(
-    *,
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
+    site: Site,
     watch: Annotated[bool, typer.Option("--watch", help="Draw again every second, until Ctrl-C.")] = False,
     as_json: AsJson = False,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Show neurons, devices and models. Exit code: 0 all is well, 1 something is not, 2 no answer."""
     from cortex.cli import watching
-    from cortex.cli.running import logged
 
-    with logged(log_level.value, log_format.value):
-        raise typer.Exit(watching.look(endpoint, token_file, watch=watch, as_json=as_json))
+    raise typer.Exit(watching.look(site, watch=watch, as_json=as_json))
 
 
 @app.command()
+@asks
 def plan(
+    site: Site,
     model: Annotated[str, typer.Argument(help="A model's id or alias.")],
-    *,
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
     as_json: AsJson = False,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Tell where a model would go, and why not elsewhere. Exit code: 0 somewhere, 1 refused, 2 no answer."""
     from cortex.cli import planning
-    from cortex.cli.running import logged
 
-    with logged(log_level.value, log_format.value):
-        raise typer.Exit(planning.look(model, endpoint, token_file, as_json=as_json))
+    raise typer.Exit(planning.look(model, site, as_json=as_json))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cortex.cli.options import ENDPOINT, AsJson, Endpoint, Form, Level, LogForm, LogLevel, TokenFile
+from cortex.cli.options import AsJson, Form, Level, LogForm, LogLevel, Site, asks
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The catalogue of a running cortex.")
 
@@ -19,40 +19,28 @@ Save = Annotated[
     bool, typer.Option("--save", help="Write it into the gateway's models.toml, keeping its comments.")
 ]
 Model = Annotated[str, typer.Argument(help="A model's id or alias.")]
+Neuron = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="At this neuron of the gateway; else wherever it is loaded."),
+]
 
 
 @app.command("list")
-def listing(
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
-    as_json: AsJson = False,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
-) -> None:
+@asks
+def listing(site: Site, as_json: AsJson = False) -> None:
     """List the models that can be asked for."""
     from cortex.cli import asking
-    from cortex.cli.running import logged
 
-    with logged(log_level.value, log_format.value):
-        asking.show_models(endpoint, token_file, as_json=as_json)
+    asking.show_models(site, as_json=as_json)
 
 
 @app.command()
-def show(
-    model: Model,
-    *,
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
-    as_json: AsJson = False,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
-) -> None:
+@asks
+def show(site: Site, model: Model, as_json: AsJson = False) -> None:
     """Show one model: its state, where it lives, and where it may live."""
     from cortex.cli import asking
-    from cortex.cli.running import logged
 
-    with logged(log_level.value, log_format.value):
-        asking.show_model(model, endpoint, token_file, as_json=as_json)
+    asking.show_model(model, site, as_json=as_json)
 
 
 @app.command()
@@ -74,80 +62,40 @@ def pull(
 
 
 @app.command()
-def load(
-    model: Model,
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
-) -> None:
+@asks
+def load(site: Site, model: Model) -> None:
     """Load a model, and wait until it is resident."""
-    from cortex.cli import asking
-    from cortex.cli.running import logged
+    from cortex.cli import ordering
 
-    with logged(log_level.value, log_format.value):
-        asking.order(f"loading {model}", endpoint, token_file, lambda at: at.load(model))
-    typer.echo(f"{model} is loaded")
+    typer.echo(ordering.load(model, site))
 
 
 @app.command()
+@asks
 def unload(
+    site: Site,
     model: Model,
-    *,
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
     force: Annotated[bool, typer.Option("--force", help="End the requests that use it.")] = False,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
 ) -> None:
     """Unload a model wherever it is resident."""
-    from cortex.cli import asking
-    from cortex.cli.running import logged
+    from cortex.cli import ordering
 
-    with logged(log_level.value, log_format.value):
-        asking.order(f"unloading {model}", endpoint, token_file, lambda at: at.unload(model, force=force))
-    typer.echo(f"{model} is unloaded")
+    typer.echo(ordering.unload(model, site, force=force))
 
 
 @app.command()
-def pin(
-    model: Model,
-    *,
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
-    save: Save = False,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
-) -> None:
-    """Keep a model at a neuron: nothing evicts it, also after a restart."""
-    from cortex.cli import asking, pinning
-    from cortex.cli.running import logged
+@asks
+def pin(site: Site, model: Model, neuron: Neuron = None, save: Save = False) -> None:
+    """Keep a model where it is: nothing evicts it, also after a restart."""
+    from cortex.cli import pinning
 
-    with logged(log_level.value, log_format.value):
-        if save:
-            typer.echo(pinning.save(model, endpoint, token_file, pins=True))
-            return
-        resident = asking.ask(endpoint, token_file, lambda at: at.pin(model, pinned=True))
-    typer.echo(f"{model} is pinned" if resident else f"{model} is pinned from when it is loaded")
+    raise typer.Exit(pinning.put(model, neuron, site, pins=True, save=save))
 
 
 @app.command()
-def unpin(
-    model: Model,
-    *,
-    endpoint: Endpoint = ENDPOINT,
-    token_file: TokenFile = None,
-    save: Save = False,
-    log_level: LogLevel = Level.WARNING,
-    log_format: LogForm = Form.TEXT,
-) -> None:
-    """Let a neuron evict a model again."""
-    from cortex.cli import asking, pinning
-    from cortex.cli.running import logged
+@asks
+def unpin(site: Site, model: Model, neuron: Neuron = None, save: Save = False) -> None:
+    """Let a model be evicted again."""
+    from cortex.cli import pinning
 
-    with logged(log_level.value, log_format.value):
-        if save:
-            typer.echo(pinning.save(model, endpoint, token_file, pins=False))
-            return
-        asking.ask(endpoint, token_file, lambda at: at.pin(model, pinned=False))
-    typer.echo(f"{model} is not pinned")
+    raise typer.Exit(pinning.put(model, neuron, site, pins=False, save=save))

@@ -4,21 +4,20 @@ Nothing is changed. A refusal that was foretold is exit code 1, as a fleet that 
 gateway that was not seen at all is 2.
 """
 
-from pathlib import Path
-
 import typer
 
 from cortex.cli.asking import ask, draw
+from cortex.cli.options import Site
 from cortex.cli.trouble import tell
 from cortex.cli.watching import UNREACHABLE
 from cortex.errors import UnknownModel
 from cortex.status import view
 
 
-def look(model: str, endpoint: str, token_file: Path | None, *, as_json: bool) -> int:
+def look(model: str, site: Site, *, as_json: bool) -> int:
     """The exit code, after the plan has been printed."""
     try:
-        report = ask(endpoint, token_file, lambda at: at.plan(model))
+        report = ask(site, lambda at: at.plan(model))
     except UnknownModel as error:
         return tell(error)
     except Exception as error:  # noqa: BLE001 - `tell` raises again what is a bug

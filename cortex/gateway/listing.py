@@ -97,7 +97,13 @@ class Listing:
         state, why = self._state(model, locations, feasible)
         aliases = list(self.catalogue.names(spec)) if spec is not None else []
         return CatalogueModel(
-            id=model, state=state, locations=locations, feasible_on=feasible, aliases=aliases, why=why
+            id=model,
+            state=state,
+            locations=locations,
+            feasible_on=feasible,
+            aliases=aliases,
+            why=why,
+            waiting=self.ledger.waiting_for(model),
         )
 
     def served(self, model: str) -> bool:

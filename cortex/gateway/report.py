@@ -151,6 +151,7 @@ def _model(report: ResidentReport, load: ModelLoad | None) -> FleetModel:
         queue=load.queue,
         slots=report.slots,
         tok_s=load.tok_s_decode,
+        tok_s_prefill=load.tok_s_prefill,
         pinned=report.pinned,
         idle_s=report.idle_s,
     )

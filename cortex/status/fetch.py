@@ -9,6 +9,7 @@ save that a load once ordered goes on at the other side.
 import logging
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -61,12 +62,13 @@ class Asker:
         """The health of a neuron."""
         return self._read(await self._send("GET", "/health"), neuron.Health)
 
-    async def load(self, model: str) -> None:
-        """The model is resident somewhere."""
-        if await self._is_gateway():
-            await self._order("/fleet/models/load", {"model": model})
-        else:
+    async def load(self, model: str) -> list[str]:
+        """The model is resident; answers at which neurons of a gateway."""
+        if not await self._is_gateway():
             await self._order("/models/load", {"spec": {"id": model}})
+            return []
+        answer = await self._order("/fleet/models/load", {"model": model})
+        return [at.neuron for at in self._read(answer, _Loaded).locations if at.state == "loaded"]
 
     async def unload(self, model: str, *, force: bool) -> None:
         """The model is resident nowhere."""
@@ -75,17 +77,23 @@ class Asker:
         else:
             await self._order("/models/unload", {"id": model, "force": force})
 
-    async def pin(self, model: str, *, pinned: bool) -> bool:
-        """The model is pinned at this neuron, or is not; answers whether it is resident."""
+    async def pin(self, model: str, *, pinned: bool, neuron: str | None = None) -> fleet.PinReport:
+        """The model is pinned, or is not: at that neuron of the gateway or wherever it is loaded; or at
+        the neuron that is asked."""
+        word = "pin" if pinned else "unpin"
         if await self._is_gateway():
+            where: dict[str, Json] = {} if neuron is None else {"neuron": neuron}
+            answer = await self._order(f"/fleet/models/{word}", {"model": model, **where})
+            return self._read(answer, fleet.PinReport)
+        if neuron is not None:
             raise BadAsk(
-                f"{self.endpoint} is a gateway's, and pins are its neurons': name one with --endpoint, "
-                "such as http://host:13131, or write pinned_on in models.toml for all of them",
-                param="endpoint",
+                f"{self.endpoint} is a neuron's own address: leave --neuron out, or name a gateway with "
+                "--endpoint",
+                param="neuron",
             )
-        body = msgspec.json.encode({"id": model})
-        answer = await self._send("POST", "/models/pin" if pinned else "/models/unpin", body)
-        return self._read(answer, keeping.PinAnswer).resident
+        answer = await self._order(f"/models/{word}", {"id": model})
+        awaited = [] if self._read(answer, keeping.PinAnswer).resident else [self.endpoint]
+        return fleet.PinReport(model=model, pinned=pinned, neurons=[self.endpoint], awaited=awaited)
 
     async def _is_gateway(self) -> bool:
         answer = await self._send("GET", "/fleet")
@@ -93,10 +101,11 @@ class Asker:
             raise _refusal(answer, self.endpoint)
         return answer.status_code == 200
 
-    async def _order(self, path: str, body: dict[str, Json]) -> None:
+    async def _order(self, path: str, body: dict[str, Json]) -> httpx.Response:
         answer = await self._send("POST", path, msgspec.json.encode(body))
         if answer.status_code >= 300:
             raise _refusal(answer, self.endpoint)
+        return answer
 
     async def _send(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
         headers = {} if body is None else {"content-type": "application/json"}
@@ -135,7 +144,10 @@ async def asker(endpoint: str, token: str | None) -> AsyncIterator[Asker]:
             f"--endpoint {endpoint!r} is no URL; it looks like http://127.0.0.1:31313", param="endpoint"
         )
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=None, trust_env=False) as http:  # noqa: S113
+    # The system's authorities, or those that SSL_CERT_FILE names: without the environment httpx has its own.
+    verify = ssl.create_default_context() if base.scheme == "https" else True
+    client = httpx.AsyncClient(base_url=base, headers=headers, timeout=None, trust_env=False, verify=verify)  # noqa: S113
+    async with client as http:
         yield Asker(http, endpoint.rstrip("/"))
 
 
@@ -145,6 +157,10 @@ def named_in(report: fleet.FleetReport, name: str) -> fleet.CatalogueModel:
         if name == model.id or name in model.aliases:
             return model
     raise unknown(name, [each for model in report.models for each in (model.id, *model.aliases)])
+
+
+class _Loaded(msgspec.Struct):
+    locations: list[fleet.Location] = []
 
 
 class _Fault(msgspec.Struct):
@@ -176,7 +192,8 @@ def _not_let_in(answer: httpx.Response, endpoint: str) -> CortexError:
     kind = Unauthorised if answer.status_code == 401 else Denied
     return kind(
         f"{endpoint} answers {answer.status_code}: {said or 'no reason given'} "
-        "(--token-file names a file with the key of the gateway, or the token of the neuron)"
+        "(--token-file names a file with the key of the gateway, or the token of the neuron; the variable "
+        "CORTEX_API_KEY may hold it instead)"
     )
 
 
@@ -184,6 +201,10 @@ def _cause(error: BaseException) -> str:
     """What the system said at the bottom of it, such as "Connection refused"."""
     if isinstance(error, socket.gaierror):
         return str(error.strerror)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}; SSL_CERT_FILE may name its authority"
+    if isinstance(error, ssl.SSLError):
+        return f"it does not speak TLS: {error.reason}"
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     if isinstance(error, BaseExceptionGroup):
@@ -240,6 +261,7 @@ def _model(resident: neuron.ResidentReport, load: neuron.ModelLoad) -> fleet.Fle
         queue=load.queue,
         slots=load.slots or resident.slots,
         tok_s=load.tok_s_decode,
+        tok_s_prefill=load.tok_s_prefill,
         pinned=resident.pinned,
         idle_s=resident.idle_s,
     )

@@ -33,7 +33,8 @@ class GatewayReport(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FleetModel(msgspec.Struct, kw_only=True, frozen=True):
-    """One resident of one neuron. `bytes` are per device name, `tok_s` is decoding speed."""
+    """One resident of one neuron. `bytes` are per device name, `tok_s` is decoding speed of a request,
+    and `tok_s_prefill` how fast prompts are read."""
 
     id: str
     state: str = "loaded"
@@ -43,6 +44,7 @@ class FleetModel(msgspec.Struct, kw_only=True, frozen=True):
     queue: int = 0
     slots: int | None = None
     tok_s: float | None = None
+    tok_s_prefill: float | None = None
     pinned: bool = False
     idle_s: float = 0.0
 
@@ -71,7 +73,8 @@ class Location(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class CatalogueModel(msgspec.Struct, kw_only=True, frozen=True):
-    """One model of the merged catalogue. `why` says what an unservable one lacks."""
+    """One model of the merged catalogue. `why` says what an unservable one lacks; `waiting` requests
+    have no seat yet."""
 
     id: str
     state: ModelState = "unloaded"
@@ -79,6 +82,7 @@ class CatalogueModel(msgspec.Struct, kw_only=True, frozen=True):
     feasible_on: list[str] = []
     aliases: list[str] = []
     why: str = ""
+    waiting: int = 0
 
 
 class FleetLoad(msgspec.Struct, kw_only=True, frozen=True):

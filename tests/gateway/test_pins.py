@@ -16,6 +16,8 @@ from cortex.gateway import service
 from cortex.harness.scripted import Script
 from tests.calls import CHAT, fault_of, hello, residents, settings
 from tests.fake_neuron import QUICK, fake_neuron, open_gateway, refusal
+from tests.fake_terminal import told
+from tests.gateway.test_reload import live
 from tests.roles import ANY, MIB, Running, eventually, running_neuron, specs
 
 BIG = Script(reply="hi", bytes=60 * MIB)
@@ -207,3 +209,20 @@ async def test_a_neuron_that_did_not_hear_it_is_told_again(tmp_path: Path) -> No
 
 async def _counted(fake) -> bool:
     return fake.ordered("/models/keep") >= 2
+
+
+async def test_a_pin_that_is_saved_is_in_force_when_the_command_ends(tmp_path: Path) -> None:
+    """And so is its end, whoever else had pinned the model."""
+    async with fake_neuron("a") as fake, live(tmp_path, ("n1", fake)) as gateway:
+        at = ("a", "--save", "--endpoint", str(gateway.http.base_url))
+        pinned = await told("models", "pin", *at)
+        assert (pinned.returncode, pinned.stderr) == (0, b"")
+        assert b"pinned_on of a is n1, and was empty. The gateway has taken it over" in pinned.stdout
+        assert "pinned_on = ['n1']" in (tmp_path / "models.toml").read_text().replace('"', "'")
+        unpinned = await told("models", "unpin", *at)
+        assert (unpinned.returncode, unpinned.stderr) == (0, b"")
+        assert b"a is not pinned at n1" in unpinned.stdout
+        assert "pinned_on" not in (tmp_path / "models.toml").read_text()
+    keeps = [order for order in fake.orders if b"/models/keep" in order.raw]
+    assert [b'"pinned":true' in order.raw for order in keeps] == [True, False]
+    assert fake.ordered("/models/unpin") == 1

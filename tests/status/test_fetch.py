@@ -201,10 +201,16 @@ def test_an_unknown_model_is_told_with_near_names() -> None:
         named_in(MODELS, "qwem")
 
 
-async def test_a_pin_is_a_neurons_and_a_gateway_is_refused_by_name() -> None:
-    played = Played().says("POST /models/pin", {"id": "m", "pinned": True, "resident": True})
+async def test_a_pin_is_ordered_at_a_neuron_or_by_way_of_a_gateway() -> None:
+    played = Played().says("POST /models/pin", {"id": "m", "pinned": True, "resident": False})
     async with at(played) as asked:
-        assert await asked.pin("m", pinned=True) is True
-        played.says("GET /fleet", fleet.FleetReport())
-        with pytest.raises(BadAsk, match="write pinned_on"):
-            await asked.pin("m", pinned=True)
+        told = await asked.pin("m", pinned=True)
+        assert (told.neurons, told.awaited) == ([asked.endpoint], [asked.endpoint])
+        with pytest.raises(BadAsk, match="leave --neuron out"):
+            await asked.pin("m", pinned=True, neuron="n1")
+        report = fleet.PinReport(model="m", pinned=False, neurons=["n1"], failed={"n2": "full"})
+        played.says("GET /fleet", fleet.FleetReport()).says("POST /fleet/models/unpin", report)
+        assert await asked.pin("m", pinned=False, neuron="n1") == report
+        await asked.pin("m", pinned=False)
+    bodies = [msgspec.json.decode(body) for what, body, _ in played.heard if "unpin" in what]
+    assert bodies == [{"model": "m", "neuron": "n1"}, {"model": "m"}]

@@ -141,7 +141,9 @@ def test_models_that_live_nowhere_are_listed_with_the_reason_or_the_hope() -> No
 
 def test_loads_and_warnings_stand_below() -> None:
     lines = shown(view.picture(REPORT, "http://e")).splitlines()
-    assert "loading other on beast  3GiB of 9GiB (33%)  for 12s  2 waiting" in lines
+    [load] = [line for line in lines if "loading other" in line]
+    assert load.split("  ", 1)[0].strip(" ").startswith("━━━━")
+    assert load.endswith(" loading other on beast  3GiB of 9GiB (33%)  for 12s  2 waiting")
     assert "! no keys" in lines
     assert "! beast: no token" in lines
     assert "! benjy at http://10.0.0.3:13131: refused (last report 44s ago)" in lines

@@ -1,150 +1,131 @@
-"""A fleet's report as a person reads it, or as a program does.
+"""The whole fleet: a headline, devices, models, what loads, who waits, and what is wrong.
 
-Pure: a report goes in, something to print comes out. What came over the wire is
-escaped before a terminal sees it. Colour only stresses what a word already says,
-so a pipe or NO_COLOR loses nothing. Where it is printed, and how often, is left to
-the command.
+It fits the width that it is given: what matters less is left out of a narrow window, and nothing
+that stays is cut, but folded. Given a height too, it keeps what loads, who waits and what is
+wrong, and says how many lines of the tables are not shown.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
-import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
 from cortex import units
 from cortex.logs import escape
-from cortex.wire.fleet import CatalogueModel, FleetLoad, FleetModel, FleetNeuron, FleetReport
+from cortex.status.view.words import plain, state, table, warning, where
+from cortex.wire.fleet import FleetLoad, FleetModel, FleetNeuron, FleetReport
 from cortex.wire.neuron import DeviceHealth
-from cortex.wire.plan import PlanPlace, PlanReport
 
 _BAR_CELLS: Final = 12
-_NAME_CELLS: Final = 20
-_SIZELESS: Final = (
-    "its size is not known here: models.toml has no footprint, and the neuron looks at the file"
-)
-_COLOURS: Final = {
-    "ok": "green",
-    "loaded": "green",
-    "degraded": "yellow",
-    "loading": "yellow",
-    "new": "yellow",
-    "stopping": "yellow",
-    "leaving": "yellow",
-    "recovering": "yellow",
-    "impaired": "red",
-    "away": "red",
-    "unservable": "red",
-    "poisoned": "red",
-    "unloaded": "dim",
-    "serves": "green",
-    "fits": "green",
-    "evicts": "yellow",
-    "waits": "yellow",
-}
-# What a plan comes to, with the place for the neuron's name.
-_DECIDED: Final = {
-    "serve": "would be served by {}",
-    "load": "would be loaded on {}",
-    "join": "is being loaded on {}",
-    "wait": "would have to wait",
-    "refuse": "would be refused",
-}
+# Cells below which the columns of less weight are left out, and above which all are there.
+_NARROW: Final = 60
+_WIDE: Final = 100
+# Of each table at least its head and a line or two.
+_LEAST_ROWS: Final = 3
 
 
-def exit_code(report: FleetReport) -> int:
-    """0 when all is well, 1 when something is missing or broken."""
-    return 0 if report.status == "ok" else 1
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A renderable that asks how large it may be."""
+
+    report: FleetReport
+    endpoint: str
+    rows: int | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        report, width = self.report, options.max_width
+        head = [_headline(report, self.endpoint), Text()]
+        notes = [*_loads(report.loads), *_waiting(report), *_warnings(report)]
+        tables = [_devices(report.neurons, width)]
+        if report.models or any(neuron.models for neuron in report.neurons):
+            tables.append(_models(report, width))
+        foot = [Text(), *notes] if notes else []
+        if self.rows is None:
+            yield Group(*head, *_apart(tables), *foot)
+            return
+        rest = self.rows - sum(_height(console, options, part) for part in (*head, *foot))
+        yield from head
+        yield from _fitted(console, options, tables, rest)
+        yield from foot
 
 
-def as_json(value: msgspec.Struct | Sequence[msgspec.Struct], *, lines: bool = True) -> str:
-    """A report, or a part of one, as it came: indented, or else on a single line."""
-    data = msgspec.json.encode(value)
-    return (msgspec.json.format(data, indent=2) if lines else data).decode()
+def picture(report: FleetReport, endpoint: str, rows: int | None = None) -> RenderableType:
+    """The whole fleet, in at most so many rows."""
+    return _Picture(report, endpoint, rows)
 
 
-def picture(report: FleetReport, endpoint: str) -> RenderableType:
-    """The whole fleet: a headline, devices, models, what loads, and what is wrong."""
-    parts: list[RenderableType] = [_headline(report, endpoint), Text(), _devices(report.neurons)]
-    if any(neuron.models for neuron in report.neurons) or report.models:
-        parts += [Text(), _models(report)]
-    lines = [*_loads(report.loads), *_warnings(report)]
-    return Group(*parts, *([Text(), *lines] if lines else []))
+def silence(
+    why: str, silent_s: float, last: FleetReport | None, endpoint: str, rows: int | None
+) -> RenderableType:
+    """That nobody answers, since when and why; below it the fleet as it was seen last."""
+    line = Text(f"no answer for {units.span(silent_s)}: {escape(why)}", "red")
+    if last is None:
+        return line
+    # The line may take a second row.
+    return Group(line, Text(), Styled(picture(last, endpoint, None if rows is None else rows - 3), "dim"))
 
 
-def catalogue(models: list[CatalogueModel]) -> RenderableType:
-    """One line a model: what can be asked for, and where it is."""
-    table = _table("MODEL", "STATE", "WHERE", "ALIASES", "SIZE", right=1)
-    for model in models:
-        size = sum(place.bytes for place in model.locations)
-        table.add_row(
-            _plain(model.id),
-            _state(model.state),
-            _plain(_where(model)),
-            _plain(", ".join(model.aliases)),
-            units.size(size) if size else "",
-        )
-    return table
+def load_line(load: FleetLoad) -> str:
+    """A load in words."""
+    doing = load.phase if load.phase in ("download", "verify") else "loading"
+    line = f"{doing} {load.model} on {load.neuron}"
+    if load.total_bytes:
+        line += f"  {units.size(load.done_bytes)} of {units.size(load.total_bytes)}"
+        line += f" ({load.done_bytes / load.total_bytes:.0%})"
+    if load.running_s:
+        line += f"  for {units.span(load.running_s)}"
+    if load.eta_s is not None:
+        line += f"  {units.span(load.eta_s)} left"
+    if load.waiting:
+        line += f"  {load.waiting} waiting"
+    return line
 
 
-def one(model: CatalogueModel) -> RenderableType:
-    """All there is to know of one model, a line each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("model", _plain(model.id))
-    table.add_row("state", _state(model.state))
-    for place in model.locations:
-        line = f"{place.neuron} {' '.join(place.devices)} {place.state} {units.size(place.bytes)}"
-        table.add_row("lives on", _plain(line))
-    table.add_row("may live on", _plain(", ".join(model.feasible_on) or "no neuron"))
-    if model.aliases:
-        table.add_row("aliases", _plain(", ".join(model.aliases)))
-    if model.why:
-        table.add_row("why", _plain(model.why))
-    return table
+# -- in a window
 
 
-def plan(report: PlanReport) -> RenderableType:
-    """Where a model would go, and a line for every neuron; the chosen one is marked."""
-    verdict = _DECIDED.get(report.decision, report.decision).format(report.neuron or "a neuron")
-    line = Text.assemble((escape(report.model), "bold"), f" {escape(verdict)}: {escape(report.why)}")
-    if report.code is not None:
-        line.append(f" ({report.status} {escape(report.code)})")
-    sizeless = report.need_bytes is None and report.decision in ("load", "refuse")
-    if not report.places:
-        return Group(line, Text("No neuron is configured: nothing can be served."))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    table.add_column("NEURON", overflow="fold", max_width=_NAME_CELLS)
-    table.add_column("STANDING", no_wrap=True)
-    table.add_column("WHY", overflow="fold")
-    for place in report.places:
-        table.add_row(*_planned(place))
-    return Group(line, Text(), table, *([Text(), _warning(_SIZELESS)] if sizeless else []))
+def _apart(parts: Iterable[RenderableType]) -> list[RenderableType]:
+    return list(chain.from_iterable((Text(), part) for part in parts))[1:]
 
 
-def plan_exit_code(report: PlanReport) -> int:
-    """0 when a request would be served, if not at once; 1 when it would be refused."""
-    return 1 if report.decision == "refuse" else 0
+def _height(console: Console, options: ConsoleOptions, part: RenderableType) -> int:
+    return len(console.render_lines(part, options, pad=False))
 
 
-def _planned(place: PlanPlace) -> Iterator[RenderableType]:
-    yield Text(">" if place.chosen else "", "bold green")
-    yield _plain(place.neuron)
-    yield Text(escape(place.standing.replace("_", " ")), _COLOURS.get(place.standing, ""))
-    yield _plain(place.why)
+def _fitted(
+    console: Console, options: ConsoleOptions, tables: list[Table | Text], rows: int
+) -> Iterator[RenderableType | Segment]:
+    """The tables in so many rows. The last gives way first: it ends with what is loaded nowhere."""
+    drawn = [console.render_lines(part, options, pad=False) for part in tables]
+    rest = rows - (len(drawn) - 1)
+    for index, lines in enumerate(drawn):
+        others = sum(min(len(later), _LEAST_ROWS) for later in drawn[index + 1 :])
+        room = max(rest - others, _LEAST_ROWS)
+        shown = lines if len(lines) <= room else lines[: room - 1]
+        if index:
+            yield Text()
+        for line in shown:
+            yield from line
+            yield Segment.line()
+        if len(shown) < len(lines):
+            yield Text(f"and {len(lines) - len(shown)} more lines: make the window taller", "dim")
+        rest -= min(len(lines), room)
+
+
+# -- its parts
 
 
 def _headline(report: FleetReport, endpoint: str) -> Text:
     gateway = report.gateway
     who = f"gateway {gateway.version}".strip() if gateway.boot_id else "neuron"
-    line = Text.assemble(
-        (f"cortex {escape(who)}", "bold"), f" at {escape(endpoint)}  ", _state(report.status)
-    )
+    line = Text.assemble((f"cortex {escape(who)}", "bold"), f" at {escape(endpoint)}  ", state(report.status))
     if gateway.boot_id:
         line.append(f"  up {units.span(gateway.uptime_s)}")
     if report.waiting:
@@ -152,110 +133,105 @@ def _headline(report: FleetReport, endpoint: str) -> Text:
     return line
 
 
-def _devices(neurons: list[FleetNeuron]) -> RenderableType:
+def _devices(neurons: list[FleetNeuron], width: int) -> Table | Text:
     if not neurons:
         return Text("No neuron is configured: nothing can be served.")
-    table = _table("NEURON", "STATE", "DEVICE", "MEMORY", "USED", "TOTAL", "UTIL", "TEMP", right=4)
+    narrow = width < _NARROW
+    columns = ("USED", "TOTAL") if narrow else ("MEMORY", "USED", "TOTAL", "UTIL", "TEMP")
+    rows = table("NEURON", "STATE", "DEVICE", *columns, right=2 if narrow else 4)
     for neuron in neurons:
         if not neuron.devices:
-            table.add_row(_plain(neuron.name), _state(neuron.state), "-")
+            rows.add_row(plain(neuron.name), state(neuron.state), "-")
         for index, device in enumerate(neuron.devices):
-            name, state = ("", Text()) if index else (neuron.name, _state(neuron.state))
-            table.add_row(_plain(name), state, *_device(device))
-    return table
+            name, how = ("", Text()) if index else (neuron.name, state(neuron.state))
+            cells = _device(device)
+            rows.add_row(plain(name), how, plain(device.name), *(cells[1:3] if narrow else cells))
+    return rows
 
 
-def _device(device: DeviceHealth) -> Iterator[RenderableType]:
-    yield _plain(device.name)
-    if device.poisoned:
-        yield _state("poisoned")
-    else:
-        # A device of unknown size shows an empty bar.
-        yield ProgressBar(
-            total=max(device.memory_total, 1),
-            completed=min(device.memory_used, device.memory_total),
-            width=_BAR_CELLS,
-            finished_style="bar.complete",
-        )
-    yield units.size(device.memory_used)
-    yield units.size(device.memory_total)
-    yield "" if device.utilization is None else f"{device.utilization:.0%}"
-    yield "" if device.temperature is None else f"{device.temperature:.0f}°C"
+def _device(device: DeviceHealth) -> list[RenderableType]:
+    return [
+        _memory(device),
+        units.size(device.memory_used),
+        units.size(device.memory_total),
+        "" if device.utilization is None else f"{device.utilization:.0%}",
+        "" if device.temperature is None else f"{device.temperature:.0f}°C",
+    ]
 
 
-def _models(report: FleetReport) -> RenderableType:
-    table = _table("MODEL", "STATE", "WHERE", "SIZE", "BUSY", "QUEUE", "TOK/S", "IDLE", right=5)
+def _memory(device: DeviceHealth) -> RenderableType:
+    """A bar, unless there is worse to say."""
+    if device.poisoned or device.absent:
+        return state("poisoned" if device.poisoned else "absent")
+    # A device of unknown size shows an empty bar.
+    return _bar(min(device.memory_used, device.memory_total), max(device.memory_total, 1))
+
+
+def _bar(done: int, total: int) -> ProgressBar:
+    return ProgressBar(total=total, completed=done, width=_BAR_CELLS, finished_style="bar.complete")
+
+
+def _models(report: FleetReport, width: int) -> Table:
+    columns = _columns(report, width)
+    rows = table("MODEL", "STATE", "WHERE", *columns, right=len(columns))
     for neuron in report.neurons:
         for model in neuron.models:
-            table.add_row(*_resident(neuron, model))
+            cells = _figures(model)
+            how = Text.assemble(state(model.state), " pinned" if model.pinned else "")
+            at = plain(f"{neuron.name} {' '.join(model.devices)}")
+            rows.add_row(plain(model.id), how, at, *(cells[column] for column in columns))
+    here = {model.id for neuron in report.neurons for model in neuron.models}
     for spec in report.models:
-        if not any(model.id == spec.id for neuron in report.neurons for model in neuron.models):
-            table.add_row(_plain(spec.id), _state(spec.state), _plain(_where(spec)))
-    return table
+        if spec.id not in here:
+            rows.add_row(plain(spec.id), state(spec.state), plain(where(spec)))
+    return rows
 
 
-def _resident(neuron: FleetNeuron, model: FleetModel) -> Iterator[RenderableType]:
-    yield _plain(model.id)
-    yield Text.assemble(_state(model.state), " pinned" if model.pinned else "")
-    yield _plain(f"{neuron.name} {' '.join(model.devices)}")
-    yield units.size(sum(model.bytes.values()))
-    yield f"{model.in_flight}/{model.slots}" if model.slots else str(model.in_flight)
-    yield str(model.queue) if model.queue else ""
-    yield "" if model.tok_s is None else f"{model.tok_s:.1f}"
-    yield "" if model.in_flight else units.span(model.idle_s)
+def _columns(report: FleetReport, width: int) -> tuple[str, ...]:
+    if width < _NARROW:
+        return "BUSY", "QUEUE", "TOK/S"
+    told = any(model.tok_s_prefill is not None for neuron in report.neurons for model in neuron.models)
+    prefill = ("PREFILL",) if told and width >= _WIDE else ()
+    return "SIZE", "BUSY", "QUEUE", *prefill, "TOK/S", "IDLE"
 
 
-def _where(model: CatalogueModel) -> str:
-    if model.locations:
-        return ", ".join(f"{each.neuron} {' '.join(each.devices)}".rstrip() for each in model.locations)
-    if model.why:
-        return model.why
-    return f"may live on {', '.join(model.feasible_on)}" if model.feasible_on else ""
+def _figures(model: FleetModel) -> dict[str, str]:
+    return {
+        "SIZE": units.size(sum(model.bytes.values())),
+        "BUSY": f"{model.in_flight}/{model.slots}" if model.slots else str(model.in_flight),
+        "QUEUE": str(model.queue) if model.queue else "",
+        "PREFILL": "" if model.tok_s_prefill is None else f"{model.tok_s_prefill:.0f}",
+        "TOK/S": "" if model.tok_s is None else f"{model.tok_s:.1f}",
+        "IDLE": "" if model.in_flight else units.span(model.idle_s),
+    }
 
 
-def _loads(loads: list[FleetLoad]) -> Iterator[Text]:
+def _loads(loads: list[FleetLoad]) -> Iterator[RenderableType]:
     for load in loads:
-        line = f"loading {load.model} on {load.neuron}"
-        if load.total_bytes:
-            line += f"  {units.size(load.done_bytes)} of {units.size(load.total_bytes)}"
-            line += f" ({load.done_bytes / load.total_bytes:.0%})"
-        if load.running_s:
-            line += f"  for {units.span(load.running_s)}"
-        if load.waiting:
-            line += f"  {load.waiting} waiting"
-        yield _plain(line)
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True)
+        line.add_column(overflow="fold")
+        # Where nothing is known there is nothing to draw.
+        bar = _bar(min(load.done_bytes, load.total_bytes), load.total_bytes) if load.total_bytes else ""
+        line.add_row(bar, plain(load_line(load)))
+        yield line if load.total_bytes else plain(load_line(load))
+
+
+def _waiting(report: FleetReport) -> Iterator[Text]:
+    """Who waits for what, beyond those who wait for a load that is shown."""
+    shown = {load.model for load in report.loads}
+    waits = [f"{each.waiting} for {each.id}" for each in report.models if each.waiting]
+    if any(each.waiting and each.id not in shown for each in report.models):
+        yield plain(f"waiting: {', '.join(waits)}")
 
 
 def _warnings(report: FleetReport) -> Iterator[Text]:
     for text in report.warnings:
-        yield _warning(text)
+        yield warning(text)
     for neuron in report.neurons:
         if neuron.why:
             age = neuron.report_age_s
             heard = "" if age is None else f" (last report {units.span(age)} ago)"
-            yield _warning(f"{neuron.name} at {neuron.endpoint}: {neuron.why}{heard}")
+            yield warning(f"{neuron.name} at {neuron.endpoint}: {neuron.why}{heard}")
         for text in neuron.warnings:
-            yield _warning(f"{neuron.name}: {text}")
-
-
-def _warning(text: str) -> Text:
-    return Text.assemble(("! ", "bold yellow"), escape(text))
-
-
-def _plain(text: str) -> Text:
-    return Text(escape(text))
-
-
-def _state(word: str) -> Text:
-    return Text(escape(word), _COLOURS.get(word, ""))
-
-
-def _table(*columns: str, right: int) -> Table:
-    """A table whose last `right` columns hold numbers, and never wrap."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns[:-right]:
-        # Folded rather than cut: a long model id is worth a second line.
-        table.add_column(name, overflow="fold")
-    for name in columns[-right:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+            yield warning(f"{neuron.name}: {text}")

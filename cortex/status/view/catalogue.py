@@ -1,0 +1,41 @@
+"""The catalogue as a table, and one model of it with all that is known."""
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from cortex import units
+from cortex.status.view.words import plain, state, table, where
+from cortex.wire.fleet import CatalogueModel
+
+
+def catalogue(models: list[CatalogueModel]) -> RenderableType:
+    """One line a model: what can be asked for, and where it is."""
+    rows = table("MODEL", "STATE", "WHERE", "ALIASES", "SIZE", right=1)
+    for model in models:
+        size = sum(place.bytes for place in model.locations)
+        rows.add_row(
+            plain(model.id),
+            state(model.state),
+            plain(where(model)),
+            plain(", ".join(model.aliases)),
+            units.size(size) if size else "",
+        )
+    return rows
+
+
+def one(model: CatalogueModel) -> RenderableType:
+    """All there is to know of one model, a line each."""
+    rows = Table(box=None, show_header=False, pad_edge=False)
+    rows.add_column(no_wrap=True, style="bold")
+    rows.add_column(overflow="fold")
+    rows.add_row("model", plain(model.id))
+    rows.add_row("state", state(model.state))
+    for place in model.locations:
+        line = f"{place.neuron} {' '.join(place.devices)} {place.state} {units.size(place.bytes)}"
+        rows.add_row("lives on", plain(line))
+    rows.add_row("may live on", plain(", ".join(model.feasible_on) or "no neuron"))
+    if model.aliases:
+        rows.add_row("aliases", plain(", ".join(model.aliases)))
+    if model.why:
+        rows.add_row("why", plain(model.why))
+    return rows
