@@ -18,8 +18,32 @@
 
 import os
 from collections.abc import Iterator
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Final
 
 import pytest
+import trio
+
+# A file's own guard is a fixture, whose scope does not reach into its tests: they are tasks of their own.
+HANGS_S: Final = 60.0
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test of a file that has a `_hang_guard` fails when it hangs; not one whose clock jumps."""
+    clocks = {"mock_clock", "autojump_clock"}
+    if isinstance(item, pytest.Function) and "_hang_guard" in (names := item.fixturenames):
+        test = item.obj
+        if iscoroutinefunction(test) and clocks.isdisjoint(names):
+
+            @wraps(test)
+            async def guarded(**given: object) -> None:
+                with trio.fail_after(HANGS_S):
+                    await test(**given)
+
+            item.obj = guarded
+    yield
 
 
 @pytest.fixture(autouse=True, scope="session")
