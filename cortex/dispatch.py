@@ -7,7 +7,7 @@ caused it gives up, since others may wait for it and the next one surely will.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -67,6 +67,10 @@ class _Waiter:
         self.done.set()
 
 
+def _unheard(ticket: Ticket) -> None:
+    """Nobody wants to know who waits."""
+
+
 class Dispatch:
     """One for each ledger. Nobody is seated unless `run` is running."""
 
@@ -103,14 +107,15 @@ class Dispatch:
                     waiter.tell(Refuse(_stopping()))
 
     @asynccontextmanager
-    async def seat(self, want: Want) -> AsyncIterator[Ticket]:
-        """Wait for a resident that can serve `want`, and hold it.
+    async def seat(self, want: Want, waits: Callable[[Ticket], None] = _unheard) -> AsyncIterator[Ticket]:
+        """Wait for a resident that can serve `want`, and hold it. `waits` gets the ticket as soon as
+        it stands in line.
 
         While held it cannot be evicted. Leaving the block, by any way, gives the seat back
         and wakes whoever waits. Raises the ledger's refusal, or what it says of a wait that
         is over when patience ends. Cancelled while it waits, nothing of it is left.
         """
-        ticket = await self._enter(want)
+        ticket = await self._enter(want, waits=waits)
         try:
             yield ticket
         finally:
@@ -170,7 +175,10 @@ class Dispatch:
     # -- waiting ----------------------------------------------------------------------------
 
     async def _enter(
-        self, want: Want, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        want: Want,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        waits: Callable[[Ticket], None] = _unheard,
     ) -> Ticket:
         if self._nursery is None:
             raise _stopping()
@@ -181,6 +189,7 @@ class Dispatch:
                 return ticket
             case Refuse(error):
                 raise error
+        waits(ticket)
         waiter = self._waiters[ticket] = _Waiter()
         ticket.waited = True
         seated = False

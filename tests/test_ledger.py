@@ -932,7 +932,7 @@ def test_what_could_never_fit_is_refused_for_good() -> None:
     assert error.facts == {"needed_bytes": 101, "free_bytes": 100, **devices}
     error = refusal(fleet("p", "q").arrive("a", 101)[1])
     assert isinstance(error, NeverFits) and error.final and error.retry_after_s is None
-    assert "p: it needs a device with 101B" in error.message and "q: " in error.message
+    assert "(p, q: it needs a device with 101B of memory)" in error.message
 
 
 def test_what_could_fit_but_not_at_present_names_who_blocks() -> None:
@@ -1038,7 +1038,7 @@ def test_patience_that_ends_is_told_what_it_ended_for() -> None:
     assert error.retry_after_s == Loading.default_retry_after_s, "late: nobody knows by how much"
     assert "eta_s" not in error.facts
     # Whoever watches the load knows better than its history.
-    book.ledger.outlook = lambda model: Outlook(30, 40, 2.5)
+    book.ledger.outlook = lambda model: Outlook("load", 30, 40, 2.5)
     error = book.ledger.overdue(again)
     assert (error.retry_after_s, error.facts["eta_s"]) == (2.5, 2.5)
     assert (error.facts["done_bytes"], error.facts["total_bytes"]) == (30, 40)

@@ -47,12 +47,11 @@ class _Track:
     total_bytes: int
 
     def pace(self, began: float) -> float:
-        """Bytes a second, 0 while nothing shows it. A phase begins no earlier than its load."""
+        """Bytes a second, 0 while nothing shows it. Until a second report tells more than the first,
+        the phase counts as begun with its load: no earlier can it be."""
         if self.done_bytes > self.from_bytes and self.at > self.since:
             return (self.done_bytes - self.from_bytes) / (self.at - self.since)
-        if self.at == self.since and self.at > began:
-            return self.done_bytes / (self.at - began)
-        return 0.0
+        return self.done_bytes / (self.at - began) if self.at > began else 0.0
 
 
 class Headway:
@@ -92,7 +91,9 @@ class Headway:
     def outlook(self, model: str) -> Outlook:
         """The same as the ledger tells it to those whose patience ends."""
         stand = self.of(model)
-        return Outlook() if stand is None else Outlook(stand.done_bytes, stand.total_bytes, stand.left_s)
+        if stand is None:
+            return Outlook()
+        return Outlook(stand.phase, stand.done_bytes, stand.total_bytes, stand.left_s)
 
     def _stand(self, name: str, resident: Resident) -> Stand:
         track = self._tracks.get(name, {}).get(resident.model)

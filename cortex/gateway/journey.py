@@ -14,10 +14,12 @@ from cortex.ask import Sampling
 from cortex.errors import CortexError
 from cortex.events import Usage
 from cortex.gateway.ways import Way
+from cortex.ledger import Ticket
 from cortex.metrics import Done, Outcome, Phase
 from cortex.router import Route
 from cortex.web.connection import Reply, Request
 from cortex.web.meter import Meter
+from cortex.web.progress import Progress
 from cortex.web.streaming import Stream
 
 
@@ -38,6 +40,7 @@ class Journey:
     streams: bool = False
     affinity: str = ""
     stream: Stream | None = None
+    progress: Progress | None = None
     neuron: str = "none"
     route: Route | None = None
     sampling: Sampling | None = None
@@ -52,6 +55,11 @@ class Journey:
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.way.dialect.wire)
+
+    def waits(self, ticket: Ticket) -> None:
+        """The request stands in line."""
+        if self.progress is not None:
+            self.progress.waits(ticket)
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:

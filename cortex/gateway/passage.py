@@ -9,6 +9,7 @@ client. Contents are never logged.
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from math import inf
 from typing import Final, TypeVar
 
@@ -17,17 +18,29 @@ import trio
 from cortex.config.limits import Limits
 from cortex.config.models import sampling_to_text
 from cortex.dispatch import Dispatch
-from cortex.errors import CortexError, NoRoom, NotHereNow, Overloaded, Recovering, TooMuch, Unreachable
+from cortex.errors import (
+    CortexError,
+    NoRoom,
+    NotHereNow,
+    Overloaded,
+    Recovering,
+    TooMuch,
+    Unreachable,
+    Unsupported,
+)
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
+from cortex.gateway.ways import CHATS, WAYS, Way
 from cortex.ledger import Want
 from cortex.logs import word
-from cortex.metrics import Dialect as DialectName
 from cortex.metrics import Done, Metrics, Outcome
 from cortex.web.connection import Reply, Request
+from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.relay import Destination, forward, refusal, request_bytes
+from cortex.web.retell import PATH as RETOLD
+from cortex.web.retell import Retelling
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
@@ -41,6 +54,7 @@ _T = TypeVar("_T")
 BIG_BODY: Final = 64 * 2**10
 # A look follows each refusal, so that so many in a row are a fleet in motion.
 MOST_STALE: Final = 3
+_JSON: Final = {"content-type": "application/json"}
 # How the clients of today name a conversation, the most telling first.
 SESSIONS: Final = ("x-session-affinity", "x-session-id", "x-claude-code-session-id", "session-id")
 
@@ -65,19 +79,10 @@ class Passage:
 
     def routes(self) -> dict[str, Route]:
         """The inference routes by path."""
-        made = (Route("/v1/chat/completions", self.chat), Route("/v1/completions", self.text))
-        return {route.path: route for route in made}
+        return {way.path: Route(way.path, partial(self._pass, way), way.dialect.wire) for way in WAYS}
 
-    async def chat(self, request: Request, reply: Reply) -> None:
-        """POST /v1/chat/completions."""
-        await self._pass(request, reply, "openai_chat")
-
-    async def text(self, request: Request, reply: Reply) -> None:
-        """POST /v1/completions."""
-        await self._pass(request, reply, "openai_text")
-
-    async def _pass(self, request: Request, reply: Reply, dialect: DialectName) -> None:
-        journey = Journey(request, reply)
+    async def _pass(self, way: Way, request: Request, reply: Reply) -> None:
+        journey = Journey(way, request, reply)
         outcome: Outcome = "hung_up"
         try:
             with ExitStack() as stack:
@@ -94,11 +99,14 @@ class Passage:
         finally:
             if outcome == "hung_up":
                 outcome = self._left(journey)
-            self._close(journey.done(dialect, outcome), journey)
+            self._close(journey.done(outcome), journey)
 
     async def _serve(self, journey: Journey) -> None:
         if journey.streams:
-            async with open_stream(journey.reply, "openai") as journey.stream:
+            stream = open_stream(journey.reply, journey.way.dialect.wire)
+            if journey.progress is not None:
+                stream.murmur(journey.progress.news, EVERY_S)
+            async with stream as journey.stream:
                 await self._travel(journey)
         else:
             await self._travel(journey)
@@ -120,6 +128,8 @@ class Passage:
             journey.streams = seen.stream
             named = map(journey.request.headers.get, SESSIONS)
             journey.affinity = next(filter(None, named), None) or seen.affinity
+            if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):
+                journey.progress = Progress(self._dispatch.ledger, journey.request.id)
         finally:
             journey.label = self._metrics.request_began(journey.model)
 
@@ -160,9 +170,11 @@ class Passage:
             asked_at = trio.current_time()
             with self._metrics.waiting(journey.label):
                 try:
-                    ticket = await stack.enter_async_context(self._dispatch.seat(self._want(journey)))
+                    ticket = await stack.enter_async_context(
+                        self._dispatch.seat(self._want(journey), journey.waits)
+                    )
                 except CortexError as error:
-                    told = _refused(journey, error)
+                    told = self._unspoken(journey) or _refused(journey, error)
                     told = self._views.discreet(journey.request.caller, journey.model, told)
                     raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
@@ -175,16 +187,29 @@ class Passage:
             yield
 
     def _want(self, journey: Journey) -> Want:
-        caller = journey.request.caller
-        want = want_of(self._views, journey.model, caller, affinity=journey.affinity, avoid=journey.avoid)
+        caller, avoid = journey.request.caller, journey.avoid | self._fleet.tongues.mute(journey.way)
+        want = want_of(self._views, journey.model, caller, affinity=journey.affinity, avoid=avoid)
         journey.reply.tags[wire.MODEL] = journey.model
         return want
 
+    def _unspoken(self, journey: Journey) -> CortexError | None:
+        """What is wrong when all who have the model cannot be asked in the client's dialect."""
+        mute, holders = self._fleet.tongues.mute(journey.way), self._dispatch.ledger.holders(journey.model)
+        names = [place.name for place, _ in holders]
+        if not names or not mute.issuperset(names):
+            return None
+        return Unsupported(
+            f"{', '.join(names)} has '{journey.model}' and does not speak {journey.way.path}: ask in another "
+            "dialect, or have its cortex brought up to date"
+        )
+
     async def _exchange(self, journey: Journey, neuron: Neuron) -> None:
         """The client has the neuron's answer."""
+        retelling = await self._retelling(journey, neuron)
         async with AsyncExitStack() as stack:
             with self._patience(journey, neuron) as first_byte_s:
-                exchange = neuron.pool.exchange(self._head(journey, neuron), first_byte_s=first_byte_s)
+                head = self._head(journey, neuron, retelling)
+                exchange = neuron.pool.exchange(head, first_byte_s=first_byte_s)
                 stack.enter_context(journey.elsewhere())
                 answer = await stack.enter_async_context(exchange)
             if answer.headers.get(wire.NOT_STARTED) == "1":
@@ -192,9 +217,16 @@ class Passage:
             if journey.stream is not None:
                 await journey.stream.hand_over()
             extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.model))
-            await forward(
-                answer, journey.reply, meter=journey.meter, limits=self._limits, extra_headers=extra
-            )
+            tell = forward if retelling is None else retelling.tell
+            await tell(answer, journey.reply, meter=journey.meter, limits=self._limits, extra_headers=extra)
+
+    async def _retelling(self, journey: Journey, neuron: Neuron) -> Retelling | None:
+        """How the request is told to a neuron that does not speak the client's dialect."""
+        way = journey.way
+        if self._fleet.tongues.speaks(neuron.name, way):
+            return None
+        ask = await _aside(journey.body, lambda body: way.read(body, journey.model))
+        return Retelling(way.dialect, ask, journey.request.id)
 
     @contextmanager
     def _patience(self, journey: Journey, neuron: Neuron) -> Iterator[float]:
@@ -206,7 +238,7 @@ class Passage:
             with neuron.waits.awaited():
                 yield inf
 
-    def _head(self, journey: Journey, neuron: Neuron) -> bytes:
+    def _head(self, journey: Journey, neuron: Neuron, retelling: Retelling | None) -> bytes:
         request = journey.request
         own = {wire.ROUTE: self._boot_id, wire.REQUEST_ID: request.id}
         if journey.sampling is not None:
@@ -216,7 +248,10 @@ class Passage:
             if (share := self._accounts.share(request.caller)) != 1:
                 own[wire.KEY_SHARE] = f"{share:g}"
         to = Destination(neuron.pool.authority, neuron.ref.token)
-        return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
+        if retelling is None:
+            return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
+        # What the client says of its dialect and of the form of the answer is not of the retold.
+        return request_bytes("POST", RETOLD, (), retelling.body(), to=to, own={**own, **_JSON})
 
     # -- trying again
 

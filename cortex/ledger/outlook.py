@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """`done_bytes` of `total_bytes`, 0 of 0 while nobody counts them, and the seconds that are left;
-    None when nobody can tell."""
+    """`done_bytes` of `total_bytes` of a `phase` (queued, download, verify, load), "" and 0 of 0 while
+    nobody counts them, and the seconds that are left; None when nobody can tell."""
 
+    phase: str = ""
     done_bytes: int = 0
     total_bytes: int = 0
     left_s: float | None = None

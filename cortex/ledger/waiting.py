@@ -51,6 +51,11 @@ class Waiting(Residency):
         """How many tickets stand in the line of `model`."""
         return len(self._lines.get(model, ()))
 
+    def before(self, ticket: Ticket) -> int:
+        """How many stand before `ticket` in the line of its model."""
+        line = self._lines.get(ticket.want.model)
+        return line.position(ticket) - 1 if line is not None and ticket in line else 0
+
     def _step_in(self, ticket: Ticket) -> None:
         model = ticket.want.model
         line = self._lines.setdefault(model, Line())

@@ -183,7 +183,7 @@ class Jobs:
             return Outlook()
         told = self.told(job)
         # One that is late by what it usually takes (0.0) is late by nobody knows how much.
-        return Outlook(told.done_bytes, told.total_bytes, told.eta_s or None)
+        return Outlook(told.phase or "", told.done_bytes, told.total_bytes, told.eta_s or None)
 
     async def follow(self, job: Job) -> AsyncGenerator[wire.LoadJob, None]:
         """The job each time it is looked at; the last one is how it ended."""

@@ -20,7 +20,7 @@ from cortex.config.models import sampling_from_text
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, NotHereNow
 from cortex.events import Event, Prefilled
-from cortex.ledger import Want
+from cortex.ledger import Ticket, Want
 from cortex.metrics import OTHER, Metrics, Outcome
 from cortex.neuron.account import Account
 from cortex.neuron.behalf import on_behalf
@@ -29,6 +29,7 @@ from cortex.neuron.residents import Residents
 from cortex.neuron.spending import Spending
 from cortex.translator.dialects import CHAT, MESSAGES, TEXT, Dialect
 from cortex.web.connection import Reply, Request
+from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
@@ -49,6 +50,12 @@ class Exchange:
     request: Request
     reply: Reply
     account: Account
+    progress: Progress | None = None
+
+    def waits(self, ticket: Ticket) -> None:
+        """The request stands in line."""
+        if self.progress is not None:
+            self.progress.waits(ticket)
 
     def envelope(self) -> Envelope:
         """The frame around the answer."""
@@ -100,13 +107,15 @@ class Speech:
         account = Account(request.arrived, OTHER, self._name)
         try:
             ask = await self._read(request, dialect)
+            shown = asked_for(request, chat=dialect is CHAT, streams=ask.stream)
         except CortexError as error:
             self._metrics.request_began(account.label)
             self._note(account, error)
             self._metrics.request_done(account.done(dialect.name, error.blame))
             raise
         account.label = self._metrics.request_began(ask.model)
-        await self._serve(Exchange(ask, dialect, request, reply, account))
+        progress = Progress(self._dispatch.ledger, request.id) if shown else None
+        await self._serve(Exchange(ask, dialect, request, reply, account, progress))
 
     async def _serve(self, exchange: Exchange) -> None:
         ask, account = exchange.ask, exchange.account
@@ -142,8 +151,11 @@ class Speech:
 
     async def _stream(self, exchange: Exchange) -> None:
         ask, account = exchange.ask, exchange.account
-        async with open_stream(exchange.reply, exchange.dialect.wire, headers=self._headers(ask)) as stream:
-            stream.announce(trailers=(wire.USAGE,))
+        stream = open_stream(exchange.reply, exchange.dialect.wire, headers=self._headers(ask))
+        stream.announce(trailers=(wire.USAGE,))
+        if exchange.progress is not None:
+            stream.murmur(exchange.progress.news, EVERY_S)
+        async with stream:
             async with self._seated(exchange) as generation:
                 machine = exchange.dialect.speak(exchange.envelope())
                 opening = next(machine)
@@ -177,7 +189,7 @@ class Speech:
         async with AsyncExitStack() as stack:
             want = await self._want(exchange)
             with self._metrics.waiting(account.label):
-                ticket = await stack.enter_async_context(self._dispatch.seat(want))
+                ticket = await stack.enter_async_context(self._dispatch.seat(want, exchange.waits))
             account.seated, account.cold = trio.current_time(), ticket.route == "cold"
             async with self._residents.generate(exchange.ask, exchange.request.id) as generation:
                 yield generation

@@ -38,6 +38,8 @@ _FORWARDED: Final = frozenset(
 )
 _RETURNED: Final = frozenset({"cache-control", "retry-after", "x-should-retry"})
 _OURS: Final = "x-cortex-"
+# What a neuron said of its own line would pass for its first words.
+_DONE_HERE: Final = frozenset({neuron.PROGRESS})
 # Between gateway and neuron alone: never from a client, never to one.
 _INTERNAL: Final = frozenset(
     {neuron.ROUTE, neuron.NOT_STARTED, neuron.KEY_NAME, neuron.KEY_SHARE, neuron.USAGE, neuron.SAMPLING}
@@ -84,7 +86,7 @@ def request_bytes(
         fields["authorization"] = f"Bearer {to.token}"
     for name, value in headers:
         key = name.lower()
-        if key in _FORWARDED or (key.startswith(_OURS) and key not in _INTERNAL):
+        if key in _FORWARDED or (key.startswith(_OURS) and key not in _INTERNAL | _DONE_HERE):
             fields[key] = f"{fields[key]}, {value}" if key in fields else value
     fields.update((name.lower(), value) for name, value in own.items())
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]

@@ -3,11 +3,12 @@
 The status stays open for a grace, so that a quick failure keeps its own. Then 200, the
 head and a first keep-alive go out, and one more whenever nothing was written for a beat,
 between frames too, until the stream is finished or somebody else takes the reply over.
-Keep-alives are what each dialect's clients skip: a comment, or Anthropic's `ping`. How a
-failure ends the stream is the reply's matter.
+Keep-alives are what each dialect's clients skip: a comment, or Anthropic's `ping`. Whoever
+waits for something that moves may `murmur` of it instead. How a failure ends the stream is
+the reply's matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Final
@@ -22,6 +23,11 @@ from cortex.wire.sse import Frame
 PING: Final = sse.render(Frame(b'{"type": "ping"}', "ping", event="ping"))
 GRACE_S: Final = 1.0
 BEAT_S: Final = 10.0
+
+
+def _nothing() -> bytes:
+    """There is no news."""
+    return b""
 
 
 class Stream:
@@ -39,6 +45,8 @@ class Stream:
         self._held = b""
         self._taken = False
         self._opened = False
+        self._news: Callable[[], bytes] = _nothing
+        self._news_s = beat_s
         # One writer at a time: a keep-alive never lands inside a frame.
         self._writing = trio.Lock()
 
@@ -53,6 +61,11 @@ class Stream:
     def hold(self, *pieces: Frame | bytes) -> None:
         """`pieces` go out before the next that is sent, or in the place of the next keep-alive."""
         self._held += _rendered(pieces)
+
+    def murmur(self, news: Callable[[], bytes], every_s: float) -> None:
+        """What `news` answers, if anything, is said from the first keep-alive on, and asked for again
+        after `every_s`, until the stream is finished or handed over. To be called before the block."""
+        self._news, self._news_s = news, every_s
 
     async def hand_over(self) -> bool:
         """Keep-alives have stopped and the reply is the caller's alone; True when its head is out."""
@@ -77,7 +90,7 @@ class Stream:
     async def __aenter__(self) -> "Stream":
         self._room: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
         self._nursery = await self._room.__aenter__()
-        self._due_at = trio.current_time() + self._grace_s
+        self._due_at = self._look_at = trio.current_time() + self._grace_s
         self._nursery.start_soon(self._keep_alive)
         return self
 
@@ -92,14 +105,24 @@ class Stream:
     async def _keep_alive(self) -> None:
         # Frames move the time and never this task: it looks again when it wakes.
         while not self._taken:
-            await trio.sleep_until(self._due_at)
+            await trio.sleep_until(min(self._due_at, self._look_at))
             async with self._writing:
-                if self._due:
-                    await self._put(b"" if self._held else self._beat)
+                if said := self._idle_words():
+                    await self._put(said)
 
-    @property
-    def _due(self) -> bool:
-        return not self._taken and trio.current_time() >= self._due_at
+    def _idle_words(self) -> bytes:
+        """What is to be said at this moment by a stream that has nothing to say."""
+        now = trio.current_time()
+        if self._taken:
+            return b""
+        if now >= self._look_at:
+            self._look_at = now + self._news_s
+            if news := self._news():
+                return news
+        if now < self._due_at:
+            return b""
+        held, self._held = self._held, b""
+        return held or self._beat
 
     async def _alone(self) -> None:
         """Nobody else writes. Without a switch of tasks when nobody did."""

@@ -201,8 +201,8 @@ class Residents(msgspec.Struct, kw_only=True, frozen=True):
     that stay once they are here, by order. `seq` is counted together with that of /health."""
 
     boot_id: str = ""
-    models: list[ResidentReport] = []
     seq: Count = 0
+    models: list[ResidentReport] = []
     known: list[str] = []
     pinned: list[str] = []
 
@@ -272,6 +272,7 @@ NEURON: Final = "x-cortex-neuron"
 MODEL: Final = "x-cortex-model"
 REQUEST_ID: Final = "x-request-id"
 KEY_NAME: Final = "x-cortex-key-name"
+PROGRESS: Final = "x-cortex-progress"
 # Its share of the turns, where that is not 1.
 KEY_SHARE: Final = "x-cortex-key-share"
 # What the alias of a request samples with where its body says nothing: a JSON object.

@@ -252,10 +252,10 @@ async def test_what_loads_usually_take_stands_in_for_a_pace_that_is_not_known(au
         progress["a"] = Progress("load")
         await trio.sleep(5)
         assert made.told(job).eta_s == 15.0
-        assert ledger.outlook("a") == Outlook(0, 0, 15.0)
+        assert ledger.outlook("a") == Outlook("load", 0, 0, 15.0)
         await trio.sleep(500)
         assert made.told(job).eta_s == 0.0
-        assert ledger.outlook("a") == Outlook(), "late, and nobody knows by how much"
+        assert ledger.outlook("a") == Outlook("load"), "late, and nobody knows by how much"
         loader.go.set()
 
 

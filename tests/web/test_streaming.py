@@ -107,6 +107,29 @@ async def test_what_is_held_takes_the_place_of_a_keep_alive(autojump_clock):
     assert (await said(client)).startswith(chunk(b"data: [DONE]\n\n"))
 
 
+async def test_news_is_said_in_the_place_of_keep_alives_until_the_stream_is_taken(autojump_clock):
+    client, reply = pair()
+    news = iter([b"data: 1\n\n", b"", b"data: 2\n\n", *[b""] * 5, b"data: 3\n\n", b"data: never\n\n"])
+    stream = open_stream(reply, "openai")
+    stream.murmur(lambda: next(news), 2.0)
+    async with stream:
+        await trio.sleep(0.9)
+        assert await said(client) == b"", "a quick failure may still have its status"
+        await trio.sleep(0.2)
+        assert (await said(client)).endswith(chunk(b"data: 1\n\n"))
+        await trio.sleep(4)  # asked at 3 s, and at 5
+        assert await said(client) == chunk(b"data: 2\n\n")
+        await trio.sleep(9.8)  # at 7, 9, 11 and 13 there was nothing
+        assert await said(client) == b""
+        await trio.sleep(0.5)
+        assert await said(client) == chunk(sse.COMMENT)
+        await trio.sleep(2)
+        assert await said(client) == chunk(b"data: 3\n\n")
+        await stream.hand_over()
+        await trio.sleep(60)
+        assert await said(client) == b""
+
+
 async def test_a_failure_after_the_grace_is_the_error_event(autojump_clock):
     client, reply = pair("anthropic")
     with pytest.raises(Loading) as caught:
