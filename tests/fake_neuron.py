@@ -304,10 +304,13 @@ async def open_gateway(
     config: GatewayConfig = GatewayConfig(),
     poll: Poll = QUICK,
     token: str | None = None,
+    dialects: tuple[str, ...] = (),
 ) -> AsyncIterator[Open]:
     """A gateway in front of `neurons`, which are called n1, n2, ... A catalogue of names has
     models of a MiB each."""
-    refs = tuple(NeuronRef(f"n{number}", neuron.url, token) for number, neuron in enumerate(neurons, 1))
+    refs = tuple(
+        NeuronRef(f"n{number}", neuron.url, token, dialects) for number, neuron in enumerate(neurons, 1)
+    )
     if not isinstance(catalogue, Catalogue):
         catalogue = Catalogue({name: ModelSpec(name, footprint=MIB) for name in catalogue})
     config = replace(config, listen=ANY, metrics_listen=ANY, neurons=refs, poll=poll)

@@ -264,7 +264,6 @@ def test_other_peers_are_not(text):
     ("text", "key"),
     [
         ("[gateway]\nworkers = 2", "gateway.workers"),
-        ('[[neurons]]\nname = "m"\nendpoint = "http://m:1"\ndialects = ["openai"]', "neurons[1].dialects"),
     ],
 )
 def test_a_key_that_nothing_acts_on_is_a_warning(read, text, key):

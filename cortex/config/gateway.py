@@ -61,11 +61,13 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class NeuronRef:
-    """A neuron of the fleet; `endpoint` is `http://host:port` and nothing more."""
+    """A neuron of the fleet; `endpoint` is `http://host:port` and nothing more. `dialects` stand
+    against what it says that it speaks, where there are any."""
 
     name: str
     endpoint: str
     token: str | None = field(default=None, repr=False)
+    dialects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

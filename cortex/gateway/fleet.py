@@ -284,7 +284,7 @@ class Fleet:
         if not neuron.up:
             self._greet(neuron, health.boot_id, len(residents.models))
         neuron.discovery, neuron.health, neuron.residents = discovery, health, residents
-        self.tongues.learn(neuron.name, discovery.dialects)
+        self.tongues.learn(neuron.name, neuron.ref.dialects or discovery.dialects)
         neuron.seq = max(health.seq, residents.seq)
         neuron.failures, neuron.why, neuron.seen_at = 0, "", trio.current_time()
         self.told(neuron.name, health.key_tokens, neuron.asked_at)

@@ -10,9 +10,11 @@ import trio
 from anthropic import Anthropic
 
 from cortex.catalogue import Catalogue, ModelSpec
+from cortex.config.tables import GATEWAY_FILE
 from cortex.demo import MODEL_ID
 from cortex.events import Prefilled, Stopped, Text, ToolCall, Usage
 from cortex.translator import anthropic_messages, openai_chat
+from cortex.translator.dialects import DIALECTS
 from cortex.wire.openai import Reply
 from cortex.wire.sse import render
 from tests.fake_neuron import FULL, USAGE, fake_neuron, open_gateway
@@ -187,6 +189,17 @@ async def test_what_cannot_be_read_is_the_clients_fault_and_reaches_no_neuron() 
             refused = await gateway.http.post(MESSAGES, json=asked(tool_choice={"type": "any"}))
             assert refused.status_code == 400 and "tool_choice" in refused.json()["error"]["message"]
             assert refused.json()["type"] == "error" and not neuron.requests
+
+
+async def test_the_file_may_say_what_a_neuron_is_asked_in() -> None:
+    async with fake_neuron("a", otherwise=chat()) as neuron, open_gateway(neuron, dialects=OLD) as gateway:
+        assert (await gateway.http.post(MESSAGES, json=asked())).status_code == 200
+        assert neuron.requests[0].head[0] == "POST /v1/chat/completions HTTP/1.1"
+
+
+def test_the_file_knows_the_dialects_that_there_are() -> None:
+    known = GATEWAY_FILE.keys["neurons"].keys["dialects"].kind.schema["enum"]
+    assert known == [dialect.name for dialect in DIALECTS]
 
 
 async def test_a_neuron_that_learns_a_dialect_is_asked_in_it() -> None:
