@@ -9,7 +9,8 @@ from tests.fake_neuron import IMPATIENT, WHOLE, FakeNeuron, Open, body, fake_neu
 from tests.fake_upstream import Hang, Wait
 from tests.fake_web import ask
 
-SILENT_S = 0.5
+# Longer than it takes to find out that a neuron is away: it is forgotten then.
+SILENT_S = 1.2
 SOON = GatewayConfig(limits=Limits(upstream_stall_s=SILENT_S))
 
 
@@ -65,7 +66,7 @@ async def test_who_waits_for_a_neuron_that_has_left_and_lives_has_the_answer(how
                 reform(gateway, n1=two)
             else:
                 reform(gateway, n2=two)
-            await trio.sleep(2 * SILENT_S)
+            await trio.sleep(1.2 * SILENT_S)
             ready.set()
             assert (await client.answer()).status == 200
 
