@@ -322,17 +322,17 @@ class Fleet:
         self._by_boot[boot_id] = neuron
         if neuron.heard:
             self.probation.returned(neuron.name)
+        self._metrics.on_probation(neuron.name, tried=self.probation.standing(neuron.name) != "trusted")
 
     def _away(self, neuron: Neuron, why: str, kind: Ejection | None = None) -> None:
         log.log(self.news, "neuron.lost neuron=%s why=%s", neuron.name, why)
         self._release(neuron)
-        self._metrics.on_probation(neuron.name, tried=self.probation.standing(neuron.name) != "trusted")
+        # Whoever answers there from here on is the one, be it who was taken for another before.
+        neuron.boots.clear()
         neuron.discovery, neuron.why = None, why
         self._metrics.neuron_away(neuron.name)
         if kind is not None:
             self._metrics.ejected(neuron.name, kind)
-        # Whoever answers there from here on is the one, be it who was taken for another before.
-        neuron.boots.clear()
         self._dispatch.abandon(self._dispatch.ledger.lost(neuron.name, why))
         self._dispatch.wake()
 
