@@ -4,6 +4,7 @@ Pure reads of the ledger and the last reports. Live facts beat the file; what no
 knows is absent, never 0.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -127,6 +128,8 @@ class Listing:
             "feasible_on": list(row.feasible_on),
             "aliases": list(row.aliases),
         }
+        if row.why:
+            entry["why"] = row.why
         entry.update(self._facts(model))
         return entry
 
@@ -174,6 +177,9 @@ class Listing:
             return "recovering", f"served by '{serving[0][0].name}', which has to prove itself"
         if any(resident.phase != "leaving" for _, resident in holders):
             return "recovering", next((resident.fault or place.why_not for place, resident in holders), "")
+        if (rest := self.ledger.resting(model)) is not None:
+            left_s = max(1, math.ceil(rest.until - self.ledger.clock()))
+            return "unservable", f"{rest.error.message}; it is not loaded again for {left_s} s"
         if feasible:
             return "unloaded", ""
         return "unservable", "no neuron that is up can hold it"

@@ -158,6 +158,12 @@ async def test_a_load_that_fails_is_told_once_to_each_and_not_begun_again_at_onc
                 assert "the file is damaged" in answer.json()["error"]["message"]
             assert 1 <= int(late.headers["retry-after"]) <= 10
             assert neuron.ordered("/models/load") == 1
+            # Until then everybody can see that it does not serve, and why.
+            (entry,) = (await gateway.http.get("/v1/models")).json()["data"]
+            assert entry["state"] == "unservable" and "the file is damaged" in entry["why"]
+            fleet = (await gateway.http.get("/fleet")).json()
+            assert fleet["status"] == "impaired" and fleet["models"][0]["why"] == entry["why"]
+            assert (await gateway.http.get("/health")).json()["unservable"] == ["a"]
 
 
 async def test_five_hundred_requests_for_one_cold_model_make_one_load() -> None:
