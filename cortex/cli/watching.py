@@ -60,8 +60,9 @@ def keep_watching(site: Site, *, as_json: bool) -> int:
     with _screen(console) if redrawn else nullcontext(console.print) as place:
         shown = _Pictures(place, console if redrawn else None, site.endpoint)
         code = trio.run(_watch, site, shown)
-    if redrawn and shown.last is not None:
-        console.print(view.picture(shown.last, site.endpoint))
+    if redrawn:
+        shown.window, shown.place = None, console.print
+        shown.farewell()
     return code
 
 
@@ -116,6 +117,13 @@ class _Pictures:
             self.place(view.silence(self.why, silent_s, last, self.endpoint, self._rows))
         elif self.last is not None:
             self.place(view.picture(self.last, self.endpoint, self._rows))
+
+    def farewell(self) -> None:
+        """What was seen last stays on the screen, and that nobody answered since if that is so."""
+        if self.last is not None:
+            self.place(view.picture(self.last, self.endpoint))
+        if self.trouble_since is not None:
+            typer.echo(f"cortex: {escape(self.why)}", err=True)
 
     @property
     def _rows(self) -> int | None:

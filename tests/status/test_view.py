@@ -226,3 +226,90 @@ def test_one_model_tells_everything() -> None:
     text = shown(view.one(model))
     for said in ("a", "recovering", "n cpu loaded 1GiB", "no neuron", "x", "engine failed"):
         assert said in text
+
+
+# -- in a window
+
+
+def tall(picture: RenderableType, width: int, height: int) -> list[str]:
+    stream = io.StringIO()
+    Console(file=stream, width=width, height=height).print(picture)
+    return stream.getvalue().splitlines()
+
+
+BIG = FleetReport(
+    gateway=GatewayReport(version="0.1.0", boot_id="b"),
+    neurons=[
+        FleetNeuron(name=f"n{n}", state="ok", devices=[DeviceHealth(name="cpu", memory_total=9)])
+        for n in range(9)
+    ],
+    models=[CatalogueModel(id=f"m{n}", waiting=n % 2) for n in range(30)],
+    loads=[FleetLoad(model="m1", neuron="n1", done_bytes=1, total_bytes=4, eta_s=75, phase="download")],
+    warnings=["mind the step"],
+)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (40, 20), (80, 12), (80, 8)])
+def test_a_window_keeps_what_matters_and_says_how_much_it_does_not_show(width: int, height: int) -> None:
+    lines = tall(view.picture(BIG, "http://e", height), width, height)
+    assert len(lines) <= height
+    assert lines[0].startswith("cortex gateway")
+    assert lines[-1] == "! mind the step"
+    said = " ".join(" ".join(lines).split())
+    assert "download m1 on n1 1B of 4B (25%) 1m15s left" in said
+    if height >= 20 and width >= 80:
+        hidden = [int(line.split()[0]) for line in lines if line.endswith("do not fit")]
+        shown = sum(line.startswith(("n", "m")) and line[1:2].isdigit() for line in lines)
+        assert hidden and shown + sum(hidden) == 39
+
+
+def test_a_window_that_is_tall_enough_shows_all() -> None:
+    lines = tall(view.picture(BIG, "http://e", 60), 80, 60)
+    assert not any("do not fit" in line for line in lines)
+    assert lines == tall(view.picture(BIG, "http://e"), 80, 60)
+
+
+def test_who_waits_for_what_is_told_unless_a_load_tells_it() -> None:
+    models = [CatalogueModel(id="a", waiting=3), CatalogueModel(id="b", waiting=1), CatalogueModel(id="c")]
+    text = shown(view.picture(FleetReport(models=models), "http://e"))
+    assert "waiting: 3 for a, 1 for b" in text.splitlines()
+    loads = [FleetLoad(model="a", neuron="n")]
+    text = shown(view.picture(FleetReport(models=models, loads=loads), "http://e"))
+    assert "waiting: 1 for b" in text.splitlines()
+    assert "and for 9 other models" in shown(view.picture(BIG, "http://e"))
+
+
+def test_a_narrow_window_has_the_columns_of_most_weight() -> None:
+    text = shown(view.picture(REPORT, "http://e"), 50)
+    assert "UTIL" not in text and "IDLE" not in text and "SIZE" not in text
+    for figure in ("24GiB", "3/4", "43.2"):
+        assert figure in text
+    assert max(map(len, text.splitlines())) <= 50
+
+
+def test_how_fast_prompts_are_read_is_told_where_it_is_known_and_there_is_room() -> None:
+    model = FleetModel(id="m", tok_s=40.0, tok_s_prefill=1834.4)
+    report = FleetReport(neurons=[FleetNeuron(name="n", models=[model])])
+    assert "1834" in line_of(shown(view.picture(report, "http://e"), 100), "m")
+    assert "PREFILL" not in shown(view.picture(report, "http://e"), 99)
+    assert "PREFILL" not in shown(view.picture(REPORT, "http://e"), 120)
+
+
+def test_while_nobody_answers_the_last_picture_stays_with_the_reason_above() -> None:
+    lines = tall(view.silence("Connection\nrefused", 75, REPORT, "http://e", 24), 80, 24)
+    assert lines[0] == "no answer for 1m15s: Connection\\nrefused"
+    assert lines[2].startswith("cortex gateway 0.1.0")
+    assert len(lines) <= 24
+    assert tall(view.silence("no", 0, None, "http://e", 24), 80, 24) == ["no answer for 0.0s: no"]
+
+
+def test_a_lost_device_shows_that_instead_of_its_memory() -> None:
+    devices = [DeviceHealth(name="a", poisoned=True), DeviceHealth(name="b", absent=True)]
+    text = shown(view.picture(FleetReport(neurons=[FleetNeuron(name="n", devices=devices)]), "http://e"))
+    assert "a       poisoned" in text and "b       absent" in text
+
+
+def test_an_address_that_the_reason_names_is_not_named_twice() -> None:
+    away = FleetNeuron(name="n", endpoint="http://h:1", state="away", why="http://h:1 refused")
+    text = shown(view.picture(FleetReport(neurons=[away]), "http://e"))
+    assert "! n: http://h:1 refused (never heard from)" in text

@@ -27,6 +27,8 @@ _BAR_CELLS: Final = 12
 # Cells below which the columns of less weight are left out, and above which all are there.
 _NARROW: Final = 60
 _WIDE: Final = 100
+# Models whose lines are told; the others are counted.
+_LINES: Final = 5
 # Of each table at least its head and a line or two.
 _LEAST_ROWS: Final = 3
 
@@ -105,9 +107,12 @@ def _fitted(
     """The tables in so many rows. The last gives way first: it ends with what is loaded nowhere."""
     drawn = [console.render_lines(part, options, pad=False) for part in tables]
     rest = rows - (len(drawn) - 1)
+    least = min(_LEAST_ROWS, rest // len(drawn))
     for index, lines in enumerate(drawn):
-        others = sum(min(len(later), _LEAST_ROWS) for later in drawn[index + 1 :])
-        room = max(rest - others, _LEAST_ROWS)
+        others = sum(min(len(later), least) for later in drawn[index + 1 :])
+        room = rest - others
+        if room < 1:
+            return
         shown = lines if len(lines) <= room else lines[: room - 1]
         if index:
             yield Text()
@@ -115,7 +120,7 @@ def _fitted(
             yield from line
             yield Segment.line()
         if len(shown) < len(lines):
-            yield Text(f"and {len(lines) - len(shown)} more lines: make the window taller", "dim")
+            yield Text(f"{len(lines) - len(shown)} more lines do not fit", "dim")
         rest -= min(len(lines), room)
 
 
@@ -218,11 +223,14 @@ def _loads(loads: list[FleetLoad]) -> Iterator[RenderableType]:
 
 
 def _waiting(report: FleetReport) -> Iterator[Text]:
-    """Who waits for what, beyond those who wait for a load that is shown."""
+    """Who waits for what, the longest lines first; those who wait for a load are told with it."""
     shown = {load.model for load in report.loads}
-    waits = [f"{each.waiting} for {each.id}" for each in report.models if each.waiting]
-    if any(each.waiting and each.id not in shown for each in report.models):
-        yield plain(f"waiting: {', '.join(waits)}")
+    lines = [model for model in report.models if model.waiting and model.id not in shown]
+    lines.sort(key=lambda model: -model.waiting)
+    if lines:
+        told = ", ".join(f"{model.waiting} for {model.id}" for model in lines[:_LINES])
+        more = f" and for {len(lines) - _LINES} other models" if len(lines) > _LINES else ""
+        yield plain(f"waiting: {told}{more}")
 
 
 def _warnings(report: FleetReport) -> Iterator[Text]:
@@ -231,7 +239,8 @@ def _warnings(report: FleetReport) -> Iterator[Text]:
     for neuron in report.neurons:
         if neuron.why:
             age = neuron.report_age_s
-            heard = "" if age is None else f" (last report {units.span(age)} ago)"
-            yield warning(f"{neuron.name} at {neuron.endpoint}: {neuron.why}{heard}")
+            heard = " (never heard from)" if age is None else f" (last report {units.span(age)} ago)"
+            at = "" if neuron.endpoint in neuron.why else f" at {neuron.endpoint}"
+            yield warning(f"{neuron.name}{at}: {neuron.why}{heard}")
         for text in neuron.warnings:
             yield warning(f"{neuron.name}: {text}")
