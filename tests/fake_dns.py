@@ -24,7 +24,8 @@ Mood = Literal["answers", "empty", "nxdomain", "servfail", "garbage", "silent"]
 
 @dataclass
 class FakeDns:
-    """`asked` counts the questions for services, `held` delays their answers until it is set."""
+    """`asked` counts the questions for services, `unable` those for hosts that it does not know; `held`
+    delays answers about services until it is set."""
 
     address: Address
     services: list[tuple[str, int]] = field(default_factory=list)
@@ -32,6 +33,7 @@ class FakeDns:
     mood: Mood = "answers"
     ttl: int = 0
     asked: int = 0
+    unable: int = 0
     held: trio.Event | None = None
     _change: trio.Event = field(default_factory=trio.Event)
 
@@ -39,6 +41,12 @@ class FakeDns:
         """So many further questions for services have come."""
         goal = self.asked + times
         while self.asked < goal:
+            await self._change.wait()
+
+    async def was_unable(self, times: int) -> None:
+        """So many further questions for hosts have come that nobody knows."""
+        goal = self.unable + times
+        while self.unable < goal:
             await self._change.wait()
 
     async def serve(self, sock: trio.socket.SocketType) -> None:
@@ -52,13 +60,16 @@ class FakeDns:
         service = query.question[0].rdtype == dns.rdatatype.SRV
         if service:
             self.asked += 1
-            self._change.set()
-            self._change = trio.Event()
+            self._changed()
             if self.held is not None:
                 await self.held.wait()
         answer = self._services(query) if service else self._addresses(query)
         if answer is not None:
             await sock.sendto(answer, peer)
+
+    def _changed(self) -> None:
+        self._change.set()
+        self._change = trio.Event()
 
     def _services(self, query: dns.message.Message) -> bytes | None:
         if self.mood == "silent":
@@ -81,6 +92,8 @@ class FakeDns:
         answer.flags |= dns.flags.RA
         known = self.hosts.get(question.name.to_text(omit_final_dot=True))
         if known is None:
+            self.unable += 1
+            self._changed()
             answer.set_rcode(dns.rcode.NXDOMAIN)
         elif question.rdtype == dns.rdatatype.A:
             answer.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", known))

@@ -11,6 +11,7 @@ import trio
 from cortex.config.gateway import Discovery, GatewayConfig, NeuronRef
 from cortex.gateway import discovery
 from cortex.gateway.member import Found, together
+from cortex.web import names
 from tests.fake_dns import NAME, FakeDns, fake_dns
 from tests.fake_neuron import Open, fake_neuron, open_gateway
 from tests.fake_upstream import Wait
@@ -226,3 +227,22 @@ class _Answer:
 
     def __iter__(self):
         return iter(())
+
+
+async def test_a_neuron_whose_name_is_not_found_any_more_is_kept_while_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Row 23: neither its reports nor requests need the resolver again, not even with a new connection."""
+    monkeypatch.setattr(names, "FRESH_S", 0.05)
+    monkeypatch.setattr(names, "RETRY_S", 0.05)
+    async with fake_neuron("a") as neuron, fake_dns(("one.test", neuron.port)) as server:
+        async with seeker(server) as gateway:
+            server.hosts.clear()
+            await server.was_unable(3)
+            polls = neuron.polls
+            await neuron.die()
+            await gateway.knows(lambda ledger: not ledger.place("one.test").ready)
+            await neuron.listen()
+            await gateway.knows(lambda ledger: ledger.place("one.test").ready)
+            assert neuron.polls > polls
+            assert (await gateway.ask("a")).status_code == 200
