@@ -8,8 +8,6 @@ the rate at which the neuron usually loads. Nothing is made up: without any of t
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
 from cortex.gateway.member import Neuron
 from cortex.ledger import Ledger
 from cortex.ledger.outlook import Outlook
@@ -97,7 +95,7 @@ class Headway:
 
     def _stand(self, name: str, resident: Resident) -> Stand:
         track = self._tracks.get(name, {}).get(resident.model)
-        running_s = max(0.0, trio.current_time() - resident.loaded_at)
+        running_s = max(0.0, self._ledger.clock() - resident.loaded_at)
         return Stand(
             resident.model,
             name,
@@ -121,7 +119,7 @@ class Headway:
         )
 
     def _left_s(self, model: str, name: str, running_s: float, size: int) -> float | None:
-        now, track = trio.current_time(), self._tracks.get(name, {}).get(model)
+        now, track = self._ledger.clock(), self._tracks.get(name, {}).get(model)
         loading = track is not None and track.phase in ("load", "")
         if track is not None and track.total_bytes and (pace := track.pace(now - running_s)) > 0:
             left = (track.total_bytes - track.done_bytes) / pace - (now - track.at)

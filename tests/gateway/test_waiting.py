@@ -82,6 +82,17 @@ async def test_the_neurons_own_keep_alives_are_passed_on_and_are_no_first_token(
         assert b"upstream_timeout" in answer.content
 
 
+async def test_the_gateways_own_keep_alives_do_not_put_off_the_first_token_either() -> None:
+    limits = GatewayConfig(limits=Limits(first_token_s=1.3))
+    async with fake_neuron("a") as neuron, open_gateway(neuron, config=limits) as gateway:
+        neuron.then(Hang())
+        began = trio.current_time()
+        answer = await gateway.ask(stream=True)
+        assert answer.content.startswith(COMMENT + b'data: {"error":{')
+        assert b"upstream_timeout" in answer.content
+        assert trio.current_time() - began < 2.2, "a second is the first keep-alive's"
+
+
 async def test_patience_in_the_queue_ends_with_a_503_that_says_when_to_come_again() -> None:
     async with fake_neuron() as neuron:
         neuron.has("a", slots=1, queue=0)
