@@ -97,6 +97,14 @@ class NeuronProcess:
             answer = await http.post(f"{self.url}/faults", json={"faults": faults})
             assert answer.status_code == 200, answer.text
 
+    async def stopping(self) -> None:
+        """It has heard that it shall stop, whoever else knows."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while True:
+                health = (await http.get(f"{self.url}/health")).json()
+                if health["activation"]["state"] == "stopping":
+                    return
+
     def ran(self) -> list[Ran]:
         """What it has computed, in all its lives."""
         return ran_of(self._ledger.read_bytes().splitlines()) if self._ledger.exists() else []

@@ -75,6 +75,8 @@ class Run:
     async def first(self) -> tuple[NeuronProcess, NeuronProcess]:
         """Which of the two neurons is asked first, and the other."""
         chosen = where(await self.ask(f"probe-{len(self.asked)}"))
+        # A report that was made meanwhile says that the chosen one is busy.
+        await self.gateway.knows(lambda ledger: not any(each.elsewhere for place in ledger for each in place))
         one, two = self.neurons
         return (one, two) if one.name == chosen else (two, one)
 
@@ -89,10 +91,29 @@ class Run:
     async def findings(self) -> list[Finding]:
         """What was lost, what came twice, and what still works for nobody."""
         await self.gateway.knows(lambda ledger: "seats=0 waiting=0" in repr(ledger))
-        with trio.move_on_after(1):  # a client has its answer before the books have it
-            while len(self.books.said("request.done")) < len(self.asked):  # noqa: ASYNC110 - a log tells nobody
-                await trio.sleep(0.002)
+        with trio.move_on_after(
+            1
+        ):  # a client has its answer a moment before the others have it in their books
+            while self._judged():  # noqa: ASYNC110 - files and logs tell nobody
+                await trio.sleep(0.01)
+        return self._judged()
+
+    def _judged(self) -> list[Finding]:
         return Ledgers(self.asked, booked_of(self.books.lines), self.ran(), time.monotonic()).findings()
+
+    async def heard_of(self, event: str, *parts: str) -> str:
+        """A line of that event with all those parts has been logged."""
+        while True:
+            for line in self.books.said(event):
+                if all(part in line for part in parts):
+                    return line
+            await trio.sleep(0.002)
+
+    def failure(self, id: str) -> str:
+        """The one line that tells of a request's failure: who, where, what, and nothing of its content."""
+        [line] = [line for line in self.books.said("request.failed") if line.endswith(f" request={id}")]
+        assert " WARNING " in line and "secret" not in line and "one two" not in line
+        return line
 
     def tokens(self, id: str) -> tuple[int, ...]:
         """What came of the answer to `id`."""
