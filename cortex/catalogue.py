@@ -91,12 +91,15 @@ class ModelSpec:
         revision = f"@{self.revision}" if self.revision else ""
         return source + revision + (f":{self.quant}" if self.quant else "")
 
+    @property
+    def kind(self) -> str | None:
+        """What its harness computes on; None when nobody knows."""
+        name = self.harness_name
+        return None if name is None else KINDS.get(name)
+
     def runs_on(self, device: str) -> bool:
         """Whether its harness computes on a device of that name; one that nobody knows may."""
-        name = self.harness_name
-        kind = None if name is None else KINDS.get(name)
-        known = device.partition(":")[0]
-        return kind is None or kind == known or known not in KINDS.values()
+        return computes(self.kind, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,12 @@ class Catalogue:
     def names(self, spec: ModelSpec) -> tuple[str, ...]:
         """Every alias of `spec`, sorted."""
         return tuple(sorted(alias for alias, model in self.aliases.items() if model == spec.id))
+
+
+def computes(kind: str | None, device: str) -> bool:
+    """Whether a device of that name may be of that kind."""
+    known = device.partition(":")[0]
+    return kind is None or kind == known or known not in KINDS.values()
 
 
 def _harness_for(source: str | None, model: str, quant: str | None) -> str | None:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cortex import router
 from cortex.catalogue import ModelSpec
 from cortex.errors import Busy, LoadFailed, NeverFits, NoRoom, Stopping
 from cortex.ledger import Decision, Ledger, Load, Plan, Refuse, Serve, Ticket, Wait, Want
@@ -244,6 +245,15 @@ class Machine(RuleBasedStateMachine):
         assert held == indexed
 
     @invariant()
+    def a_place_is_found_as_a_look_at_all_would_find_it(self) -> None:
+        for model in ("a", "d"):
+            question = router.Question(
+                spec(model), SIZES[model], self.ledger._victims(), self.clock(), prefer=("b",)
+            )
+            found = list(self.ledger._rooms.ways(question, lambda _: False))
+            assert found == router.placements(question, self.ledger)
+
+    @invariant()
     def those_who_wait_for_what_is_there_wait_for_a_reason(self) -> None:
         """No lost wake-up: whoever could sit does."""
         for ticket in self.waiting:
@@ -307,7 +317,8 @@ class NeuronMachine(Machine):
         for victim in load.victims:
             one = load.place.residents[victim]
             assert one.phase == "leaving" and one.seats == 0
-            assert self.clock() >= one.loaded_at + AGE_S
+            # A load that nobody waits for may be called off at any age.
+            assert one.unwanted or self.clock() >= one.loaded_at + AGE_S
 
     @rule(model=MODELS, place=PLACES)
     def operator_unloads(self, model: str, place: str) -> None:

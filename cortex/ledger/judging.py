@@ -4,6 +4,7 @@ The ledger's third storey. Pure reads, so that `foresight` can ask the same of a
 nobody made. Whether a verdict is carried out is `seating`'s.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -12,7 +13,7 @@ from cortex import evictor, router
 from cortex.errors import BadAsk, NotHereNow, Recovering
 from cortex.ledger import refusals
 from cortex.ledger.claims import Claim, arrival
-from cortex.ledger.rests import again
+from cortex.ledger.rests import Rest, again
 from cortex.ledger.tickets import Refuse, Serve, Ticket, Verdict, Wait, Want
 from cortex.ledger.waiting import Waiting
 from cortex.places import Place, Resident
@@ -131,32 +132,49 @@ class Judging(Waiting):
     def _find_place(self, ticket: Ticket) -> Verdict:
         want, now = ticket.want, self.clock()
         assert want.spec is not None  # noqa: S101 - `_judge` asked
-        # Whoever has it already takes nobody new, or this would not be asked.
-        places = [place for place in self if place.name not in want.avoid]
-        rests = {place.name: self._rests.at(want.model, place.name) for place in places}
-        asked = (place for place in places if rests[place.name] is None)
+        rests = {
+            name: rest
+            for name, rest in self._rests.about(want.model).items()
+            if name in self._places and name not in want.avoid
+        }
         question = router.Question(want.spec, want.need_bytes, self._victims(), now, want.prefer)
-        found = router.placements(question, asked)
-        if not want.evict:
-            found = [placement for placement in found if not placement.victims]
-        if found and all(self._promised(placement, ticket) for placement in found):
+        # Whoever has it already takes nobody new, or this would not be asked.
+        found = self._rooms.ways(question, lambda place: place.name in want.avoid or place.name in rests)
+        promised = False
+        for way in found:
+            if way.victims and not want.evict:
+                continue
+            if self._promised(way, ticket):
+                promised = True
+                continue
+            if not way.must_wait or self.policy.delegates:
+                return way
+            moments = (*self._moments(ticket, way), *(rest.until for rest in rests.values()))
+            return Wait("room", min((moment for moment in moments if moment > now), default=None), way)
+        return Wait("room") if promised else self._nowhere(want, rests)
+
+    def _nowhere(self, want: Want, rests: Mapping[str, Rest]) -> Wait | Refuse:
+        """What becomes of one for whom no place was found: 5. and 6., told apart by the words of the
+        refusal."""
+        assert want.spec is not None  # noqa: S101 - `_judge` asked
+
+        def possible(place: Place) -> bool:
+            return (
+                place.name not in want.avoid
+                and want.spec is not None
+                and router.never(want.spec, want.need_bytes, place) is None
+            )
+
+        if any(place.doubt and possible(place) for place in self._rooms.away()):
             return Wait("room")
-        found = [placement for placement in found if not self._promised(placement, ticket)]
-        if found and (not found[0].must_wait or self.policy.delegates):
-            return found[0]
-        ends = [rest.until for rest in rests.values() if rest is not None]
-        if found:
-            moments = (*self._moments(ticket, found[0]), *ends)
-            until = min((moment for moment in moments if moment > now), default=None)
-            return Wait("room", until, found[0])
-        # 5. and 6., told apart by the words of the refusal.
-        possible = [place for place in places if router.never(want.spec, want.need_bytes, place) is None]
-        if any(place.doubt for place in possible):
-            return Wait("room")
-        for place in possible:
-            if place.ready and (rest := rests[place.name]) is not None:
-                return Refuse(refusals.shunned(rest, now, delegates=self.policy.delegates))
-        return Refuse(refusals.no_room(want, list(self), delegates=self.policy.delegates))
+        delegates = self.policy.delegates
+        for name, rest in rests.items():
+            if self._places[name].ready and possible(self._places[name]):
+                return Refuse(refusals.shunned(rest, self.clock(), delegates=delegates))
+        if not delegates:
+            return Refuse(refusals.no_room(want, list(self)))
+        verdict = self._rooms.verdict(want.spec, want.need_bytes)
+        return Refuse(refusals.nowhere(want, verdict, self._rooms.largest))
 
     def _victims(self) -> router.Victims:
         return partial(evictor.victims, now=self.clock(), rules=self.policy.rules)

@@ -106,4 +106,5 @@ class Ledger(Foresight):
                 self.gone(name, one.model)
         if place.doubt and place.why_not == reason:
             place.ready, place.why_not, place.doubt = True, "", False
+            self._rooms.touch(name)
         self._stir(*place.residents)

@@ -22,6 +22,7 @@ from cortex.errors import (
 )
 from cortex.ledger.outlook import Outlook
 from cortex.ledger.rests import Rest, again
+from cortex.ledger.rooms import Verdict
 from cortex.ledger.tickets import Want
 from cortex.places import Place
 from cortex.units import size
@@ -36,37 +37,49 @@ def shunned(rest: Rest, now: float, *, delegates: bool) -> CortexError:
     return again(rest.error, rest.until - now)
 
 
-def no_room(want: Want, places: Collection[Place], *, delegates: bool) -> CortexError:
-    """Why no place was found: never, not at present, or because of who lives there."""
+def no_room(want: Want, places: Collection[Place]) -> CortexError:
+    """Why a neuron has no device for it: never, not at present, or because of who lives there."""
     spec = want.spec
     why = {place.name: router.never(spec, want.need_bytes, place) if spec else None for place in places}
-    free = max((place.free(room) for place in places for room in place.rooms), default=0)
-    facts: dict[str, Fact] = {"needed_bytes": want.need_bytes, "free_bytes": max(free, 0)}
-    if not delegates:
-        rooms = [(place, room) for place in places for room in place.rooms.values()]
-        facts["free_by_device"] = {room.name: max(place.free(room.name), 0) for place, room in rooms}
-        facts["total_by_device"] = {room.name: room.total_bytes for _, room in rooms}
-    # 6. of the router's list: nobody could ever hold it.
+    rooms = [room for place in places for room in place.rooms.values()]
+    free = {room.name: max(place.free(room.name), 0) for place in places for room in place.rooms.values()}
+    facts: dict[str, Fact] = {
+        "needed_bytes": want.need_bytes,
+        "free_bytes": max(free.values(), default=0),
+        "free_by_device": free,
+        "total_by_device": {room.name: room.total_bytes for room in rooms},
+    }
     if why and all(why.values()):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(why.items()))
-        if delegates:
-            return NeverFits(f"No place could ever hold '{want.model}' ({reasons})", facts=facts)
         return DoesNotFit(
             f"No device could ever hold '{want.model}', which needs {size(want.need_bytes)} "
             f"({reasons}; {_figures(places)}); give it a smaller context, or a smaller quant",
             facts=facts,
         )
-    # 5. Somebody could, who is not well.
     if not any(place.ready and why[place.name] is None for place in places):
-        return Recovering(f"No neuron that could hold '{want.model}' is up at the moment")
-    if delegates:
-        return NoRoom(f"No neuron has room for '{want.model}' at the moment", facts=facts)
+        return _nobody_up(want)
     blockers = sorted(resident.model for place in places for resident in place)
     return Busy(
         f"No room for '{want.model}': it needs {size(want.need_bytes)}, {_figures(places)}, "
         f"and {', '.join(blockers)} may not be evicted for it",
         facts={"blocked_by": blockers, **facts},
     )
+
+
+def nowhere(want: Want, verdict: Verdict, free_bytes: int) -> CortexError:
+    """Why a gateway knows no neuron for it, by the router's list."""
+    facts: dict[str, Fact] = {"needed_bytes": want.need_bytes, "free_bytes": free_bytes}
+    # 6. Nobody could ever hold it.
+    if verdict.why:
+        return NeverFits(f"No place could ever hold '{want.model}' ({verdict.why})", facts=facts)
+    # 5. Somebody could, who is not well.
+    if not verdict.up:
+        return _nobody_up(want)
+    return NoRoom(f"No neuron has room for '{want.model}' at the moment", facts=facts)
+
+
+def _nobody_up(want: Want) -> Recovering:
+    return Recovering(f"No neuron that could hold '{want.model}' is up at the moment")
 
 
 def _figures(places: Collection[Place]) -> str:

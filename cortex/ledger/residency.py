@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from cortex.errors import Busy, CortexError, Recovering
 from cortex.ledger.outlook import Outlook, Outlooks
 from cortex.ledger.rests import Rest, Rests
+from cortex.ledger.rooms import Rooms
 from cortex.ledger.tickets import Load, Policy, Ticket, Want
 from cortex.places import Place, Resident, Room
 from cortex.router import Placement
@@ -39,6 +40,7 @@ class Residency:
     _holders: dict[str, dict[str, Place]] = field(default_factory=dict)
     _loads: dict[str, Load] = field(default_factory=dict)
     _rests: Rests = field(init=False)
+    _rooms: Rooms = field(init=False)
     # Seats taken since the question behind the last report, by place: it could not know of them.
     _fresh: dict[str, dict[Ticket, Resident]] = field(default_factory=dict)
     # When who left, by place, for reports that were asked for earlier.
@@ -50,6 +52,7 @@ class Residency:
 
     def __post_init__(self) -> None:
         self._rests = Rests(self.clock)
+        self._rooms = Rooms(self._places)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self._places.values())
@@ -76,6 +79,7 @@ class Residency:
     def open(self, name: str, rooms: Iterable[Room]) -> Place:
         """A place that takes models, empty at first."""
         place = self._places[name] = Place(name, {room.name: room for room in rooms})
+        self._rooms.touch(name)
         self._stir()
         return place
 
@@ -99,6 +103,7 @@ class Residency:
             if model not in left and (model not in coming or resident.phase == "loaded"):
                 self._renew(place, resident, asked)
         self._stir(*place.residents)
+        self._rooms.renew(name)
 
     def lost(self, name: str, reason: str) -> list[Load]:
         """A place went away with all that lived there; answers the loads it took along, which
@@ -107,6 +112,7 @@ class Residency:
         if place is None:
             return []
         place.ready, place.why_not, place.doubt = False, reason, False
+        self._rooms.touch(name)
         taken = [load for load in self._loads.values() if load.place is place]
         for load in taken:
             del self._loads[load.want.model]
@@ -125,12 +131,14 @@ class Residency:
         """There is no such place any more; answers the loads it took along, which count no longer."""
         taken = self.lost(name, reason)
         self._places.pop(name, None)
+        self._rooms.touch(name)
         return taken
 
     def shut(self, name: str, reason: str) -> None:
         """The place takes nobody new; who lives and sits there stays."""
         place = self._places[name]
         place.ready, place.why_not = False, reason
+        self._rooms.touch(name)
         self._stir(*place.residents)
 
     def doubt(self, name: str, reason: str) -> None:
@@ -151,6 +159,7 @@ class Residency:
         place = self._places[name]
         before = {room: place.free(room) for room in place.rooms}
         place.rooms = {room.name: room for room in rooms}
+        self._rooms.touch(name)
         if any(place.free(room) > before.get(room, 0) for room in place.rooms):
             self._stir()
 
@@ -199,10 +208,12 @@ class Residency:
 
     def _put(self, place: Place, resident: Resident) -> None:
         place.residents[resident.model] = resident
+        self._rooms.touch(place.name)
         self._holders.setdefault(resident.model, {})[place.name] = place
 
     def _remove(self, place: Place, model: str) -> None:
         del place.residents[model]
+        self._rooms.touch(place.name)
         del self._holders[model][place.name]
         if not self._holders[model]:
             del self._holders[model]
@@ -238,6 +249,8 @@ class Residency:
         self._left[name] = {model: at for model, at in left.items() if at >= asked}
 
     def _stir(self, *models: str) -> None:
+        for model in models:
+            self._rooms.touch(*self._holders.get(model, ()))
         self._stirred.update(models)
         self._roomier = True
         self.on_change()

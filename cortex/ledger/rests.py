@@ -5,7 +5,7 @@ model only, so that those who wait are sent elsewhere at once and nobody asks th
 place over and over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,7 +44,7 @@ class Rests:
 
     clock: Callable[[], float]
     _models: dict[str, Rest] = field(default_factory=dict)
-    _places: dict[tuple[str, str], Rest] = field(default_factory=dict)
+    _places: dict[str, dict[str, Rest]] = field(default_factory=dict)
     # When a model that died may come in again, and how long that was from its death.
     _deaths: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class Rests:
         # A copy, which keeps no frame of the load alive.
         now, error = self.clock(), again(error)
         if error.not_started or isinstance(error, Busy | DoesNotFit | NoRoom):
-            self._places[model, place] = Rest(error, now + COOL_DOWN_S)
+            self._places.setdefault(model, {})[place] = Rest(error, now + COOL_DOWN_S)
             return True
         previous = self._models.get(model)
         delay = COOL_DOWN_S if previous is None else min(previous.delay_s * 2, COOL_DOWN_MAX_S)
@@ -75,7 +75,7 @@ class Rests:
     def came(self, model: str, place: str) -> None:
         """It came in there: nothing speaks against it."""
         self._models.pop(model, None)
-        self._places.pop((model, place), None)
+        self._places.get(model, {}).pop(place, None)
 
     def of(self, model: str) -> Rest | None:
         """Why `model` is not loaded at the moment, wherever it would go."""
@@ -85,8 +85,15 @@ class Rests:
 
     def at(self, model: str, place: str) -> Rest | None:
         """Why `place` is not asked for `model` at the moment."""
-        rest = self._places.get((model, place))
-        if rest is not None and rest.until <= self.clock():
-            del self._places[model, place]
-            return None
-        return rest
+        return self.about(model).get(place)
+
+    def about(self, model: str) -> Mapping[str, Rest]:
+        """Which places are not asked for `model` at the moment, and why."""
+        now, rests = self.clock(), self._places.get(model)
+        if rests is None:
+            return {}
+        for place in [place for place, rest in rests.items() if rest.until <= now]:
+            del rests[place]
+        if not rests:
+            del self._places[model]
+        return rests

@@ -219,7 +219,7 @@ class Residents:
         need = spec.footprint or weights_bytes
         places = [place for place in self._ledger if place.name not in want.avoid]
         if all(router.never(spec, need, place) for place in places):
-            raise refusals.no_room(replace(want, need_bytes=need), places, delegates=False)
+            raise refusals.no_room(replace(want, need_bytes=need), places)
 
     def cycles(self, place: str) -> int:
         """How many models were unloaded there, since it was last counted anew."""

@@ -17,6 +17,7 @@ places, `reasons` puts the decision into words for every place. The ledger asks 
 """
 
 from cortex.router.choice import (
+    Merit,
     Placement,
     Question,
     Ranked,
@@ -28,13 +29,14 @@ from cortex.router.choice import (
     rank,
     route,
     ways,
-    worth,
+    weight,
 )
 from cortex.router.reasons import Case, Judges, Reason, Standing, explain
 
 __all__ = [
     "Case",
     "Judges",
+    "Merit",
     "Placement",
     "Question",
     "Ranked",
@@ -49,5 +51,5 @@ __all__ = [
     "rank",
     "route",
     "ways",
-    "worth",
+    "weight",
 ]

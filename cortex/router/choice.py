@@ -143,12 +143,14 @@ def merit(way: Placement) -> Merit:
 
 
 def worth(resident: Resident, now: float) -> float:
-    """What it costs to send `resident` away: bytes x load seconds is what bringing it back takes, and
-    the longer nobody has used it, the longer that is likely to be off. Nothing for what is on its way
-    in and wanted by nobody."""
-    if resident.unwanted:
-        return 0.0
-    return resident.bytes * max(resident.load_s, 1.0) / max(now - resident.last_used, 1.0)
+    """What it costs to send `resident` away: the longer nobody has used it, the longer its return is
+    likely to be off. Nothing for what is on its way in and wanted by nobody."""
+    return 0.0 if resident.unwanted else weight(resident) / max(now - resident.last_used, 1.0)
+
+
+def weight(resident: Resident) -> float:
+    """Bytes x load seconds: what bringing it back takes."""
+    return resident.bytes * max(resident.load_s, 1.0)
 
 
 def _way(question: Question, place: Place, newcomer: Newcomer) -> Placement | None:

@@ -1,0 +1,251 @@
+"""Where there is room: places in an order in which a cold model finds the best one after a few looks.
+
+Two lists of the ready places for each kind of device: by free bytes, and by what could be had if all
+left who may ever leave. They bound what a place can offer, so that the search weighs places only until
+no other can be better: its answers are those of `router.placements` over the whole fleet, which it never
+looks through unless somebody has to leave and nobody is cheap. Whoever changes a place says so by
+`touch`; that residents are used need not be told, since bounds only get too low by it.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from typing import Final, TypeAlias
+
+from cortex import router
+from cortex.catalogue import KINDS, ModelSpec, computes
+from cortex.places import Place
+
+# None: a model of which nobody knows what it computes on.
+Kind: TypeAlias = str | None
+_EACH: Final[tuple[Kind, ...]] = (*sorted(set(KINDS.values())), None)
+Shape: TypeAlias = tuple[tuple[str, int, str | None], ...]
+# Answers about models that fit nowhere; enough for those that are asked for again and again.
+_REMEMBERED: Final = 256
+
+
+@dataclass(slots=True)
+class _Outlook:
+    """What is known of one place. `free` and `reach` are by kind, of rooms that compute it; the worth
+    of whoever leaves is at least that of one of `lightest` whom nobody has used since `oldest`."""
+
+    place: Place
+    ready: bool
+    shape: Shape
+    free: dict[Kind, int] = field(default_factory=dict)
+    reach: dict[Kind, int] = field(default_factory=dict)
+    largest: int | None = None
+    lightest: float = inf
+    oldest: float = inf
+
+    @classmethod
+    def of(cls, place: Place) -> "_Outlook":
+        shape = tuple((room.name, room.total_bytes, room.group) for room in place.rooms.values())
+        made = cls(place, place.ready, shape)
+        free = {name: max(place.free(name), 0) for name in place.rooms}
+        reach = {name: max(_reach(place, name), 0) for name in place.rooms}
+        for kind in _EACH:
+            able = [name for name in place.rooms if computes(kind, name)]
+            if able:
+                made.free[kind] = sum(free[name] for name in able)
+                made.reach[kind] = sum(reach[name] for name in able)
+        made.largest = max(free.values(), default=None)
+        made.weigh()
+        return made
+
+    def weigh(self) -> None:
+        """The bounds of what it costs to send somebody away are those of this moment."""
+        movable = [one for one in self.place if not one.pinned]
+        # Of one on its way in nobody says when it becomes unwanted, and is worth nothing.
+        self.lightest = min((router.weight(one) * (one.phase != "loading") for one in movable), default=inf)
+        self.oldest = min((one.last_used for one in movable), default=inf)
+
+    def cheapest(self, now: float) -> float:
+        """No eviction here costs less."""
+        return self.lightest / max(now - self.oldest, 1.0)
+
+
+# Of one that takes nobody.
+_NONE: Final = _Outlook(Place("", {}), False, ())
+
+
+def _reach(place: Place, room: str) -> int:
+    """Bytes that could be had in time. Who is told to go counts as gone, pinned or not."""
+    fixed = sum(one.room_bytes.get(room, 0) for one in place if one.pinned and one.phase != "leaving")
+    return place.rooms[room].total_bytes - place.rooms[room].other_bytes - fixed
+
+
+@dataclass(slots=True)
+class Sorted:
+    """Places by a number of bytes, the most first."""
+
+    _rows: list[tuple[int, str]] = field(default_factory=list)
+
+    def put(self, name: str, before: int | None, after: int | None) -> None:
+        """`name` has so many, after so many before; None where it has no row."""
+        if before == after:
+            return
+        if before is not None:
+            del self._rows[bisect_left(self._rows, (-before, name))]
+        if after is not None:
+            insort(self._rows, (-after, name))
+
+    def at_least(self, need: int) -> Iterator[tuple[int, str]]:
+        """Who has `need`, with how many each."""
+        for minus, name in self._rows:
+            if -minus < need:
+                return
+            yield -minus, name
+
+    @property
+    def most(self) -> int:
+        return -self._rows[0][0] if self._rows else 0
+
+
+@dataclass(slots=True)
+class Rooms:
+    """All places of a ledger, by name, as far as room goes."""
+
+    _places: dict[str, Place]
+    _known: dict[str, _Outlook] = field(default_factory=dict)
+    _touched: set[str] = field(default_factory=set)
+    _by_free: dict[Kind, Sorted] = field(default_factory=lambda: {kind: Sorted() for kind in _EACH})
+    _by_reach: dict[Kind, Sorted] = field(default_factory=lambda: {kind: Sorted() for kind in _EACH})
+    _by_largest: Sorted = field(default_factory=Sorted)
+    _away: set[str] = field(default_factory=set)
+    _refused: dict[tuple[str, int], tuple[ModelSpec, "Verdict"]] = field(default_factory=dict)
+
+    def touch(self, *names: str) -> None:
+        """Something has changed there."""
+        self._touched.update(names)
+
+    @property
+    def largest(self) -> int:
+        """The most free bytes of one device of a place that is ready."""
+        self._freshen()
+        return self._by_largest.most
+
+    def away(self) -> list[Place]:
+        """Places that are not ready."""
+        self._freshen()
+        return [self._places[name] for name in sorted(self._away)]
+
+    def ways(self, question: router.Question, out: Callable[[Place], bool]) -> Iterator[router.Placement]:
+        """As `router.placements` over all places but those that are `out`, one after another."""
+        self._freshen()
+        kind, need = question.spec.kind, question.need_bytes
+        search, seen = _Search(question), set[str]()
+        # What is free at once; the one with the most is the best.
+        for free, name in self._by_free[kind].at_least(need):
+            yield from search.better(router.Merit(False, False, 0.0, 0, -free, name))
+            seen.add(name)
+            if not out(self._places[name]):
+                search.look(self._places[name])
+        # Somebody has to leave.
+        rest = [
+            (self._known[name].cheapest(question.now), name)
+            for _, name in self._by_reach[kind].at_least(need)
+            if name not in seen
+        ]
+        heapify(rest)
+        while rest:
+            cost, name = heappop(rest)
+            yield from search.better(router.Merit(False, True, cost, 0, 0, ""))
+            if not out(self._places[name]):
+                search.look(self._places[name])
+                self._known[name].weigh()
+        yield from search.better(None)
+
+    def verdict(self, spec: ModelSpec, need_bytes: int) -> "Verdict":
+        """Who could hold the model at all. Looked up in all places, and remembered until one of them
+        has other devices, or comes or goes."""
+        self._freshen()
+        key = (spec.id, need_bytes)
+        known = self._refused.pop(key, None)
+        if known is None or known[0] is not spec:
+            known = spec, _verdict(spec, need_bytes, self._places.values())
+        self._refused[key] = known
+        if len(self._refused) > _REMEMBERED:
+            del self._refused[next(iter(self._refused))]
+        return known[1]
+
+    def _freshen(self) -> None:
+        for name in self._touched:
+            self._renew(name)
+        self._touched.clear()
+
+    def renew(self, name: str) -> None:
+        """As `touch`, and looked at already: for whoever changes places more often than models are
+        placed."""
+        self._renew(name)
+        self._touched.discard(name)
+
+    def _renew(self, name: str) -> None:
+        place = self._places.get(name)
+        before = self._known.pop(name, None)
+        after = None if place is None else _Outlook.of(place)
+        if after is not None:
+            self._known[name] = after
+        if _shape(before) != _shape(after):
+            self._refused.clear()
+        (self._away.add if after is not None and not after.ready else self._away.discard)(name)
+        was = before if before is not None and before.ready else _NONE
+        now = after if after is not None and after.ready else _NONE
+        for kind in _EACH:
+            self._by_free[kind].put(name, was.free.get(kind), now.free.get(kind))
+            self._by_reach[kind].put(name, was.reach.get(kind), now.reach.get(kind))
+        self._by_largest.put(name, was.largest, now.largest)
+
+
+def _shape(outlook: _Outlook | None) -> tuple[bool, Shape] | None:
+    return None if outlook is None else (outlook.ready, outlook.shape)
+
+
+@dataclass(slots=True)
+class _Search:
+    """Ways that were found, the best first."""
+
+    question: router.Question
+    _found: list[tuple[router.Merit, int, router.Placement]] = field(default_factory=list)
+    _order: Iterator[int] = field(default_factory=count)
+
+    def look(self, place: Place) -> None:
+        """Its ways are known."""
+        for way in router.ways(self.question, place):
+            heappush(self._found, (router.merit(way), next(self._order), way))
+
+    def better(self, bound: router.Merit | None) -> Iterator[router.Placement]:
+        """Those that nothing of at least that merit can beat; all of them when nothing is to come."""
+        while self._found and (bound is None or self._found[0][0] <= bound):
+            yield heappop(self._found)[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether somebody who is up could ever hold a model, and `why` nobody could, away or not; ""
+    when somebody could."""
+
+    up: bool
+    why: str
+
+
+def _verdict(spec: ModelSpec, need_bytes: int, places: Iterable[Place]) -> Verdict:
+    up, named = False, dict[str, list[str]]()
+    able = False
+    for place in places:
+        why = router.never(spec, need_bytes, place)
+        if why is None:
+            able, up = True, up or place.ready
+        else:
+            named.setdefault(why, []).append(place.name)
+    return Verdict(up, "" if able or not named else "; ".join(_reason(each) for each in named.items()))
+
+
+def _reason(named: tuple[str, list[str]]) -> str:
+    """Who has the same reason: by name, as long as they are few."""
+    why, names = named
+    few = ", ".join(sorted(names)[:3])
+    return f"{few}: {why}" if len(names) <= 3 else f"{few} and {len(names) - 3} others: {why}"
