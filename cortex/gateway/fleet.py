@@ -93,12 +93,12 @@ class Fleet:
         """Poll until cancelled. Started once each neuron has reported or is marked away."""
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery, members = nursery, list(self)
                 async with trio.open_nursery() as first:
-                    for neuron in self:
+                    for neuron in members:
                         first.start_soon(self._polling.look, neuron)
                 task_status.started()
-                self._nursery = nursery
-                for neuron in self:
+                for neuron in members:  # who came meanwhile is watched already
                     self._watch(neuron, nursery)
                 await trio.sleep_forever()
         finally:
@@ -181,8 +181,8 @@ class Fleet:
         """The dismissed neuron is forgotten, unless it was taken back before its last left."""
         while neuron.dismissed and neuron.up and self._seated(neuron):
             await self._dispatch.changed()
-        if not neuron.dismissed:
-            return
+        if not neuron.dismissed or self._neurons.get(neuron.name) is not neuron:
+            return  # or it was dismissed twice, and the other task was quicker
         log.info("neuron.forgotten neuron=%s", neuron.name)
         del self._neurons[neuron.name]
         self._release(neuron)

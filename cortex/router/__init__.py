@@ -4,7 +4,8 @@ Routing goes by this list. Its numbers stand wherever a step of it is taken:
 
 1. Resolve the alias: flat, one lookup.
 2. Loaded and servable replicas: the least busy (what its last report told, plus our own requests
-   since); among equals the one that affinity points to, then the name.
+   since); among equals the one that affinity points to, then the name. A place that has to prove
+   itself gets few of those who have another one.
 3. A replica that is there and cannot serve: wait or refuse, never a second copy.
 4. Nobody has it: free room, then the cheapest eviction (bytes x load seconds, by how long nobody
    has used them), then the fewest that leave, then the most free bytes, then the name. Only where it

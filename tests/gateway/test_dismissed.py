@@ -93,3 +93,21 @@ async def test_a_request_whose_neuron_left_since_its_seat_was_given_is_tried_els
             assert len(one.requests) + len(two.requests) == 1
             page = await gateway.page()
             assert 'cortex_retries_total{reason="unsent"} 1.0' in page
+
+
+async def test_a_neuron_may_be_taken_out_and_back_and_out_again_while_somebody_is_there() -> None:
+    """Each time somebody sees it off; it is forgotten once."""
+    async with fake_neuron("a") as one, fake_neuron("b") as two:
+        ready = trio.Event()
+        one.then(Wait(ready), WHOLE)
+        async with open_gateway(one, two, config=SOON) as gateway:
+            client = await gateway.dial()
+            await client.send(ask("/v1/chat/completions", body("a")))
+            await one.seen(1)
+            reform(gateway, n2=two)
+            reform(gateway, n1=one, n2=two)
+            reform(gateway, n2=two)
+            ready.set()
+            assert (await client.answer()).status == 200
+            await gateway.knows(lambda ledger: ledger.place("n1") is None)
+            assert (await gateway.ask("b")).status_code == 200
