@@ -281,7 +281,7 @@ async def test_a_cold_model_goes_where_it_fits_and_then_where_the_least_is_lost(
     catalogue = Catalogue({name: ModelSpec(name, footprint=60 * MIB) for name in ("a", "b")})
     async with fake_neuron() as one, fake_neuron() as two:
         one.memory, two.memory = 200 * MIB, 100 * MIB
-        one.has("x", bytes={"cpu": 150 * MIB}, age_s=100, load_s=9)
+        one.has("x", bytes={"cpu": 150 * MIB}, age_s=100, idle_s=0, load_s=9)
         async with open_gateway(one, two, catalogue=catalogue) as gateway:
             assert (await gateway.ask("a")).headers["x-cortex-neuron"] == "n2"
             two.has("a", bytes={"cpu": 60 * MIB}, load_s=2)
