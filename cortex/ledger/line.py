@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import takewhile
 from math import ceil
 from typing import Final, TypeAlias
 
@@ -77,19 +78,25 @@ class _Row:
 
     def eldest(self, *, anonymous: bool) -> Ticket | None:
         """Who has waited longest, with a key or without."""
-        return next(iter(self.keys.get("", ()) if anonymous else self.keyed), None)
+        return next(iter(self.of("") if anonymous else self.keyed), None)
 
-    def before(self, rank: Rank, key: str) -> int:
-        """How many are ahead of one of that rank, as far as can be told: as if all wanted one seat."""
-        return sum(self._ahead(each, tickets, rank, key) for each, tickets in self.keys.items())
+    def elder(self, ticket: Ticket) -> int:
+        """How many of its key came before `ticket`."""
+        return sum(1 for _ in takewhile(lambda other: other.number < ticket.number, self.of(ticket.want.key)))
 
-    def _ahead(self, each: str, tickets: Tickets, rank: Rank, key: str) -> int:
-        if each == key:
-            return sum(other.number < rank.number for other in tickets)
-        if not each or rank.anonymous:
-            return len(tickets) if each else 0
+    def before(self, rank: Rank, but: str) -> int:
+        """How many of all keys `but` that are ahead of one of that rank, as far as can be told: as if
+        all wanted one seat."""
+        return sum(self._ahead(key, tickets, rank) for key, tickets in self.keys.items() if key != but)
+
+    def of(self, key: str) -> Collection[Ticket]:
+        return self.keys.get(key, ())
+
+    def _ahead(self, key: str, tickets: Tickets, rank: Rank) -> int:
+        if not key or rank.anonymous:
+            return len(tickets) if key else 0
         head = next(iter(tickets))
-        turns = (rank.start - self.turns.start(each)) * head.want.share
+        turns = (rank.start - self.turns.start(key)) * head.want.share
         tie = turns.is_integer() and head.number < rank.number
         return min(max(ceil(turns) + tie, 0), len(tickets))
 
@@ -113,7 +120,7 @@ class Line:
 
     def __contains__(self, ticket: Ticket) -> bool:
         row = self._rows.get(kind_of(ticket.want))
-        return row is not None and ticket in row.keys.get(ticket.want.key, ())
+        return row is not None and ticket in row.of(ticket.want.key)
 
     def __iter__(self) -> Iterator[Ticket]:
         """In order of arrival."""
@@ -162,8 +169,6 @@ class Line:
     def position(self, ticket: Ticket) -> int:
         """How many turns it is to that of `ticket`, its own included."""
         key, share = ticket.want.key, ticket.want.share
-        ahead = sum(
-            other.number < ticket.number for row in self._rows.values() for other in row.keys.get(key, ())
-        )
-        rank = Rank(not key, self.turns.start(key) + ahead / share, ticket.number)
-        return 1 + sum(row.before(rank, key) for row in self._rows.values())
+        elder = sum(row.elder(ticket) for row in self._rows.values())
+        rank = Rank(not key, self.turns.start(key) + elder / share, ticket.number)
+        return 1 + elder + sum(row.before(rank, but=key) for row in self._rows.values())
