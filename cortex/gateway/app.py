@@ -140,7 +140,7 @@ def _events(app: QuartTrio, report: Report, views: Views, watch: Watch) -> None:
         told = watch.happenings.stream(
             request.headers.get("last-event-id", ""),
             lambda: _seen(report, views, caller),
-            lambda model: views.name(caller, model),
+            lambda event: views.happening(caller, event),
         )
         # A reader that asks for the head alone gets it, and no stream that never ends.
         body = told if request.method == "GET" else b""

@@ -30,7 +30,7 @@ BEHIND: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One event with its number, rendered for those who know its model by its id."""
+    """One event with its number, rendered for those who may know all of it."""
 
     number: int
     event: Happening
@@ -81,11 +81,11 @@ class Happenings:
             listener.hear(told)
 
     async def stream(
-        self, last_id: str, snapshot: Callable[[], FleetReport], name: Callable[[str], str | None]
+        self, last_id: str, snapshot: Callable[[], FleetReport], seen: Callable[[Happening], Happening | None]
     ) -> AsyncGenerator[bytes, None]:
-        """Events as a reader gets them that read `last_id` before, "" for none. `name` is what it calls
-        a model, None for one that it may not know of. A comment where nothing happens for long. Ends
-        only when the reader is too slow: with the error Overloaded, after what it had not read."""
+        """Events as a reader gets them that read `last_id` before, "" for none; `seen` is what it may
+        know of one, if anything. A comment where nothing happens for long. Ends only when the reader
+        is too slow: with the error Overloaded, after what it had not read."""
         with self._listening() as listener:
             missed = self._since(last_id)
             if missed is None:
@@ -100,8 +100,8 @@ class Happenings:
                     yield sse.COMMENT
                 elif told is None:
                     raise _too_slow()
-                elif frame := self._seen_by(told, name):
-                    yield frame
+                elif (event := seen(told.event)) is not None:
+                    yield told.frame if event is told.event else self._frame(told.number, event)
 
     @contextmanager
     def _listening(self) -> Iterator[Listener]:
@@ -124,16 +124,6 @@ class Happenings:
 
     def _told(self, event: Happening) -> Told:
         return Told(self._number, event, self._frame(self._number, event))
-
-    def _seen_by(self, told: Told, name: Callable[[str], str | None]) -> bytes:
-        """What a reader gets of it, if anything, by its names for models."""
-        model: str = getattr(told.event, "model", "")
-        called = name(model) if model else ""
-        if called is None:
-            return b""
-        if called == model:
-            return told.frame
-        return self._frame(told.number, msgspec.structs.replace(told.event, model=called))
 
     def _frame(self, number: int, event: Happening) -> bytes:
         kind = str(event.__struct_config__.tag)

@@ -10,16 +10,19 @@ takes the scope admin.
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
 from cortex.ask import Json
-from cortex.errors import CortexError, UnknownModel
+from cortex.errors import Busy, CortexError, DoesNotFit, NoRoom, UnknownModel
 from cortex.gateway.listing import Listing
 from cortex.keys import Accounts
 from cortex.wire.fleet import CatalogueModel, FleetNeuron, FleetReport
+from cortex.wire.happenings import Happening, LoadFailed
 
+# Refusals that name who takes up the room.
+_CROWDED: Final = frozenset({Busy.code, DoesNotFit.code, NoRoom.code})
 Namer: TypeAlias = Callable[[str], str | None]
 
 
@@ -50,6 +53,17 @@ class Views:
         """What `caller` calls the model of that id: the id, else the first alias that he may use; None
         when he may not know of it."""
         return self._namer(caller)(model)
+
+    def happening(self, caller: str, event: Happening) -> Happening | None:
+        """An event as `caller` may hear of it; None when it is about a model that he may not know of."""
+        model = getattr(event, "model", "")
+        if not model or not self.accounts.narrow(caller):
+            return event
+        if (name := self.name(caller, model)) is None:
+            return None
+        if isinstance(event, LoadFailed) and event.code in _CROWDED:
+            return replace(event, model=name, message=f"There is no room for '{name}' at the moment")
+        return replace(event, model=name) if name != model else event
 
     def discreet(self, caller: str, model: str, error: CortexError) -> CortexError:
         """`error` in the words that `caller` may hear: a neuron names who blocks its room."""

@@ -145,20 +145,41 @@ async def test_a_reader_goes_on_where_it_stopped_or_begins_with_a_snapshot() -> 
             assert (await fresh.next())["type"] == "snapshot", unknown
 
 
-async def test_a_key_hears_of_its_own_models_alone() -> None:
+async def test_a_key_hears_of_its_own_models_alone_by_its_own_names_for_them() -> None:
     keys = (
-        Key("all", "6f" * 32, scopes=("inference",)),
-        Key("some", sha256(b"sk-some").hexdigest(), scopes=("inference",), models=("mine*",)),
+        Key("some", sha256(b"sk-some").hexdigest(), models=("mine*", "nick")),
+        Key("all", sha256(b"sk-all").hexdigest()),
     )
-    async with fake_neuron("mine", "theirs") as neuron:
-        async with open_gateway(neuron, config=GatewayConfig(keys=keys)) as gateway:
-            reader = await listening(gateway, x_api_key="sk-some")
-            await reader.next()
+    blocked = refusal(409, "busy", message="theirs is pinned")
+    async with fake_neuron("mine", "theirs", "named", known=["mine2"]) as neuron:
+        neuron.on["/models/load"].append(neuron.plan(blocked))
+        config = GatewayConfig(keys=keys, aliases={"nick": "named"})
+        async with open_gateway(neuron, catalogue=["named", "mine2"], config=config) as gateway:
+            some, everything = [await listening(gateway, x_api_key=key) for key in ("sk-some", "sk-all")]
+            names = [row["id"] for row in (await some.next())["fleet"]["models"]]
+            assert sorted(names) == ["mine", "mine2", "nick"]
             neuron.residents.clear()
             neuron.poisoned = True
-            events = [await reader.next() for _ in range(2)]
-            assert [event["type"] for event in events] == ["evicted", "device"]
-            assert events[0]["model"] == "mine"
+            events = [await some.next() for _ in range(3)]
+            assert sorted(event.get("model", event["type"]) for event in events) == ["device", "mine", "nick"]
+            assert {(await everything.until("evicted"))["model"] for _ in range(3)} == {
+                "mine",
+                "theirs",
+                "named",
+            }
+            neuron.poisoned = False
+            await everything.until("device", state="ok")
+            await gateway.http.post(
+                "/v1/chat/completions",
+                json={"model": "mine2", "messages": []},
+                headers={"x-api-key": "sk-some"},
+            )
+            failed = await some.until("load.failed")
+            assert (failed["code"], failed["message"]) == (
+                "busy",
+                "There is no room for 'mine2' at the moment",
+            )
+            assert "theirs is pinned" in (await everything.until("load.failed"))["message"]
             client = await gateway.dial()
             await client.send(ask(EVENTS, b"", "GET"))
             assert (await client.answer()).status == 401
@@ -207,7 +228,7 @@ async def frame(stream: Any) -> bytes:
 
 async def test_a_quiet_stream_is_kept_alive(autojump_clock) -> None:
     book = Happenings("b")
-    stream = book.stream("", FleetReport, lambda model: model)
+    stream = book.stream("", FleetReport, lambda event: event)
     assert b"event: snapshot" in await frame(stream)
     for _ in range(3):
         began = trio.current_time()
@@ -222,7 +243,7 @@ async def test_a_quiet_stream_is_kept_alive(autojump_clock) -> None:
 async def test_a_reader_that_is_too_slow_gets_what_it_had_and_an_error_and_nobody_waits(monkeypatch) -> None:
     monkeypatch.setattr(happenings, "BEHIND", 3)
     book = Happenings("b")
-    slow, quick = [book.stream("", FleetReport, lambda model: model) for _ in range(2)]
+    slow, quick = [book.stream("", FleetReport, lambda event: event) for _ in range(2)]
     await frame(slow)
     await frame(quick)
     for number in range(5):
@@ -235,7 +256,7 @@ async def test_a_reader_that_is_too_slow_gets_what_it_had_and_an_error_and_nobod
     await quick.aclose()
     assert not book._listeners
     # What it missed is kept, so that it loses nothing by coming again.
-    again = book.stream("b-3", FleetReport, lambda model: model)
+    again = book.stream("b-3", FleetReport, lambda event: event)
     assert b"n3" in await frame(again) and b"n4" in await frame(again)
     await again.aclose()
 
@@ -245,6 +266,6 @@ async def test_only_so_many_events_are_kept(monkeypatch) -> None:
     for number in range(happenings.KEPT + 2):
         book.tell(told.NeuronBack(neuron=f"n{number}"))
     for last, snapshot in ((1, True), (2, False)):
-        stream = book.stream(f"b-{last}", FleetReport, lambda model: model)
+        stream = book.stream(f"b-{last}", FleetReport, lambda event: event)
         assert (b"event: snapshot" in await frame(stream)) is snapshot
         await stream.aclose()
