@@ -88,6 +88,20 @@ def test_the_plan_says_so() -> None:
     assert held.standing == "full" and "prove itself" in held.why
 
 
+def test_a_model_comes_in_at_a_place_that_spoils_requests_only_when_no_other_can_take_it() -> None:
+    book = books(None, delegates=True)
+    book.tell("p", 100)
+    book.tell("q", 50)
+    book.ledger.bound("p", 0)
+    plan = book.ledger.plan(want("c", 30, may_load=True))
+    assert [(reason.place.name, reason.standing) for reason in plan.reasons] == [("q", "fits"), ("p", "fits")]
+    assert "did not spoil" in plan.reasons[1].why
+    assert book.begin("c", 30)[1].place.name == "q"
+    assert book.begin("d", 70)[1].place.name == "p"
+    book.ledger.bound("p", 1)
+    assert book.begin("e", 10)[1].place.name == "p"
+
+
 def test_a_bound_outlives_reports_and_a_loss_and_goes_with_the_place() -> None:
     book = two(0)
     book.tell("p", 100, resident("a"))

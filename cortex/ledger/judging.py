@@ -7,6 +7,7 @@ nobody made. Whether a verdict is carried out is `seating`'s.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import inf
 
 from cortex import evictor, router
@@ -137,9 +138,15 @@ class Judging(Waiting):
             for name, rest in self._rests.about(want.model).items()
             if name in self._places and name not in want.avoid
         }
-        question = router.Question(want.spec, want.need_bytes, self._victims(), now, want.prefer)
+        leaves = partial(evictor.movable, now=now, rules=self.policy.rules)
+        question = router.Question(want.spec, want.need_bytes, self._victims(), now, want.prefer, leaves)
         # Whoever has it already takes nobody new, or this would not be asked.
-        found = self._rooms.ways(question, lambda place: place.name in want.avoid or place.name in rests)
+        out = {*want.avoid, *rests}
+        shunned = self._shunned - out
+        found = self._rooms.ways(question, lambda place: place.name in out or place.name in shunned)
+        if shunned:
+            # Who spoils all that he is sent gets a model only when nobody else can take it.
+            found = chain(found, self._rooms.ways(question, lambda place: place.name not in shunned))
         promised = False
         for way in found:
             if way.victims and not want.evict:

@@ -46,6 +46,8 @@ class Residency:
     # When who left, by place, for reports that were asked for earlier.
     _left: dict[str, dict[str, float]] = field(default_factory=dict)
     _load_s: dict[str, float] = field(default_factory=dict)
+    # Places that get nobody who has a choice.
+    _shunned: set[str] = field(default_factory=set)
     # Whose line may move: those of these models, and with `_roomier` all that wait for room.
     _stirred: set[str] = field(default_factory=set)
     _roomier: bool = False
@@ -131,6 +133,7 @@ class Residency:
         """There is no such place any more; answers the loads it took along, which count no longer."""
         taken = self.lost(name, reason)
         self._places.pop(name, None)
+        self._shunned.discard(name)
         self._rooms.touch(name)
         return taken
 
@@ -151,6 +154,7 @@ class Residency:
         place = self._places.get(name)
         if place is not None and place.most != most:
             place.most = most
+            (self._shunned.add if most == 0 else self._shunned.discard)(name)
             self._stir(*place.residents)
 
     def rooms(self, name: str, rooms: Iterable[Room]) -> None:

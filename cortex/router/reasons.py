@@ -243,13 +243,15 @@ def _ordered(cold: Sequence[Reason], here: Reason | None) -> Iterator[Reason]:
 
 def _merit(reason: Reason) -> tuple[object, ...]:
     assert reason.way is not None and reason.standing in _WAYS  # noqa: S101 - who calls has looked
-    return merit(reason.way)
+    return (reason.place.most == 0, *merit(reason.way))
 
 
 def _advantage(best: Reason, reason: Reason) -> str:
     """What the best place has over another one: the first part of their merits that differs."""
     assert best.way is not None and reason.way is not None  # noqa: S101 - ways have been picked
     name, first, mine = best.place.name, merit(best.way), merit(reason.way)
+    if reason.place.most == 0 != best.place.most:
+        return f"{name} did not spoil the last requests"
     if first.must_wait != mine.must_wait:
         return f"{name} need not wait"
     if first.evicts != mine.evicts:
