@@ -661,7 +661,7 @@ async def test_who_knows_an_address_does_not_wait_for_a_resolver_that_hangs(
         resolver.mood = "hangs"
         mock_clock.jump(60)
         nursery.start_soon(pool.names.refresh)
-        while resolver.asked < 2:  # noqa: ASYNC110 - it is a thread's turn
+        while resolver.asked < 2:
             await trio.lowlevel.checkpoint()
         began = trio.current_time()
         assert await ask(pool) == (200, b'{"ok":true}')
