@@ -28,6 +28,7 @@ from cortex.web.connection import EVENT_STREAM
 from cortex.web.guard import Scope
 from cortex.web.site import App
 from cortex.wire import neuron as wire
+from cortex.wire.anthropic_answers import VERSION, ModelEntry, ModelPage
 from cortex.wire.fleet import FleetReport
 
 # A neuron drains by force for seconds; one that takes longer than this hangs.
@@ -97,15 +98,15 @@ def application(report: Report, views: Views, dispatch: Dispatch, pins: Pins, wa
 
     @app.get("/v1/models")
     async def models() -> Response:
-        if "anthropic-version" in request.headers:
-            return answer(_anthropic_page(views.ids(_caller())))
+        if VERSION in request.headers:
+            return answer(ModelPage.of(views.ids(_caller())))
         data: list[Json] = [views.entry(_caller(), name) for name in views.ids(_caller())]
         return answer({"object": "list", "data": data})
 
     @app.get("/v1/models/<path:name>")
     async def model(name: str) -> Response:
-        if "anthropic-version" in request.headers:
-            return answer(_anthropic_model(views.shown(_caller(), name)))
+        if VERSION in request.headers:
+            return answer(ModelEntry.of(views.shown(_caller(), name)))
         return answer(views.entry(_caller(), name))
 
     return app
@@ -224,18 +225,3 @@ async def _unload(listing: Listing, name: str, order: wire.UnloadRequest) -> Non
     except CortexError as error:
         fleet.suspect(name, error)
         raise
-
-
-def _anthropic_page(ids: list[str]) -> dict[str, Json]:
-    data: list[Json] = [_anthropic_model(model) for model in ids]
-    return {
-        "data": data,
-        "has_more": False,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }
-
-
-def _anthropic_model(model: str) -> dict[str, Json]:
-    # The dialect wants a date; when a model was made is nobody's knowledge here.
-    return {"type": "model", "id": model, "display_name": model, "created_at": "1970-01-01T00:00:00Z"}

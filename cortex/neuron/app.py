@@ -25,6 +25,7 @@ from cortex.web.guard import Scope
 from cortex.web.site import App
 from cortex.wire import keeping, sse
 from cortex.wire import neuron as wire
+from cortex.wire.anthropic_answers import VERSION, ModelEntry, ModelPage
 
 # As often as a stream of answers: what stands between shall not take the silence for an end.
 KEEP_ALIVE_S: Final = 10.0
@@ -109,6 +110,8 @@ def _models(app: QuartTrio, view: View, orders: Orders) -> None:
 
     @app.get("/v1/models")
     async def catalogue() -> Response:
+        if VERSION in request.headers:
+            return answer(ModelPage.of(view.ids()))
         data: list[Json] = [*view.entries()]
         return answer({"object": "list", "data": data})
 
@@ -117,7 +120,7 @@ def _models(app: QuartTrio, view: View, orders: Orders) -> None:
         model = view.residents.meant(name)
         if model not in view.ids():
             raise unknown(name, view.ids())
-        return answer(view.entry(model))
+        return answer(ModelEntry.of(model) if VERSION in request.headers else view.entry(model))
 
 
 def _pins(app: QuartTrio, orders: Orders) -> None:

@@ -5,16 +5,19 @@ the little that changes. Every event has a name, since the dialect's clients ski
 ones. Source: the vendor's reference of streamed messages.
 """
 
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
 from cortex.events import Usage
 from cortex.wire.sse import Frame
 
 encode: Final = msgspec.json.Encoder().encode
 
+# The header that every client of the dialect sends, whatever version it says.
+VERSION: Final = "anthropic-version"
 StopWord: TypeAlias = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 # Clients hand a thought back with its signature and judge it by nothing else; some drop one that has none.
 SIGNATURE: Final = "Y29ydGV4"
@@ -89,13 +92,35 @@ class CountBody(msgspec.Struct):
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
-    """One model of GET /v1/models, in this dialect."""
+    """One model of GET /v1/models, in this dialect. It wants a date: when a model was made is
+    nobody's knowledge here."""
 
     type: Literal["model"] = "model"
     id: str
     display_name: str
-    created_at: str
-    max_input_tokens: int | UnsetType = UNSET
+    created_at: str = "1970-01-01T00:00:00Z"
+
+    @classmethod
+    def of(cls, model: str) -> "ModelEntry":
+        """The entry of that id."""
+        return cls(id=model, display_name=model)
+
+
+class ModelPage(msgspec.Struct, kw_only=True):
+    """GET /v1/models, which is never cut into several."""
+
+    data: list[ModelEntry]
+    has_more: bool = False
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, models: Sequence[str]) -> "ModelPage":
+        """The page with those ids."""
+        entries = [ModelEntry.of(model) for model in models]
+        return cls(
+            data=entries, first_id=models[0] if models else None, last_id=models[-1] if models else None
+        )
 
 
 def begun(message: MessageBody) -> Frame:

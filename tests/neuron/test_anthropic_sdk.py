@@ -174,3 +174,15 @@ async def test_the_dialect_is_among_those_that_discovery_tells(tmp_path: Path) -
     async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(), memory=256 * MIB) as role:
         told = (await role.http.get("/discovery")).json()["dialects"]
         assert told == ["openai_chat", "openai_text", "anthropic_messages"]
+
+
+async def test_the_list_of_models_is_in_the_librarys_own_shape(demo: Running) -> None:
+    def deed(client: Anthropic):
+        with pytest.raises(anthropic.NotFoundError):
+            client.models.retrieve("nobody")
+        return client.models.list(), client.models.retrieve(MODEL_ID)
+
+    page, entry = await using(demo, deed)
+    assert [model.id for model in page.data] == [MODEL_ID] and not page.has_more
+    assert page.first_id == page.last_id == MODEL_ID
+    assert entry.display_name == MODEL_ID and entry.type == "model"
