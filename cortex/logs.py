@@ -15,9 +15,10 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final, Literal, TextIO, TypeAlias
 
 Format: TypeAlias = Literal["text", "json"]
@@ -32,6 +33,14 @@ _TALKERS: Final = ("httpx", "httpcore", "hypercorn")
 _MARKS: Final = {"ERROR": "<3>", "CRITICAL": "<2>", "WARNING": "<4>", "INFO": "<6>", "DEBUG": "<7>"}
 
 _WORD: Final = re.compile(r"[\w.:/@+*-]+")
+# What a call's text is made of: its event, then pairs, in which the arguments are.
+_EVENT: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+")
+_PAIR: Final = re.compile(r"""(?<!\S)([a-z][a-z0-9_]*)=('[^']*'|"[^"]*"|\S+)""")
+_ARGUMENT: Final = re.compile(r"%[-+ #0]*\d*(?:\.\d+)?[a-zA-Z]")
+_FLOAT: Final = re.compile(r"%\.\d+f")
+_OWN: Final = frozenset({"time", "level", "logger", "event", "message", "request_id", "traceback", "stack"})
+# More than the calls of a program.
+_SHAPES: Final = 2048
 
 _REQUEST: Final = ContextVar("cortex_request_id", default="-")
 
@@ -51,8 +60,9 @@ def request_id() -> str:
     return _REQUEST.get()
 
 
-def configure(level: str, form: Format, stream: TextIO) -> "Outlet":
-    """Everything logged at `level` or above goes to `stream` from here on.
+def configure(level: str, form: Format | None, stream: TextIO) -> "Outlet":
+    """Everything logged at `level` or above goes to `stream` from here on. Without a form it is text
+    for a terminal, and JSON for whatever else reads.
 
     An outlet that was there before is closed. `close` writes what is left.
     """
@@ -61,7 +71,9 @@ def configure(level: str, form: Format, stream: TextIO) -> "Outlet":
         root.removeHandler(old)
         old.close()
     outlet = Outlet(stream)
-    outlet.setFormatter(Json() if form == "json" else Text(journal=_is_journal(stream)))
+    journal = _is_journal(stream)
+    as_text = stream.isatty() if form is None else form == "text"
+    outlet.setFormatter(Text(journal=journal) if as_text else Json(journal=journal))
     root.addHandler(outlet)
     root.setLevel(level.upper())
     for name in _TALKERS:
@@ -104,20 +116,76 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One object a line: time, level, logger, message, request_id, and trouble if there was."""
+    """One object a line: time, level, logger, event, the keys of the message with their values, the
+    message, request_id, and trouble if there was. Within the journal without the time."""
+
+    def __init__(self, *, journal: bool = False) -> None:
+        super().__init__()
+        self._journal = journal
+        # By the text of the call, of which a program has so many.
+        self._shapes: dict[str, tuple[_Key, ...]] = {}
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {
-            "time": _when(record),
+        message = record.getMessage()
+        fields: dict[str, object] = {
+            **({} if self._journal else {"time": _when(record)}),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            **self._told(record, message),
+            "message": message,
             "request_id": _request_of(record),
             **dict(_trouble(self, record)),
         }
         # json.dumps escapes all that is not ASCII, lone surrogates included; of ASCII it
         # leaves one control character as it is.
-        return json.dumps(fields).replace("\x7f", "\\u007f")
+        line = json.dumps(fields, default=str).replace("\x7f", "\\u007f")
+        return f"{_MARKS.get(record.levelname, '')}{line}" if self._journal else line
+
+    def _told(self, record: logging.LogRecord, message: str) -> dict[str, object]:
+        """The event and its keys. What has no such form is told by the message alone."""
+        if not isinstance(record.msg, str) or isinstance(record.args, Mapping):
+            return {}
+        if (shape := self._shapes.get(record.msg)) is None:
+            if len(self._shapes) >= _SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[record.msg] = tuple(_keys(record.msg))
+        event = _EVENT.match(message)
+        if event is None:
+            return {}
+        arguments = record.args or ()
+        told = {key.name: key.value(arguments) for key in shape if key.name not in _OWN}
+        return {"event": event[0], **told}
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """`name=form` in the text of a call; the first argument of the form is the one at `first`."""
+
+    name: str
+    form: str
+    first: int
+    count: int
+
+    def value(self, arguments: tuple[object, ...]) -> object:
+        """As the call had it, where it is all of the form; None for what is said to be absent."""
+        mine = arguments[self.first : self.first + self.count]
+        if self.form in ("%s", "%d") and not isinstance(mine[0], str):
+            plain = mine[0] is None or isinstance(mine[0], bool | int | float)
+            return mine[0] if plain else str(mine[0])
+        text = self.form % mine
+        if _FLOAT.fullmatch(self.form):
+            return float(text)
+        if text.startswith('"'):  # of `word`
+            with suppress(ValueError):
+                return json.loads(text)
+        return None if text == "-" else text
+
+
+def _keys(text: str) -> Iterator[_Key]:
+    for found in _PAIR.finditer(text):
+        form = found[2][1:-1] if found[2][0] in "'\"" else found[2]
+        first, count = len(_ARGUMENT.findall(text[: found.start()])), len(_ARGUMENT.findall(form))
+        yield _Key(found[1], form, first, count)
 
 
 class Outlet(logging.Handler):

@@ -88,9 +88,81 @@ def test_a_json_line_holds_time_level_logger_message_and_request() -> None:
     assert loaded == {
         "level": "warning",
         "logger": "cortex.tested",
+        "event": "neuron.lost",
+        "name": "a",
         "message": "neuron.lost name=a",
         "request_id": "r-1",
     }
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "told"),
+    [
+        ("load.done model=%s seconds=%.2f", ("m x", 1.256), {"model": "m x", "seconds": 1.26}),
+        ("request.done n=%d ok=%s none=%s dash=%s", (3, True, None, "-"), {"n": 3, "ok": True, "none": None}),
+        ("gateway.up api=%s:%d page=%s:%d", ("h", 1, "i", 2), {"api": "h:1", "page": "i:2"}),
+        ("model.%s model=%s", ("pinned", "m"), {"event": "model.pinned", "model": "m"}),
+        ("reload.refused fault='%s'", ("x = 3 = level=1",), {"fault": "x = 3 = level=1"}),
+        ("stop.forced cause='it did not end' in_s=%d", (3,), {"cause": "it did not end", "in_s": 3}),
+        ("request.done key=%s", (logs.word('a b="c'),), {"key": 'a b="c'}),
+        ("request.done rules=%s", (("x", 1),), {"rules": "('x', 1)"}),
+        ("request.done level=%s message=%s a=%s", ("forged", "forged", 1), {"a": 1}),
+    ],
+)
+def test_a_json_line_has_the_keys_of_its_message_with_their_values(
+    message: str, arguments: tuple[object, ...], told: dict[str, object]
+) -> None:
+    """Nothing that an argument holds makes a key."""
+    loaded = json.loads(logs.Json().format(record(message, *arguments)))
+    assert loaded.pop("message") == message % arguments
+    assert (loaded.pop("level"), loaded.pop("logger")) == ("info", "cortex.tested")
+    del loaded["time"], loaded["request_id"]
+    if "dash" in message:
+        assert loaded.pop("dash") is None
+    assert loaded == {"event": message.partition(" ")[0], **told}
+
+
+@pytest.mark.parametrize("message", ["a sentence with a=b in it", "", "Event.x a=1", "event a=%%"])
+def test_what_has_no_event_is_its_message_alone(message: str) -> None:
+    assert set(json.loads(logs.Json().format(record(message)))) == {
+        "time",
+        "level",
+        "logger",
+        "message",
+        "request_id",
+    }
+
+
+def test_in_the_journal_a_json_line_has_its_level_as_a_mark_and_no_time() -> None:
+    line = logs.Json(journal=True).format(record("load.done model=m"))
+    assert line.startswith("<6>{")
+    assert "time" not in json.loads(line.removeprefix("<6>"))
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "as_json"),
+    [
+        (None, io.StringIO, True),
+        (None, Screen, False),
+        ("text", io.StringIO, False),
+        ("json", Screen, True),
+    ],
+)
+def test_a_terminal_gets_text_and_whatever_else_reads_gets_json_unless_it_is_said(
+    form: logs.Format | None, stream: type[io.StringIO], as_json: bool
+) -> None:
+    sink = stream()
+    outlet = logs.configure("info", form, sink)
+    log.info("load.done model=%s", "m")
+    outlet.close()
+    assert sink.getvalue().startswith("{") is as_json
 
 
 def test_a_text_line_holds_the_time_in_utc_and_the_request_if_there_is_one() -> None:

@@ -37,7 +37,7 @@ class Prepared:
     name: Kind
     run: Service
     listeners: tuple[Address, Address]
-    log_format: Format
+    log_format: Format | None
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
     hung_up: Bell | None = None

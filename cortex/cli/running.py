@@ -44,7 +44,7 @@ class Bell:
         self._rung = trio.Event()
 
 
-def hold(service: Service, level: str, form: logs.Format, hung_up: Bell | None = None) -> None:
+def hold(service: Service, level: str, form: logs.Format | None, hung_up: Bell | None = None) -> None:
     """Run `service` to its end; the event that it gets is set by the first signal, and `hung_up` is
     rung by each SIGHUP. A service that lost a device ends the process here: what is left of the
     device must not be tidied up."""
@@ -59,7 +59,7 @@ def hold(service: Service, level: str, form: logs.Format, hung_up: Bell | None =
 
 
 @contextmanager
-def logged(level: str, form: logs.Format) -> Iterator[None]:
+def logged(level: str, form: logs.Format | None) -> Iterator[None]:
     """What is logged within goes to stderr."""
     outlet = logs.configure(level, form, sys.stderr)
     try:

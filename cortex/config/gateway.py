@@ -93,7 +93,7 @@ class GatewayConfig:
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
     anonymous: bool = False
-    log_format: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] | None = None
     eviction: Eviction = Eviction()
     cold_load: ColdLoad = ColdLoad()
     limits: Limits = Limits()

@@ -108,7 +108,7 @@ class NeuronConfig:
     allowed_hosts: tuple[str, ...] = ()
     model_roots: tuple[FilePath, ...] = ()
     state_dir: FilePath | None = None
-    log_format: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] | None = None
     devices: Devices = Devices()
     eviction: NeuronEviction = NeuronEviction()
     llamacpp: LlamaCpp = LlamaCpp()

@@ -1,9 +1,10 @@
 """One request on its way through a gateway, as far as it has come.
 
 Plain facts that `passage` writes down while it works; from them come the entry in the
-books and the order in which places are tried.
+books, the line of the log, and the order in which places are tried.
 """
 
+import logging
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from cortex.errors import CortexError
 from cortex.events import Usage
 from cortex.gateway.ways import Way
 from cortex.ledger import Ticket
+from cortex.logs import word
 from cortex.metrics import Done, Outcome, Phase
 from cortex.router import Route
 from cortex.web.connection import Reply, Request
@@ -22,13 +24,15 @@ from cortex.web.meter import Meter
 from cortex.web.progress import Progress
 from cortex.web.streaming import Stream
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class Journey:
     """`model` is an id of the catalogue, `label` what metrics call it. `sampling` is what
     its alias adds. `seated` is the trio time of the first seat, `neuron` where the last one was and
     `route` what decided for it. `avoid` names neurons that refused, `full` is the refusal of one that
-    has the model."""
+    has the model, and `error` what the client is told."""
 
     way: Way
     request: Request
@@ -49,6 +53,7 @@ class Journey:
     stale: int = 0
     avoid: frozenset[str] = frozenset()
     full: CortexError | None = None
+    error: CortexError | None = None
     began: float = field(default_factory=trio.current_time)
     # Seconds that it waited for a seat, or was with neurons: all the rest is cortex's own share.
     elsewhere_s: float = 0.0
@@ -95,6 +100,34 @@ class Journey:
             key=self.request.caller,
         )
 
+    def tell(self, done: Done) -> None:
+        """The one line of the log that every request has. Figures that it never had are "-"."""
+        log.info(
+            "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
+            "completion=%d estimated=%s cached=%d dialect=%s status=%s code=%s queue_s=%s ttft_s=%s",
+            word(self.model),  # whatever the client wrote, where nobody knows it
+            done.neuron,
+            self.route or "none",
+            done.outcome,
+            self.request.caller or "-",
+            done.duration_s,
+            done.usage.prompt,
+            done.usage.completion,
+            self.meter.estimated,
+            done.usage.cached,
+            done.dialect,
+            self._status(),
+            "-" if self.error is None else self.error.code,
+            _figure(done.queue_s),
+            _figure(done.ttft_s),
+        )
+
+    def _status(self) -> int | str:
+        """What the client got, or is about to get."""
+        if self.error is not None and not self.reply.started:
+            return self.error.status
+        return self.meter.status if self.reply.started else "-"
+
     @property
     def verdict(self) -> Outcome:
         """What an answer that was passed on whole says of itself."""
@@ -103,3 +136,7 @@ class Journey:
         if self.meter.status in (503, 529):
             return "cortex"
         return "caller" if 400 <= self.meter.status < 500 else "engine"
+
+
+def _figure(seconds: float | None) -> float | str:
+    return "-" if seconds is None else round(seconds, 3)

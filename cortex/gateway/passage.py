@@ -140,7 +140,7 @@ class Passage:
                 await self._unbelieve(journey)
             else:
                 self._avoid(journey, error)
-            log.debug("request.again neuron=%s code=%s", journey.neuron, error.code)
+            log.info("request.again neuron=%s code=%s", journey.neuron, error.code)
             self._metrics.retried(error)
 
     async def _attempt(self, journey: Journey) -> CortexError | None:
@@ -292,6 +292,7 @@ class Passage:
 
     def _note(self, journey: Journey, error: CortexError) -> None:
         """A failure as the log has it, and a refusal as the books do."""
+        journey.error = error
         if journey.seated is None:
             self._metrics.rejected(error)
         if error.blame == "caller":
@@ -310,19 +311,7 @@ class Passage:
     def _close(self, done: Done, journey: Journey) -> None:
         self._metrics.request_done(done)
         self._settle(done, journey)
-        log.debug(
-            "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
-            "completion=%d estimated=%s",
-            word(journey.model),  # whatever the client wrote, where nobody knows it
-            done.neuron,
-            journey.route or "none",
-            done.outcome,
-            journey.request.caller or "-",
-            done.duration_s,
-            done.usage.prompt,
-            done.usage.completion,
-            journey.meter.estimated,
-        )
+        journey.tell(done)
 
     def _settle(self, done: Done, journey: Journey) -> None:
         """The key's tokens of the day are right from here on, and once the neuron reports."""

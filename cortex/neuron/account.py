@@ -3,18 +3,23 @@
 Kept while it runs, entered into the metrics at its end, also when it is cut short.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import trio
 
 from cortex.events import Event, Stopped, StopReason, Text, Thought, ToolCall, Usage
+from cortex.logs import word
 from cortex.metrics import Dialect, Done, Outcome, Phase
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Account:
-    """One request. `label` is its model as metrics name it; times are trio's."""
+    """One request. `label` is its model as metrics name it, `key` the caller's as a gateway tells it, and
+    `code` that of the error that it came to; times are trio's."""
 
     arrived: float
     label: str
@@ -24,6 +29,8 @@ class Account:
     usage: Usage = Usage()
     cold: bool = False
     stop: StopReason | None = None
+    key: str = ""
+    code: str = "-"
 
     def hear(self, events: Iterable[Event], usage: Usage) -> None:
         """Take note of what was said, and of what was used so far."""
@@ -66,6 +73,29 @@ class Account:
             cold=self.cold,
             stop=self.stop,
         )
+
+    def tell(self, done: Done) -> None:
+        """The one line of the log that every request has. Figures that it never had are "-"."""
+        log.info(
+            "request.done model=%s outcome=%s key=%s seconds=%.3f prompt=%d cached=%d completion=%d "
+            "dialect=%s code=%s stop=%s queue_s=%s ttft_s=%s",
+            done.model,
+            done.outcome,
+            word(self.key or "-"),
+            done.duration_s,
+            done.usage.prompt,
+            done.usage.cached,
+            done.usage.completion,
+            done.dialect,
+            self.code,
+            self.stop or "-",
+            _figure(done.queue_s),
+            _figure(done.ttft_s),
+        )
+
+
+def _figure(seconds: float | None) -> float | str:
+    return "-" if seconds is None else round(seconds, 3)
 
 
 def _mean(before: float | None, count: int, seconds: float) -> float | None:

@@ -21,7 +21,7 @@ from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, NotHereNow
 from cortex.events import Event, Prefilled
 from cortex.ledger import Ticket, Want
-from cortex.metrics import OTHER, Metrics, Outcome
+from cortex.metrics import OTHER, Done, Metrics, Outcome
 from cortex.neuron.account import Account
 from cortex.neuron.behalf import on_behalf
 from cortex.neuron.generation import Generation
@@ -104,14 +104,14 @@ class Speech:
         await self._answer(request, reply, MESSAGES)
 
     async def _answer(self, request: Request, reply: Reply, dialect: Dialect) -> None:
-        account = Account(request.arrived, OTHER, self._name)
+        account = Account(request.arrived, OTHER, self._name, key=request.headers.get(wire.KEY_NAME) or "")
         try:
             ask = await self._read(request, dialect)
             shown = asked_for(request, chat=dialect is CHAT, streams=ask.stream)
         except CortexError as error:
             self._metrics.request_began(account.label)
             self._note(account, error)
-            self._metrics.request_done(account.done(dialect.name, error.blame))
+            self._close(account, account.done(dialect.name, error.blame))
             raise
         account.label = self._metrics.request_began(ask.model)
         progress = Progress(self._dispatch.ledger, request.id) if shown else None
@@ -134,7 +134,7 @@ class Speech:
         finally:
             if outcome == "hung_up":
                 outcome = self._left(exchange)
-            self._metrics.request_done(account.done(exchange.dialect.name, outcome))
+            self._close(account, account.done(exchange.dialect.name, outcome))
             self._spending.count(exchange.request.headers.get(wire.KEY_NAME), account.usage)
 
     async def _read(self, request: Request, dialect: Dialect) -> Ask:
@@ -223,8 +223,13 @@ class Speech:
         self._metrics.client_left(exchange.account.phase(stalled=exchange.reply.stalled, loading=loading))
         return "hung_up"
 
+    def _close(self, account: Account, done: Done) -> None:
+        self._metrics.request_done(done)
+        account.tell(done)
+
     def _note(self, account: Account, error: CortexError) -> None:
         """A failure as the books and the log have it."""
+        account.code = error.code
         if account.seated is None:
             self._metrics.rejected(error)
             model = account.label if self._residents.living(account.label) else ""

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from random import Random
 
 import pytest
@@ -202,8 +203,8 @@ def lines(caplog, start: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith(start)]
 
 
-async def test_a_request_is_one_line_at_debug_with_its_ids_and_its_end(caplog) -> None:
-    caplog.set_level(logging.DEBUG, logger="cortex")
+async def test_a_request_is_one_line_with_its_ids_and_its_end(caplog) -> None:
+    caplog.set_level(logging.INFO, logger="cortex")
     config = GatewayConfig(keys=(Key("ann", fleet_credential("sk-canary").sha256),))
     ids: list[str] = []
 
@@ -223,7 +224,10 @@ async def test_a_request_is_one_line_at_debug_with_its_ids_and_its_end(caplog) -
         logging.getLogger("cortex").removeHandler(note)
     (line,) = lines(caplog, "request.")
     assert line.startswith("request.done model=a neuron=n1 route=only-replica outcome=ok key=ann seconds=0.")
-    assert line.endswith("prompt=7 completion=3 estimated=False")
+    figures = (
+        "prompt=7 completion=3 estimated=False cached=0 dialect=openai_chat status=200 code=- queue_s=0."
+    )
+    assert f" {figures}" in line
     assert ids == ["mine-7"]
 
 
@@ -234,7 +238,33 @@ async def test_a_cold_load_is_one_line_at_info_and_its_end_another(caplog) -> No
             assert (await gateway.ask()).status_code == 200
     assert len(lines(caplog, "load.started model=a place=n1")) == 1
     assert len(lines(caplog, "load.done model=a place=n1")) == 1
-    assert not lines(caplog, "request."), "requests are for debug"
+    routes = [line.split(" route=")[1].split()[0] for line in lines(caplog, "request.done")]
+    assert routes == ["cold", "only-replica", "only-replica"]
+
+
+async def test_what_a_client_was_told_is_in_its_line(caplog) -> None:
+    """A refusal of ours, one that a neuron gave, and nothing to one that hung up."""
+    caplog.set_level(logging.INFO, logger="cortex")
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        assert (await gateway.ask("none")).status_code == 404
+        neuron.then(refusal(429, "rate_limit_exceeded"))
+        assert (await gateway.ask()).status_code == 429
+        neuron.then(Wait(trio.Event()))
+        client = await gateway.dial()
+        await client.send(ask(CHAT, body()))
+        await neuron.seen(2)
+        await client.close()
+        while len(lines(caplog, "request.done")) < 3:  # noqa: ASYNC110 - it tells nobody
+            await trio.sleep(0.005)
+    ends = [
+        re.search(r"outcome=\S+|$", line)[0] + re.search(r" status=\S+ code=\S+", line)[0]
+        for line in lines(caplog, "request.done")
+    ]
+    assert ends == [
+        "outcome=caller status=404 code=model_not_found",
+        "outcome=caller status=429 code=-",
+        "outcome=hung_up status=- code=-",
+    ]
 
 
 CANARY = "canary-of-a-prompt"

@@ -1,6 +1,7 @@
 """What a neuron writes into its log of requests: never what they say."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,11 @@ async def test_a_refusal_is_logged_by_code_and_field_and_never_quotes_the_body(
         sent = {"content": body} if isinstance(body, str) else {"json": body}
         answer = await role.http.post(path, **sent)
         assert 400 <= answer.status_code < 500
-    refusals = [line for line in caplog.messages if line.startswith("request.")]
+    refusals = [line for line in caplog.messages if line.startswith("request.refused")]
     assert len([line for line in refusals if logged in line]) == 1, refusals
+    code = logged.partition("code=")[2].partition(" ")[0]
+    (done,) = [line for line in caplog.messages if line.startswith("request.done")]
+    assert " outcome=caller key=- " in done and f" code={code} " in done
     assert SECRET not in caplog.text
 
 
@@ -54,3 +58,18 @@ async def test_what_an_engine_did_is_logged_with_its_cause(
     (line,) = [line for line in caplog.messages if line.startswith("request.failed")]
     assert "code=engine_failed cause=" in line
     assert "scripted failure" in line
+
+
+async def test_a_request_is_one_line_with_its_end_and_its_figures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="cortex")
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(reply="one two three")) as role:
+        answer = await role.http.post(CHAT, json=hello(), headers={"x-cortex-key-name": "ann b=c"})
+        assert answer.status_code == 200
+        used = answer.json()["usage"]
+    (line,) = [line for line in caplog.messages if line.startswith("request.")]
+    assert line.startswith('request.done model=a outcome=ok key="ann b=c" seconds=0.')
+    assert f" prompt={used['prompt_tokens']} cached=0 completion={used['completion_tokens']} " in line
+    assert " dialect=openai_chat code=- stop=stop queue_s=0." in line
+    assert re.search(r" ttft_s=0\.\d+$", line)
