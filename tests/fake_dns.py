@@ -29,7 +29,7 @@ class FakeDns:
 
     address: Address
     services: list[tuple[str, int]] = field(default_factory=list)
-    hosts: dict[str, str] = field(default_factory=dict)
+    hosts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     mood: Mood = "answers"
     ttl: int = 0
     asked: int = 0
@@ -96,7 +96,7 @@ class FakeDns:
             self._changed()
             answer.set_rcode(dns.rcode.NXDOMAIN)
         elif question.rdtype == dns.rdatatype.A:
-            answer.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", known))
+            answer.answer.append(dns.rrset.from_text_list(question.name, 1, "IN", "A", known))
         return answer.to_wire()
 
 
@@ -106,7 +106,7 @@ async def fake_dns(*services: tuple[str, int]) -> AsyncIterator[FakeDns]:
     with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:
         await sock.bind(("127.0.0.1", 0))
         server = FakeDns(Address(*sock.getsockname()), list(services))
-        server.hosts = {target: "127.0.0.1" for target, _ in services}
+        server.hosts = {target: ("127.0.0.1",) for target, _ in services}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.serve, sock)
             yield server

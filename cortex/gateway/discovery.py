@@ -83,16 +83,15 @@ class Seeker:
             return inf
         try:
             answer = await _asked(discovery.dns, discovery.nameservers)
+            refs, odd = _members(answer, discovery.token)
         except (dns.exception.DNSException, OSError, trio.TooSlowError) as error:
-            if discovery is self._discovery:
-                self._tell(
-                    f"discovery: '{discovery.dns}' cannot be looked up ({_cause(error)}); the neurons that "
-                    "are known stay"
-                )
-            return min(discovery.interval_s, AGAIN_S)
+            return self._failed(discovery, discovery.dns, _cause(error))
+        except Exception as bug:
+            # One odd answer must not end the gateway.
+            log.exception("discovery.unusable name=%s", discovery.dns)
+            return self._failed(discovery, discovery.dns, f"its answer cannot be used: {bug}")
         if discovery is not self._discovery:
-            return 0.0  # asked for by a file that is not in force any more
-        refs, odd = _members(answer, discovery.token)
+            return 0.0  # it was asked for by a file that is not in force any more
         self._tell(
             f"discovery: '{discovery.dns}' names what no neuron can be: {', '.join(odd)}" if odd else ""
         )
@@ -100,6 +99,12 @@ class Seeker:
             self._fleet.found(refs, self.lookup)
         ttl = 0 if answer.rrset is None else answer.rrset.ttl
         return max(discovery.interval_s, min(float(ttl), LONGEST_S))
+
+    def _failed(self, discovery: Discovery, name: str, cause: str) -> float:
+        """Who is known stays; answers when to look again."""
+        if discovery is self._discovery:
+            self._tell(f"discovery: '{name}' cannot be looked up ({cause}); the neurons that are known stay")
+        return min(discovery.interval_s, AGAIN_S)
 
     def _tell(self, trouble: str) -> None:
         if trouble and trouble != self._fleet.trouble:

@@ -67,7 +67,7 @@ async def test_who_comes_is_asked_and_who_goes_drains() -> None:
         fake_dns(("one.test", one.port)) as server,
         seeker(server) as gateway,
     ):
-        server.hosts["two.test"] = "127.0.0.1"
+        server.hosts["two.test"] = ("127.0.0.1",)
         server.services.append(("two.test", two.port))
         await until(gateway, {"one.test": "ok", "two.test": "ok"})
         go_on = trio.Event()
@@ -149,6 +149,32 @@ async def test_another_port_is_another_neuron() -> None:
             await gateway.knows(lambda ledger: ledger.holders("b"))
             assert not gateway.ledger.holders("a")
             assert await states(gateway) == {"one.test": "ok"}
+
+
+async def test_a_host_with_a_dead_address_is_reached_at_its_other_one() -> None:
+    """By reports and by requests."""
+    async with fake_neuron("a") as neuron, fake_dns(("one.test", neuron.port)) as server:
+        server.hosts["one.test"] = ("127.0.0.9", "127.0.0.1")
+        async with seeker(server) as gateway:
+            assert await states(gateway) == {"one.test": "ok"}
+            assert (await gateway.ask("a")).status_code == 200
+
+
+async def test_an_answer_that_nobody_thought_of_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fake_neuron("a") as neuron, fake_dns(("one.test", neuron.port)) as server:
+        async with seeker(server) as gateway:
+
+            def broken(answer, token):
+                raise ZeroDivisionError("nobody thought of this")
+
+            monkeypatch.setattr(discovery, "_members", broken)
+            while not await warned(gateway):  # noqa: ASYNC110 - asked over HTTP
+                await trio.sleep(0.01)
+            assert "nobody thought of this" in (await warned(gateway))[0]
+            assert "discovery.unusable" in caplog.text
+            assert (await gateway.ask("a")).status_code == 200
 
 
 async def test_what_can_be_no_neuron_is_left_out_and_told() -> None:
