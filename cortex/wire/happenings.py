@@ -16,13 +16,13 @@ class _Happening(msgspec.Struct, kw_only=True, frozen=True, tag_field="type"):
     at: float = 0.0
 
 
-class Snapshot(_Happening, tag="snapshot"):
+class Snapshot(_Happening, frozen=True, tag="snapshot"):
     """The whole state; what follows has happened since."""
 
     fleet: FleetReport
 
 
-class LoadStarted(_Happening, tag="load.started"):
+class LoadStarted(_Happening, frozen=True, tag="load.started"):
     """`total_bytes` is what the model is expected to take."""
 
     model: str
@@ -30,7 +30,7 @@ class LoadStarted(_Happening, tag="load.started"):
     total_bytes: int | None = None
 
 
-class LoadProgress(_Happening, tag="load.progress"):
+class LoadProgress(_Happening, frozen=True, tag="load.progress"):
     """`phase` is queued, download, verify or load, and the bytes are those of the phase."""
 
     model: str
@@ -43,14 +43,14 @@ class LoadProgress(_Happening, tag="load.progress"):
     waiting: int = 0
 
 
-class LoadDone(_Happening, tag="load.done"):
+class LoadDone(_Happening, frozen=True, tag="load.done"):
     model: str
     neuron: str
     bytes: int = 0
     seconds: float | None = None
 
 
-class LoadFailed(_Happening, tag="load.failed"):
+class LoadFailed(_Happening, frozen=True, tag="load.failed"):
     """`code` is the one that waiting requests were told, None where another one ordered the load."""
 
     model: str
@@ -59,7 +59,7 @@ class LoadFailed(_Happening, tag="load.failed"):
     message: str = ""
 
 
-class Evicted(_Happening, tag="evicted"):
+class Evicted(_Happening, frozen=True, tag="evicted"):
     """`reason` is `room` for another model, `order` for an unload that was asked for here."""
 
     model: str
@@ -67,30 +67,30 @@ class Evicted(_Happening, tag="evicted"):
     reason: Literal["room", "order"] | None = None
 
 
-class NeuronNew(_Happening, tag="neuron.new"):
+class NeuronNew(_Happening, frozen=True, tag="neuron.new"):
     """It has reported for the first time."""
 
     neuron: str
 
 
-class NeuronLost(_Happening, tag="neuron.lost"):
+class NeuronLost(_Happening, frozen=True, tag="neuron.lost"):
     """It takes no requests any more, and what was loaded there counts as gone."""
 
     neuron: str
     why: str = ""
 
 
-class NeuronBack(_Happening, tag="neuron.back"):
+class NeuronBack(_Happening, frozen=True, tag="neuron.back"):
     neuron: str
 
 
-class NeuronDismissed(_Happening, tag="neuron.dismissed"):
+class NeuronDismissed(_Happening, frozen=True, tag="neuron.dismissed"):
     """It does not belong to the fleet any more; what is under way there goes on."""
 
     neuron: str
 
 
-class DeviceChanged(_Happening, tag="device"):
+class DeviceChanged(_Happening, frozen=True, tag="device"):
     """A device is lost until its neuron has started again, or serves again."""
 
     neuron: str
@@ -99,7 +99,7 @@ class DeviceChanged(_Happening, tag="device"):
     why: str = ""
 
 
-class Reloaded(_Happening, tag="reloaded"):
+class Reloaded(_Happening, frozen=True, tag="reloaded"):
     """The files were read again; `changed` names keys and tables."""
 
     changed: list[str] = []
