@@ -192,8 +192,10 @@ Whys: TypeAlias = Iterator[tuple[Kind, str]]
 def asked_of(id: str, answer: Answered, *, sent: float, ended: float, left: bool = False) -> Asked:
     """What a client of `tests.calls` lived through. `left`: it hung up by itself."""
     end: End
-    data = events(answer.body) if answer.headers.get("content-type", "").startswith("text/event") else []
-    marked = data[-1] == "[DONE]" if data else answer.complete
+    streamed = answer.headers.get("content-type", "").startswith("text/event")
+    # Whoever leaves may have half an event.
+    data = events(answer.body[: answer.body.rfind(b"\n\n") + 2]) if streamed else []
+    marked = data[-1:] == ["[DONE]"] if streamed else answer.complete
     if left:
         end = "left"
     elif not answer.complete:
@@ -202,7 +204,8 @@ def asked_of(id: str, answer: Answered, *, sent: float, ended: float, left: bool
         end = "refused"
     else:
         end = "error_event" if data and data[-1].startswith('{"error"') else "complete"
-    return Asked(id, sent, ended, end, marked, tuple(_numbers(answer, data)))
+    whole = [answer.body.decode()] if answer.complete and not streamed and answer.status == 200 else []
+    return Asked(id, sent, ended, end, marked, tuple(_numbers(data or whole)))
 
 
 def ran_of(lines: Iterable[str | bytes]) -> list[Ran]:
@@ -243,13 +246,10 @@ def _entry(line: str | bytes) -> Mapping[str, Any]:
     return json.loads(line)
 
 
-def _numbers(answer: Answered, data: list[str]) -> Iterator[int]:
-    """The tokens of an answer: numbers, each with a space behind it."""
-    if answer.status != 200:
-        return
-    bodies = [text for text in data if text.startswith('{"id"')] if data else [answer.body.decode()]
+def _numbers(bodies: list[str]) -> Iterator[int]:
+    """The tokens of an answer, or of its events: numbers, with spaces between them."""
     for body in bodies:
-        with_choices = json.loads(body or "{}").get("choices", [])
+        with_choices = json.loads(body).get("choices", []) if body.startswith("{") else []
         for choice in with_choices:
             said = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
             yield from map(int, (said.get("content") or "").split())

@@ -151,7 +151,11 @@ def chunk(number: int) -> bytes:
         (Answered(200, STREAM, {}, chunk(0) + b'data: {"error":{}}\n\n', True), "error_event", False, (0,)),
         (Answered(200, STREAM, {}, chunk(0), True), "complete", False, (0,)),
         (Answered(200, STREAM, {}, chunk(0), False), "cut", False, (0,)),
+        (Answered(200, STREAM, {}, chunk(0) + chunk(1)[:30], False), "cut", False, (0,)),
+        (Answered(200, STREAM, {}, b": keep-alive\n\n", False), "cut", False, ()),
+        (Answered(200, STREAM, {}, b": keep-alive\n\n", True), "complete", False, ()),
         (Answered(503, {}, {}, b'{"error":{}}', True), "refused", True, ()),
+        (Answered(200, {}, {}, b'{"choices":[{"mess', False), "cut", False, ()),
         (
             Answered(200, {}, {}, b'{"choices":[{"message":{"content":"0 1 2 "}}]}', True),
             "complete",
