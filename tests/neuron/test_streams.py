@@ -240,6 +240,54 @@ async def test_a_long_tool_call_is_not_taken_for_a_stall(
         assert answer.data[-1] == "[DONE]" and b'"finish_reason":"tool_calls"' in answer.body
 
 
+async def test_a_long_prompt_is_read_beside_keep_alives_which_a_gateway_passes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech, "open_stream", partial(open_stream, grace_s=0.05, beat_s=0.05))
+    gate = Gate()
+    script = Script(reply="hi", hold=gate)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
+        await role.http.post("/models/load", json={"spec": {"id": "a"}})
+        async with running_gateway(role) as gateway, calling(role) as near, calling(gateway) as far:
+            for caller in (near, far):
+                await caller.ask(CHAT, hello(stream=True))
+            for caller in (near, far):
+                with trio.fail_after(10):
+                    await caller.until(b": keep-alive\n\n" * 5)
+                assert caller.answer.data == [], "nothing is read yet"
+            gate.open()
+            for caller in (near, far):
+                answer = await caller.all()
+                assert answer.data[-1] == "[DONE]" and answer.complete
+
+
+async def test_who_asks_a_neuron_for_progress_sees_the_load_that_the_request_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech, "open_stream", partial(open_stream, grace_s=0.05, beat_s=0.05))
+    loaded = threading.Event()
+    script = Script(reply="hi", slow_load=loaded, bytes=4 * 2**20)
+    shown = {"x_cortex_progress": "reasoning"}
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role, calling(role) as caller:
+        try:
+            await caller.ask(CHAT, hello(stream=True), **shown)
+            with trio.fail_after(10):
+                await caller.until(b'"reasoning_content":"Loading a on cpu')
+        finally:
+            loaded.set()
+        answer = await caller.all()
+        said = [json.loads(data)["choices"][0]["delta"] for data in answer.data[:-1]]
+        thoughts = [delta["reasoning_content"] for delta in said if "reasoning_content" in delta]
+        assert thoughts[-1].startswith("Loading a on cpu") and thoughts[-1].endswith("\n")
+        assert "".join(delta.get("content", "") for delta in said) == "hi"
+        warm = await role.http.post(CHAT, json=hello(stream=True), headers={"x-cortex-progress": "reasoning"})
+        assert "Loading" not in warm.text and "[DONE]" in warm.text
+        for path, body in ((TEXT, {"model": "a", "prompt": "x", "stream": True}), (CHAT, hello())):
+            said_so = "reasoning" if path == TEXT else "loud"
+            refused = await role.http.post(path, json=body, headers={"x-cortex-progress": said_so})
+            assert (refused.status_code, fault_of(refused)["param"]) == (400, "x-cortex-progress")
+
+
 async def test_an_engine_that_fails_at_its_first_word_still_gets_its_status(tmp_path: Path) -> None:
     """The answer is opened by its first words, or by a keep-alive: a quick failure has its own status."""
     gate = Gate(1)
