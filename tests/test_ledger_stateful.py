@@ -4,11 +4,13 @@ Two machines: a neuron's ledger, whose loads send victims away, and a gateway's,
 report. After every step lines are settled, as the dispatcher does.
 """
 
+from functools import partial
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cortex import router
+from cortex import evictor, router
 from cortex.catalogue import ModelSpec
 from cortex.errors import Busy, LoadFailed, NeverFits, NoRoom, Stopping
 from cortex.ledger import Decision, Ledger, Load, Plan, Refuse, Serve, Ticket, Wait, Want
@@ -247,9 +249,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def a_place_is_found_as_a_look_at_all_would_find_it(self) -> None:
         for model in ("a", "d"):
-            question = router.Question(
-                spec(model), SIZES[model], self.ledger._victims(), self.clock(), prefer=("b",)
-            )
+            now, victims = self.clock(), self.ledger._victims()
+            leaves = partial(evictor.movable, now=now, rules=self.ledger.policy.rules)
+            question = router.Question(spec(model), SIZES[model], victims, now, ("b",), leaves)
             found = list(self.ledger._rooms.ways(question, lambda _: False))
             assert found == router.placements(question, self.ledger)
 

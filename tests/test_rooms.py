@@ -21,6 +21,12 @@ RULES = st.sampled_from([Rules("lru", 30.0), Rules("priority", 30.0)])
 DEVICES = st.sampled_from(["cuda:0", "cuda:1", "cuda:2", "cpu", "g"])
 
 
+def question_of(spec: ModelSpec, need: int, rules: Rules, prefer: tuple[str, ...] = ()) -> router.Question:
+    victims = partial(evictor.victims, now=NOW, rules=rules)
+    leaves = partial(evictor.movable, now=NOW, rules=rules)
+    return router.Question(spec, need, victims, NOW, prefer, leaves)
+
+
 @st.composite
 def residents(draw: st.DrawFn, rooms: Sequence[str]) -> Resident:
     chosen = draw(st.lists(st.sampled_from(rooms), min_size=1, max_size=2, unique=True))
@@ -72,7 +78,7 @@ def test_the_ways_are_those_that_a_look_at_all_places_finds_in_the_same_order(
     fleet = {each.name: each for each in drawn}
     rooms = Rooms(fleet)
     rooms.touch(*fleet)
-    question = router.Question(spec, need, partial(evictor.victims, now=NOW, rules=rules), NOW, ("a",))
+    question = question_of(spec, need, rules, ("a",))
     assert list(rooms.ways(question, lambda _: False)) == router.placements(question, fleet.values())
     others = [each for name, each in fleet.items() if name > "r"]
     assert list(rooms.ways(question, lambda at: at.name <= "r")) == router.placements(question, others)
@@ -86,7 +92,7 @@ def test_what_changes_and_is_told_of_is_found_at_once_and_use_need_not_be_told(
     fleet = {each.name: each for each in drawn}
     rooms = Rooms(fleet)
     rooms.touch(*fleet)
-    question = router.Question(spec, 30, partial(evictor.victims, now=NOW, rules=rules), NOW)
+    question = question_of(spec, 30, rules)
     list(rooms.ways(question, lambda _: False))
     for number, each in enumerate(list(fleet.values())):
         for one in each:
@@ -119,7 +125,8 @@ def looks(fleet: list[Place], need: int) -> int:
     rooms = Rooms({each.name: each for each in fleet})
     rooms.touch(*(each.name for each in fleet))
     counted = Looks()
-    next(rooms.ways(router.Question(ModelSpec("new"), need, counted, NOW), lambda _: False), None)
+    question = replace(question_of(ModelSpec("new"), need, counted.rules), victims=counted)
+    next(rooms.ways(question, lambda _: False), None)
     return len(counted.asked)
 
 
@@ -136,6 +143,15 @@ def test_where_somebody_has_to_leave_few_places_are_looked_at() -> None:
             for number in range(count)
         ]
         assert looks(fleet, 40) == 1, "who was not used for longest is the cheapest of equals"
+
+
+def test_where_all_are_busy_few_places_are_looked_at() -> None:
+    for count in (10, 300):
+        fleet = [
+            place(f"p{number:03}", 100, resident("x", 90, seats=1, last_used=float(number % 700)))
+            for number in range(count)
+        ]
+        assert looks(fleet, 40) == 1, "the one that is waited for is the cheapest, too"
 
 
 def test_where_nobody_can_make_room_no_place_is_looked_at() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench import simulation
+from tests.bench import decisions, simulation
 from tests.bench.simulation import jain, quantile
 from tests.bench.trace import HABITS, make
 
@@ -33,3 +33,10 @@ def test_the_index_of_fairness_is_one_for_equals_and_least_when_one_has_all() ->
 def test_a_quantile_is_one_of_the_values() -> None:
     assert [quantile([3.0, 1.0, 2.0], part) for part in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
     assert quantile([], 0.5) == 0.0
+
+
+def test_decisions_are_timed_for_each_size_of_fleet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert decisions.main(["--sizes", "4", "12", "--rounds", "3"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"| {name} |" in told for name in decisions.CASES)
+    assert "| 12 | 60 |" in told

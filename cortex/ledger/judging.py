@@ -138,7 +138,8 @@ class Judging(Waiting):
             for name, rest in self._rests.about(want.model).items()
             if name in self._places and name not in want.avoid
         }
-        question = router.Question(want.spec, want.need_bytes, self._victims(), now, want.prefer)
+        leaves = partial(evictor.movable, now=now, rules=self.policy.rules)
+        question = router.Question(want.spec, want.need_bytes, self._victims(), now, want.prefer, leaves)
         # Whoever has it already takes nobody new, or this would not be asked.
         out = {*want.avoid, *rests}
         shunned = self._shunned - out

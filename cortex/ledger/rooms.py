@@ -10,7 +10,7 @@ looks through unless somebody has to leave and nobody is cheap. Whoever changes 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, merge
 from itertools import count
 from math import inf
 from typing import Final, TypeAlias
@@ -29,16 +29,25 @@ _REMEMBERED: Final = 256
 
 @dataclass(slots=True)
 class _Outlook:
-    """What is known of one place. `free` and `reach` are by kind, of rooms that compute it; the worth
-    of whoever leaves is at least that of one of `lightest` whom nobody has used since `oldest`."""
+    """What is known of one place: by kind, of rooms that compute it, the free bytes of the freest one
+    (`single`) and of all (`free`, where there are several), and what could be had in time (`reach`).
+
+    A group of rooms holds together what is larger than each of them; `narrowest` is the largest room
+    of the group where that is smallest. Of those who may ever leave nobody weighs less than `lightest`,
+    loads within less than `quickest` seconds, or was used before `oldest`.
+    """
 
     place: Place
     ready: bool
     shape: Shape
+    single: dict[Kind, int] = field(default_factory=dict)
     free: dict[Kind, int] = field(default_factory=dict)
     reach: dict[Kind, int] = field(default_factory=dict)
+    narrowest: float = inf
+    most: int = 0
     largest: int | None = None
     lightest: float = inf
+    quickest: float = inf
     oldest: float = inf
 
     @classmethod
@@ -50,26 +59,53 @@ class _Outlook:
         for kind in _EACH:
             able = [name for name in place.rooms if computes(kind, name)]
             if able:
-                made.free[kind] = sum(free[name] for name in able)
+                made.single[kind] = max(free[name] for name in able)
                 made.reach[kind] = sum(reach[name] for name in able)
+            if len(able) > 1:
+                made.free[kind] = sum(free[name] for name in able)
+        made.most = sum(free.values())
+        made.narrowest = min(_widths(place), default=inf)
         made.largest = max(free.values(), default=None)
         made.weigh()
         return made
 
     def weigh(self) -> None:
         """The bounds of what it costs to send somebody away are those of this moment."""
-        movable = [one for one in self.place if not one.pinned]
-        # Of one on its way in nobody says when it becomes unwanted, and is worth nothing.
-        self.lightest = min((router.weight(one) * (one.phase != "loading") for one in movable), default=inf)
-        self.oldest = min((one.last_used for one in movable), default=inf)
+        self.lightest = self.quickest = self.oldest = inf
+        for one in self.place:
+            if not one.pinned:
+                # Of one on its way in nobody says when it becomes unwanted, and is worth nothing.
+                there = one.phase != "loading"
+                self.lightest = min(self.lightest, router.weight(one) if there else 0.0)
+                self.quickest = min(self.quickest, max(one.load_s, 1.0) if there else 0.0)
+                self.oldest = min(self.oldest, one.last_used)
 
-    def cheapest(self, now: float) -> float:
-        """No eviction here costs less."""
-        return self.lightest / max(now - self.oldest, 1.0)
+    def cheapest(self, need: int, now: float) -> float:
+        """No eviction here that makes room for so much costs less: who leaves has all the bytes that
+        are missing, and is somebody."""
+        return max(self.lightest, (need - self.most) * self.quickest) / max(now - self.oldest, 1.0)
+
+    def in_time(self, cost: float) -> router.Merit:
+        """What no way can beat that has to wait here."""
+        if any(one.phase == "leaving" for one in self.place):
+            return router.Merit(True, False, 0.0, 0, -self.most, "")
+        return router.Merit(True, True, cost, 0, 0, "")
 
 
 # Of one that takes nobody.
 _NONE: Final = _Outlook(Place("", {}), False, ())
+
+
+def _widths(place: Place) -> list[int]:
+    """The largest room of each group of several, for each kind: models larger than that are spread."""
+    widths = []
+    for kind in _EACH:
+        groups: dict[str | None, list[int]] = {}
+        for room in place.rooms.values():
+            if computes(kind, room.name):
+                groups.setdefault(room.group, []).append(room.total_bytes)
+        widths += [max(totals) for totals in groups.values() if len(totals) > 1]
+    return widths
 
 
 def _reach(place: Place, room: str) -> int:
@@ -94,11 +130,11 @@ class Sorted:
             insort(self._rows, (-after, name))
 
     def at_least(self, need: int) -> Iterator[tuple[int, str]]:
-        """Who has `need`, with how many each."""
+        """Who has `need`, with minus what each has."""
         for minus, name in self._rows:
             if -minus < need:
                 return
-            yield -minus, name
+            yield minus, name
 
     @property
     def most(self) -> int:
@@ -112,6 +148,7 @@ class Rooms:
     _places: dict[str, Place]
     _known: dict[str, _Outlook] = field(default_factory=dict)
     _touched: set[str] = field(default_factory=set)
+    _by_single: dict[Kind, Sorted] = field(default_factory=lambda: {kind: Sorted() for kind in _EACH})
     _by_free: dict[Kind, Sorted] = field(default_factory=lambda: {kind: Sorted() for kind in _EACH})
     _by_reach: dict[Kind, Sorted] = field(default_factory=lambda: {kind: Sorted() for kind in _EACH})
     _by_largest: Sorted = field(default_factory=Sorted)
@@ -139,25 +176,53 @@ class Rooms:
         kind, need = question.spec.kind, question.need_bytes
         search, seen = _Search(question), set[str]()
         # What is free at once; the one with the most is the best.
-        for free, name in self._by_free[kind].at_least(need):
-            yield from search.better(router.Merit(False, False, 0.0, 0, -free, name))
-            seen.add(name)
-            if not out(self._places[name]):
-                search.look(self._places[name])
-        # Somebody has to leave.
-        rest = [
-            (self._known[name].cheapest(question.now), name)
-            for _, name in self._by_reach[kind].at_least(need)
+        single = self._by_single[kind].at_least(need) if question.spec.min_devices == 1 else ()
+        for minus_free, name in merge(single, self._spread(question.spec, need)):
+            if name not in seen:
+                seen.add(name)
+                yield from search.better(router.Merit(False, False, 0.0, 0, minus_free, name))
+                if not out(self._places[name]):
+                    search.look(self._places[name])
+        yield from self._once_left(search, seen, out)
+
+    def _once_left(
+        self, search: "_Search", seen: set[str], out: Callable[[Place], bool]
+    ) -> Iterator[router.Placement]:
+        """Ways that cost something: somebody leaves, at once or in time. Weighed are only places where that
+        might be cheaper than all that was found."""
+        question, known = search.question, self._known
+        need, now = question.need_bytes, question.now
+        at_once = [
+            (known[name].cheapest(need, now), name)
+            for _, name in self._by_reach[question.spec.kind].at_least(need)
             if name not in seen
         ]
-        heapify(rest)
-        while rest:
-            cost, name = heappop(rest)
+        in_time: list[tuple[router.Merit, str]] = []
+        heapify(at_once)
+        while at_once:
+            cost, name = heappop(at_once)
             yield from search.better(router.Merit(False, True, cost, 0, 0, ""))
-            if not out(self._places[name]):
-                search.look(self._places[name])
-                self._known[name].weigh()
+            if any(map(question.leaves, known[name].place)):
+                self._weigh(name, search, out)
+            else:
+                in_time.append((known[name].in_time(cost), name))
+        heapify(in_time)
+        while in_time:
+            merit, name = heappop(in_time)
+            yield from search.better(merit)
+            self._weigh(name, search, out)
         yield from search.better(None)
+
+    def _weigh(self, name: str, search: "_Search", out: Callable[[Place], bool]) -> None:
+        if not out(self._places[name]):
+            search.look(self._places[name])
+            self._known[name].weigh()
+
+    def _spread(self, spec: ModelSpec, need: int) -> Iterator[tuple[int, str]]:
+        """Places where several rooms together have `need` free, and might hold the model together."""
+        for minus_free, name in self._by_free[spec.kind].at_least(need):
+            if spec.min_devices > 1 or self._known[name].narrowest < max(need, spec.min_device_memory):
+                yield minus_free, name
 
     def verdict(self, spec: ModelSpec, need_bytes: int) -> "Verdict":
         """Who could hold the model at all. Looked up in all places, and remembered until one of them
@@ -195,6 +260,7 @@ class Rooms:
         was = before if before is not None and before.ready else _NONE
         now = after if after is not None and after.ready else _NONE
         for kind in _EACH:
+            self._by_single[kind].put(name, was.single.get(kind), now.single.get(kind))
             self._by_free[kind].put(name, was.free.get(kind), now.free.get(kind))
             self._by_reach[kind].put(name, was.reach.get(kind), now.reach.get(kind))
         self._by_largest.put(name, was.largest, now.largest)

@@ -39,15 +39,21 @@ class Placement:
     must_wait: bool
 
 
+def _anybody(resident: Resident) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Where a cold model could go at the time `now`. Those of `prefer` leave before others do."""
+    """Where a cold model could go at the time `now`. Those of `prefer` leave before others do. Whom
+    `leaves` says no of leaves at this moment for nobody: that spares a look at places."""
 
     spec: ModelSpec
     need_bytes: int
     victims: Victims
     now: float
     prefer: tuple[str, ...] = ()
+    leaves: Callable[[Resident], bool] = _anybody
 
 
 class Calm(NamedTuple):
