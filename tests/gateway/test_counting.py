@@ -194,6 +194,8 @@ async def test_a_client_that_leaves_is_counted_by_how_far_its_request_was() -> N
             page = await later(gateway, lambda page: page.counted("client_aborts_total").keys() >= phases)
             assert page.counted("client_aborts_total") == dict.fromkeys(phases, 1)
             assert page("requests_total", outcome="hung_up") == 4
+            # Nobody told: the one content event stands for a token.
+            assert page("completion_tokens_total", model="a") == 1
 
 
 async def test_a_client_that_takes_nothing_is_counted_as_stalled() -> None:
