@@ -28,15 +28,14 @@ from cortex.errors import (
     Unreachable,
     Unsupported,
 )
+from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
-from cortex.gateway.standings import explained
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.gateway.ways import CHATS, WAYS, Way
 from cortex.ledger import Want
-from cortex.logs import word
-from cortex.metrics import Done, Metrics, Outcome
+from cortex.metrics import Metrics
 from cortex.web.connection import Reply, Request
 from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.relay import Destination, forward, refusal, request_bytes
@@ -69,6 +68,7 @@ class Passage:
         self._boot_id, self._views, self._dispatch = boot_id, views, dispatch
         self._listing, self._accounts = views.listing, views.accounts
         self._limits, self._metrics = limits, metrics
+        self._books = Bookkeeping(metrics, views, dispatch)
 
     @property
     def _fleet(self) -> Fleet:
@@ -84,23 +84,9 @@ class Passage:
 
     async def _pass(self, way: Way, request: Request, reply: Reply) -> None:
         journey = Journey(way, request, reply)
-        outcome: Outcome = "hung_up"
-        try:
-            with ExitStack() as stack:
-                await self._read(journey, stack)
-                await self._serve(journey)
-            outcome = journey.verdict
-        except CortexError as error:
-            outcome = error.blame
-            self._note(journey, error)
-            raise
-        except Exception:
-            outcome = "bug"
-            raise
-        finally:
-            if outcome == "hung_up":
-                outcome = self._left(journey)
-            self._close(journey.done(outcome), journey)
+        with self._books.entry(journey), ExitStack() as stack:
+            await self._read(journey, stack)
+            await self._serve(journey)
 
     async def _serve(self, journey: Journey) -> None:
         if journey.streams:
@@ -170,13 +156,12 @@ class Passage:
         async with AsyncExitStack() as stack:
             asked_at = trio.current_time()
             with self._metrics.waiting(journey.label):
-                want: Want | None = None
                 try:
-                    want = self._want(journey)
-                    ticket = await stack.enter_async_context(self._dispatch.seat(want, journey.waits))
+                    ticket = await stack.enter_async_context(
+                        self._dispatch.seat(self._want(journey), journey.waits)
+                    )
                 except CortexError as error:
                     told = self._unspoken(journey) or _refused(journey, error)
-                    told = told if want is None else explained(self._dispatch.ledger, want, told)
                     told = self._views.discreet(journey.request.caller, journey.model, told)
                     raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
@@ -280,48 +265,6 @@ class Passage:
         journey.retried = True
         journey.avoid |= {journey.neuron}
         journey.full = error if isinstance(error, Overloaded | TooMuch) else None
-
-    # -- the books
-
-    def _left(self, journey: Journey) -> Outcome:
-        """How a request came to its end that was cancelled."""
-        if journey.reply.done:  # the client has all of it, and was quick to leave
-            return journey.verdict
-        if not journey.reply.lost:
-            return "cut"
-        self._metrics.client_left(journey.phase(self._dispatch.ledger.loads))
-        return "hung_up"
-
-    def _note(self, journey: Journey, error: CortexError) -> None:
-        """A failure as the log has it, and a refusal as the books do."""
-        journey.error = error
-        if journey.seated is None:
-            self._metrics.rejected(error)
-        if error.blame == "caller":
-            # Its message may quote the body.
-            log.debug("request.refused code=%s param=%s", error.code, error.param)
-        else:
-            log.log(
-                self._fleet.news,
-                "request.failed model=%s neuron=%s code=%s cause=%s",
-                word(journey.model),
-                journey.neuron,
-                error.code,
-                error.message,
-            )
-
-    def _close(self, done: Done, journey: Journey) -> None:
-        self._metrics.request_done(done)
-        self._settle(done, journey)
-        journey.tell(done)
-
-    def _settle(self, done: Done, journey: Journey) -> None:
-        """The key's tokens of the day are right from here on, and once the neuron reports."""
-        caller, neuron = journey.request.caller, done.neuron
-        if done.outcome in ("hung_up", "cut") and journey.seated is not None:
-            self._accounts.left(caller, neuron, done.usage, len(journey.request.body))
-        else:
-            self._accounts.spent(caller, neuron, done.usage)
 
 
 async def _aside(body: bytes, look: Callable[[bytes], _T]) -> _T:

@@ -145,7 +145,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_the_log_line_of_a_request_has_the_reason_of_its_route(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, "cortex.gateway.passage")
+    caplog.set_level(logging.DEBUG, "cortex.gateway")
     async with fake_neuron("r") as one, fake_neuron("r") as two:
         async with open_gateway(one, two, catalogue=CATALOGUE) as gateway:
             assert (await gateway.ask("kept")).headers["x-cortex-neuron"] == "n2"

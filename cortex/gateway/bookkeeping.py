@@ -1,0 +1,81 @@
+"""What is written down of each request, however it ends: metrics, the log, and its key's tokens.
+
+Contents are never logged.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cortex.dispatch import Dispatch
+from cortex.errors import CortexError
+from cortex.gateway.journey import Journey
+from cortex.gateway.views import Views
+from cortex.logs import word
+from cortex.metrics import Done, Metrics, Outcome
+
+log = logging.getLogger(__name__)
+
+
+class Bookkeeping:
+    """One for each gateway."""
+
+    def __init__(self, metrics: Metrics, views: Views, dispatch: Dispatch) -> None:
+        self._metrics, self._views, self._dispatch = metrics, views, dispatch
+
+    @contextmanager
+    def entry(self, journey: Journey) -> Iterator[None]:
+        """Whatever becomes of the request in the block is in the books."""
+        outcome: Outcome = "hung_up"
+        try:
+            yield
+            outcome = journey.verdict
+        except CortexError as error:
+            outcome = error.blame
+            self._note(journey, error)
+            raise
+        except Exception:
+            outcome = "bug"
+            raise
+        finally:
+            if outcome == "hung_up":
+                outcome = self._left(journey)
+            done = journey.done(outcome)
+            self._metrics.request_done(done)
+            self._settle(done, journey)
+            journey.tell(done)
+
+    def _left(self, journey: Journey) -> Outcome:
+        """How a request came to its end that was cancelled."""
+        if journey.reply.done:  # the client has all of it, and was quick to leave
+            return journey.verdict
+        if not journey.reply.lost:
+            return "cut"
+        self._metrics.client_left(journey.phase(self._dispatch.ledger.loads))
+        return "hung_up"
+
+    def _note(self, journey: Journey, error: CortexError) -> None:
+        """A failure as the log has it, and a refusal as the books do."""
+        journey.error = error
+        if journey.seated is None:
+            self._metrics.rejected(error)
+        if error.blame == "caller":
+            # Its message may quote the body.
+            log.debug("request.refused code=%s param=%s", error.code, error.param)
+        else:
+            log.log(
+                self._views.listing.fleet.news,
+                "request.failed model=%s neuron=%s code=%s cause=%s",
+                word(journey.model),
+                journey.neuron,
+                error.code,
+                error.message,
+            )
+
+    def _settle(self, done: Done, journey: Journey) -> None:
+        """The key's tokens of the day are right from here on, and once the neuron reports."""
+        accounts, caller, neuron = self._views.accounts, journey.request.caller, done.neuron
+        if done.outcome in ("hung_up", "cut") and journey.seated is not None:
+            accounts.left(caller, neuron, done.usage, len(journey.request.body))
+        else:
+            accounts.spent(caller, neuron, done.usage)
