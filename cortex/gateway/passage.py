@@ -31,6 +31,7 @@ from cortex.errors import (
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
+from cortex.gateway.standings import explained
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.gateway.ways import CHATS, WAYS, Way
@@ -156,12 +157,13 @@ class Passage:
         async with AsyncExitStack() as stack:
             asked_at = trio.current_time()
             with self._metrics.waiting(journey.label):
+                want: Want | None = None
                 try:
-                    ticket = await stack.enter_async_context(
-                        self._dispatch.seat(self._want(journey), journey.waits)
-                    )
+                    want = self._want(journey)
+                    ticket = await stack.enter_async_context(self._dispatch.seat(want, journey.waits))
                 except CortexError as error:
                     told = self._unspoken(journey) or _refused(journey, error)
+                    told = told if want is None else explained(self._dispatch.ledger, want, told)
                     told = self._views.discreet(journey.request.caller, journey.model, told)
                     raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
