@@ -195,6 +195,7 @@ class Residents:
             raise Revised((await self.want(spec)).need_bytes)
         # One whose process dies meanwhile may be back before its turn to leave: then it stays.
         while staying := load.staying:
+            log.info("evict.begun model=%s place=%s by=%s", staying[0].model, place, spec.id)
             await self.unload(place, staying[0].model)
         return await self._bring_in(spec, promise, place)
 

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from cortex.harness.scripted import Script
-from tests.calls import CHAT, TEXT, hello
-from tests.roles import running_neuron, specs
+from tests.calls import CHAT, TEXT, hello, settings
+from tests.roles import MIB, running_neuron, specs
 
 SECRET = "swordfish"
 TEMPLATE = "{{ raise_exception('not this: ' ~ messages[0].content) }}"
@@ -73,3 +73,16 @@ async def test_a_request_is_one_line_with_its_end_and_its_figures(
     assert f" prompt={used['prompt_tokens']} cached=0 completion={used['completion_tokens']} " in line
     assert " dialect=openai_chat code=- stop=stop queue_s=0." in line
     assert re.search(r" ttft_s=0\.\d+$", line)
+
+
+async def test_who_is_sent_away_is_logged_with_whom_it_is_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="cortex")
+    big, config = Script(reply="hi", bytes=60 * MIB), settings()
+    catalogue = specs(tmp_path, "a", "b")
+    async with running_neuron(tmp_path, catalogue, big, memory=100 * MIB, config=config) as role:
+        for model in ("a", "b"):
+            assert (await role.http.post(CHAT, json=hello(model))).status_code == 200
+    gone = [line for line in caplog.messages if line.startswith(("evict.", "unload."))]
+    assert gone == ["evict.begun model=a place=cpu by=b", "unload.done model=a place=cpu"]
