@@ -356,5 +356,7 @@ class Fleet:
         self.missed(neuron, why, at_once=False)
 
     def _bound(self, name: str, most: int | None) -> None:
+        if most != 0 and name in self._neurons:  # that it is ejected, and why, is told where it is
+            log.info("neuron.probation neuron=%s at_a_time=%s", name, "all" if most is None else most)
         self._dispatch.ledger.bound(name, most)
         self._metrics.on_probation(name, tried=most is not None)

@@ -24,7 +24,7 @@ async def _hang_guard():
 
 
 def seeking(server: FakeDns, **more: object) -> GatewayConfig:
-    found = Discovery(NAME, interval_s=0.1, nameservers=(server.address,), **more)  # type: ignore[arg-type]
+    found = Discovery(NAME, interval_s=0.03, nameservers=(server.address,), **more)  # type: ignore[arg-type]
     return GatewayConfig(discovery=found)
 
 
@@ -95,7 +95,7 @@ async def test_a_lookup_that_fails_keeps_who_is_known_and_is_told_until_it_works
 ) -> None:
     """Row 23; an answer without a neuron counts as a failure, since a fleet is not lost to DNS."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(discovery, "ANSWER_S", 0.3)
+    monkeypatch.setattr(discovery, "ANSWER_S", 0.15)
     async with fake_neuron("a") as neuron, fake_dns(("one.test", neuron.port)) as server:
         async with seeker(server) as gateway:
             server.mood = mood

@@ -26,6 +26,7 @@ def reform(gateway: Open, **neurons: FakeNeuron) -> None:
     gateway.gateway._parts.fleet.reform(refs, IMPATIENT, silent_s=SILENT_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["taken out", "moved"])
 async def test_who_waits_for_a_neuron_that_has_left_and_falls_silent_is_told(how: str) -> None:
     """A whole answer has no deadline but the neuron's signs of life, which nobody else asks for any more."""
@@ -52,6 +53,7 @@ async def test_who_waits_for_a_neuron_that_has_left_and_falls_silent_is_told(how
             await gateway.knows(lambda ledger: "seats=0" in repr(ledger))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["taken out", "moved"])
 async def test_who_waits_for_a_neuron_that_has_left_and_lives_has_the_answer(how: str) -> None:
     """However long it takes: it is asked on until nobody waits there."""

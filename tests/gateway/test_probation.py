@@ -1,5 +1,7 @@
 """Neurons that were away, or spoil what they are sent: who still goes there, and how many at once."""
 
+import logging
+
 import pytest
 import trio
 
@@ -48,8 +50,11 @@ async def counts(gateway: Open, one: FakeNeuron, two: FakeNeuron, several: int) 
     return len(one.requests) - before[0], len(two.requests) - before[1]
 
 
-async def test_a_neuron_that_is_back_gets_one_request_then_two_and_at_last_its_share() -> None:
+async def test_a_neuron_that_is_back_gets_one_request_then_two_and_at_last_its_share(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Row 6: those who have a choice go elsewhere meanwhile."""
+    caplog.set_level(logging.INFO)
     async with fake_neuron() as one, fake_neuron() as two:
         for neuron in (one, two):
             neuron.has("a", slots=64)
@@ -62,6 +67,8 @@ async def test_a_neuron_that_is_back_gets_one_request_then_two_and_at_last_its_s
             assert await counts(gateway, one, two, 6) == (2, 4)
             assert await counts(gateway, one, two, 6) == (6, 0), "two successes made eight of two"
             assert (await row(gateway))["state"] == "ok"
+            said = [each.getMessage() for each in caplog.records if "neuron.probation" in each.getMessage()]
+            assert [each.rpartition("=")[2] for each in said] == ["1", "2", "4", "8", "all"]
 
 
 async def test_who_waits_for_a_seat_elsewhere_takes_the_one_that_is_earned() -> None:
