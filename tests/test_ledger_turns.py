@@ -378,16 +378,54 @@ def test_a_claim_is_not_lost_to_one_with_a_key_who_joins_the_line() -> None:
 
 
 def test_a_line_whose_head_is_young_is_looked_at_when_its_eldest_gains_his_right() -> None:
-    book = books(100, resident("a", 60, slots=4))
+    book = books(100, resident("a", 60, slots=4), resident("b", 40, slots=1))
     book.sit("a")
+    seated = book.sit("b")
     line_up(book, "x", "x", model="b", need=60)
+    book.ledger.depart(seated)
+    assert keys_of(list(book.settle())) == ["x"]  # which costs x the head of the line
+    book.ledger.died("p", "b")
     book.clock.pass_by(OVERTAKE_S - 1)
-    line_up(book, "y", model="b", need=60)
+    (head,) = line_up(book, "y", model="b", need=60)
     book.settle()
+    assert book.ledger._lines["b"].first() is head
     assert book.ledger.due == book.clock() + 1
     book.clock.pass_by(1)
     book.settle()
     assert isinstance(book.arrive("a", key="z")[1], Wait)
+
+
+def promised(book: Books) -> Ticket:
+    """ "b" is promised the room of "a"; its key has had a turn at room before."""
+    _, load = book.begin("m", 20, key="x")
+    for ticket in book.finish(load):
+        book.ledger.depart(ticket)
+    (ticket,) = line_up(book, "x", model="b", need=70)
+    book.clock.pass_by(OVERTAKE_S + 1)
+    book.settle()
+    return ticket
+
+
+def test_promised_room_is_taken_by_nobody_who_came_later_until_he_has_waited_for_as_long() -> None:
+    """Then turns decide."""
+    book = books(100, resident("a", 60, slots=4))
+    book.sit("a")
+    promised(book)
+    line_up(book, "y", model="c", need=20)
+    assert book.settle() == {} and not book.ledger.loads
+    book.clock.pass_by(OVERTAKE_S)
+    (decision,) = book.settle().values()
+    assert isinstance(decision, Load) and decision.want.model == "c"
+
+
+def test_a_promise_does_not_stand_against_another_one_for_the_same_model() -> None:
+    book = books(100, resident("a", 60, slots=4))
+    seated = book.sit("a")
+    promised(book)
+    book.ledger.depart(seated)
+    book.ledger.gone("p", "a")
+    _, decision = book.arrive("b", 70, key="y", avoid=frozenset({"q"}))
+    assert isinstance(decision, Load)
 
 
 # -- a full line

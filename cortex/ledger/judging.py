@@ -158,7 +158,10 @@ class Judging(Waiting):
                 return way
             moments = (*self._moments(ticket, way), *(rest.until for rest in rests.values()))
             return Wait("room", min((moment for moment in moments if moment > now), default=None), way)
-        return Wait("room") if promised else self._nowhere(want, rests)
+        if not promised:
+            return self._nowhere(want, rests)
+        entitled_at = self._entitled_at(self._eldest(ticket))
+        return Wait("room", entitled_at if entitled_at > now else None)
 
     def _nowhere(self, want: Want, rests: Mapping[str, Rest]) -> Wait | Refuse:
         """What becomes of one for whom no place was found: 5. and 6., told apart by the words of the
@@ -201,11 +204,16 @@ class Judging(Waiting):
 
     def _holds(self, claim: Claim, ticket: Ticket) -> bool:
         """Whether a promise stands against `ticket`."""
-        line = self._lines.get(ticket.want.model)
-        eldest = None if line is None else line.eldest(like=ticket)
-        if eldest is not None and self._entitled_at(eldest) <= self.clock():
+        eldest = self._eldest(ticket)
+        if self._entitled_at(eldest) <= self.clock():
             return self._rank(claim.ticket) < self._rank(eldest)
         return arrival(claim.ticket) < arrival(ticket)
+
+    def _eldest(self, ticket: Ticket) -> Ticket:
+        """Who has waited longest for the same as `ticket`; itself when it is the first."""
+        line = self._lines.get(ticket.want.model)
+        eldest = None if line is None else line.eldest(like=ticket)
+        return ticket if eldest is None else eldest
 
     def _entitled_at(self, ticket: Ticket) -> float:
         """From when on a ticket in line has the right to more than to wait."""

@@ -218,7 +218,7 @@ class Seating(Judging):
         its head, or whoever it was promised to before; None as long as that is nobody."""
         model = head.want.model
         line, claim = self._lines[model], self._claims.of(model)
-        eldest = line.eldest(like=head) or head
+        eldest = self._eldest(head)
         if (since := self._entitled_at(eldest)) <= self.clock():
             return eldest
         self._look_at(model, since)
