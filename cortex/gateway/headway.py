@@ -72,9 +72,11 @@ class Headway:
         if (size := sum(size for size, _ in loads)) > 0:
             self._rates[neuron.name] = size / sum(seconds for size, seconds in loads if size)
 
-    def forget(self, name: str) -> None:
-        """The neuron is away: what it loaded it does not load any more."""
+    def forget(self, name: str, *, for_good: bool = False) -> None:
+        """The neuron is away: what it loaded it does not load any more. Gone `for_good`, it is unknown."""
         self._tracks.pop(name, None)
+        if for_good:
+            self._rates.pop(name, None)
 
     def of(self, model: str) -> Stand | None:
         """The load of `model` that is under way, if there is one."""

@@ -47,7 +47,7 @@ class Watch:
         """The neuron was looked at, or dismissed."""
         if neuron.dismissed:
             if self._seen.pop(neuron.name, None) is not None:
-                self._headway.forget(neuron.name)
+                self._headway.forget(neuron.name, for_good=True)
                 self.happenings.tell(told.NeuronDismissed(neuron=neuron.name))
             return
         seen = self._seen.get(neuron.name)

@@ -43,6 +43,7 @@ def told(error: dict[str, Any]) -> None:
     assert error["eta_s"] >= 1 and error["eta_s"] == pytest.approx(3 * error["loading_for_s"], abs=1.5)
 
 
+@pytest.mark.slow
 async def test_who_waited_too_long_is_told_how_far_the_load_is() -> None:
     async with loading(0.6) as gateway:
         for stream in (False, True):
@@ -53,6 +54,7 @@ async def test_who_waited_too_long_is_told_how_far_the_load_is() -> None:
             assert int(answer.headers["retry-after"]) == error["retry_after"] >= error["eta_s"]
 
 
+@pytest.mark.slow
 async def test_so_is_a_stream_that_was_kept_alive_in_its_last_event() -> None:
     async with loading(1.3) as gateway:
         answer = await gateway.ask(stream=True)
@@ -62,6 +64,7 @@ async def test_so_is_a_stream_that_was_kept_alive_in_its_last_event() -> None:
         told(error)
 
 
+@pytest.mark.slow
 async def test_anthropics_dialect_has_pings_and_its_own_error_event() -> None:
     body = {"model": "a", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": True}
     async with loading(1.3) as gateway:

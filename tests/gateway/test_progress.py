@@ -1,11 +1,15 @@
 """Who asks for it sees in the stream what a request waits for; nobody else does."""
 
+from pathlib import Path
+from threading import Event
+
 import msgspec
 import pytest
 import trio
 from openai import OpenAI
-from openai.types.chat import ChatCompletionChunk
+from openai.types.chat import ChatCompletionChunk, ParsedChatCompletion
 
+from cortex.harness.scripted import Script
 from cortex.ledger import Wait as Waits
 from cortex.ledger.outlook import Outlook
 from cortex.web.progress import Progress
@@ -15,7 +19,7 @@ from tests.fake_ledger import books, resident
 from tests.fake_neuron import STREAM, STREAMED, Open, body, fake_neuron, open_gateway
 from tests.fake_upstream import Wait
 from tests.fake_web import Client, ask
-from tests.roles import MIB
+from tests.roles import MIB, running_neuron, specs
 
 SHOWN = {"x_cortex_progress": "reasoning"}
 
@@ -33,6 +37,7 @@ async def line(client: Client) -> str:
     return msgspec.json.decode(said)["reasoning_content"]
 
 
+@pytest.mark.slow
 async def test_a_load_is_told_as_it_comes_along_and_the_neurons_bytes_follow_untouched() -> None:
     async with fake_neuron(known=["a"], otherwise=STREAMED) as neuron:
         neuron.loading = trio.Event()
@@ -56,6 +61,7 @@ async def test_a_load_is_told_as_it_comes_along_and_the_neurons_bytes_follow_unt
             assert all("x-cortex-progress" not in dict(one.headers) for one in neuron.requests)
 
 
+@pytest.mark.slow
 async def test_who_waits_for_a_seat_hears_how_many_are_before_it() -> None:
     async with fake_neuron(otherwise=STREAMED) as neuron:
         neuron.has("a", slots=1, queue=0)
@@ -78,6 +84,7 @@ async def test_who_waits_for_a_seat_hears_how_many_are_before_it() -> None:
             assert STREAM in await clients[2].until(b"\r\n0\r\n\r\n")
 
 
+@pytest.mark.slow
 async def test_a_quick_answer_and_one_who_did_not_ask_have_nothing_of_it() -> None:
     async with fake_neuron("a", otherwise=STREAMED) as neuron:
         neuron.has("full", slots=1, queue=0)
@@ -132,6 +139,7 @@ async def test_a_whole_answer_takes_the_header_without_effect() -> None:
         assert same.content == plain.content
 
 
+@pytest.mark.slow
 async def test_the_official_client_reads_it_as_a_thought() -> None:
     async with fake_neuron(known=["a"], otherwise=STREAMED) as neuron:
         neuron.loading = trio.Event()
@@ -158,6 +166,38 @@ async def test_the_official_client_reads_it_as_a_thought() -> None:
             words = [chunk.choices[0].delta.content or "" for chunk in rest]
             assert "".join(words) == "one tw\u00f6 three"
             assert rest[-1].choices[0].finish_reason == "stop"
+
+
+@pytest.mark.slow
+async def test_the_official_clients_helper_makes_one_message_of_it(tmp_path: Path) -> None:
+    """Between real roles, whose chunks are complete: ours says no role, or it would have two."""
+    loaded, catalogue = Event(), specs(tmp_path, "a")
+    script = Script(reply="hi there", slow_load=loaded)
+    async with running_neuron(tmp_path, catalogue, script) as neuron:
+        async with open_gateway(neuron, catalogue=catalogue) as gateway:  # type: ignore[arg-type]
+
+            def talk() -> ParsedChatCompletion[None]:
+                with (
+                    OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client,
+                    client.chat.completions.stream(
+                        model="a",
+                        messages=[{"role": "user", "content": "x"}],
+                        extra_headers={"x-cortex-progress": "reasoning"},
+                    ) as stream,
+                ):
+                    for _ in stream:
+                        loaded.set()
+                    return stream.get_final_completion()
+
+            with trio.fail_after(30):
+                try:
+                    whole = await trio.to_thread.run_sync(talk, abandon_on_cancel=True)
+                finally:
+                    loaded.set()
+            (choice,) = whole.choices
+            assert (choice.message.role, choice.message.content) == ("assistant", "hi there")
+            assert choice.message.reasoning_content.startswith("Loading a on n1")
+            assert choice.finish_reason == "stop"
 
 
 # -- the words

@@ -82,6 +82,7 @@ async def test_the_neurons_own_keep_alives_are_passed_on_and_are_no_first_token(
         assert b"upstream_timeout" in answer.content
 
 
+@pytest.mark.slow
 async def test_the_gateways_own_keep_alives_do_not_put_off_the_first_token_either() -> None:
     limits = GatewayConfig(limits=Limits(first_token_s=1.3))
     async with fake_neuron("a") as neuron, open_gateway(neuron, config=limits) as gateway:
