@@ -32,6 +32,9 @@ Bound: TypeAlias = trio.TaskStatus[tuple[str, int]]
 
 # Connections the kernel holds until they are accepted; it cuts this to its own ceiling.
 BACKLOG: Final = 1024
+# Connections taken at one look. One alone would have each newcomer of a crowd wait for as many turns of
+# the event loop as stand before him; more would keep those who are served waiting.
+AT_ONCE: Final = 32
 # How long the accept loop rests when descriptors are short.
 BACK_OFF_S: Final = 0.1
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -115,12 +118,17 @@ class Door:
         for visit in list(self._visits):
             await visit.cut()
 
-    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         spare = _Spare()
         try:
             while True:
+                await trio.lowlevel.wait_readable(listener)
                 try:
-                    client, address = await listener.accept()
+                    for _ in range(AT_ONCE):
+                        client, address = listener.accept()
+                        await self._admit(trio.socket.from_stdlib_socket(client), address[0], nursery)
+                except BlockingIOError:
+                    continue
                 except OSError as error:
                     if error.errno in _GONE:
                         raise
@@ -128,17 +136,19 @@ class Door:
                     if error.errno in _SHORT:
                         self._hall.books.rejected(_too_many("descriptors"))
                         await spare.shed(listener)
-                    continue
-                if len(self._visits) >= self._limits.connections:
-                    self._hall.books.rejected(_too_many())
-                    await _turn_away(client)
-                    continue
-                line = Line(trio.SocketStream(client), self._limits.stall_s)
-                visit = Visit(line, address[0], self._hall)
-                self._visits.add(visit)
-                nursery.start_soon(self._contain, visit)
         finally:
             spare.close()
+
+    async def _admit(self, client: trio.socket.SocketType, peer: str, nursery: trio.Nursery) -> None:
+        """It has a visit, or knows that there are too many."""
+        if len(self._visits) >= self._limits.connections:
+            self._hall.books.rejected(_too_many())
+            await _turn_away(client)
+            return
+        line = Line(trio.SocketStream(client), self._limits.stall_s)
+        visit = Visit(line, peer, self._hall)
+        self._visits.add(visit)
+        nursery.start_soon(self._contain, visit)
 
     async def _contain(self, visit: Visit) -> None:
         """The visit is over, however it ended; its bugs are in the log and nowhere else."""
@@ -168,16 +178,15 @@ class _Spare:
         self._kept: int | None = None
         self._take()
 
-    async def shed(self, listener: trio.socket.SocketType) -> None:
+    async def shed(self, listener: socket.socket) -> None:
         """One waiting client is refused, or a moment has passed."""
         self.close()
-        with trio.move_on_after(BACK_OFF_S):
-            try:
-                client, _ = await listener.accept()
-            except OSError:
-                await trio.sleep_forever()  # somebody else took the spare one
-            else:
-                await _turn_away(client)
+        try:
+            client, _ = listener.accept()
+        except OSError:  # nobody waits any more, or somebody else took the spare one
+            await trio.sleep(BACK_OFF_S)
+        else:
+            await _turn_away(trio.socket.from_stdlib_socket(client))
         self._take()
 
     def close(self) -> None:
@@ -192,19 +201,20 @@ class _Spare:
             self._kept = None
 
 
-async def _listen(host: str, port: int) -> trio.socket.SocketType:
+async def _listen(host: str, port: int) -> socket.socket:
     """A listening socket on the first address of `host`; `::` takes IPv4 too."""
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = found[0]
     with ExitStack() as unless_bound:
-        listener = unless_bound.enter_context(trio.socket.socket(family, kind, protocol))
+        listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
+        listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these
         for option, value in _KEEP_ALIVE:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        await listener.bind(address)
+        listener.bind(address)
         listener.listen(BACKLOG)
         unless_bound.pop_all()
     return listener

@@ -68,6 +68,14 @@ class Line:
         self.buffer += block
         return True
 
+    async def heed(self) -> None:
+        """All that came by this moment is in `buffer`. Raises BrokenResourceError when the client is
+        found to be gone: on a busy day it may have left before its request is read."""
+        while self.alive and len(self.buffer) <= AHEAD and self._has_news():
+            await self.more()
+        if not self.alive:
+            await self._refuse()
+
     async def send(self, data: bytes) -> None:
         """`data` is with the kernel. Raises BrokenResourceError when the client is gone, or
         takes nothing for the stall limit; then `on_lost` has been called, and inside a scope
@@ -114,6 +122,10 @@ class Line:
         with trio.CancelScope() as now:
             now.cancel()
             await self._stream.aclose()
+
+    def _has_news(self) -> bool:
+        """Whether there is something to read, be it the end. Streams in memory do not tell."""
+        return isinstance(self._stream, trio.SocketStream) and self._stream.socket.is_readable()
 
     def _lose(self) -> None:
         self.alive = False

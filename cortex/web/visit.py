@@ -267,6 +267,7 @@ class Visit:
         self._check_open(parsed, route)
         limit = hall.limits.body if route is not None else min(CONTROL_BODY, hall.limits.body)
         body = await read_body(self._line, parsed, limit, hall.limits.request_body_s)
+        await self._line.heed()
         reply.last, self._unread = hall.draining, False
         self._check_open(parsed, route)
         return Request(
