@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import trio
 
 from cortex.config.models import spec_to_plain
-from cortex.errors import CortexError, LoadFailed, Stopping, TooSlow, UpstreamFailed
+from cortex.errors import CortexError, LoadFailed, TooSlow, UpstreamFailed
 from cortex.gateway.belief import seats
 from cortex.gateway.member import Neuron
 from cortex.ledger import Load
@@ -58,22 +58,18 @@ class RemoteLoader:
         self._broke_at: dict[str, float] = {}
 
     async def load(self, load: Load) -> Resident:
-        """The resident as its neuron measured it. Cancelled, the neuron may finish by itself."""
+        """The resident as its neuron measured it. Cancelled, the neuron may finish by itself: its
+        reports tell."""
         self._watch.load_began(load)
         began = trio.current_time()
-        error: CortexError | None = Stopping(f"The load of '{load.want.model}' was given up")
         try:
             resident, evicted = await self._ordered(load)
-            error = None
-        except CortexError as failure:
-            error = failure
+        except CortexError as error:
+            self._watch.load_failed(load, error)
             raise
         except Exception as bug:
-            error = LoadFailed(f"The load failed unexpectedly: {bug}")
+            self._watch.load_failed(load, LoadFailed(f"The load failed unexpectedly: {bug}"))
             raise
-        finally:
-            if error is not None:
-                self._watch.load_failed(load, error)
         self._watch.load_done(load, resident, trio.current_time() - began, evicted)
         return resident
 

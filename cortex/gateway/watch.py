@@ -103,7 +103,7 @@ class Watch:
 
     def _gone(self, model: str, name: str, seen: _Seen, *, was: Phase) -> None:
         if was == "loading":
-            message = "The neuron does not load it any more; see its log"
+            message = "It is not loaded any more: something else needed its room, or see the neuron's log"
             self.happenings.tell(told.LoadFailed(model=model, neuron=name, message=message))
         else:
             # A neuron makes room as a load begins, and tells whom it sent away at its end.

@@ -51,7 +51,8 @@ class LoadDone(_Happening, frozen=True, tag="load.done"):
 
 
 class LoadFailed(_Happening, frozen=True, tag="load.failed"):
-    """`code` is the one that waiting requests were told, None where another one ordered the load."""
+    """`code` is the one that waiting requests were told, None where nobody waited here: the load was
+    called off, or another one's."""
 
     model: str
     neuron: str

@@ -12,8 +12,8 @@ from cortex.gateway import happenings
 from cortex.gateway.happenings import Happenings
 from cortex.wire import happenings as told
 from cortex.wire.fleet import FleetReport
-from tests.calls import EVENTS, Reader, read_events
-from tests.fake_neuron import Open, fake_neuron, open_gateway, refusal
+from tests.calls import CHAT, EVENTS, Reader, read_events
+from tests.fake_neuron import Open, body, fake_neuron, open_gateway, refusal
 from tests.fake_web import ask
 from tests.roles import MIB
 
@@ -87,6 +87,28 @@ async def test_what_others_do_with_a_neuron_is_told_from_its_reports() -> None:
         del neuron.residents["c"]
         failed = await reader.until("load.failed", model="c")
         assert failed["code"] is None and failed["message"]
+
+
+async def test_a_load_that_is_called_off_is_told_when_its_neuron_has_ended_it() -> None:
+    """Until then it goes on, for all that this gateway knows."""
+    async with fake_neuron() as neuron:
+        neuron.memory, neuron.loading = MIB, trio.Event()
+        async with open_gateway(neuron, catalogue=["a", "b"]) as gateway, trio.open_nursery() as nursery:
+            reader, client = await listening(gateway), await gateway.dial()
+            await client.send(ask(CHAT, body("a")))
+            await reader.until("load.started", model="a")
+            neuron.has("a", bytes={"cpu": 0}, state="loading", age_s=0)
+            await neuron.polled()
+            await client.close()
+            await gateway.knows(lambda ledger: ledger.waiting == 0)
+            nursery.start_soon(gateway.ask, "b")
+            event = await reader.until("load.started")
+            assert event["model"] == "b"
+            del neuron.residents["a"]
+            event = await reader.next()
+            assert (event["type"], event["model"], event["code"]) == ("load.failed", "a", None)
+            neuron.loading.set()
+            assert (await reader.next())["type"] == "load.done"
 
 
 async def test_an_unload_that_was_asked_for_says_so() -> None:
