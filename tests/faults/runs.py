@@ -24,7 +24,7 @@ from tests.fake_process import NeuronProcess
 from tests.toxic import Proxy
 
 # A gateway that loses patience within a test, and one whose timers play no part in it.
-HASTY = GatewayConfig(limits=Limits(first_token_s=0.5, upstream_stall_s=0.4, drain_s=0.5))
+HASTY = GatewayConfig(limits=Limits(first_token_s=0.8, upstream_stall_s=0.6, drain_s=0.5))
 PATIENT = GatewayConfig(limits=Limits(drain_s=0.5))
 
 
@@ -75,8 +75,13 @@ class Run:
     async def first(self) -> tuple[NeuronProcess, NeuronProcess]:
         """Which of the two neurons is asked first, and the other."""
         chosen = where(await self.ask(f"probe-{len(self.asked)}"))
-        # A report that was made meanwhile says that the chosen one is busy.
-        await self.gateway.knows(lambda ledger: not any(each.elsewhere for place in ledger for each in place))
+        # A report of meanwhile says that the chosen one is busy; it may still be on its way.
+        fleet, ledger = self.gateway.gateway._parts.fleet, self.gateway.ledger
+        while True:
+            for neuron in self.neurons:
+                await fleet.look_again(neuron.name)
+            if not any(each.elsewhere for place in ledger for each in place):
+                break
         one, two = self.neurons
         return (one, two) if one.name == chosen else (two, one)
 
