@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cortex.cli.options import Site
 from cortex.errors import CortexError
@@ -69,7 +69,6 @@ def _bar() -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        TimeElapsedColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,

@@ -194,6 +194,8 @@ class Neuron:
                 pins = self.residents.pinned
                 (pins.add if path == "/models/pin" else pins.discard)(id)
                 return keeping.PinAnswer(id=id, pinned=id in pins, resident=id in self.residents.models)
+            case "/models/keep":
+                return self.residents.heed(msgspec.json.decode(body, type=keeping.KeepRequest))
         raise errors.UnknownRoute(f"There is no POST {path} here")
 
     async def _load(self, order: wire.LoadRequest, *, wait: bool) -> wire.LoadAnswer | keeping.LoadJob:

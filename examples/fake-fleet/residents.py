@@ -46,6 +46,7 @@ class Model:
     bytes: int
     seats: trio.Semaphore
     job: Job | None = None
+    keep: keeping.Keep = keeping.Keep()
     in_flight: int = 0
     since: float = field(default_factory=time.monotonic)
     used: float = field(default_factory=time.monotonic)
@@ -152,11 +153,20 @@ class Residents:
             idle_s=now - model.used,
             age_s=now - model.since,
             load_s=self.load_s if job is None else job.took,
-            pinned=model.id in self.pinned,
+            pinned=model.keep.pinned or model.id in self.pinned,
+            priority=model.keep.priority,
             phase="load" if model.loading else None,
             done_bytes=int(model.bytes * self._share(job)) if job is not None and model.loading else 0,
             total_bytes=model.bytes if model.loading else 0,
         )
+
+    def heed(self, order: keeping.KeepRequest) -> keeping.KeepAnswer:
+        """A gateway's catalogue says of a model here how it is kept. Nothing idles away in this fleet."""
+        if (model := self.loaded(order.id)) is None:
+            raise NotResident(f"Model '{order.id}' is not loaded on this neuron", param="id")
+        model.keep = keeping.Keep(pinned=order.keep.pinned, priority=order.keep.priority)
+        pinned = model.keep.pinned or model.id in self.pinned
+        return keeping.KeepAnswer(id=order.id, keep=keeping.Keep(pinned=pinned, priority=model.keep.priority))
 
     def _share(self, job: Job) -> float:
         """How far it is."""
@@ -193,4 +203,4 @@ class Residents:
 
     def _may_leave(self, id: str) -> bool:
         model = self.models[id]
-        return not (model.in_flight or model.loading or id in self.pinned)
+        return not (model.in_flight or model.loading or model.keep.pinned or id in self.pinned)

@@ -182,6 +182,8 @@ async def test_unloading_and_pinning_are_answered_alike(role: Running) -> None:
     assert refused(await load(role, "b"))[0] in (409, 503), "what is pinned is sent away for nobody"
     await role.http.post("/models/unpin", json={"id": "a"})
     assert not (await told(role, "/models", wire.Residents)).models[0].pinned
+    answer = await role.http.post("/models/keep", json={"id": "b", "keep": {}})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_resident")
     answer = await role.http.get("/models/a/endpoint")
     assert answer.json() == {"url": f"{role.url}/v1"}
     assert (await role.http.get("/models/a/capabilities")).json()["capabilities"]
