@@ -10,10 +10,12 @@ Answer = tuple[int, bytes]
 
 
 class Played:
-    """One gateway or neuron: `answers` by "METHOD path"; what is not there is 404."""
+    """One gateway or neuron: `answers` by "METHOD path"; what is not there is 404. An answer is held
+    back until its event in `waits` is set."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.waits: dict[str, trio.Event] = {}
         self.heard: list[tuple[str, bytes, dict[str, str]]] = []
 
     def says(self, what: str, body: object, status: int = 200) -> "Played":
@@ -34,6 +36,8 @@ class Played:
                 body += await stream.receive_some()
             what = first.rpartition(" ")[0]
             self.heard.append((what, body, headers))
+            if what in self.waits:
+                await self.waits[what].wait()
             status, answer = self.answers.get(what, (404, b"{}"))
             await stream.send_all(
                 b"HTTP/1.1 %d X\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"

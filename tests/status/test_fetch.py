@@ -214,3 +214,19 @@ async def test_a_pin_is_ordered_at_a_neuron_or_by_way_of_a_gateway() -> None:
         await asked.pin("m", pinned=False)
     bodies = [msgspec.json.decode(body) for what, body, _ in played.heard if "unpin" in what]
     assert bodies == [{"model": "m", "neuron": "n1"}, {"model": "m"}]
+
+
+async def test_a_port_without_tls_is_told_as_that() -> None:
+    async def plain(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(trio.serve_tcp, plain, 0)
+            port = listeners[0].socket.getsockname()[1]
+            async with asker(f"https://127.0.0.1:{port}", None) as asked:
+                with pytest.raises(Unreachable, match="does not speak TLS"):
+                    await asked.report()
+            nursery.cancel_scope.cancel()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 
-from cortex.wire.fleet import CatalogueModel, FleetNeuron, FleetReport, GatewayReport
+from cortex.wire.fleet import CatalogueModel, FleetLoad, FleetNeuron, FleetReport, GatewayReport
 from tests.fake_reports import Played, played_at
 from tests.fake_terminal import ROOT, lines_until, running
 
@@ -146,3 +146,27 @@ async def test_a_pipe_gets_one_picture_after_another_and_nothing_that_moves_a_cu
         watcher.send_signal(signal.SIGINT)
         assert await watcher.wait() == 1
     assert b"\x1b" not in data and data.count(b"cortex gateway") == 2
+
+
+async def test_a_load_shows_on_a_terminal_how_far_it_is() -> None:
+    loads = [FleetLoad(model="m", neuron="n1", done_bytes=2**30, total_bytes=4 * 2**30, eta_s=75)]
+    report = FleetReport(models=[CatalogueModel(id="m", aliases=["nick"])], loads=loads)
+    played = Played().says("GET /fleet", report)
+    played.says("POST /fleet/models/load", {"locations": [{"neuron": "n1"}]})
+    there = played.waits["POST /fleet/models/load"] = trio.Event()
+    async with played_at(played) as url, terminal("models", "load", "nick", "--endpoint", url) as window:
+        await window.until(b"loading m on n1  1GiB of 4GiB (25%)  1m15s left")
+        there.set()
+        assert b"nick is loaded on n1" in await window.rest()
+        assert await window.process.wait() == 0
+
+
+async def test_whoever_stops_waiting_for_a_load_gets_the_terminal_back() -> None:
+    played = Played().says("GET /fleet", FleetReport())
+    played.waits["POST /fleet/models/load"] = trio.Event()
+    async with played_at(played) as url, terminal("models", "load", "m", "--endpoint", url) as window:
+        await window.until(b"loading m")
+        os.write(window.master, b"\x03")
+        last = await window.rest()
+        assert await window.process.wait() == 130
+    assert CURSOR in last and b"Traceback" not in last
