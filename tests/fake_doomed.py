@@ -73,7 +73,7 @@ def _main(folder: Path, state: Path) -> None:
         async with trio.open_nursery() as nursery:
             run = partial(neuron.run, config, catalogue, stop=stop, harnesses=harnesses, process=process)
             ports = await nursery.start(run)
-            print(f"http://127.0.0.1:{ports.api[1]}", flush=True)
+            print(*(f"http://127.0.0.1:{port}" for _, port in (ports.api, ports.metrics)), flush=True)
 
     hold(service, "info", "text")
 
@@ -84,9 +84,14 @@ class Doomed:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
         assert process.stdout is not None
-        self.url = process.stdout.readline().strip()
+        self.url, _, self._metrics = process.stdout.readline().strip().partition(" ")
         if not self.url:
             raise RuntimeError(process.communicate()[1])
+
+    def page(self) -> str:
+        """The metrics."""
+        with urllib.request.urlopen(f"{self._metrics}/metrics", timeout=20) as answer:
+            return answer.read().decode()
 
     def get(self, path: str) -> dict:
         """What a control route answers."""

@@ -379,6 +379,16 @@ def test_a_floor_that_rose_is_shown_until_it_falls(metrics: Metrics, read: Read)
     assert read("device_leaked_bytes", device="cuda:0") == 0
 
 
+def test_models_that_nobody_can_serve_and_those_in_quarantine_are_told_as_they_stand(
+    metrics: Metrics, read: Read
+) -> None:
+    metrics.unservable(2)
+    metrics.quarantined(1)
+    assert (read("models_unservable"), read("models_quarantined")) == (2, 1)
+    metrics.quarantined(0)
+    assert read("models_quarantined") == 0
+
+
 def test_who_is_tried_out_again_is_shown_until_he_is_trusted(metrics: Metrics, read: Read) -> None:
     metrics.on_probation("a", tried=True)
     assert read("neuron_probation", neuron="a") == 1

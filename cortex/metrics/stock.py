@@ -34,6 +34,7 @@ class Stock(Traffic):
         )
         self._faults = self._counters("device_faults", "What engines raised or died of, by kind", "kind")
         self._faults.begin(get_args(Fault))
+        self._quarantined = self._gauge("models_quarantined", "Models that brought a process down twice")
         self._unservable = self._gauge("models_unservable", "Models of the catalogue that nobody can serve")
 
     def cold_start(self, model: str) -> None:
@@ -59,6 +60,10 @@ class Stock(Traffic):
     def unservable(self, count: int) -> None:
         """So many models of the catalogue are beyond everybody at present."""
         self._unservable.set(count)
+
+    def quarantined(self, count: int) -> None:
+        """So many models are not loaded here, since they brought a process down."""
+        self._quarantined.set(count)
 
     def defragged(self, won_bytes: int) -> None:
         """A device was emptied and refilled, which gave back so many bytes."""

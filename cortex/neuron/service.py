@@ -342,6 +342,7 @@ async def _tell(view: View, metrics: Metrics) -> None:
         health = view.health()
         metrics.neuron_reported(view.name, health.devices, residents)
         metrics.serving(health.models)
+        metrics.quarantined(len(health.quarantined))
         await trio.sleep(TELL_S)
 
 

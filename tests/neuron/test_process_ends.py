@@ -104,6 +104,9 @@ def test_a_model_that_took_two_processes_down_is_kept_out_of_the_third(
         assert health["status"] == "degraded"
         assert [(each["model"], len(each["crashes"])) for each in health["quarantined"]] == [(model, 2)]
         assert discovery["quarantined"] == health["quarantined"]
+        page = neuron.page()
+        assert "cortex_models_quarantined 1.0" in page
+        assert 'cortex_device_faults_total{kind="crash"} 1.0' in page
         assert discovery["last_crash"]["models"] == [model]
         assert discovery["last_crash"]["boot_id"] != discovery["boot_id"]
         served = [REQUEST_ID] if model == "aborts" else []
