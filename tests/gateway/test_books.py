@@ -325,4 +325,5 @@ async def test_what_changes_in_the_fleet_is_logged_once(caplog) -> None:
         await neuron.listen()
         await gateway.knows(lambda ledger: ledger.place("n1").ready)
         await neuron.polled(3)
-    assert [line.split()[0] for line in lines(caplog, "neuron.")] == ["neuron.up", "neuron.lost", "neuron.up"]
+    said = [line.split()[0] for line in lines(caplog, "neuron.")]
+    assert said == ["neuron.up", "neuron.lost", "neuron.up", "neuron.probation"]
