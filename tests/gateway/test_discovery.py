@@ -183,6 +183,9 @@ async def test_what_can_be_no_neuron_is_left_out_and_told() -> None:
         async with fake_dns(*pairs) as server, seeker(server) as gateway:
             assert await states(gateway) == {"one.test": "ok"}
             assert "nobody.test:0" in (await warned(gateway))[0]
+            server.services.pop(0)
+            await server.was_asked(3)
+            assert await states(gateway) == {"one.test": "ok"}, "an answer without a neuron lets nobody go"
 
 
 async def test_a_listed_neuron_wins_over_the_same_endpoint_in_dns() -> None:

@@ -113,3 +113,21 @@ async def test_a_neuron_may_be_taken_out_and_back_and_out_again_while_somebody_i
             assert (await client.answer()).status == 200
             await gateway.knows(lambda ledger: ledger.place("n1") is None)
             assert (await gateway.ask("b")).status_code == 200
+
+
+async def test_a_neuron_under_another_name_serves_while_those_of_the_old_one_are_seen_off() -> None:
+    """It has the boot id of one that is on its way out."""
+    async with fake_neuron("a") as one:
+        ready = trio.Event()
+        one.then(Wait(ready), WHOLE)
+        async with open_gateway(one, config=SOON) as gateway:
+            client = await gateway.dial()
+            await client.send(ask("/v1/chat/completions", body("a")))
+            await one.seen(1)
+            reform(gateway, other=one)
+            await gateway.knows(lambda ledger: any(place.name == "other" for place, _ in ledger.holders("a")))
+            assert (await gateway.ask("a")).headers["x-cortex-neuron"] == "other"
+            ready.set()
+            assert (await client.answer()).status == 200
+            await gateway.knows(lambda ledger: ledger.place("n1") is None)
+            assert (await gateway.ask("a")).status_code == 200
