@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ from cortex.cli import choosing, main, roles
 from cortex.cli.trouble import tell
 from cortex.cli.up import choose
 from cortex.errors import ConfigError, LoadFailed, Unfit, Unreachable
-from cortex.wire.fleet import CatalogueModel, FleetReport, PinReport
+from cortex.wire.fleet import CatalogueModel, FleetModel, FleetNeuron, FleetReport, PinReport
 from tests import fake_safetensors as weights
 from tests.fake_reports import Played, played_at
 from tests.fake_terminal import ROOT, lines_until, running, told
@@ -500,14 +501,17 @@ async def test_watching_a_pipe_prints_a_report_a_line_until_it_is_interrupted() 
 
 
 async def test_models_are_listed_shown_and_ordered() -> None:
-    played = Played().says("GET /fleet", FleetReport(models=[CatalogueModel(id="qwen", aliases=["q"])]))
+    neurons = [FleetNeuron(name=f"n{n}", models=[FleetModel(id="qwen", pinned=n == 1)]) for n in (1, 2)]
+    models = [CatalogueModel(id="qwen", aliases=["q"])]
+    played = Played().says("GET /fleet", FleetReport(neurons=neurons, models=models))
     played.says("POST /fleet/models/load", {"locations": [{"neuron": "n1"}]})
     played.says("POST /fleet/models/unload", {})
     async with played_at(played) as url:
         at = ["--endpoint", url]
         assert b"qwen" in (await told("models", "list", *at)).stdout
         assert b'"id": "qwen"' in (await told("models", "list", "--json", *at)).stdout
-        assert b"qwen" in (await told("models", "show", "q", *at)).stdout
+        shown = await told("models", "show", "q", *at)
+        assert b"qwen" in shown.stdout and b"pinned at    n1\n" in re.sub(rb" +\n", b"\n", shown.stdout)
         loaded = await told("models", "load", "qwen", *at)
         assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, b"qwen is loaded on n1\n", b"")
         unloaded = await told("models", "unload", "qwen", "--force", *at)

@@ -29,11 +29,17 @@ def show_models(site: Site, *, as_json: bool) -> None:
 
 def show_model(name: str, site: Site, *, as_json: bool) -> None:
     """One model is printed. UnknownModel names near ones."""
-    model = named_in(ask(site, Asker.report), name)
+    report = ask(site, Asker.report)
+    model = named_in(report, name)
     if as_json:
         typer.echo(view.as_json(model))
     else:
-        draw(view.one(model))
+        pinned_at = [
+            neuron.name
+            for neuron in report.neurons
+            if any(each.id == model.id and each.pinned for each in neuron.models)
+        ]
+        draw(view.one(model, pinned_at))
 
 
 def ask(site: Site, question: Callable[[Asker], Awaitable[T]], wait_s: float = ANSWER_S) -> T:

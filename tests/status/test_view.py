@@ -222,9 +222,20 @@ def test_one_model_tells_everything() -> None:
         locations=[Location(neuron="n", devices=["cpu"], bytes=GIB)],
         aliases=["x"],
         why="engine failed",
+        waiting=7,
     )
-    text = shown(view.one(model))
-    for said in ("a", "recovering", "n cpu loaded 1GiB", "no neuron", "x", "engine failed"):
+    assert "pinned" not in shown(view.one(model))
+    text = shown(view.one(model, ["n", "m"]))
+    for said in (
+        "pinned at    n, m",
+        "7 requests",
+        "a",
+        "recovering",
+        "n cpu loaded 1GiB",
+        "no neuron",
+        "x",
+        "engine failed",
+    ):
         assert said in text
 
 

@@ -1,5 +1,7 @@
 """The catalogue as a table, and one model of it with all that is known."""
 
+from collections.abc import Sequence
+
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -23,8 +25,8 @@ def catalogue(models: list[CatalogueModel]) -> RenderableType:
     return rows
 
 
-def one(model: CatalogueModel) -> RenderableType:
-    """All there is to know of one model, a line each."""
+def one(model: CatalogueModel, pinned_at: Sequence[str] = ()) -> RenderableType:
+    """All there is to know of one model, a line each; `pinned_at` are the neurons that keep it."""
     rows = Table(box=None, show_header=False, pad_edge=False)
     rows.add_column(no_wrap=True, style="bold")
     rows.add_column(overflow="fold")
@@ -34,6 +36,10 @@ def one(model: CatalogueModel) -> RenderableType:
         line = f"{place.neuron} {' '.join(place.devices)} {place.state} {units.size(place.bytes)}"
         rows.add_row("lives on", plain(line))
     rows.add_row("may live on", plain(", ".join(model.feasible_on) or "no neuron"))
+    if pinned_at:
+        rows.add_row("pinned at", plain(", ".join(pinned_at)))
+    if model.waiting:
+        rows.add_row("waiting", f"{model.waiting} requests")
     if model.aliases:
         rows.add_row("aliases", plain(", ".join(model.aliases)))
     if model.why:
