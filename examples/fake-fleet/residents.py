@@ -92,15 +92,16 @@ class Residents:
 
     async def finish(self, job: Job, read: Callable[[], Awaitable[None]]) -> None:
         """The load has ended as `read` did, or was called off."""
-        job.state, told = "done", None
+        state: keeping.State = "done"
+        error: CortexError | None = None
         with job.scope:
             try:
                 await read()
-            except CortexError as error:
-                job.state, told = "failed", error
+            except CortexError as mishap:
+                state, error = "failed", mishap
         if job.scope.cancelled_caught:
-            job.state, told = "cancelled", Stopping(f"The load of '{job.model}' was called off")
-        job.error, job.ended = told, time.monotonic()
+            state, error = "cancelled", Stopping(f"The load of '{job.model}' was called off")
+        job.state, job.error, job.ended = state, error, time.monotonic()
         if job.error is not None:
             del self.models[job.model]
         else:
