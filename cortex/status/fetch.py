@@ -143,6 +143,10 @@ async def asker(endpoint: str, token: str | None) -> AsyncIterator[Asker]:
         raise BadAsk(
             f"--endpoint {endpoint!r} is no URL; it looks like http://127.0.0.1:31313", param="endpoint"
         )
+    if base.path.rstrip("/").endswith("/v1"):
+        raise BadAsk(
+            f"--endpoint {endpoint!r} is the base address of a dialect; leave /v1 out", param="endpoint"
+        )
     headers = {"authorization": f"Bearer {token}"} if token else {}
     # The system's authorities, or those that SSL_CERT_FILE names: without the environment httpx has its own.
     verify = ssl.create_default_context() if base.scheme == "https" else True

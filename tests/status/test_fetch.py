@@ -186,6 +186,14 @@ async def test_what_is_no_url_is_refused_with_an_example(endpoint: str) -> None:
             pass
 
 
+@pytest.mark.parametrize("endpoint", ["http://h:31313/v1", "https://h/cortex/v1/"])
+async def test_the_base_address_of_a_dialect_is_refused_with_what_to_leave_out(endpoint: str) -> None:
+    """It is what every client library wants, and nothing of the fleet is below it."""
+    with pytest.raises(BadAsk, match="leave /v1 out"):
+        async with asker(endpoint, None):
+            pass
+
+
 MODELS = fleet.FleetReport(
     models=[fleet.CatalogueModel(id="qwen", aliases=["q"]), fleet.CatalogueModel(id="llama")]
 )
