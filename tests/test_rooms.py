@@ -1,9 +1,11 @@
 """A cold model's place is found without a look at all places, and is the one that such a look would find."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +84,37 @@ def test_the_ways_are_those_that_a_look_at_all_places_finds_in_the_same_order(
     assert list(rooms.ways(question, lambda _: False)) == router.placements(question, fleet.values())
     others = [each for name, each in fleet.items() if name > "r"]
     assert list(rooms.ways(question, lambda at: at.name <= "r")) == router.placements(question, others)
+
+
+def crowded(seed: int) -> list[Place]:
+    """Places that are full, or nearly so."""
+    dice = random.Random(seed)
+    fleet = []
+    for number in range(dice.randint(2, 9)):
+        living = []
+        for name in "abcd"[: dice.randint(1, 4)]:
+            one = resident(name, dice.choice([5, 10, 20, 40]), load_s=dice.choice([0.5, 2.0, 10.0, 60.0]))
+            one.last_used = dice.choice([0.0, 500.0, 900.0, 990.0, 999.5])
+            one.phase = dice.choice(["loaded"] * 8 + ["loading", "leaving"])
+            one.unwanted = one.phase == "loading" and dice.random() < 0.7
+            one.seats, one.pinned = int(dice.random() < 0.3), dice.random() < 0.15
+            living.append(one)
+        total = sum(one.bytes for one in living) + dice.choice([0, 0, 5, 15])
+        fleet.append(place(f"p{number}", total, *living))
+    return fleet
+
+
+@pytest.mark.parametrize("rules", [Rules("lru", 30.0), Rules("priority", 30.0)], ids=lambda one: one.strategy)
+def test_where_somebody_has_to_leave_the_cheapest_is_found(rules: Rules) -> None:
+    for seed in range(250):
+        fleet = {each.name: each for each in crowded(seed)}
+        rooms = Rooms(fleet)
+        rooms.touch(*fleet)
+        question = question_of(ModelSpec("new"), 10 + seed % 40, rules)
+        # The bounds of a place are taken anew whenever it is weighed.
+        for _ in range(2):
+            found = list(rooms.ways(question, lambda _: False))
+            assert found == router.placements(question, fleet.values()), seed
 
 
 @settings(max_examples=60, deadline=None)
