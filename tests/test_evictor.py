@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.evictor import Rules, beside, movable, of_age_at, victims, would_do
+from cortex.evictor import Rules, beside, movable, of_age_at, stays, victims, would_do
 from cortex.places import Newcomer, Place, Resident
+from cortex.router.choice import worth
 from tests.fake_ledger import place, resident
 
 NOW = 1000.0
@@ -270,3 +271,28 @@ def test_the_victims_make_room_and_each_of_them_is_needed(sizes: list[int], free
     # Nobody warmer than the coldest that are enough together comes into question.
     coldest = next(k for k in range(len(sizes) + 1) if free + sum(sizes[:k]) >= need)
     assert all(int(model[1:]) < coldest for model in chosen)
+
+
+# -- loads that nobody waits for
+
+
+@pytest.mark.parametrize("prefer", [(), ("cold",)])
+def test_a_load_that_nobody_waits_for_goes_before_anybody_who_is_there(prefer: tuple[str, ...]) -> None:
+    """However young it is, and whomever a gateway would rather see gone. Rows 29 and 61."""
+    coming = resident("coming", 40, phase="loading", loaded_at=NOW, last_used=NOW, unwanted=True)
+    at = place("p", 100, used("cold", 50, 1.0), coming)
+    assert sent_away(at, 40, prefer=prefer) == ("coming",)
+    assert movable(coming, NOW, LRU) and worth(coming, NOW) == 0.0
+    assert stays(coming, Newcomer({"g": 40}), now=NOW, rules=LRU) is None
+    coming.unwanted = False
+    assert sent_away(at, 40, prefer=prefer) == ("cold",)
+    assert stays(coming, Newcomer({"g": 40}), now=NOW, rules=LRU) == "is loading"
+
+
+def test_a_load_that_nobody_waits_for_has_its_pin_and_its_class() -> None:
+    coming = resident("coming", 60, phase="loading", loaded_at=NOW, unwanted=True, priority=200)
+    at = place("p", 100, coming)
+    assert sent_away(at, 50, rules=CLASSES) is None
+    assert sent_away(at, 50, rules=CLASSES, priority=200) == ("coming",)
+    coming.pinned = True
+    assert sent_away(at, 50) is None

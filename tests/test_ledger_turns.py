@@ -328,6 +328,22 @@ def test_room_goes_to_callers_with_a_key_first() -> None:
     assert living(book) == {"b"}
 
 
+def test_a_model_that_came_in_serves_who_waited_for_it_before_others_have_it_sent_away() -> None:
+    """They have fewer turns, and nothing protects the young: else two would load in turns for ever."""
+    book = books(100, resident("a", 60, slots=1), age_s=0.0)
+    seated = book.sit("a")
+    (first,) = line_up(book, "x", model="b", need=60)
+    line_up(book, "y", model="c", need=60)
+    book.ledger.depart(seated)
+    (load,) = (each for each in book.settle().values() if isinstance(each, Load))
+    assert load.want.model == "b"
+    found = book.finish(load, slots=1)
+    assert list(found) == [first] and isinstance(found[first], Serve)
+    book.ledger.depart(first)
+    (load,) = book.settle().values()
+    assert isinstance(load, Load) and load.want.model == "c"
+
+
 def overtaken(book: Books, key: str) -> Ticket:
     """One who waits for "b" until he has the right to the room of "a", which somebody sits at."""
     (ticket,) = line_up(book, key, model="b", need=60)

@@ -51,6 +51,8 @@ class Residency:
     # Whose line may move: those of these models, and with `_roomier` all that wait for room.
     _stirred: set[str] = field(default_factory=set)
     _roomier: bool = False
+    # What came in since the lines were looked at.
+    _came: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._rests = Rests(self.clock)
@@ -296,6 +298,7 @@ class Residency:
             return  # its place was lost meanwhile
         del self._loads[model]
         self._rests.came(model, place.name)
+        self._came.add(model)
         for victim in () if self.policy.delegates else load.staying:
             self.gone(place.name, victim.model)
         facts.load_s = self._load_s[model] = now - load.resident.loaded_at

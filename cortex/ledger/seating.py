@@ -55,21 +55,27 @@ class Seating(Judging):
     def settle(self) -> list[tuple[Ticket, Settled]]:
         """What changed for those who wait. Served and refused tickets have left the line.
 
-        Lines are asked in the order of their first tickets' turns, which a load changes for all
-        that its key waits for. Each moves in order and stops at the first of a kind who must
-        wait on, so that it costs as much as it settles.
+        Those for whom a model came in are let in before others have it sent away again. Lines are
+        asked in the order of their first tickets' turns, which a load changes for all that its key
+        waits for. Each moves in order and stops at the first of a kind who must wait on, so that it
+        costs as much as it settles.
         """
         settled: list[tuple[Ticket, Settled]] = list(self._pushed.items())
         self._pushed.clear()
         while models := self._moved():
-            ranked = [(self._rank(head), model) for model in models if (head := self._head(model))]
+            came, self._came = self._came, set()
+            ranked = [
+                (model not in came, self._rank(head), model)
+                for model in models
+                if (head := self._head(model))
+            ]
             heapify(ranked)
             while ranked:
-                rank, model = heappop(ranked)
+                later, rank, model = heappop(ranked)
                 if (head := self._head(model)) is None:
                     continue
                 if (true := self._rank(head)) > rank:
-                    heappush(ranked, (true, model))
+                    heappush(ranked, (later, true, model))
                 else:
                     settled.extend(self._move(model, self._lines[model]))
         return settled

@@ -8,7 +8,7 @@ import trio
 from cortex.harness.scripted import Gate, Script
 from cortex.wire import neuron as wire
 from tests.calls import CHAT, fault_of, figures, hello, settings, until
-from tests.roles import Running, running_neuron, specs
+from tests.roles import MIB, Running, running_neuron, specs
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +72,30 @@ async def test_a_share_that_is_none_is_refused(tmp_path: Path, share: str) -> No
         assert (
             await role.http.post("/models/load", json={"spec": {"id": "a"}, "share": 0})
         ).status_code == 400
+
+
+async def test_room_goes_to_orders_by_the_turns_of_their_keys(tmp_path: Path) -> None:
+    """One model fits at a time, and somebody sits at the first."""
+    gate = Gate()
+    scripts = {"a": Script(reply="hi", hold=gate, bytes=60 * MIB)}
+    scripts.update({model: Script(reply="hi", bytes=60 * MIB) for model in "bcde"})
+    known = specs(tmp_path, *scripts)
+    async with running_neuron(tmp_path, known, scripts, memory=100 * MIB, config=settings()) as role:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, role, {})
+
+            async def sits() -> bool:
+                return (await figures(role)).get("a") == (1, 0)
+
+            await until(sits, 5)
+            for model, whose in (("b", ""), ("c", "x"), ("d", "x"), ("e", "y")):
+                order = {"spec": {"id": model}, "key": whose}
+                assert (await role.http.post("/models/load?wait=false", json=order)).status_code == 202
+            gate.open()
+
+        async def done() -> bool:
+            rows = (await role.http.get("/models/jobs")).json()["jobs"]
+            return {row["state"] for row in rows} == {"done"}
+
+        await until(done, 5)
+        assert list(role.engines) == ["a", "c", "e", "d", "b"]
