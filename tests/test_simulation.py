@@ -3,7 +3,7 @@
 import pytest
 
 from tests.bench import decisions, simulation
-from tests.bench.simulation import jain, quantile
+from tests.bench.simulation import dues, jain, quantile
 from tests.bench.trace import HABITS, make
 
 SMALL = make(seed=3, count=300, hours=0.2)
@@ -28,6 +28,20 @@ def test_a_trace_is_that_of_its_seed_and_has_all_keys() -> None:
 def test_the_index_of_fairness_is_one_for_equals_and_least_when_one_has_all() -> None:
     assert jain([2.0, 2.0, 2.0]) == pytest.approx(1.0)
     assert jain([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
+
+
+def test_a_key_is_due_its_share_and_no_more_than_it_wanted() -> None:
+    # "team" has a share of 4, the others of 1.
+    assert dues(60.0, {"team": 100.0, "chat-1": 100.0, "greedy": 100.0}) == {
+        "team": 40.0,
+        "chat-1": 10.0,
+        "greedy": 10.0,
+    }
+    assert dues(60.0, {"team": 10.0, "chat-1": 5.0, "greedy": 100.0}) == {
+        "team": 10.0,
+        "chat-1": 5.0,
+        "greedy": 45.0,
+    }
 
 
 def test_a_quantile_is_one_of_the_values() -> None:

@@ -29,10 +29,13 @@ from tests.bench.trace import HABITS, MAKES, Model, Request, Trace, make
 from tests.fake_fleet import Errand, FakeGateway, FakeNeuron, Make
 
 SLOTS: Final = 8
+SHARES: Final = {habit.key: habit.share for habit in HABITS}
+WINDOW_S: Final = 120.0
+LONG_S: Final = 5.0
 QUEUE: Final = 1024
 HEAD: Final = (
     "| way | loads | swaps per 1,000 | read TiB | wait mean s | p50 | p99 | warm p99 | chat p99 "
-    "| refused % | of chats % | fairness | without greedy | makespan h |"
+    "| refused % | of chats % | fairness | makespan h |"
 )
 
 
@@ -41,10 +44,12 @@ BY_HABIT: Final = "| way | keys | requests | refused % | wait mean s | p50 | p99
 
 @dataclass(slots=True)
 class Seen:
-    """What became of one request. `wait_s` is from its arrival to its seat at a neuron."""
+    """What became of one request. `wait_s` is from its arrival to its seat at a neuron, `work_s` how long
+    it would sit at the largest make."""
 
     request: Request
     arrived: float
+    work_s: float
     wait_s: float | None = None
     sat_s: float = 0.0
     cold: bool = False
@@ -76,8 +81,7 @@ class Tally:
             f"{quantile(waits_of(chats), 0.99):.1f}",
             f"{100 * refused(self.seen):.2f}",
             f"{100 * refused(chats):.2f}",
-            f"{self.fairness():.4f}",
-            f"{self.fairness(but='greedy'):.4f}",
+            f"{self.fairness():.3f}",
             f"{self.makespan_s / 3600:.2f}",
         )
         return "| " + " | ".join(cells) + " |"
@@ -94,16 +98,29 @@ class Tally:
                 f"| {mean(waits):.2f} | {quantile(waits, 0.5):.2f} | {quantile(waits, 0.99):.1f} |"
             )
 
-    def fairness(self, but: str = "") -> float:
-        """Jain's index over the speed of keys `but` that one: what part of the time from arrival to end
-        their requests sat, on average; a refused one has none. 1 when all are treated alike."""
-        speeds: dict[str, list[float]] = {habit.key: [] for habit in HABITS}
+    def fairness(self) -> float:
+        """Jain's index over what keys got where not all could get all: for each model, in windows of time
+        in which somebody waited or was refused, the work that was done for a key, by what its share of
+        that work would have been. 1 when every key got its due."""
+        got, due = dict[str, float](), dict[str, float]()
+        for window in self._contended():
+            wanted, served = dict[str, float](), dict[str, float]()
+            for each in window:
+                wanted[each.request.key] = wanted.get(each.request.key, 0.0) + each.work_s
+                if not each.refused:
+                    served[each.request.key] = served.get(each.request.key, 0.0) + each.work_s
+            for key, part in dues(sum(served.values()), wanted).items():
+                due[key] = due.get(key, 0.0) + part
+                got[key] = got.get(key, 0.0) + served.get(key, 0.0)
+        return jain([got[key] / due[key] for key in due if due[key]]) if due else 1.0
+
+    def _contended(self) -> Iterator[list[Seen]]:
+        windows: dict[tuple[str, int], list[Seen]] = {}
         for each in self.seen:
-            if each.request.key == but:
-                continue
-            speed = 0.0 if each.refused else each.sat_s / (each.sat_s + (each.wait_s or 0.0))
-            speeds[each.request.key].append(speed)
-        return jain([mean(several) for several in speeds.values() if several])
+            windows.setdefault((each.request.model, int(each.request.at / WINDOW_S)), []).append(each)
+        for window in windows.values():
+            if any(each.refused or (each.wait_s or 0.0) > LONG_S for each in window):
+                yield window
 
 
 class Way(Protocol):
@@ -197,16 +214,18 @@ WAYS: Final[dict[str, Callable[[Trace], Way]]] = {
 }
 
 
-async def live(way: Way, requests: Sequence[Request]) -> Tally:
+async def live(way: Way, trace: Trace) -> Tally:
     """The whole trace, until the last request has ended."""
     tally = Tally()
     async with trio.open_nursery() as running:
         await running.start(way.run)
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
-            for request in requests:
+            for request in trace.requests:
                 await trio.sleep_until(began + request.at)
-                seen = Seen(request, trio.current_time())
+                model = trace.models[request.model]
+                work_s = model.seconds(MAKES["d"], request.prompt, request.completion)
+                seen = Seen(request, trio.current_time(), work_s)
                 tally.seen.append(seen)
                 nursery.start_soon(_one, way, seen)
         tally.makespan_s = trio.current_time() - began
@@ -236,6 +255,21 @@ def jain(values: Sequence[float]) -> float:
     return sum(values) ** 2 / (len(values) * sum(value**2 for value in values))
 
 
+def dues(all_work: float, wanted: dict[str, float]) -> dict[str, float]:
+    """What each key is due of `all_work`: by its share, and never more than it wanted."""
+    due: dict[str, float] = {}
+    left = dict(wanted)
+    while left:
+        shares = sum(SHARES[key] for key in left)
+        unit = (all_work - sum(due.values())) / shares
+        content = [key for key, want in left.items() if want <= unit * SHARES[key]]
+        if not content:
+            return due | {key: unit * SHARES[key] for key in left}
+        for key in content:
+            due[key] = left.pop(key)
+    return due
+
+
 def waits_of(several: Iterable[Seen]) -> list[float]:
     """How long they waited who were served."""
     return [each.wait_s or 0.0 for each in several if not each.refused]
@@ -253,7 +287,7 @@ def run(name: str, trace: Trace, seed: int = 0) -> Tally:
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True
     trio_run._r.seed(seed)
     try:
-        living = partial(live, WAYS[name](trace), trace.requests)
+        living = partial(live, WAYS[name](trace), trace)
         return trio.run(living, clock=MockClock(autojump_threshold=0))
     finally:
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before
