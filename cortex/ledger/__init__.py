@@ -5,7 +5,8 @@ the deed nothing can change. The ledger decides and records; `dispatch` obeys an
 waiting. Nothing here blocks, logs or reads a clock of its own.
 
 Storey upon storey: `residency` keeps places, residents and loads (`rests` what failed a moment ago);
-`waiting` adds those who wait, each model's in a `line`, with the `claims` of who waited long;
+`waiting` adds those who wait, each model's in a `line`, by the `turns` of their keys, with the `claims`
+of who waited long and the `crowd` that a bound holds;
 `judging` the verdict on each; `seating` the seats, and who is let in; `foresight` tells what would
 become of a request, and why; `keeping` adds what a neuron asks to keep its devices: idle times, pins,
 and places that are emptied and filled anew.

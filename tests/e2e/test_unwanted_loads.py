@@ -1,4 +1,4 @@
-"""A load that nobody waits for, at a real neuron behind a real gateway: it goes on until its room is needed."""
+"""A load that nobody waits for, at a real neuron and a real gateway: it goes on until its room is needed."""
 
 import threading
 from collections.abc import AsyncIterator
