@@ -248,6 +248,7 @@ class Storm:
 
     def _judged(self) -> list[Finding]:
         booked = booked_of([*self.books.lines, *self.elsewhere])
+        assert booked, "no gateway kept books"
         return Ledgers(self.asked, booked, self.ran(), time.monotonic(), self.kills).findings()
 
 

@@ -1,0 +1,71 @@
+"""A gateway as a process of its own, from files, to be killed and started again at the same port."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.roles import Running
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class GatewayProcess:
+    """`cortex gateway` in front of `neurons`, called n1, n2, ... Its log is a file that outlives it."""
+
+    def __init__(self, folder: Path, neurons: Iterable[Running], models: Iterable[str]) -> None:
+        self._file, self._log = folder / "cortex.toml", folder / "gateway.log"
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        rows = "".join(
+            f'[[neurons]]\nname = "n{number}"\nendpoint = "{neuron.url}"\n'
+            for number, neuron in enumerate(neurons, 1)
+        )
+        (folder / "models.toml").write_text("".join(f'[[models]]\nid = "{model}"\n' for model in models))
+        self._file.write_text(
+            f'[gateway]\nlisten = "127.0.0.1:{self.port}"\nmetrics_listen = "127.0.0.1:0"\n'
+            f'models_config = "models.toml"\n[poll]\ninterval_s = 0.1\n{rows}'
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def lines(self) -> list[str]:
+        """What it has logged, in all its lives."""
+        return self._log.read_text().splitlines()
+
+    async def start(self) -> None:
+        """The process is there; it may not listen yet."""
+        command = [sys.executable, "-m", "cortex", "gateway", "--config", str(self._file)]
+        with self._log.open("ab") as log:
+            self._process = await trio.to_thread.run_sync(
+                lambda: subprocess.Popen([*command, "--log-format", "text"], stderr=log)
+            )
+
+    async def serves(self, model: str) -> None:
+        """It listens, and knows where `model` lives."""
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as http:
+            while True:
+                try:
+                    if (await http.get(f"/v1/models/{model}")).json()["state"] == "loaded":
+                        return
+                except httpx.TransportError:
+                    pass
+                await trio.sleep(0.02)
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """The process is gone."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
