@@ -47,12 +47,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that the model may call; `parameters` is a JSON schema."""
+    """A function that the model may call; `parameters` is a JSON schema.
+
+    The last two tell how its calls are told back: `name` begins with `namespace`, which the client
+    has apart, and what is `free_form` has one text as its input there.
+    """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Json] = field(default_factory=dict)
     strict: bool = False
+    namespace: str = ""
+    free_form: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,8 @@ class Ask:
     `prompt` is text or token ids. `stop` strings end the visible text.
     `logprobs` asks for that many alternatives beside each token (0 = the token alone).
     `template` holds scalars for the chat template, of TEMPLATE_WORDS; those of them that are
-    `wishes` may find a template that cannot obey, the others are conditions.
+    `wishes` may find a template that cannot obey, the others are conditions. `sealed_thoughts`:
+    thoughts are told a second time, in the form in which they are handed back.
     """
 
     model: str
@@ -122,3 +129,4 @@ class Ask:
     echo: bool = False
     template: Mapping[str, Scalar] = field(default_factory=dict)
     wishes: frozenset[str] = frozenset()
+    sealed_thoughts: bool = False

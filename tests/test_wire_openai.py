@@ -359,7 +359,7 @@ def test_a_logprob_is_always_a_number() -> None:
 
 def test_a_reply_is_framed_by_its_ask() -> None:
     ask = Ask("m", prompt="p", n=3, include_usage=True, logprobs=2, echo=True)
-    assert Reply.to(ask, id="i", created=7, request_id="r") == Reply("i", "m", 7, "r", 3, True, 2, "p")
+    assert Reply.to(ask, id="i", created=7, request_id="r") == Reply("i", "m", 7, "r", 3, True, 2, "p", ask)
     assert Reply.to(Ask("m", prompt="p"), id="i", created=7).echo == ""
 
 

@@ -129,7 +129,7 @@ MODELS_FILE: Final = Table(
 # cortex.toml
 
 # As discovery calls them; a test holds them to what the translator has.
-DIALECT: Final = one_of("openai_chat", "openai_text", "anthropic_messages")
+DIALECT: Final = one_of("openai_chat", "openai_text", "openai_responses", "anthropic_messages")
 
 GATEWAY_FILE: Final = Table(
     {

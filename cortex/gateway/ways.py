@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cortex.ask import Ask
-from cortex.translator.dialects import CHAT, MESSAGES, TEXT, Dialect
+from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES, TEXT, Dialect
 
 # A neuron that tells nothing of it speaks what every one always spoke.
 USUAL: Final = frozenset({CHAT.name, TEXT.name})
@@ -32,8 +32,9 @@ class Way:
 CHATS: Final = Way(CHAT, CHAT.path)
 TEXTS: Final = Way(TEXT, TEXT.path)
 ANTHROPIC: Final = Way(MESSAGES, MESSAGES.path, retold=True)
+ITEMS: Final = Way(RESPONSES, RESPONSES.path, retold=True)
 COUNTS: Final = Way(MESSAGES, "/v1/messages/count_tokens")
-WAYS: Final = (CHATS, TEXTS, ANTHROPIC, COUNTS)
+WAYS: Final = (CHATS, TEXTS, ITEMS, ANTHROPIC, COUNTS)
 
 
 class Tongues:

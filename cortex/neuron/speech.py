@@ -27,7 +27,7 @@ from cortex.neuron.behalf import on_behalf
 from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
 from cortex.neuron.spending import Spending
-from cortex.translator.dialects import CHAT, MESSAGES, TEXT, Dialect
+from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES, TEXT, Dialect
 from cortex.web.connection import Reply, Request
 from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.site import Route
@@ -87,6 +87,7 @@ class Speech:
         made = (
             Route(CHAT.path, self.chat, CHAT.wire),
             Route(TEXT.path, self.text, TEXT.wire),
+            Route(RESPONSES.path, self.responses, RESPONSES.wire),
             Route(MESSAGES.path, self.messages, MESSAGES.wire),
         )
         return {route.path: route for route in made}
@@ -98,6 +99,10 @@ class Speech:
     async def text(self, request: Request, reply: Reply) -> None:
         """POST /v1/completions."""
         await self._answer(request, reply, TEXT)
+
+    async def responses(self, request: Request, reply: Reply) -> None:
+        """POST /v1/responses."""
+        await self._answer(request, reply, RESPONSES)
 
     async def messages(self, request: Request, reply: Reply) -> None:
         """POST /v1/messages."""

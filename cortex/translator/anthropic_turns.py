@@ -35,7 +35,7 @@ def turns(system: Raw, messages: Raw) -> tuple[Message, ...]:
     if len(bodies) > MOST_MESSAGES:
         raise BadAsk(f"'messages' has more than {MOST_MESSAGES} entries", param="messages")
     said = [turn for index, body in enumerate(bodies) for turn in _turn(body, f"messages[{index}]")]
-    return (*_system(system), *_in_call_order(said))
+    return (*_system(system), *in_call_order(said))
 
 
 def _system(raw: Raw) -> Iterator[Message]:
@@ -141,7 +141,8 @@ def _result(block: BlockBody, at: str) -> Message:
     return Message("tool", text or (_SILENT_ERROR if block.is_error else ""), tool_call_id=block.tool_use_id)
 
 
-def _in_call_order(said: list[Message]) -> Iterator[Message]:
+def in_call_order(said: list[Message]) -> Iterator[Message]:
+    """`said`, the results of each round in the order of its calls."""
     places: dict[str, int] = {}
     for is_tool, group in groupby(said, key=lambda turn: turn.role == "tool"):
         if is_tool:

@@ -9,12 +9,18 @@ from typing import Final, Literal, TypeAlias
 
 from cortex.ask import Ask
 from cortex.events import Event
-from cortex.translator import anthropic_messages, openai_chat, openai_text
+from cortex.translator import (
+    anthropic_messages,
+    openai_chat,
+    openai_responses,
+    openai_text,
+    responses_speech,
+)
 from cortex.wire.faults import Dialect as WireDialect
 from cortex.wire.openai import Reply
 from cortex.wire.sse import Frame
 
-Name: TypeAlias = Literal["openai_chat", "openai_text", "anthropic_messages"]
+Name: TypeAlias = Literal["openai_chat", "openai_text", "openai_responses", "anthropic_messages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,15 @@ TEXT: Final = Dialect(
     openai_text.speak,
     openai_text.whole,
 )
+RESPONSES: Final = Dialect(
+    "openai_responses",
+    "/v1/responses",
+    "responses",
+    "resp_",
+    openai_responses.read,
+    responses_speech.speak,
+    responses_speech.whole,
+)
 MESSAGES: Final = Dialect(
     "anthropic_messages",
     "/v1/messages",
@@ -58,4 +73,4 @@ MESSAGES: Final = Dialect(
     anthropic_messages.speak,
     anthropic_messages.whole,
 )
-DIALECTS: Final = (CHAT, TEXT, MESSAGES)
+DIALECTS: Final = (CHAT, TEXT, RESPONSES, MESSAGES)

@@ -22,6 +22,7 @@ from cortex.errors import CortexError
 from cortex.web import faults
 from cortex.web.line import Line
 from cortex.wire.faults import Dialect
+from cortex.wire.responses_trail import Trail
 
 Pairs: TypeAlias = Iterable[tuple[str, str]]
 State: TypeAlias = Literal["fresh", "headed", "open", "done"]
@@ -116,6 +117,7 @@ class Reply:
         self._chunked = False
         self._framed = False
         self._events = False
+        self._trail = Trail() if terms.dialect == "responses" else None
 
     @property
     def started(self) -> bool:
@@ -191,6 +193,8 @@ class Reply:
     async def write(self, data: bytes) -> None:
         """`data` is out, and the head before it. Empty data only flushes."""
         self._expect("headed", "open")
+        if self._trail is not None:
+            self._trail.feed(data)
         if data and self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         await self._out(data)
@@ -211,7 +215,8 @@ class Reply:
         if self.started:
             if self._events and not self.done and self._line.alive and not self._line.torn:
                 # Ended in order, so the connection keeps what its head promised.
-                await self.write(faults.last_frames(error, self.terms.dialect, self.terms.request_id))
+                terms = self.terms
+                await self.write(faults.last_frames(error, terms.dialect, terms.request_id, self._trail))
                 await self.end()
             else:
                 self.last = True

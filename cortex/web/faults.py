@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from cortex.errors import BadMethod, CortexError, NoUpgrade
 from cortex.wire import faults, neuron, sse
 from cortex.wire.faults import Dialect
+from cortex.wire.responses_trail import Trail
 
 __all__ = ["Answer", "Dialect", "cause", "last_frames", "response"]
 
@@ -37,9 +38,9 @@ def response(error: CortexError, dialect: Dialect, request_id: str) -> Answer:
     )
 
 
-def last_frames(error: CortexError, dialect: Dialect, request_id: str) -> bytes:
-    """The event that ends a failed stream. No end mark follows it, ever."""
-    return sse.render(*faults.frames(error, dialect, request_id))
+def last_frames(error: CortexError, dialect: Dialect, request_id: str, trail: Trail | None = None) -> bytes:
+    """What ends a failed stream, of which `trail` has passed. No end mark follows it, ever."""
+    return sse.render(*faults.frames(error, dialect, request_id, trail))
 
 
 def cause(error: BaseException) -> CortexError:

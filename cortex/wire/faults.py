@@ -3,7 +3,9 @@
 OpenAI: `{"error": {message, type, code, param}}`. Anthropic:
 `{"type": "error", "error": {type, message}, "request_id"}`, and always a *named*
 event, since its clients skip nameless ones. Statuses differ too: an overload is
-503 to one and 529 to the other. Source: the vendors' error pages and client libraries.
+503 to one and 529 to the other. Responses has OpenAI's bodies, and ends a stream with two
+events: some of its clients act on `response.failed` alone, the vendor's own on `error` alone.
+Source: the vendors' error pages and client libraries.
 """
 
 import math
@@ -13,6 +15,7 @@ import msgspec
 
 from cortex.ask import Json
 from cortex.errors import CortexError, Fact, NeverFits, NoThreads, PromptTooLong
+from cortex.wire.responses_trail import Trail
 from cortex.wire.sse import Frame
 
 Dialect: TypeAlias = Literal["openai", "anthropic", "responses"]
@@ -43,11 +46,41 @@ def body(error: CortexError, dialect: Dialect, request_id: str) -> bytes:
     return msgspec.json.encode({"error": {**_openai(error), "request_id": request_id}})
 
 
-def frames(error: CortexError, dialect: Dialect, request_id: str) -> list[Frame]:
-    """The last frames of a stream that failed after its head was sent; no end mark follows."""
+def frames(error: CortexError, dialect: Dialect, request_id: str, trail: Trail | None = None) -> list[Frame]:
+    """The last frames of a stream that failed after its head was sent; no end mark follows. `trail`
+    is what has passed of one of Responses."""
     if dialect == "anthropic":
         return [Frame(body(error, dialect, request_id), "error", event="error")]
+    if dialect == "responses":
+        return _parting(error, request_id, trail or Trail())
     return [Frame(body(error, dialect, request_id), "error")]
+
+
+def _parting(error: CortexError, request_id: str, trail: Trail) -> list[Frame]:
+    """The end of a stream of which no more than its trail is known. One that had not begun begins."""
+    response, number = trail.response, trail.next
+    head: list[Frame] = []
+    if response is None:
+        response = {"id": f"resp_{request_id}", "object": "response", "created_at": 0, "model": ""}
+        begun = msgspec.json.encode({**response, "status": "in_progress", "output": []})
+        created = b'{"type":"response.created","sequence_number":%d,"response":%b}' % (number, begun)
+        head, number = [Frame(created, "created", event="response.created")], number + 1
+    told: dict[str, Json] = {"code": error.code, "message": error.message}
+    failed = {**response, "status": "failed", "output": [], "error": told}
+    return [*head, *pair(error, msgspec.json.encode(failed), number, request_id)]
+
+
+def pair(error: CortexError, response: bytes, number: int, request_id: str) -> list[Frame]:
+    """The two events that end a stream of Responses; `response` is it as JSON, failed, and `number`
+    the first event's in the stream."""
+    inner: dict[str, Json] = {**_openai(error), "request_id": request_id}
+    said = {name: inner[name] for name in ("code", "message", "param")}
+    event = {"type": "error", **said, "sequence_number": number + 1, "error": inner}
+    failed = b'{"type":"response.failed","sequence_number":%d,"response":%b}' % (number, response)
+    return [
+        Frame(failed, "failed", event="response.failed"),
+        Frame(msgspec.json.encode(event), "error", event="error"),
+    ]
 
 
 def _openai(error: CortexError) -> dict[str, Json]:

@@ -156,7 +156,8 @@ class Reply:
     """The frame around one answer. `created` is in Unix seconds.
 
     `logprobs` is how many alternatives beside each token were asked for, None when no
-    log probabilities were. `echo` is the prompt that a text completion repeats.
+    log probabilities were. `echo` is the prompt that a text completion repeats. `ask` is what is
+    answered, where it is known: Responses repeats some of it.
     """
 
     id: str
@@ -167,6 +168,7 @@ class Reply:
     include_usage: bool = False
     logprobs: int | None = None
     echo: str = ""
+    ask: Ask | None = None
 
     @classmethod
     def to(cls, ask: Ask, *, id: str, created: int, request_id: str = "-") -> "Reply":
@@ -180,4 +182,5 @@ class Reply:
             include_usage=ask.include_usage,
             logprobs=ask.logprobs,
             echo=ask.prompt if ask.echo and isinstance(ask.prompt, str) else "",
+            ask=ask,
         )

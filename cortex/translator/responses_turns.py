@@ -1,0 +1,165 @@
+"""The items of OpenAI's Responses dialect become turns: nothing is added and nothing left out.
+
+An answer is several items there (a reasoning, a message, calls) and one turn here: items of the
+assistant's that follow each other are joined, but two messages side by side stay two turns. Of a
+thought that was sealed here the seal is read, which is the thought to the letter; seals of
+others say nothing to another model, and there the summary is what is known. Results of one
+round stand in the order of their calls, as in `anthropic_turns`.
+"""
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from cortex.ask import Message, ToolUse
+from cortex.errors import BadAsk, Unsupported
+from cortex.translator.anthropic_turns import in_call_order
+from cortex.translator.responses_tools import called
+from cortex.wire import reading
+from cortex.wire.responses_bodies import INPUT, Content, ItemBody, PartBody, ResponsesBody
+
+MOST_ITEMS: Final = 4096
+# Told apart from the vendor's own, which only the vendor can read.
+_SEAL: Final = b"cortex:"
+_TEXTS: Final = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
+# What a model that reads text alone cannot be given.
+_SEEN: Final = frozenset({"input_image", "input_file", "input_audio"})
+_CALLS: Final = ("function_call", "custom_tool_call")
+_RESULTS: Final = ("function_call_output", "custom_tool_call_output")
+
+
+def sealed(thought: str) -> str:
+    """`thought` as a text that its client hands back unread."""
+    return b64encode(_SEAL + thought.encode()).decode()
+
+
+def turns(body: ResponsesBody) -> tuple[Message, ...]:
+    """The turns of the fields `instructions` and `input`."""
+    found = reading.long_part(body.input, INPUT, "input")
+    if found is None or found == []:
+        raise BadAsk("'input' is missing or empty: send a text, or at least one item", param="input")
+    if len(found) > MOST_ITEMS and not isinstance(found, str):
+        raise BadAsk(f"'input' has more than {MOST_ITEMS} entries", param="input")
+    first = [Message("system", body.instructions)] if body.instructions else []
+    if isinstance(found, str):
+        return (*first, Message("user", found))
+    return (*first, *in_call_order(list(_turns(found))))
+
+
+@dataclass(slots=True)
+class _Round:
+    """What the assistant said since somebody else did."""
+
+    text: list[str] = field(default_factory=list)
+    thought: list[str] = field(default_factory=list)
+    calls: list[ToolUse] = field(default_factory=list)
+    last: str = ""
+
+    def take(self, kind: str) -> Iterator[Message]:
+        """The round goes on with an item of that kind, or is over: then it is yielded."""
+        if self.last and (not kind or kind == self.last == "message"):
+            yield Message("assistant", "".join(self.text), "\n\n".join(self.thought), tuple(self.calls))
+            self.text, self.thought, self.calls = [], [], []
+        self.last = kind
+
+
+def _turns(items: list[ItemBody]) -> Iterator[Message]:
+    said = _Round()
+    for index, item in enumerate(items):
+        at = f"input[{index}]"
+        match item.type or "message":
+            case "message" if item.role == "assistant":
+                yield from said.take("message")
+                said.text.append(_text(item.content, f"{at}.content"))
+            case "message":
+                yield from said.take("")
+                yield _heard(item, at)
+            case "reasoning":
+                yield from said.take("reasoning")
+                said.thought += _thought(item, at)
+            case kind if kind in _CALLS:
+                yield from said.take("call")
+                said.calls.append(_use(item, at))
+            case kind if kind in _RESULTS:
+                yield from said.take("")
+                text = _text(item.output, f"{at}.output")
+                yield Message("tool", text, tool_call_id=_needed(item, "call_id", at))
+            case _:
+                raise _stranger(item, at)
+    yield from said.take("")
+
+
+def _heard(item: ItemBody, at: str) -> Message:
+    text = _text(item.content, f"{at}.content")
+    match item.role:
+        case "system" | "developer":
+            return Message("system", text)
+        case "user":
+            return Message("user", text)
+        case _:
+            name = f"{at}.role"
+            raise BadAsk(f"'{name}' must be user, assistant, system or developer", param=name)
+
+
+def _text(content: Content, at: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(_piece(part, f"{at}[{index}]") for index, part in enumerate(content))
+
+
+def _piece(part: PartBody, at: str) -> str:
+    if part.type in _TEXTS:
+        return part.text or ""
+    if part.type == "refusal":
+        return part.refusal or ""
+    if part.type in _SEEN:
+        raise Unsupported(f"'{at}': this model reads text only, and no '{part.type}' parts", param=at)
+    raise Unsupported(f"'{at}': parts of type '{part.type}' are not supported here", param=at)
+
+
+def _thought(item: ItemBody, at: str) -> list[str]:
+    """The thought of `item` as one text, or nothing where it holds none that can be read."""
+    if (thought := _unsealed(item.encrypted_content)) is not None:
+        return [thought]
+    if item.content:
+        return [_text(item.content, f"{at}.content")]
+    parts = [_piece(part, f"{at}.summary[{index}]") for index, part in enumerate(item.summary or ())]
+    return ["\n\n".join(parts)] if parts else []
+
+
+def _unsealed(text: str | None) -> str | None:
+    try:
+        data = b64decode(text or "", validate=True)
+        return data.removeprefix(_SEAL).decode() if data.startswith(_SEAL) else None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _use(item: ItemBody, at: str) -> ToolUse:
+    call_id, name = _needed(item, "call_id", at), _needed(item, "name", at)
+    # A call without arguments comes back as an empty text.
+    arguments = item.arguments or "{}"
+    if item.type == "custom_tool_call":
+        arguments = msgspec.json.encode({"input": item.input or ""}).decode()
+    return ToolUse(call_id, called(name, item.namespace), arguments)
+
+
+def _needed(item: ItemBody, name: str, at: str) -> str:
+    value: str | None = getattr(item, name)
+    if not value:
+        raise BadAsk(f"'{at}.{name}' is missing", param=f"{at}.{name}")
+    return value
+
+
+def _stranger(item: ItemBody, at: str) -> BadAsk:
+    if item.type == "item_reference":
+        return Unsupported(
+            f"'{at}': no answer is kept here that could be referred to; send the item itself (a client that "
+            "is told 'store': false does)",
+            param=at,
+        )
+    return Unsupported(f"'{at}': items of type '{item.type}' are not supported here", param=at)

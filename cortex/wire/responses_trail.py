@@ -1,0 +1,51 @@
+"""What has passed of a Responses stream, as far as its failure has to fit it.
+
+Whoever ends the stream is not always who began it: a gateway passes on a neuron's bytes, and tells
+of the neuron's death itself. The vendor's library takes an end for one only when the response has
+the id that it began with, and began at all. Looks at bytes and changes none.
+"""
+
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from cortex.ask import Json
+from cortex.errors import UpstreamFailed
+from cortex.wire.sse_reading import EventReader
+
+_NUMBER: Final = b'"sequence_number":'
+
+
+class _Event(msgspec.Struct):
+    response: dict[str, Any]
+
+
+_FIRST: Final = msgspec.json.Decoder(_Event)
+
+
+class Trail:
+    """One stream. `response` is it as it began, None before; `next` is the number to go on with."""
+
+    def __init__(self) -> None:
+        self.response: dict[str, Json] | None = None
+        self.next = 0
+        self._reader: EventReader | None = EventReader()
+
+    def feed(self, data: bytes) -> None:
+        """`data` has passed."""
+        self.next += data.count(_NUMBER)
+        if self._reader is None:
+            return
+        try:
+            for event in self._reader.feed(data):
+                if event:
+                    self._begin(event)
+        except UpstreamFailed:
+            self._reader = None
+
+    def _begin(self, event: bytes) -> None:
+        self._reader = None
+        if self.response is None:
+            with suppress(msgspec.DecodeError, RecursionError):
+                self.response = _FIRST.decode(event).response
