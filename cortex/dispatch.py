@@ -75,8 +75,8 @@ class Dispatch:
     """One for each ledger. Nobody is seated unless `run` is running."""
 
     def __init__(self, ledger: Ledger, loader: Loader, patience: Patience, witness: Witness) -> None:
-        self.ledger = ledger
-        self._loader, self._patience, self._witness = loader, patience, witness
+        self.ledger, self.patience = ledger, patience
+        self._loader, self._witness = loader, witness
         self._waiters: dict[Ticket, _Waiter] = {}
         self._scopes: dict[Load, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
@@ -140,7 +140,7 @@ class Dispatch:
 
     def be_patient(self, patience: Patience) -> None:
         """Other limits, for waits that begin from here on."""
-        self._patience = patience
+        self.patience = patience
 
     async def emptied(self, resident: Resident) -> None:
         """Nobody sits at `resident` any more."""
@@ -198,7 +198,7 @@ class Dispatch:
                 self._start(self._nursery, decision)
             task_status.started()
             self.wake()
-            said = await self._hear(ticket, waiter, self._limit(decision))
+            said = await self._hear(ticket, waiter, self._limit(decision, want))
             if isinstance(said, Refuse):
                 raise again(said.error) from said.error
             seated = True
@@ -224,9 +224,9 @@ class Dispatch:
         self._emptying.unpark_all()
         self.wake()
 
-    def _limit(self, decision: Decision) -> float:
+    def _limit(self, decision: Decision, want: Want) -> float:
         warm = isinstance(decision, Wait) and decision.reason == "slots"
-        return self._patience.queue_s if warm else self._patience.load_s
+        return min(self.patience.queue_s if warm else self.patience.load_s, want.patience_s)
 
     def _look_soon(self) -> None:
         self._look_at(-inf)

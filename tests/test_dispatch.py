@@ -550,6 +550,19 @@ async def test_no_seat_in_time_is_told_as_overloaded_with_the_position(autojump_
     assert b.served == ["holder"]
 
 
+async def test_who_has_waited_elsewhere_waits_for_what_is_left_at_most(
+    autojump_clock,
+) -> None:
+    async with bench(slots=1) as b:
+        await b.dispatch.bring(want("a"))
+        await b.asked("holder", "a", sits_s=QUEUE_S + 5)
+        await b.asked("short", "a", patience_s=3.0)
+        await b.asked("long", "a", patience_s=10 * QUEUE_S)
+        await trio.sleep(QUEUE_S + 1)
+        assert (b.waited["short"], b.waited["long"]) == (3.0, QUEUE_S)
+        assert isinstance(b.told["short"], Overloaded) and isinstance(b.told["long"], Overloaded)
+
+
 async def test_no_room_in_time_is_told_as_no_capacity(autojump_clock) -> None:
     async with bench() as b:
         b.tell("p", 60, resident("a", 60))

@@ -55,6 +55,8 @@ _T = TypeVar("_T")
 BIG_BODY: Final = 64 * 2**10
 # A look follows each refusal, so that so many in a row are a fleet in motion.
 MOST_STALE: Final = 3
+# Who has a seat at last is not refused for the moment that it takes to sit down.
+LEAST_WAIT_S: Final = 1.0
 _JSON: Final = {"content-type": "application/json"}
 # How the clients of today name a conversation, the most telling first.
 SESSIONS: Final = ("x-session-affinity", "x-session-id", "x-claude-code-session-id", "session-id")
@@ -229,7 +231,11 @@ class Passage:
 
     def _head(self, journey: Journey, neuron: Neuron, retelling: Retelling | None) -> bytes:
         request = journey.request
-        own = {wire.ROUTE: self._boot_id, wire.REQUEST_ID: request.id}
+        own = {
+            wire.ROUTE: self._boot_id,
+            wire.REQUEST_ID: request.id,
+            wire.PATIENCE: self._patient_s(journey),
+        }
         if journey.sampling is not None:
             own[wire.SAMPLING] = sampling_to_text(journey.sampling)
         if request.caller:
@@ -241,6 +247,12 @@ class Passage:
             return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
         # What the client says of its dialect and of the form of the answer is not of the retold.
         return request_bytes("POST", RETOLD, (), retelling.body(), to=to, own={**own, **_JSON})
+
+    def _patient_s(self, journey: Journey) -> str:
+        """How long the neuron may let it wait: who waited here has waited, and is not to do so twice."""
+        patience = self._dispatch.patience
+        most_s = patience.load_s if journey.route == "cold" else patience.queue_s
+        return f"{max(LEAST_WAIT_S, most_s - (trio.current_time() - journey.began)):.3f}"
 
     # -- trying again
 

@@ -1,6 +1,7 @@
 """What is asked of the ledger, and what it answers: plain words, no rules."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, TypeAlias
 
 from cortex import evictor
@@ -33,7 +34,8 @@ class Want:
 
     `may_load` and `evict` say what may be done for it; `avoid` names places that
     refused it already, and `prefer` whom it would rather see evicted. `key` is the name of the API
-    key it is for, "" without one, and `share` how many turns that has for each of a key with 1.
+    key it is for, "" without one, and `share` how many turns that has for each of a key with 1. It
+    waits `patience_s` at most, and no longer than anybody may.
     """
 
     model: str
@@ -48,6 +50,7 @@ class Want:
     avoid: frozenset[str] = frozenset()
     key: str = ""
     share: float = 1.0
+    patience_s: float = inf
 
 
 @dataclass(slots=True, eq=False)

@@ -1,10 +1,11 @@
-"""For whom a gateway asks: its headers name the key, and that key's share of the turns.
+"""For whom a gateway asks: its headers name the key, that key's share of the turns, and how long
+the request may wait yet.
 
 Only what a gateway has routed is believed; of any other caller a neuron knows no key.
 """
 
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 
 from cortex.errors import BadAsk
 from cortex.ledger import Want
@@ -14,15 +15,24 @@ from cortex.wire import neuron as wire
 
 def on_behalf(want: Want, headers: Headers) -> Want:
     """`want` as a gateway has it: of its key, and of what is here, since gateways load by themselves."""
-    share = _share(headers.get(wire.KEY_SHARE) or "1")
-    return replace(want, may_load=False, key=headers.get(wire.KEY_NAME) or "", share=share)
+    return replace(
+        want,
+        may_load=False,
+        key=headers.get(wire.KEY_NAME) or "",
+        share=_number(headers, wire.KEY_SHARE, 1.0),
+        patience_s=_number(headers, wire.PATIENCE, inf),
+    )
 
 
-def _share(said: str) -> float:
+def _number(headers: Headers, name: str, otherwise: float) -> float:
+    """What the header `name` says, or `otherwise` where it is absent."""
+    said = headers.get(name)
+    if said is None:
+        return otherwise
     try:
-        share = float(said)
+        number = float(said)
     except ValueError:
-        share = 0.0
-    if not isfinite(share) or share <= 0:
-        raise BadAsk(f"{wire.KEY_SHARE} is a number above 0, not {said[:20]!r}", param=wire.KEY_SHARE)
-    return share
+        number = 0.0
+    if not isfinite(number) or number <= 0:
+        raise BadAsk(f"{name} is a number above 0, not {said[:20]!r}", param=name)
+    return number

@@ -42,7 +42,15 @@ _OURS: Final = "x-cortex-"
 _DONE_HERE: Final = frozenset({neuron.PROGRESS})
 # Between gateway and neuron alone: never from a client, never to one.
 _INTERNAL: Final = frozenset(
-    {neuron.ROUTE, neuron.NOT_STARTED, neuron.KEY_NAME, neuron.KEY_SHARE, neuron.USAGE, neuron.SAMPLING}
+    {
+        neuron.ROUTE,
+        neuron.NOT_STARTED,
+        neuron.KEY_NAME,
+        neuron.KEY_SHARE,
+        neuron.PATIENCE,
+        neuron.USAGE,
+        neuron.SAMPLING,
+    }
 )
 
 

@@ -275,6 +275,8 @@ KEY_NAME: Final = "x-cortex-key-name"
 PROGRESS: Final = "x-cortex-progress"
 # Its share of the turns, where that is not 1.
 KEY_SHARE: Final = "x-cortex-key-share"
+# Seconds that are left to a request of those that it may wait in all.
+PATIENCE: Final = "x-cortex-patience"
 # What the alias of a request samples with where its body says nothing: a JSON object.
 SAMPLING: Final = "x-cortex-sampling"
 

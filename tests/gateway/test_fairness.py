@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 
 import msgspec
 import pytest
 import trio
 
-from cortex.config.gateway import GatewayConfig
+from cortex.config.gateway import ColdLoad, GatewayConfig
 from cortex.config.keys import Key
 from cortex.config.limits import Limits
 from cortex.keys import digest
@@ -86,6 +87,27 @@ async def test_a_share_of_two_is_two_turns_and_the_neuron_is_told() -> None:
         assert shares == {"2"}
         others = {caller(neuron, at, "x-cortex-key-share") for at in range(1, 9) if served[at - 1] == "ann"}
         assert others == {""}
+
+
+async def test_a_neuron_is_told_how_long_a_request_may_wait_yet() -> None:
+    """Who has waited here does not wait as long again there; who waits for a load may wait for that."""
+    config = replace(keyed(), limits=Limits(queue_wait_s=20.0), cold_load=ColdLoad(max_wait_s=300.0))
+    async with one_seat(config) as (neuron, gateway):
+        door = trio.Event()
+        neuron.then(Wait(door), WHOLE)
+        neuron.otherwise = neuron.plan(WHOLE)
+        await send(gateway, "")
+        await neuron.seen(1)
+        begun = trio.current_time()
+        await send(gateway, "")
+        await trio.sleep(0.05)  # it waits, and so much is gone
+        door.set()
+        await neuron.seen(2)
+        waited = trio.current_time() - begun
+        lie = {"x-cortex-patience": "1000"}
+        assert (await gateway.http.post(CHAT, content=body("cold"), headers=lie)).status_code == 200
+        at_once, later, cold = (float(caller(neuron, at, "x-cortex-patience")) for at in range(3))
+        assert 19 < at_once <= 20 and 19 - waited < later <= 20 - 0.05 and 200 < cold <= 300
 
 
 async def test_what_a_client_says_of_keys_reaches_no_neuron() -> None:

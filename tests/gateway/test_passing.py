@@ -177,6 +177,7 @@ async def test_nothing_private_goes_on_and_the_fleet_token_does() -> None:
                 "x-cortex-trace": "mine",
                 "x-cortex-route": value(seen, "x-cortex-route"),
                 "x-cortex-key-name": "ann",
+                "x-cortex-patience": value(seen, "x-cortex-patience"),
                 "x-request-id": value(seen, "x-request-id"),
             }
             assert len(names(seen)) == len(set(names(seen)))

@@ -61,6 +61,26 @@ async def test_a_key_is_believed_of_a_gateway_alone(tmp_path: Path) -> None:
     assert await order_of(tmp_path, {}, lie, key("y")) == ["3", "1", "2"]
 
 
+async def test_a_routed_request_waits_no_longer_than_its_gateway_says(tmp_path: Path) -> None:
+    gate = Gate()
+    config = settings(slots=1)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(hold=gate), config=config) as role:
+        await role.http.post("/models/load", json={"spec": {"id": "a"}})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, role, {})
+
+            async def sits() -> bool:
+                return (await figures(role)).get("a") == (1, 0)
+
+            await until(sits, 5)
+            refused = await role.http.post(CHAT, json=hello(), headers={**ROUTED, wire.PATIENCE: "0.05"})
+            assert refused.status_code == 503 and fault_of(refused)["code"] == "overloaded"
+            assert refused.headers[wire.NOT_STARTED] == "1"
+            wrong = await role.http.post(CHAT, json=hello(), headers={**ROUTED, wire.PATIENCE: "soon"})
+            assert wrong.status_code == 400 and fault_of(wrong)["param"] == wire.PATIENCE
+            gate.open()
+
+
 @pytest.mark.parametrize("share", ["0", "-1", "nan", "inf", "much"])
 async def test_a_share_that_is_none_is_refused(tmp_path: Path, share: str) -> None:
     async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(reply="hi")) as role:

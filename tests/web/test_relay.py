@@ -521,7 +521,7 @@ async def test_keep_alives_do_not_put_off_the_first_token_limit(
     async with fake_upstream(script(STREAM_HEAD, alive)) as upstream:
         with pytest.raises(TooSlow):
             await relayed(upstream, reply, dialect=dialect)
-        assert trio.current_time() - began == pytest.approx(120)
+        assert trio.current_time() - began == pytest.approx(120, abs=1)  # connecting takes a moment
 
 
 @pytest.mark.parametrize("opening", [[CHAT[0]], [CHAT[0], CHAT[2]]], ids=["opened", "has spoken"])
