@@ -27,6 +27,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 log = logging.getLogger(__name__)
 
 FORWARDED: Final = ("x-forwarded-for", "forwarded", "x-real-ip")
+# LiteLLM, and aider with it, tells a refused key from a bad request by these words alone.
+_WRONG: Final = "Incorrect API key provided"
 _LOCAL_NAMES: Final = ("localhost",)
 _LOCAL_SUFFIXES: Final = (".localhost", ".internal", ".local")
 
@@ -155,10 +157,10 @@ def _credential(policy: Policy, headers: Headers, visitor: Visitor) -> Credentia
         # Of the key only what tells one wrong one from another.
         if policy.guesses.wrong(visitor.address, digest):
             log.warning("auth.refused peer=%s fingerprint=%s", visitor.address, digest[:8])
-        raise Unauthorised("This API key is not known here.")
+        raise Unauthorised(f"{_WRONG}: it is not known here.")
     if found.expires is not None and policy.now() >= found.expires:
         raise Unauthorised(
-            f"The API key {found.name!r} expired at {found.expires:%Y-%m-%d %H:%M} UTC. "
+            f"{_WRONG}: {found.name!r} expired at {found.expires:%Y-%m-%d %H:%M} UTC. "
             "Ask the operator for another one."
         )
     return found
