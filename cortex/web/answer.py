@@ -6,7 +6,7 @@ came before a fault is handed over before the fault is raised. Which connection 
 and for how long it is kept, is the pool's; what the bytes mean is the relay's.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import httptools
@@ -76,6 +76,13 @@ class Link:
     async def read(self) -> bytes:
         """Some bytes; b"" once the neuron has closed."""
         return await self._sock.recv(BLOCK)
+
+    async def hang_up(self) -> None:
+        """The neuron has heard that nobody waits any more, and has closed in its turn, or is gone."""
+        with suppress(*_BROKEN):
+            self._sock.shutdown(trio.socket.SHUT_WR)
+            while await self._sock.recv(BLOCK):
+                pass
 
     def close(self) -> None:
         """The connection is gone: to the neuron this is the sign that nobody waits any more."""

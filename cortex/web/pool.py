@@ -4,17 +4,17 @@ Owns the idle connections: the last one used is the first one taken again, after
 whether the neuron has closed it meanwhile. There is no upper bound and so no queue: limits
 live outside. Says which failures prove that nothing ran (`Unreachable`); everything after the
 last request byte is `UpstreamFailed` and is never repeated here. Leaving an exchange early
-closes its connection, which tells the neuron to stop.
+closes its connection, which tells the neuron to stop, and lasts until it has or a moment has passed.
 """
 
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
 
-from cortex.errors import TooSlow, Unreachable, UpstreamFailed
+from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web.answer import Answer, Link
 from cortex.web.names import Names, Resolve, resolve
 
@@ -23,6 +23,8 @@ CONNECT_S: Final = 1.0
 DNS_S: Final = 2.0
 # Below the time after which a neuron closes an idle connection by itself.
 IDLE_S: Final = 30.0
+# A neuron lets go of a request within milliseconds. One that is frozen keeps nobody for longer.
+PART_S: Final = 0.25
 
 
 class Pool:
@@ -58,14 +60,22 @@ class Pool:
         """The answer to `request` (head and body), its head read within `first_byte_s`.
 
         Left with the answer complete, the connection is kept; left in any other way,
-        cancellation included, it is closed. Raises Unreachable when nothing ran,
-        TooSlow when no head came in time, UpstreamFailed for the rest.
+        cancellation included, it is closed, and the neuron had a moment to let go: whoever gets the
+        seat next finds it free there too. Raises Unreachable when nothing ran, TooSlow when no head
+        came in time, UpstreamFailed for the rest.
         """
         link, answer = await self._ask(request, first_byte_s)
+        broken = False
         try:
             yield answer
+        except CortexError:
+            broken = True
+            raise
         finally:
-            self._leave(link, keep=answer.reusable)
+            if answer.reusable:
+                self._keep(link)
+            else:
+                await self._part(link, broken=broken)
 
     def sweep(self) -> None:
         """No connection idles longer than it may."""
@@ -88,12 +98,17 @@ class Pool:
     async def _ask(self, request: bytes, first_byte_s: float) -> tuple[Link, Answer]:
         while True:
             link = self._take() or await self._connect()
-            with ExitStack() as undo:
-                undo.callback(self._leave, link, keep=False)
+            answer, broken = None, False
+            try:
                 answer = await _ask_over(link, request, first_byte_s)
-                if answer is not None:
-                    undo.pop_all()
-                    return link, answer
+            except CortexError:
+                broken = True
+                raise
+            finally:
+                if answer is None:
+                    await self._part(link, broken=broken)
+            if answer is not None:
+                return link, answer
 
     def _take(self) -> Link | None:
         self.sweep()
@@ -130,14 +145,23 @@ class Pool:
         self._active.add(link)
         return link
 
-    def _leave(self, link: Link, *, keep: bool) -> None:
+    def _keep(self, link: Link) -> None:
         self._active.discard(link)
-        if not keep or self._closed:
+        if self._closed:
             link.close()
             return
         link.used = True
         link.idle_since = trio.current_time()
         self._idle.append(link)
+
+    async def _part(self, link: Link, *, broken: bool) -> None:
+        """Nobody waits for one that broke, or gave no sign of life for too long."""
+        try:
+            with trio.move_on_after(0 if broken else PART_S, shield=True):
+                await link.hang_up()
+        finally:
+            self._active.discard(link)
+            link.close()
 
 
 async def _ask_over(link: Link, request: bytes, first_byte_s: float) -> Answer | None:

@@ -167,6 +167,12 @@ class Call:
         self.over = True
         return self.caller.answer
 
+    async def until(self, part: bytes) -> None:
+        """`part` of the answer has come."""
+        while part not in self.caller.answer.body:
+            assert not self.caller.answer.complete, f"{self.id} ended: {self.caller.answer}"
+            assert await self.caller._more(), f"{self.id} was cut: {self.caller.answer}"
+
     async def leave(self, how: str) -> None:
         """The client hangs up, whoever else waits for the answer."""
         self.left = True

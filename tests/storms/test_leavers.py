@@ -74,7 +74,7 @@ class Site:
                 case "prefill":
                     await self.computed(id, 0)
                 case "decode":
-                    await call.caller.until(b'"content":"0')
+                    await call.until(b'"content":"0')
             await trio.sleep(chance.random() * 0.02)
             await call.leave(how)
             if how in ("half", "ahead"):
@@ -82,7 +82,9 @@ class Site:
 
     async def computed(self, id: str, tokens: int) -> None:
         """The engine has taken the job in, and said so many tokens."""
-        while not any(run.id == id and run.said >= tokens for run in self.tally.runs):  # noqa: ASYNC110
+        while not any(run.id == id and run.said >= tokens for run in self.tally.runs):
+            told = [line for line in self.storm.books.said("request.done") if line.endswith(f" request={id}")]
+            assert not told, told
             await trio.sleep(0.002)
 
 
@@ -93,9 +95,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
     script = tally.script(turn_s=0.001, slow_load=loaded, hold=gate)
     with storm(tally) as gale:
         async with (
-            running_neuron(
-                folder, catalogue, script, config=settings(slots=16, queue=LEAVERS + GOOD)
-            ) as neuron,
+            running_neuron(folder, catalogue, script, config=settings(slots=16, queue=16)) as neuron,
             open_gateway(neuron, catalogue=catalogue) as gateway,  # type: ignore[arg-type]
         ):
             try:

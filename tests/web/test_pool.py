@@ -286,6 +286,63 @@ async def test_a_cancelled_exchange_hangs_up_on_the_neuron(plan) -> None:
             assert counts(pool) == "=0 active=0"
 
 
+@asynccontextmanager
+async def slow_to_let_go(answer: bytes, lets_go: trio.Event) -> AsyncIterator[int]:
+    """The port of a neuron that says `answer` and closes when it is told to, whatever it hears."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.send_all(answer)
+            await lets_go.wait()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, serve, 0)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+LEAVE = pytest.mark.parametrize("said", [b"", STREAM_HEAD + chunks(b"data: 1\n\n")], ids=["head", "body"])
+
+
+@LEAVE
+async def test_who_leaves_has_left_once_the_neuron_has_let_go(said: bytes) -> None:
+    """Whoever gets the seat next must not be refused because it is still taken there."""
+    lets_go = trio.Event()
+    with trio.fail_after(30):
+        async with slow_to_let_go(said, lets_go) as port, trio.open_nursery() as nursery:
+            pool, over = Pool("127.0.0.1", port), trio.Event()
+
+            async def leave() -> None:
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(cancel, scope)
+                    await ask(pool)
+                over.set()
+
+            async def cancel(scope: trio.CancelScope) -> None:
+                while counts(pool) != "=0 active=1":
+                    await trio.lowlevel.checkpoint()
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                assert not over.is_set() and counts(pool) == "=0 active=1"
+                lets_go.set()
+
+            nursery.start_soon(leave)
+            await over.wait()
+            assert counts(pool) == "=0 active=0"
+
+
+@LEAVE
+async def test_a_neuron_that_does_not_let_go_keeps_nobody_for_long(said: bytes) -> None:
+    """Row 30: a quarter of a second, though it is frozen."""
+    with trio.fail_after(30):
+        async with slow_to_let_go(said, trio.Event()) as port:
+            pool = Pool("127.0.0.1", port)
+            with trio.move_on_after(0.1):
+                await ask(pool)
+            assert counts(pool) == "=0 active=0"
+
+
 async def test_a_closed_pool_ends_what_is_under_way_and_begins_nothing() -> None:
     with trio.fail_after(30):
         plan = script(STREAM_HEAD, Hang())
