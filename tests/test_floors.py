@@ -15,7 +15,7 @@ FLOORS = {
     2: {"router", "evictor", "translator", "text"},
     3: {"ledger", "metrics", "logs", "keys", "weights"},
     4: {"dispatch", "harness", "web", "hub", "notify"},
-    5: {"gateway", "neuron", "status"},
+    5: {"gateway", "neuron", "status", "connect"},
     6: {"cli"},
     7: {"__main__"},
 }
@@ -31,7 +31,8 @@ HOMES: dict[str, set[str] | None] = {
     "hypercorn": {"web/control"},
     "httpx": {"gateway/remote", "harness/upstream", "hub/client", "hub/reach", "status"},
     "typer": {"cli"},
-    "tomlkit": {"config/editing"},
+    "tomlkit": {"config/editing", "connect/formats/toml_text"},
+    "yaml": {"connect/formats/yaml_text"},
     "rich": {"cli", "status/view"},
     "prometheus_client": {"metrics"},
     "jinja2": {"text/template", "text/sandbox", "text/budget"},
@@ -59,6 +60,7 @@ HOMES: dict[str, set[str] | None] = {
         "gateway",
         "neuron",
         "status",
+        "connect",
         "cli",
     },
 }

@@ -27,7 +27,9 @@ from cortex.cli.options import (
     LogLevel,
     Site,
     asks,
+    takes,
 )
+from cortex.cli.wish import Wish
 
 # Plain help, without boxes: it reads the same in a terminal, in a pipe and in a narrow window.
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
@@ -145,6 +147,16 @@ def plan(
     from cortex.cli import planning
 
     raise typer.Exit(planning.look(model, site, as_json=as_json))
+
+
+@app.command()
+@asks
+@takes(Wish)
+def connect(site: Site, wish: Wish) -> None:
+    """Print or write a client's settings for cortex. Exit code: 0 it answers, 1 it fails, 2 no cortex."""
+    from cortex.cli import connecting
+
+    raise typer.Exit(connecting.run(wish, site))
 
 
 @app.command()

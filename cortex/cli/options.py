@@ -1,22 +1,26 @@
 """The options that several commands share, with their words of help.
 
 `asks` makes a function a command that asks a running cortex: it adds the options that say
-whom, with which key, and how its log looks, and hands them over as one `Site`.
+whom, with which key, and how its log looks, and hands them over as one `Site`. `takes` does the same
+for a command with many options of its own.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import typer
 
 ENDPOINT: Final = "http://127.0.0.1:31313"
 # Where a key may stand, for whoever has no file for it. On the command line everybody could read it.
 KEY_VARIABLE: Final = "CORTEX_API_KEY"
+
+
+T = TypeVar("T")
 
 
 class Level(StrEnum):
@@ -96,6 +100,25 @@ def asks(function: Callable[..., None]) -> Callable[..., None]:
     command.__annotations__ = {each.name: each.annotation for each in every}
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     return command
+
+
+def takes(kind: type[T]) -> Callable[[Callable[[Site, T], None]], Callable[..., None]]:
+    """A function of a `Site` and of a dataclass as one of the `Site` and of all its fields, for `asks`."""
+
+    def made(function: Callable[[Site, T], None]) -> Callable[..., None]:
+        def command(site: Site, **said: object) -> None:
+            function(site, kind(**said))
+
+        site, *_ = signature(function).parameters.values()
+        own = [
+            _option(each.name, each.type, Parameter.empty if each.default is MISSING else each.default)
+            for each in fields(kind)  # type: ignore[arg-type]
+        ]
+        command.__signature__ = Signature([site, *own])  # type: ignore[attr-defined]
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return command
+
+    return made
 
 
 def _option(name: str, annotation: object, default: object) -> Parameter:

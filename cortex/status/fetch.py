@@ -10,8 +10,9 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Final, TypeVar
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from cortex.ask import Json
 from cortex.catalogue import unknown
 from cortex.errors import BadAsk, CortexError, Denied, Unauthorised, Unreachable, UpstreamFailed, named
 from cortex.wire import fleet, keeping, neuron
+from cortex.wire.openai_answers import ModelList
 from cortex.wire.plan import PlanReport
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,15 @@ class Asker:
     async def health(self) -> neuron.Health:
         """The health of a neuron."""
         return self._read(await self._send("GET", "/health"), neuron.Health)
+
+    async def models(self) -> ModelList:
+        """What may be asked for, as clients see it."""
+        return self._read(await self._send("GET", "/v1/models"), ModelList)
+
+    async def exchange(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Status and body of the answer to a POST, whatever they are."""
+        answer = await self._send("POST", path, body, headers)
+        return answer.status_code, answer.content
 
     async def load(self, model: str) -> list[str]:
         """The model is resident; answers at which neurons of a gateway."""
@@ -107,8 +118,14 @@ class Asker:
             raise _refusal(answer, self.endpoint)
         return answer
 
-    async def _send(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
-        headers = {} if body is None else {"content-type": "application/json"}
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> httpx.Response:
+        headers = dict(more) if body is None else {"content-type": "application/json", **more}
         try:
             answer = await self._http.request(method, path, content=body, headers=headers)
             log.debug("asked method=%s url=%s status=%d", method, answer.url, answer.status_code)

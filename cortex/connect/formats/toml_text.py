@@ -1,0 +1,71 @@
+"""TOML, changed through tomlkit, which keeps comments, order and layout."""
+
+import tomllib
+from collections.abc import MutableMapping
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from cortex.ask import Json
+from cortex.connect.formats.unreadable import Unreadable
+
+
+def read(text: str) -> Json:
+    """What the text says."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Unreadable(str(error)) from error
+
+
+def put(text: str, path: tuple[str, ...], value: Json) -> str:
+    """What stands at `path` is `value`; tables on the way are made."""
+    document = _document(text)
+    here: MutableMapping[str, object] = document
+    for depth, key in enumerate(path[:-1], 1):
+        if key not in here:
+            # Its own header would say nothing when all it holds are tables.
+            here[key] = tomlkit.table(is_super_table=isinstance(value, dict) or depth < len(path) - 1)
+        here = _table(here[key], key)
+    here[path[-1]] = _table_of(value) if isinstance(value, dict) else value
+    return tomlkit.dumps(document)
+
+
+def add(text: str, path: tuple[str, ...], value: Json) -> str:
+    """No client of ours has a list in TOML."""
+    raise Unreadable(f"'{'.'.join(path)}' is a list")
+
+
+def drop(text: str, path: tuple[str, ...]) -> str:
+    """Nothing stands at `path`, which is there."""
+    document = _document(text)
+    here: MutableMapping[str, object] = document
+    for key in path[:-1]:
+        here = _table(here[key], key)
+    del here[path[-1]]
+    return tomlkit.dumps(document)
+
+
+def take(text: str, path: tuple[str, ...], value: Json) -> str:
+    """As `add`."""
+    return add(text, path, value)
+
+
+def _document(text: str) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise Unreadable(str(error)) from error
+
+
+def _table(value: object, key: str) -> MutableMapping[str, object]:
+    if not isinstance(value, MutableMapping):
+        raise Unreadable(f"'{key}' is no table")
+    return value
+
+
+def _table_of(value: dict[str, Json]) -> MutableMapping[str, object]:
+    table = tomlkit.table()
+    for key, inner in value.items():
+        table[key] = _table_of(inner) if isinstance(inner, dict) else inner
+    return table
