@@ -33,20 +33,11 @@ def test_a_peek_holds_what_routing_needs() -> None:
         "stream": True,
         "n": "not judged here",
         "max_tokens": "nor this",
-        "user": "u",
-        "metadata": {"user_id": "s", "else": "x"},
-        "prompt_cache_key": "k",
         "messages": [{"role": "user", "content": "hi"}],
         "temperature": "not looked at",
     }
-    assert peek(json.dumps(body).encode()) == Peek(
-        model="m",
-        stream=True,
-        user="u",
-        session="s",
-        prompt_cache_key="k",
-        opening=b'[{"role": "user", "content": "hi"}]',
-    )
+    peeked = peek(json.dumps(body).encode())
+    assert peeked == Peek(model="m", stream=True, affinity=peeked.affinity) and peeked.affinity
 
 
 @pytest.mark.parametrize(
@@ -89,8 +80,6 @@ def test_a_missing_model_is_named(body: bytes) -> None:
         (b'{"model":""}', "model"),
         (b'{"model":"%b"}' % (b"a" * 257), "model"),
         (b'{"model":"m","stream":"yes"}', "stream"),
-        (b'{"model":"m","metadata":{"user_id":1}}', "metadata.user_id"),
-        (b'{"model":"m","metadata":[]}', "metadata"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_named(body: bytes, param: str) -> None:
@@ -198,28 +187,42 @@ def test_any_bytes_are_peeked_at_or_refused(body: bytes) -> None:
         peek(body)  # no random bytes name a model
 
 
-@pytest.mark.parametrize(
-    ("peeked", "affinity"),
-    [
-        (Peek("m", session="s", prompt_cache_key="k", user="u"), "s"),
-        (Peek("m", prompt_cache_key="k", user="u"), "k"),
-        (Peek("m", user="u"), "u"),
-    ],
-)
-def test_affinity_prefers_the_narrowest_name(peeked: Peek, affinity: str) -> None:
-    assert peeked.affinity == affinity
+def affinity(**said: object) -> str:
+    return peek(json.dumps({"model": "m", **said}).encode()).affinity
+
+
+def test_affinity_prefers_the_narrowest_name() -> None:
+    of_session = affinity(metadata={"else": "x", "user_id": "s"})
+    of_key, of_user = affinity(prompt_cache_key="k"), affinity(user="u")
+    assert len({of_session, of_key, of_user, affinity(prompt="p")}) == 4
+    told = {"prompt": "p", "user": "u"}
+    assert affinity(**told) == of_user
+    assert affinity(**told, prompt_cache_key="k") == of_key
+    assert affinity(**told, prompt_cache_key="k", metadata={"else": 1, "user_id": "s"}) == of_session
+    assert affinity(**told, prompt_cache_key="", metadata={"user_id": ""}) == of_user
 
 
 def test_affinity_without_a_name_follows_the_prompts_beginning() -> None:
     start = "x" * 2000
+    assert affinity(prompt=start + "a") == affinity(prompt=start + "b")
+    for field in ("prompt", "system", "input", "messages", "instructions"):
+        assert affinity(**{field: "a"}) != affinity(**{field: "b"})
+    assert affinity() == affinity(prompt=None) == ""
 
-    def of(field: str, text: str) -> str:
-        return peek(json.dumps({"model": "m", field: text}).encode()).affinity
 
-    assert of("prompt", start + "a") == of("prompt", start + "b")
-    assert of("prompt", "a") != of("prompt", "b")
-    assert of("system", "a") != of("system", "b")
-    assert of("input", "a") != of("input", "b")
+@pytest.mark.parametrize("field", ["user", "prompt_cache_key", "metadata"])
+def test_affinity_is_short_however_long_the_name_is(field: str) -> None:
+    """It is hashed for each neuron, with each look at the line."""
+    long = [{"user_id": name} if field == "metadata" else name for name in ("x" * 2**20, "x" * 2**20 + "y")]
+    found = [affinity(**{field: name}) for name in long]
+    assert len(set(found)) == 2 and max(map(len, found)) <= 16
+
+
+@pytest.mark.parametrize("odd", [5, 1.5, True, [], ["a"], {}, {"a": 1}, {"user_id": 5}, {"user_id": {}}])
+@pytest.mark.parametrize("field", ["user", "prompt_cache_key", "metadata"])
+def test_a_name_of_an_odd_type_is_no_name_and_no_fault(field: str, odd: object) -> None:
+    """Clients put there what they like, and nothing hangs on it but where they are served."""
+    assert affinity(**{field: odd}, prompt="p") == affinity(prompt="p")
 
 
 # rename

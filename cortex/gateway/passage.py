@@ -45,7 +45,7 @@ from cortex.web.retell import Retelling
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
-from cortex.wire.openai import peek, rename
+from cortex.wire.openai import affinity_of, peek, rename
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ class Passage:
                 journey.body = await _aside(body, lambda body: rename(body, seen.model, model))
                 journey.sampling = self._listing.catalogue.sampling(seen.model)
             journey.streams = seen.stream
-            named = map(journey.request.headers.get, SESSIONS)
-            journey.affinity = next(filter(None, named), None) or seen.affinity
+            named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
+            journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
             if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):
                 journey.progress = Progress(self._dispatch.ledger, journey.request.id)
         finally:

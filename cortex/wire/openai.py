@@ -7,8 +7,8 @@ which event becomes which chunk is decided by the translators.
 """
 
 import re
-import zlib
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
 from typing import Final
 
@@ -38,42 +38,33 @@ _MODEL: Final = re.compile(
 class Peek:
     """What a gateway needs to know of a request, in any of the dialects it passes on.
 
-    `session` is Anthropic's metadata.user_id. `opening` is where the prompt begins, as sent.
+    Requests with the same `affinity` profit from the same neuron's prompt cache; "" tells nothing.
     `answer_tokens` is the most that all answers may have together; None when it does not say, or
     not so that it can be read: whoever computes them refuses that.
     """
 
     model: str
     stream: bool = False
-    user: str | None = None
-    session: str | None = None
-    prompt_cache_key: str | None = None
-    opening: bytes = b""
+    affinity: str = ""
     answer_tokens: int | None = None
-
-    @property
-    def affinity(self) -> str:
-        """Requests with the same value profit from the same neuron's prompt cache."""
-        said = self.session or self.prompt_cache_key or self.user
-        return said or f"{zlib.crc32(self.opening):08x}"
 
 
 class _Metadata(msgspec.Struct):
-    user_id: str | None = None
+    user_id: Raw = Raw()
 
 
 class _Glimpse(msgspec.Struct):
     model: ModelName | None = None
     stream: bool | None = None
-    user: str | None = None
-    metadata: _Metadata | None = None
-    prompt_cache_key: str | None = None
+    # Raw, since it is for others to judge them.
+    user: Raw = Raw()
+    metadata: Raw = Raw()
+    prompt_cache_key: Raw = Raw()
     system: Raw = Raw()
     instructions: Raw = Raw()
     messages: Raw = Raw()
     input: Raw = Raw()
     prompt: Raw = Raw()
-    # Raw, since it is for others to judge them.
     max_tokens: Raw = Raw()
     max_completion_tokens: Raw = Raw()
     max_output_tokens: Raw = Raw()
@@ -85,6 +76,7 @@ class _Name(msgspec.Struct):
 
 
 _GLIMPSE: Final = msgspec.json.Decoder(_Glimpse)
+_METADATA: Final = msgspec.json.Decoder(_Metadata)
 _NAME: Final = msgspec.json.Decoder(_Name)
 _STRING: Final = msgspec.json.Decoder(str)
 
@@ -95,17 +87,36 @@ def peek(body: bytes) -> Peek:
     reading.refuse_twins(body)
     if seen.model is None:
         raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
-    starts = (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt)
-    opening = next((raw for raw in starts if not reading.absent(raw)), Raw())
     return Peek(
         model=seen.model,
         stream=bool(seen.stream),
-        user=seen.user,
-        session=seen.metadata.user_id if seen.metadata else None,
-        prompt_cache_key=seen.prompt_cache_key,
-        opening=memoryview(opening)[:OPENING_BYTES].tobytes(),
+        affinity=_affinity(seen),
         answer_tokens=_answer_tokens(seen),
     )
+
+
+def affinity_of(name: bytes | memoryview) -> str:
+    """The affinity of all requests that bear `name`: short however long that is, since it is hashed
+    for each neuron as often as they are ranked."""
+    return blake2b(name, digest_size=8).hexdigest()
+
+
+def _affinity(seen: _Glimpse) -> str:
+    """By the narrowest name that is a text, Anthropic's metadata.user_id first; else by where the
+    prompt begins. All as sent: who spells a name in two ways is not known again."""
+    inner = _Metadata()
+    if _begins(seen.metadata, b"{"):
+        inner = reading.decode(seen.metadata, _METADATA, "metadata")
+    for name in (inner.user_id, seen.prompt_cache_key, seen.user):
+        if _begins(name, b'"') and len(name) > len('""'):
+            return affinity_of(memoryview(name))
+    starts = (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt)
+    opening = next((raw for raw in starts if not reading.absent(raw)), None)
+    return "" if opening is None else affinity_of(memoryview(opening)[:OPENING_BYTES])
+
+
+def _begins(raw: Raw, sign: bytes) -> bool:
+    return memoryview(raw)[:1] == sign
 
 
 def _answer_tokens(seen: _Glimpse) -> int | None:

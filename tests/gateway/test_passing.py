@@ -1,6 +1,7 @@
 """What goes through a gateway arrives as it was sent, both ways, and nothing private goes along."""
 
 import re
+from functools import partial
 
 import pytest
 import trio
@@ -289,3 +290,23 @@ async def test_conversations_return_to_the_neuron_that_knows_them() -> None:
 
         assert len({await where(x_session_id="s") for _ in range(3)}) == 1
         assert {await where(session_id=str(number)) for number in range(8)} == {"n1", "n2"}
+
+
+async def test_what_names_a_conversation_is_kept_short_while_it_waits() -> None:
+    """Each look at the line hashes it for each neuron: 64 MiB of a name would stop the gateway."""
+    long = "x" * 10_000
+    async with fake_neuron() as neuron, open_gateway(neuron, catalogue=["a"]) as gateway:
+        neuron.loading = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for more in (
+                {"user": f"u{long}"},
+                {"prompt_cache_key": long},
+                {"metadata": {"user_id": f"s{long}"}},
+            ):
+                nursery.start_soon(partial(gateway.ask, **more))
+            client = await gateway.dial()
+            await client.send(ask("/v1/chat/completions", body(), x_session_id=long))
+            await gateway.knows(lambda ledger: ledger.waiting == 4)
+            kept = {ticket.want.affinity for ticket in gateway.ledger._lines["a"]}
+            neuron.loading.set()
+        assert len(kept) == 4 and max(map(len, kept)) <= 16
