@@ -46,9 +46,11 @@ def test_every_field_of_sampling_arrives() -> None:
         "presence_penalty": 0.2,
         "frequency_penalty": -0.2,
         "repetition_penalty": 1.1,
+        "logit_bias": {"7": -1.0},
     }
+    meant = {**said, "logit_bias": {7: -1.0}}
     heard = ask(**said, stop_sequences=["a", " b"], stream=True)
-    assert heard.sampling == Sampling(**said)  # type: ignore[arg-type]
+    assert heard.sampling == Sampling(**meant)  # type: ignore[arg-type]
     assert heard.stop == ("a", " b") and heard.stream
 
 
@@ -83,6 +85,16 @@ def test_the_block_for_the_vendors_bill_is_the_one_thing_taken_out() -> None:
     assert ask(system=[bill]).messages == (Message("user", "hi"),)
     assert ask(system=[real, bill]).messages[0].text.endswith("cc_entrypoint=cli;"), "only at its own place"
     assert ask(system=bill["text"]).messages[0].text == bill["text"], "a system text is the user's own"
+
+
+def test_what_stands_behind_the_line_for_the_bill_is_the_prompt() -> None:
+    bill = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2;\nbe brief"}
+    assert ask(system=[bill]).messages[0] == Message("system", "be brief")
+
+
+def test_a_turn_without_blocks_is_a_turn() -> None:
+    said = turns({"role": "user", "content": []}, {"role": "assistant", "content": "a"}, *HELLO)
+    assert said[0] == Message("user", "") and len(said) == 3
 
 
 def test_a_system_turn_among_the_messages_keeps_its_place() -> None:
@@ -295,6 +307,14 @@ def test_the_form_of_the_answer_has_two_names() -> None:
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ({"output_format": {"type": "json_schema", "schema": None}}, "output_format.schema"),
         ({"container": "c1"}, "container"),
+        ({"n": 2}, "n"),
+        ({"stop": ["x"]}, "stop"),
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"min_tokens": 5}, "min_tokens"),
+        ({"typical_p": 0.5}, "typical_p"),
+        ({"grammar": "x"}, "grammar"),
+        ({"store": True}, "store"),
         ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
         ({"chat_template": "x"}, "chat_template"),
         ({"chat_template_kwargs": {}}, "chat_template_kwargs"),

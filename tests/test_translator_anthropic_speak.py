@@ -173,6 +173,12 @@ def test_a_failure_is_raised_and_an_answer_without_an_end_is_none() -> None:
         whole(REPLY, [Text("a")])
 
 
+def test_a_call_that_is_no_object_is_no_part_of_a_whole_message() -> None:
+    for arguments in ('{"a": "x', "[1]", ""):
+        with pytest.raises(EngineFailed, match="'f'"):
+            whole(REPLY, [ToolCall("i", "f", arguments), Stopped("tool_calls")])
+
+
 pieces = st.one_of(
     st.builds(Text, st.text(min_size=1, max_size=5)),
     st.builds(Thought, st.text(min_size=1, max_size=5)),

@@ -210,6 +210,20 @@ def test_a_call_without_a_name_is_a_failure() -> None:
     assert isinstance(failure(chunk(call(0, "{}")), chunk({}, "tool_calls")), UpstreamFailed)
 
 
+def test_a_call_that_the_length_cuts_is_text_and_no_call() -> None:
+    said = heard(
+        chunk(call(0, '{"a": 1}', id="c1", name="f")),
+        chunk(call(1, '{"city": "Be', id="c2", name="g")),
+        chunk({}, "length"),
+        b"[DONE]",
+    )
+    calls = [event for event in said if isinstance(event, ToolCall)]
+    assert [(one.name, one.arguments) for one in calls] == [("f", '{"a": 1}')]
+    assert [event.text for event in said if isinstance(event, Text)] == ['g {"city": "Be']
+    whole = heard(chunk(call(0, '{"a": 1}', id="c1", name="f"), "length"), b"[DONE]")
+    assert [type(event) for event in whole][-2:] == [ToolCall, Stopped]
+
+
 def test_calls_without_end_are_cut() -> None:
     piece = chunk(call(0, "x" * 2**19, name="x"))
     error = failure(*[piece] * (MOST_CALL_BYTES // 2**19 + 2))

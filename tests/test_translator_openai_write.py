@@ -139,6 +139,16 @@ ELSEWHERE = {
 }
 
 
+def test_a_wish_not_to_think_is_not_made_a_condition_and_others_are_told() -> None:
+    told = {"enable_thinking": False, "reasoning_effort": "low"}
+    wish = Ask("m", HELLO, template=told, wishes=frozenset(told))
+    assert "chat_template_kwargs" not in body(wish) and body(wish)["reasoning_effort"] == "low"
+    assert body(wish, VLLM)["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body(replace(wish, wishes=frozenset()))["chat_template_kwargs"] == {"enable_thinking": False}
+    yes = Ask("m", HELLO, template={"enable_thinking": True}, wishes=frozenset({"enable_thinking"}))
+    assert body(yes)["chat_template_kwargs"] == {"enable_thinking": True}
+
+
 def test_a_wish_without_words_there_is_left_unsaid_and_a_condition_refused() -> None:
     wish = Ask("m", HELLO, template={"preserve_thinking": True, "enable_thinking": False})
     said = body(replace(wish, wishes=frozenset(wish.template)), OPENAI)

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 class Journey:
     """`model` is an id of the catalogue, `label` what metrics call it. `sampling` is what
     its alias adds. `seated` is the trio time of the first seat, `neuron` where the last one was and
-    `route` what decided for it. `avoid` names neurons that refused, `full` is the refusal of one that
-    has the model, and `error` what the client is told."""
+    `route` what decided for it. `answered` once a neuron's answer is passed on, whole or
+    not. `avoid` names neurons that refused, `full` is the refusal of one that has the model, and
+    `error` what the client is told."""
 
     way: Way
     request: Request
@@ -49,6 +50,7 @@ class Journey:
     route: Route | None = None
     sampling: Sampling | None = None
     seated: float | None = None
+    answered: bool = False
     retried: bool = False
     stale: int = 0
     avoid: frozenset[str] = frozenset()

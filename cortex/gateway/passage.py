@@ -34,7 +34,7 @@ from cortex.gateway.journey import Journey
 from cortex.gateway.standings import explained
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
-from cortex.gateway.ways import CHATS, WAYS, Way
+from cortex.gateway.ways import CHATS, COUNTS, WAYS, Way
 from cortex.ledger import Want
 from cortex.metrics import Metrics
 from cortex.web.connection import Reply, Request
@@ -115,7 +115,7 @@ class Passage:
             else:
                 journey.body = await _aside(body, lambda body: rename(body, seen.model, model))
                 journey.sampling = self._listing.catalogue.sampling(seen.model)
-            journey.streams = seen.stream
+            journey.streams = seen.stream and journey.way is not COUNTS
             named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
             journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
             if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):
@@ -144,7 +144,7 @@ class Passage:
                 self._fleet.suspect(journey.neuron, error)
                 if error.blame == "engine":
                     self._metrics.upstream_failed(journey.neuron, error)
-                if not error.not_started:
+                if journey.answered or not error.not_started:
                     raise
                 self._check_again(journey, error)
                 return error
@@ -164,7 +164,7 @@ class Passage:
                     want = self._want(journey)
                     ticket = await stack.enter_async_context(self._dispatch.seat(want, journey.waits))
                 except CortexError as error:
-                    told = self._unspoken(journey) or _refused(journey, error)
+                    told = self._unspoken(journey, error) or _refused(journey, error)
                     told = told if want is None else explained(self._dispatch.ledger, want, told)
                     told = self._views.discreet(journey.request.caller, journey.model, told)
                     raise told from (None if told is error else error)
@@ -183,15 +183,18 @@ class Passage:
         journey.reply.tags[wire.MODEL] = journey.model
         return want
 
-    def _unspoken(self, journey: Journey) -> CortexError | None:
-        """What is wrong when all who have the model cannot be asked in the client's dialect."""
-        mute, holders = self._fleet.tongues.mute(journey.way), self._dispatch.ledger.holders(journey.model)
-        names = [place.name for place, _ in holders]
-        if not names or not mute.issuperset(names):
+    def _unspoken(self, journey: Journey, error: CortexError) -> CortexError | None:
+        """What is wrong behind `error` when all who have the model, or nobody has and all there are,
+        cannot be asked in the client's dialect."""
+        if error.blame == "caller":
             return None
+        mute = self._fleet.tongues.mute(journey.way)
+        names = [place.name for place, _ in self._dispatch.ledger.holders(journey.model)]
+        if not mute or not mute.issuperset(names or [neuron.name for neuron in self._fleet if neuron.up]):
+            return None
+        who = f"{', '.join(names)} has '{journey.model}' and does not speak" if names else "No neuron speaks"
         return Unsupported(
-            f"{', '.join(names)} has '{journey.model}' and does not speak {journey.way.path}: ask in another "
-            "dialect, or have its cortex brought up to date"
+            f"{who} {journey.way.path}: ask in another dialect, or have its cortex brought up to date"
         )
 
     async def _exchange(self, journey: Journey, neuron: Neuron) -> None:
@@ -208,6 +211,7 @@ class Passage:
             if journey.stream is not None:
                 await journey.stream.hand_over()
             extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.model))
+            journey.answered = True
             tell = forward if retelling is None else retelling.tell
             await tell(answer, journey.reply, meter=journey.meter, limits=self._limits, extra_headers=extra)
 

@@ -28,7 +28,7 @@ from cortex.events import (
     ToolCall,
     Usage,
 )
-from cortex.translator import anthropic_tools, anthropic_turns
+from cortex.translator import anthropic_tools, anthropic_turns, openai_fields
 from cortex.wire import anthropic_answers as answers
 from cortex.wire import faults, reading
 from cortex.wire.anthropic_answers import (
@@ -53,7 +53,7 @@ from cortex.wire.anthropic_bodies import (
     MessagesBody,
 )
 from cortex.wire.openai import Reply
-from cortex.wire.openai_bodies import Forbidden
+from cortex.wire.openai_bodies import BIAS
 from cortex.wire.sse import Frame
 
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
@@ -61,6 +61,16 @@ _WORDS: Final[dict[StopReason, StopWord]] = {
     "stop": "end_turn",
     "length": "max_tokens",
     "tool_calls": "tool_use",
+}
+# Fields of OpenAI's chat, with what this dialect says instead.
+_ELSEWHERE: Final = {
+    "n": "",
+    "best_of": "",
+    "logprobs": "",
+    "top_logprobs": "",
+    "stop": " (here it is 'stop_sequences')",
+    "response_format": " (here it is 'output_config.format')",
+    "max_completion_tokens": " (here it is 'max_tokens')",
 }
 _EMPTY_THOUGHT: Final = b'{"type":"thinking","thinking":"","signature":""}'
 _EMPTY_TEXT: Final = b'{"type":"text","text":""}'
@@ -98,9 +108,14 @@ def _refuse(wanted: MessagesBody) -> None:
         raise NoThreads(
             "'thread' is not supported: no conversation is kept here. Send all messages", param="thread"
         )
-    for name in (*Forbidden.__struct_fields__, "chat_template_kwargs"):
+    openai_fields.refuse(wanted)
+    if not reading.absent(wanted.chat_template_kwargs):
+        raise BadAsk(
+            "'chat_template_kwargs' is not accepted here; say 'thinking'", param="chat_template_kwargs"
+        )
+    for name, instead in _ELSEWHERE.items():
         if not reading.absent(getattr(wanted, name)):
-            raise BadAsk(f"'{name}' is not accepted: it is the operator's to set", param=name)
+            raise Unsupported(f"'{name}' is a field of another dialect{instead}; leave it out", param=name)
     if not reading.absent(wanted.container):
         raise Unsupported("'container' is not supported; leave it out", param="container")
     if reading.part(wanted.mcp_servers, LIST, "mcp_servers"):
@@ -124,6 +139,7 @@ def _sampling(wanted: MessagesBody) -> Sampling:
         presence_penalty=wanted.presence_penalty,
         frequency_penalty=wanted.frequency_penalty,
         repetition_penalty=wanted.repetition_penalty,
+        logit_bias=reading.part(wanted.logit_bias, BIAS, "logit_bias") or None,
     )
 
 
@@ -271,7 +287,9 @@ class _Content:
         self._runs[-1][1].append(piece)
 
     def call(self, call: ToolCall) -> None:
-        """A whole call."""
+        """A whole call. EngineFailed when its arguments are no object: the message would be no JSON."""
+        if not reading.is_object(call.arguments.encode()):
+            raise EngineFailed(f"the model called '{call.name}' with what is no JSON object; send it again")
         self._calls[len(self._runs)] = ToolUseBlock(call.id, call.name, Raw(call.arguments.encode()))
         self._runs.append(("call", []))
 

@@ -42,8 +42,8 @@ def _system(raw: Raw) -> Iterator[Message]:
     content = reading.long_part(raw, CONTENT, "system")
     if not content:
         return
-    if not isinstance(content, str) and (content[0].text or "").startswith(_BILLING):
-        content = content[1:]
+    if not isinstance(content, str) and (first := content[0].text or "").startswith(_BILLING):
+        content = [BlockBody("text", first.partition("\n")[2]), *content[1:]]
     text = _text(content, "system")
     if text:
         yield Message("system", text)
@@ -62,9 +62,9 @@ def _turn(body: TurnBody, at: str) -> Iterator[Message]:
 
 
 def _blocks(content: str | list[BlockBody] | None) -> list[BlockBody]:
-    if content is None or isinstance(content, str):
-        return [BlockBody("text", content or "")]
-    return content
+    if isinstance(content, str):
+        return [BlockBody("text", content)]
+    return content or [BlockBody("text", "")]
 
 
 def _text(content: str | list[BlockBody], at: str) -> str:

@@ -18,12 +18,13 @@ from cortex.wire.openai_bodies import (
     STREAM_OPTIONS,
     Body,
     Forbidden,
+    Foreign,
 )
 
 
 def begin(body: Body) -> Ask:
     """The `Ask` with every field that both dialects have."""
-    _refuse(body)
+    refuse(body)
     if body.model is None:
         raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
     stream = bool(body.stream)
@@ -39,7 +40,8 @@ def begin(body: Body) -> Ask:
     )
 
 
-def _refuse(body: Body) -> None:
+def refuse(body: Foreign) -> None:
+    """Raises for a field that would let the caller in, or change the answer where cortex would not."""
     for name, neutral in NEUTRAL.items():
         value = getattr(body, name)
         if value is ABSENT or memoryview(value).tobytes() in neutral:

@@ -36,6 +36,7 @@ from cortex.wire.openai_heard import (
     HeardUsage,
     decode,
 )
+from cortex.wire.reading import is_object
 
 Machine: TypeAlias = Generator[list[Event], bytes | None, None]
 
@@ -156,7 +157,7 @@ class _Answer:
             self.reason = _REASONS[choice.finish_reason]
             stop = choice.stop_reason if choice.stop_reason is not None else choice.matched_stop
             self.stop = stop if isinstance(stop, str) else None
-            said += self._whole()
+            said += self._cut() if self.reason == "length" else self._whole()
         return said
 
     def _delta(self, delta: Delta) -> list[Event]:
@@ -217,6 +218,16 @@ class _Answer:
         if self.call_bytes > MOST_CALL_BYTES:
             raise UpstreamFailed(f"The calls of one answer are longer than {MOST_CALL_BYTES} bytes")
         return said
+
+    def _cut(self) -> list[Event]:
+        """The answer ends by its length. A call that was not complete by then is none: what there is
+        of it is text, as where the model writes calls in its own words."""
+        call = self.call
+        written = "" if call is None else "".join(call.arguments)
+        if call is None or is_object(written.encode()):
+            return self._whole()
+        self.call = None
+        return [Text(f"{call.name} {written}".strip() or " ")]
 
     def _whole(self) -> list[Event]:
         """The call in hand is complete."""

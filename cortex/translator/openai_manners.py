@@ -20,7 +20,7 @@ class Manner:
     template has a field. `flat_effort`: reasoning_effort is a field, not one for the template.
     `names_tools`: a tool_choice may name one of several tools. `least_logprobs`: fewer alternatives
     than that mean no log probabilities at all. `thought` is what it calls the reasoning of an
-    earlier answer.
+    earlier answer. `strict`: what the template is told must be obeyed, or the request is refused.
     """
 
     kind: str
@@ -32,6 +32,7 @@ class Manner:
     names_tools: bool = True
     least_logprobs: int = 0
     thought: str = "reasoning_content"
+    strict: bool = False
 
 
 _EXTENDED: Final = {name: name for name in ("top_k", "min_p", "repetition_penalty")}
@@ -55,7 +56,7 @@ OLLAMA: Final = Manner(
     names_tools=False,
     thought="reasoning",
 )
-CORTEX: Final = Manner("cortex", _EXTENDED)
+CORTEX: Final = Manner("cortex", _EXTENDED, strict=True)
 
 MANNERS: Final[Mapping[str, Manner]] = {
     manner.kind: manner for manner in (OPENAI, VLLM, SGLANG, LLAMACPP, TABBYAPI, OLLAMA, CORTEX)

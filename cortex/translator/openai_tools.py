@@ -26,7 +26,7 @@ from cortex.wire.openai_bodies import (
 MOST_TOOLS: Final = 128
 # All schemas together. The largest agent seen sends a twelfth of it.
 TOOLS_BYTES: Final = 1024 * 1024
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 
 
 def tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice]:
@@ -78,7 +78,7 @@ def _function(tool: ToolBody, index: int) -> FunctionBody:
 
 def _tool(function: FunctionBody, at: str) -> Tool:
     if not _NAME.match(function.name):
-        raise BadAsk(f"'{at}.name' must be 1 to 64 of A-Z a-z 0-9 _ . -", param=f"{at}.name")
+        raise BadAsk(f"'{at}.name' must be 1 to 128 of A-Z a-z 0-9 _ . -", param=f"{at}.name")
     return Tool(
         name=function.name,
         description=function.description or "",

@@ -181,7 +181,9 @@ def _shape(ask: Ask) -> dict[str, Json]:
 
 def _template(ask: Ask, manner: Manner) -> dict[str, Json]:
     if manner.takes_kwargs:
-        return _kwargs(ask.template, manner)
+        # Not to think is a condition there, and a model that cannot but think would refuse.
+        unsaid = {name for name in ask.wishes & {*_SWITCHES} if manner.strict and not ask.template[name]}
+        return _kwargs({name: said for name, said in ask.template.items() if name not in unsaid}, manner)
     # A wish that has no words there is not said.
     heard = {"reasoning_effort", *_SWITCHES}
     return _effort(

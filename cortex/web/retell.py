@@ -8,6 +8,7 @@ limits hold as where bytes are passed on untouched, and the same errors are rais
 import secrets
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +16,7 @@ import trio
 
 from cortex.ask import Ask
 from cortex.config.limits import Limits
-from cortex.errors import UpstreamFailed
+from cortex.errors import TooSlow, UpstreamFailed
 from cortex.events import Event, Failed, Prefilled, Started, Stopped
 from cortex.translator.dialects import CHAT, Dialect
 from cortex.translator.openai_hear import Hearing, Machine, hear
@@ -82,23 +83,31 @@ class Retelling:
             )
         )
         await self._tell(next(machine), reply, meter)
-        reader, begun, ended = EventReader(), False, False
+        reader, begun = EventReader(), False
         late_at = answer.asked_at + limits.first_token_s
         while data := await next_piece(answer, late_at, begun=begun):
-            for event in reader.feed(data):
-                if ended:
-                    raise UpstreamFailed(
-                        "The neuron's stream goes on behind its end mark.", reason="protocol"
-                    )
+            came_at = trio.current_time()
+            events = reader.feed(data)
+            for event in events:
                 if not event:
                     await self._breathe(reply)
                     continue
                 begun = True
-                ended = await self._hear(machine, event, reply, meter)
-            if begun:
+                if await self._hear(machine, event, reply, meter):
+                    await self._to_trailers(answer, limits)
+                    return
+            # Whoever waits for a whole answer waits for as long as the neuron shows that it lives.
+            if events and (begun or not self.ask.stream):
                 late_at = trio.current_time() + limits.upstream_stall_s
-        if not ended:
-            await self._hear(machine, None, reply, meter)
+            else:
+                late_at += trio.current_time() - came_at  # a slow client is not the neuron's delay
+        await self._hear(machine, None, reply, meter)
+
+    async def _to_trailers(self, answer: Answer, limits: Limits) -> None:
+        """What follows the end mark is of no use but for its trailers, and cuts nothing."""
+        with suppress(UpstreamFailed, TooSlow):
+            while await next_piece(answer, trio.current_time() + limits.upstream_stall_s, begun=True):
+                pass
 
     async def _hear(self, machine: Machine, event: bytes | None, reply: Reply, meter: Meter) -> bool:
         """Whether the answer has come to its good end. A bad one is raised, in the neuron's own words."""

@@ -11,12 +11,13 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from cortex.wire.openai_bodies import ABSENT, Count, Forbidden, ModelName, Penalty, StopText
+from cortex.wire.openai_bodies import ABSENT, Count, Foreign, ModelName, Penalty, StopText
 
 
-class MessagesBody(Forbidden, kw_only=True):
-    """POST /v1/messages and /v1/messages/count_tokens. The last five of the sampling fields are
-    not the vendor's; clients of local engines send them."""
+class MessagesBody(Foreign, kw_only=True):
+    """POST /v1/messages and /v1/messages/count_tokens. The last six of the sampling fields are
+    not the vendor's; clients of local engines send them. The last fields of all are another dialect's
+    words, which would be ignored."""
 
     model: ModelName | None = None
     system: Raw = ABSENT
@@ -32,6 +33,7 @@ class MessagesBody(Forbidden, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    logit_bias: Raw = ABSENT
     tools: Raw = ABSENT
     tool_choice: Raw = ABSENT
     thinking: Raw = ABSENT
@@ -42,6 +44,13 @@ class MessagesBody(Forbidden, kw_only=True):
     container: Raw = ABSENT
     mcp_servers: Raw = ABSENT
     chat_template_kwargs: Raw = ABSENT
+    n: Raw = ABSENT
+    stop: Raw = ABSENT
+    logprobs: Raw = ABSENT
+    top_logprobs: Raw = ABSENT
+    best_of: Raw = ABSENT
+    response_format: Raw = ABSENT
+    max_completion_tokens: Raw = ABSENT
 
 
 class BlockBody(msgspec.Struct):

@@ -25,6 +25,13 @@ MOST_DEPTH: Final = 64
 
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
+
+class _Object(msgspec.Struct):
+    """Any object."""
+
+
+_OBJECT: Final = msgspec.json.Decoder(_Object)
 _TREE: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -45,6 +52,15 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: st
     except ValueError as fault:  # malformed JSON, or text that is not UTF-8
         detail = str(fault).removeprefix("JSON is malformed: ")
         raise BadAsk(f"{subject} is not valid JSON: {detail}", param=name or None) from fault
+
+
+def is_object(text: bytes) -> bool:
+    """Whether `text` is one whole JSON object. Its inside is skipped and not built."""
+    try:
+        _OBJECT.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def absent(raw: msgspec.Raw) -> bool:

@@ -86,6 +86,7 @@ def in_stream(data: bytes) -> CortexError | None:
     error = named(refusal.code or "", None, refusal.message, retry_after_s=refusal.retry_after)
     error.param = refusal.param
     error.facts.update(refusal.facts)
+    error.not_started = False  # it has begun to answer
     return error
 
 

@@ -12,7 +12,8 @@ from anthropic import Anthropic
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.tables import GATEWAY_FILE
 from cortex.demo import MODEL_ID
-from cortex.events import Prefilled, Stopped, Text, ToolCall, Usage
+from cortex.errors import Stopping
+from cortex.events import Failed, Prefilled, Stopped, Text, ToolCall, Usage
 from cortex.translator import anthropic_messages, openai_chat
 from cortex.translator.dialects import DIALECTS
 from cortex.wire.openai import Reply
@@ -180,6 +181,38 @@ async def test_a_refusal_of_a_retold_request_is_tried_elsewhere_and_then_told_in
             refused = await gateway.http.post(MESSAGES, json=asked())
             assert refused.status_code == 529 and refused.headers["retry-after"] == "7"
             assert refused.json()["error"]["type"] == "overloaded_error"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_a_neuron_breaks_off_is_not_asked_again_elsewhere(stream: bool) -> None:
+    """A neuron that stops ends its streams so: the client has half of it, and it was computed."""
+    half = render(*play(openai_chat.speak(Reply("c", "a", 1)), [Text("half"), Failed(Stopping("it goes"))]))
+    broken = STREAM_HEAD + chunks(half) + last_chunk()
+    async with fake_neuron("a", otherwise=broken) as one, fake_neuron("a", otherwise=broken) as two:
+        one.dialects = two.dialects = OLD
+        async with open_gateway(one, two) as gateway:
+            told = await gateway.http.post(MESSAGES, json=asked(stream=stream))
+            assert len(one.requests) + len(two.requests) == 1
+    assert told.text.count('"message_start"') == (1 if stream else 0)
+    assert told.status_code == (200 if stream else 529)
+
+
+async def test_a_cold_model_that_nobody_can_be_asked_about_is_refused_with_the_remedy() -> None:
+    async with fake_neuron(known=["a"]) as neuron:
+        neuron.dialects = ("openai_chat",)
+        async with open_gateway(neuron, catalogue=["a"]) as gateway:
+            refused = await gateway.http.post(COUNT, json=asked())
+            assert refused.status_code == 400 and f"No neuron speaks {COUNT}" in refused.text
+            assert not neuron.orders, "nothing is loaded for it"
+            unknown = await gateway.http.post(COUNT, json=asked(model="nobody"))
+            assert unknown.status_code == 404
+
+
+async def test_a_count_is_no_stream_whatever_its_body_says() -> None:
+    counted = whole(200, b'{"input_tokens":3}')
+    async with fake_neuron(otherwise=counted) as neuron, open_gateway(neuron, catalogue=["a"]) as gateway:
+        answer = await gateway.http.post(COUNT, json=asked(stream=True))
+        assert (answer.status_code, answer.json()) == (200, {"input_tokens": 3})
 
 
 async def test_what_cannot_be_read_is_the_clients_fault_and_reaches_no_neuron() -> None:

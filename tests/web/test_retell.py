@@ -20,8 +20,10 @@ from cortex.web.pool import Pool
 from cortex.web.retell import Retelling
 from cortex.web.streaming import PING
 from cortex.wire.openai import Reply
-from cortex.wire.sse import render
+from cortex.wire.sse import Frame, render
 from tests.fake_upstream import (
+    STREAM_HEAD,
+    Close,
     Drip,
     FakeUpstream,
     Hang,
@@ -30,6 +32,7 @@ from tests.fake_upstream import (
     chunks,
     events,
     fake_upstream,
+    last_chunk,
     script,
     whole,
 )
@@ -91,6 +94,12 @@ async def failing(plan: Script, reply: Recorder, **settings: Any) -> CortexError
         with pytest.raises(CortexError) as caught:
             await told(upstream, reply, asked(**settings))
     return caught.value
+
+
+def opening() -> bytes:
+    """The first events of a stream that goes on."""
+    machine = openai_chat.speak(Reply("c", "m", 1))
+    return render(*next(machine), *machine.send(Text("half")))
 
 
 def heard(data: bytes) -> list[dict[str, Any]]:
@@ -178,10 +187,9 @@ async def test_a_neurons_own_failure_in_the_middle_is_raised_after_what_was_said
         (lambda data: data[: data.index(b'"delta":{}')].rpartition(b"data: ")[0], EngineFailed),
         (lambda data: data[: len(data) // 2], EngineFailed),
         (lambda data: b"<html>" + data, UpstreamFailed),
-        (lambda data: data + b'data: {"choices":[]}\n\n', UpstreamFailed),
         (lambda data: b'data: {"choices":[{"in\n\n' + data, UpstreamFailed),
     ],
-    ids=["no end mark", "cut in an event", "garbage", "more behind the end", "half of an object"],
+    ids=["no end mark", "cut in an event", "garbage", "half of an object"],
 )
 async def test_a_stream_that_is_not_whole_fails(
     cut: Callable[[bytes], bytes], kind: type[CortexError]
@@ -190,6 +198,50 @@ async def test_a_stream_that_is_not_whole_fails(
     reply = Recorder()
     error = await failing(script(events(cut(chat(SAID)))), reply)
     assert isinstance(error, kind) and not reply.ended
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "more", [b"", b'data: {"choices":[]}\n\n', b"<html>"], ids=["cut", "more", "garbage"]
+)
+async def test_what_is_behind_the_end_mark_takes_nothing_back(stream: bool, more: bytes) -> None:
+    """The connection closes there, or goes on: the answer was whole."""
+    async with fake_upstream(script(STREAM_HEAD + chunks(chat(SAID) + more), Close())) as upstream:
+        reply = Recorder()
+        await told(upstream, reply, asked(stream=stream))
+    assert reply.ended and b"tool_use" in reply.body
+    assert not stream or bytes(reply.body).endswith(b'data: {"type":"message_stop"}\n\n')
+
+
+async def test_a_refusal_in_mid_stream_may_not_be_tried_again() -> None:
+    """What was said has reached the client, and the neuron has computed it."""
+    stopping = render(Frame(faults.response(errors.Stopping("it goes"), "openai", "r").body, "error"))
+    error = await failing(script(events(opening() + stopping)), Recorder())
+    assert isinstance(error, errors.Stopping) and not error.not_started
+
+
+async def test_single_bytes_are_no_sign_of_life() -> None:
+    """Row 11."""
+    drip = Drip(b"5\r\ndata:\r\n" * 50, size=10, pause_s=0.03)
+    async with fake_upstream(script(STREAM_HEAD + chunks(opening()), drip)) as upstream:
+        began = trio.current_time()
+        with pytest.raises(TooSlow):
+            await told(upstream, Recorder(), asked(), Limits(upstream_stall_s=0.2))
+        assert trio.current_time() - began < 1.4, "of the second and a half that it drips"
+
+
+async def test_a_whole_answer_is_waited_for_as_long_as_the_neuron_shows_that_it_lives() -> None:
+    beat = chunks(b": keep-alive\n\n")
+    answer = script(
+        STREAM_HEAD, Drip(beat * 8, size=len(beat), pause_s=0.05), chunks(chat(SAID)) + last_chunk(USAGE)
+    )
+    limits = Limits(first_token_s=0.2, upstream_stall_s=0.5)
+    async with fake_upstream(answer, answer) as upstream:
+        reply = Recorder()
+        await told(upstream, reply, asked(stream=False), limits)
+        assert json.loads(reply.body)["content"] == CONTENT
+        with pytest.raises(TooSlow):
+            await told(upstream, Recorder(), asked(), limits)
 
 
 async def test_a_refusal_keeps_its_kind_for_the_clients_dialect() -> None:
