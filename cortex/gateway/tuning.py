@@ -48,6 +48,7 @@ def terms_of(config: GatewayConfig) -> EvictionTerms:
     return EvictionTerms(
         strategy=config.eviction.strategy,
         min_residency_s=config.cold_load.min_residency_s,
+        max_overtake_s=config.cold_load.max_overtake_s,
         defrag_after_cycles=config.eviction.defrag_after_cycles,
     )
 

@@ -19,9 +19,9 @@ from cortex.places import Place, Resident
 class Ledger(Foresight):
     """Residency, seats, the lines, and the keeping of places."""
 
-    def judge_by(self, rules: evictor.Rules) -> None:
-        """From here on it is these who decide whom to send away."""
-        self.policy = replace(self.policy, rules=rules)
+    def judge_by(self, rules: evictor.Rules, max_overtake_s: float) -> None:
+        """From here on it is these who decide whom to send away, and who may be overtaken for how long."""
+        self.policy = replace(self.policy, rules=rules, max_overtake_s=max_overtake_s)
         self._stir(*self._timed)
 
     def go_by(self, policy: Policy) -> None:

@@ -208,8 +208,14 @@ class Orders:
         """What the dispatcher is asked for an order to load."""
         self._refuse_when_stopping()
         if self._terms.hear(order.eviction):
-            self._dispatch.ledger.judge_by(self._terms.rules)
-            log.info("eviction.terms rules=%s defrag=%d", self._terms.rules, self._terms.defrag_after_cycles)
+            terms = self._terms
+            self._dispatch.ledger.judge_by(terms.rules, terms.max_overtake_s)
+            log.info(
+                "eviction.terms rules=%s overtake_s=%g defrag=%d",
+                terms.rules,
+                terms.max_overtake_s,
+                terms.defrag_after_cycles,
+            )
         sent = spec_from_plain(order.spec)
         # By its id alone: what comes in under another id is not what was asked for.
         spec = self._residents.found.spec(sent.id) or sent

@@ -320,7 +320,7 @@ def _note_faults(workers: Mapping[str, DeviceWorker], crashes: Crashes, metrics:
 
 def _ledger(config: NeuronConfig, terms: Terms) -> Ledger:
     """Empty, and judging by `terms`."""
-    policy = LedgerPolicy(terms.rules, config.admission.queue, WAITS.max_overtake_s, queue_per_model=True)
+    policy = LedgerPolicy(terms.rules, config.admission.queue, terms.max_overtake_s, queue_per_model=True)
     return Ledger(trio.current_time, policy)
 
 

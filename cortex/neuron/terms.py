@@ -21,6 +21,7 @@ class Terms:
         self._heard = EvictionTerms(
             strategy=usual.strategy,
             min_residency_s=waits.min_residency_s,
+            max_overtake_s=waits.max_overtake_s,
             defrag_after_cycles=usual.defrag_after_cycles,
         )
 
@@ -32,6 +33,12 @@ class Terms:
         return Rules(said.strategy or heard.strategy or Eviction().strategy, age_s or 0.0)
 
     @property
+    def max_overtake_s(self) -> float:
+        """How long models that are here may serve ahead of one who waits for a load, whichever gateway
+        sent him. No word of neuron.toml."""
+        return self._heard.max_overtake_s or 0.0
+
+    @property
     def defrag_after_cycles(self) -> int:
         """After how many loads and unloads a device is emptied; 0 for never."""
         said = self._said.defrag_after_cycles
@@ -39,8 +46,12 @@ class Terms:
 
     def hear(self, sent: EvictionTerms) -> bool:
         """Take what a gateway sent along; whether that changes anything."""
-        before = self.rules, self.defrag_after_cycles
+        before = self._all
         known = {name: getattr(sent, name) for name in sent.__struct_fields__}
         told = {name: value for name, value in known.items() if value is not None}
         self._heard = msgspec.structs.replace(self._heard, **told)
-        return before != (self.rules, self.defrag_after_cycles)
+        return before != self._all
+
+    @property
+    def _all(self) -> tuple[Rules, float, int]:
+        return self.rules, self.max_overtake_s, self.defrag_after_cycles

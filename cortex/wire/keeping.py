@@ -90,4 +90,5 @@ class EvictionTerms(msgspec.Struct, kw_only=True, frozen=True):
 
     strategy: Literal["lru", "priority"] | None = None
     min_residency_s: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
+    max_overtake_s: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
     defrag_after_cycles: Annotated[int, msgspec.Meta(ge=0, le=10**6)] | None = None

@@ -195,12 +195,14 @@ async def test_a_gateways_terms_count_where_the_neurons_file_says_nothing(hang_g
 def test_the_neurons_own_terms_bind_and_what_was_heard_stands_until_something_else_is() -> None:
     terms = Terms(NeuronEviction(strategy="priority", defrag_after_cycles=0))
     assert (terms.rules.strategy, terms.rules.min_residency_s) == ("priority", 30.0)
-    sent = EvictionTerms(strategy="lru", min_residency_s=5.0, defrag_after_cycles=9)
+    sent = EvictionTerms(strategy="lru", min_residency_s=5.0, max_overtake_s=7.0, defrag_after_cycles=9)
     assert terms.hear(sent) and not terms.hear(sent) and not terms.hear(EvictionTerms())
     assert (terms.rules.strategy, terms.rules.min_residency_s) == ("priority", 5.0)
-    assert terms.defrag_after_cycles == 0
+    assert (terms.defrag_after_cycles, terms.max_overtake_s) == (0, 7.0)
+    assert terms.hear(EvictionTerms(max_overtake_s=0.0)) and terms.max_overtake_s == 0.0
     unsaid = Terms(NeuronEviction())
     assert (unsaid.rules.strategy, unsaid.defrag_after_cycles) == ("lru", 0)
+    assert unsaid.max_overtake_s == 30.0
     assert unsaid.hear(sent) and unsaid.defrag_after_cycles == 9
 
 

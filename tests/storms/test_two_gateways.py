@@ -10,7 +10,6 @@ import pytest
 import trio
 
 from cortex.config.gateway import ColdLoad, GatewayConfig
-from cortex.neuron import service
 from tests.calls import settings
 from tests.fake_neuron import Open, open_gateway
 from tests.roles import MIB, running_neuron, specs
@@ -27,13 +26,9 @@ async def _hang_guard():
         yield
 
 
-async def test_two_gateways_that_want_the_same_room_take_turns_and_lose_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_gateways_that_want_the_same_room_take_turns_and_lose_nobody(tmp_path: Path) -> None:
     """Row 66: every request is answered whole, by one run. A stream that was seated as the other
     gateway's load came had to be waited for."""
-    # Whom the one gateway's clients may overtake of the other's is for the neuron to say.
-    monkeypatch.setattr(service, "WAITS", ColdLoad(max_overtake_s=OVERTAKE_S))
     tally = Tally()
     catalogue = specs(tmp_path, "a", "b", footprint=60 * MIB)
     scripts = {model: tally.script(model, mib=60, turn_s=0.001) for model in "ab"}
