@@ -165,9 +165,9 @@ def test_tokens_of_all_neurons_count_until_midnight_utc(clocks: Clocks) -> None:
     accounts = accounts_of(clocks, tokens_per_day=100)
     accounts.reported("n1", told(ann=60, free=999), 999.0)
     ask(accounts)
-    accounts.reported("n2", told(ann=39), 999.0)
+    accounts.reported("n2", told(book="b2", ann=39), 999.0)
     ask(accounts)
-    accounts.reported("n2", told(ann=40), 999.5)
+    accounts.reported("n2", told(book="b2", ann=40), 999.5)
     error = refused(accounts)
     assert error.retry_after_s == 6 * 3600 and error.facts == {"limit": "tokens_per_day"}
     assert error.final, "a client library would wait by itself until midnight"
@@ -277,7 +277,7 @@ def test_a_neuron_that_lost_its_book_takes_back_nothing_that_it_told(clocks: Clo
     """Its state_dir is gone: what it counts from here on is more, be it less than it had."""
     accounts = accounts_of(clocks, tokens_per_day=100)
     accounts.reported("n1", told(ann=60), clocks.s)
-    accounts.reported("n2", told(ann=20), clocks.s)
+    accounts.reported("n2", told(book="b0", ann=20), clocks.s)
     accounts.reported("n1", told(book="b2"), clocks.s)
     accounts.reported("n1", told(book="b2", ann=19), clocks.s)
     ask(accounts)  # 99
@@ -299,6 +299,38 @@ def test_a_book_that_lacks_its_last_lines_is_not_summed_twice(clocks: Clocks) ->
     ask(accounts)  # 99
     accounts.reported("n1", told(ann=95), clocks.s)
     refused(accounts)
+
+
+def test_a_neuron_that_goes_by_another_name_is_not_counted_again(clocks: Clocks) -> None:
+    """DNS made a neuron's name longer, and may make it short again; what ended there under the old name
+    is in the count that it tells under the new one."""
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.reported("box", told(ann=60), clocks.s)
+    accounts.spent("ann", "box", Usage(completion=20))  # 80
+    clocks.wait(1)
+    accounts.reported("box-8000", told(ann=80), clocks.s)
+    accounts.reported("box-8000", told(ann=99), clocks.s)
+    accounts.reported("box", told(ann=99), clocks.s)
+    ask(accounts)  # 99
+    accounts.reported("box", told(ann=100), clocks.s)
+    refused(accounts)
+
+
+def test_neurons_that_tell_of_no_book_count_each_for_itself(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    accounts.reported("n1", told(book="", ann=60), clocks.s)
+    accounts.reported("n2", told(book="", ann=39), clocks.s)
+    ask(accounts)
+    accounts.reported("n2", told(book="", ann=40), clocks.s)
+    refused(accounts)
+
+
+def test_two_hosts_with_copies_of_one_book_do_not_add_to_each_other_for_ever(clocks: Clocks) -> None:
+    accounts = accounts_of(clocks, tokens_per_day=100)
+    for _ in range(5):
+        accounts.reported("n1", told(ann=90), clocks.s)
+        accounts.reported("n2", told(ann=50), clocks.s)
+    ask(accounts)
 
 
 def test_a_report_of_another_day_says_nothing_of_this_one(clocks: Clocks) -> None:
