@@ -114,7 +114,11 @@ class FakeNeuron(FakeUpstream):
 
     async def told_to_load(self) -> None:
         """An order to load has come."""
-        while not self.ordered("/models/load"):
+        await self.told_to("/models/load")
+
+    async def told_to(self, path: str) -> None:
+        """A control route was called."""
+        while not self.ordered(path):
             await self._change.wait()
 
     async def seen(self, count: int) -> None:

@@ -171,8 +171,8 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch, watch: Watch) -> N
         for place, resident in holders:
             if resident.phase == "loading":
                 raise Busy(f"Model '{model}' is loading on '{place.name}'; unload it when it is there")
-            await _unload(listing, place.name, wire.UnloadRequest(id=model, force=order.force))
-            watch.leaves(place.name, model)
+            with watch.ordered_off(place.name, model):
+                await _unload(listing, place.name, wire.UnloadRequest(id=model, force=order.force))
             dispatch.ledger.gone(place.name, model)
             log.info("unload.done model=%s neuron=%s", model, place.name)
             dispatch.wake()

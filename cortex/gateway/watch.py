@@ -5,7 +5,8 @@ fresh ones, and remembers what it saw. Loads of this gateway are told by who car
 them out, with their cause; of others' loads the reports tell.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -73,8 +74,12 @@ class Watch:
         self.happenings.tell(told.NeuronLost(neuron=neuron.name, why=why))
 
     def _residents(self, name: str, seen: _Seen) -> None:
-        before, after = seen.phases, self._phases(name)
+        before = seen.phases
         ours = {model for model, load in self._ledger.loads.items() if load.place.name == name}
+        # One of ours that a report shows as there is told when its order is answered.
+        after: dict[str, Phase] = {
+            model: "loading" if model in ours else phase for model, phase in self._phases(name).items()
+        }
         seen.phases = after
         for model, phase in after.items():
             if phase == "loading":
@@ -139,7 +144,9 @@ class Watch:
     def load_began(self, load: Load) -> None:
         """One of our loads is under way."""
         model, name = load.want.model, load.place.name
-        self._at(name).phases[model] = "loading"
+        seen = self._at(name)
+        seen.phases[model] = "loading"
+        seen.reasons.pop(model, None)  # it left, and no report showed it
         total = load.resident.bytes or None
         self.happenings.tell(told.LoadStarted(model=model, neuron=name, total_bytes=total))
 
@@ -147,7 +154,8 @@ class Watch:
         """It is in; the neuron says whom it sent away."""
         name, seen = load.place.name, self._at(load.place.name)
         seen.phases[resident.model] = "loaded"
-        seen.reasons.update(dict.fromkeys(evicted, "room"))
+        # Of others a report has told meanwhile, and the next time that they leave is another matter.
+        seen.reasons.update((model, "room") for model in evicted if model in seen.phases)
         self.happenings.tell(
             told.LoadDone(model=resident.model, neuron=name, bytes=resident.bytes, seconds=round(seconds, 3))
         )
@@ -160,9 +168,18 @@ class Watch:
             told.LoadFailed(model=model, neuron=name, code=error.code, message=error.message)
         )
 
-    def leaves(self, name: str, model: str) -> None:
-        """It was told to go."""
-        self._at(name).reasons[model] = "order"
+    @contextmanager
+    def ordered_off(self, name: str, model: str) -> Iterator[None]:
+        """It is told to go in the block, and a report may show that it went before the block ends. One
+        that fails sent nobody away."""
+        seen = self._at(name)
+        if model in seen.phases:
+            seen.reasons[model] = "order"
+        try:
+            yield
+        except CortexError:
+            seen.reasons.pop(model, None)
+            raise
 
     def _at(self, name: str) -> _Seen:
         # A neuron that went away during a load is nobody's here: what is said of it is forgotten.

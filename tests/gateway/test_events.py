@@ -1,8 +1,10 @@
 """What happens in the fleet is told while it happens, to everybody who listens and may know."""
 
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -12,8 +14,10 @@ from cortex.gateway import happenings
 from cortex.gateway.happenings import Happenings
 from cortex.wire import happenings as told
 from cortex.wire.fleet import FleetReport
+from cortex.wire.neuron import LoadAnswer
 from tests.calls import CHAT, EVENTS, Reader, read_events
 from tests.fake_neuron import Open, body, fake_neuron, open_gateway, refusal
+from tests.fake_upstream import Wait, whole
 from tests.fake_web import ask
 from tests.roles import MIB
 
@@ -116,6 +120,71 @@ async def test_an_unload_that_was_asked_for_says_so() -> None:
         reader = await listening(gateway)
         await gateway.http.post("/fleet/models/unload", json={"model": "a"})
         assert (await reader.until("evicted"))["reason"] == "order"
+
+
+async def test_a_load_that_a_report_shows_before_its_order_is_answered_is_told_once() -> None:
+    async with fake_neuron() as neuron:
+        neuron.loading = trio.Event()
+        async with open_gateway(neuron, catalogue=["a"]) as gateway, trio.open_nursery() as nursery:
+            reader = await listening(gateway)
+            nursery.start_soon(gateway.ask, "a")
+            await neuron.told_to_load()
+            neuron.has("a", age_s=0)
+            await neuron.polled(3)
+            neuron.loading.set()
+            done = await reader.until("load.done")
+            assert done["model"] == "a" and done["seconds"] > 0
+            await neuron.polled(3)
+            neuron.poisoned = True
+            assert (await reader.next())["type"] == "device", "nothing more of the load"
+
+
+async def test_whom_a_report_showed_to_make_room_may_leave_for_another_reason_the_next_time() -> None:
+    async with fake_neuron() as neuron:
+        neuron.has("v", bytes={"cpu": 1024 * MIB})
+        async with open_gateway(neuron, catalogue=["a"]) as gateway, trio.open_nursery() as nursery:
+            reader, answered = await listening(gateway), trio.Event()
+            neuron.has("a", age_s=0)
+            answer = LoadAnswer(resident=neuron.residents.pop("a"), evicted=["v"])
+            said = whole(200, msgspec.json.encode(answer))
+            neuron.on["/models/load"].append(neuron.plan(Wait(answered), said))
+            nursery.start_soon(gateway.ask, "a")
+            await neuron.told_to_load()
+            del neuron.residents["v"]
+            assert (await reader.until("evicted", model="v"))["reason"] == "room"
+            neuron.residents["a"] = answer.resident
+            answered.set()
+            await reader.until("load.done", model="a")
+            neuron.has("v")
+            await reader.until("load.done", model="v")
+            del neuron.residents["v"]
+            assert (await reader.until("evicted", model="v"))["reason"] is None
+
+
+async def test_an_unload_that_a_report_shows_before_it_is_answered_says_that_it_was_ordered() -> None:
+    """And only that one: the next time it leaves by itself."""
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway, trio.open_nursery() as nursery:
+        reader, answered = await listening(gateway), trio.Event()
+        neuron.on["/models/unload"].append(neuron.plan(Wait(answered), whole(200, b"{}")))
+        nursery.start_soon(partial(gateway.http.post, "/fleet/models/unload", json={"model": "a"}))
+        await neuron.told_to("/models/unload")
+        del neuron.residents["a"]
+        assert (await reader.until("evicted"))["reason"] == "order"
+        answered.set()
+        neuron.has("a")
+        await reader.until("load.done")
+        del neuron.residents["a"]
+        assert (await reader.until("evicted"))["reason"] is None
+
+
+async def test_a_model_that_a_neuron_kept_against_an_order_leaves_for_a_reason_of_its_own() -> None:
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        reader = await listening(gateway)
+        neuron.on["/models/unload"].append(neuron.plan(refusal(409, "busy")))
+        kept = await gateway.http.post("/fleet/models/unload", json={"model": "a"})
+        assert kept.status_code == 409
+        del neuron.residents["a"]
+        assert (await reader.until("evicted"))["reason"] is None
 
 
 async def test_a_neuron_that_goes_and_comes_is_told_once_each_time() -> None:
