@@ -148,8 +148,9 @@ class Passage:
                     raise
                 self._check_again(journey, error)
                 return error
-            self._fleet.acquit(journey.neuron)
-            if journey.verdict == "engine":
+            if journey.verdict in ("ok", "caller"):
+                self._fleet.acquit(journey.neuron)
+            elif journey.verdict == "engine":
                 self._metrics.upstream_failed(journey.neuron)
         return None
 

@@ -7,8 +7,17 @@ import trio
 
 from cortex.config.gateway import Poll
 from cortex.wire.neuron import ModelLoad
-from tests.fake_neuron import STREAMED, WHOLE, FakeNeuron, Open, fake_neuron, open_gateway
-from tests.fake_upstream import Wait, whole
+from tests.fake_neuron import (
+    OPENING,
+    STREAMED,
+    WHOLE,
+    FakeNeuron,
+    Open,
+    fake_neuron,
+    open_gateway,
+    refusal,
+)
+from tests.fake_upstream import STREAM_HEAD, Wait, chunks, last_chunk, whole
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +100,40 @@ async def test_who_waits_for_a_seat_elsewhere_takes_the_one_that_is_earned() -> 
                 first.set()
                 await one.seen(2)
                 others.set()
+
+
+IN_STREAM = b'data: {"error":{"message":"the device is lost","type":"t","code":"engine_failed"}}\n\n'
+SPOILT = {
+    "the engine's failure": refusal(502, "engine_failed"),
+    "an error in the stream": STREAM_HEAD + chunks(OPENING, IN_STREAM) + last_chunk(),
+    "no room after all": refusal(503, "no_capacity"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
+async def test_an_answer_that_tells_of_a_failure_earns_no_share(spoilt: bytes) -> None:
+    """Row 6: the answers are whole and well-formed, and passed on as they are. One that tells of the
+    caller's own mistake is as good as any."""
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        await back_again(gateway, neuron)
+        for _ in range(5):
+            neuron.then(spoilt)
+            await gateway.ask(stream=spoilt is SPOILT["an error in the stream"])
+        assert (await row(gateway))["state"] == "probation"
+        for _ in range(4):
+            neuron.then(refusal(400, "unsupported_parameter"))
+            await gateway.ask()
+        assert (await row(gateway))["state"] == "ok"
+
+
+async def test_an_answer_that_tells_of_a_failure_forgives_none() -> None:
+    """Row 17: it neither ejects by itself nor parts those that do."""
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        for said in (whole(500, b"{}"), refusal(502, "engine_failed")) * 3:
+            await gateway.knows(lambda ledger: ledger.place("n1").ready)
+            neuron.then(said)
+            assert (await gateway.ask()).status_code == 502
+        assert (await row(gateway))["state"] == "ejected"
 
 
 async def test_the_only_replica_serves_everybody_and_is_called_recovering() -> None:
