@@ -2,7 +2,8 @@
 
 The neuron makes room by itself and its word binds; the victims sent along are what the
 gateway would choose. A neuron that breaks over a load says nothing of the model, so that
-those who wait are sent elsewhere; a model over which a second one breaks is refused.
+those who wait are sent elsewhere; a model over which one breaks a second time, or another, is
+refused.
 Implements `dispatch.Loader`.
 """
 
@@ -23,7 +24,7 @@ from cortex.wire.keeping import EvictionTerms
 
 # The largest model that one host holds, from a slow disk.
 LONGEST_LOAD_S: Final = 1800.0
-# Two neurons that break over one model within this time: more likely its fault than chance.
+# Two that break over one model within this time, or one twice: more likely its fault than chance.
 SUSPICION_S: Final = 300.0
 
 
@@ -55,7 +56,8 @@ class RemoteLoader:
         terms: EvictionTerms = EvictionTerms(),
     ) -> None:
         self._neurons, self._evicted, self._watch, self.terms = neurons, evicted, watch, terms
-        self._broke_at: dict[str, float] = {}
+        # By model: the neuron that broke over it last, and when.
+        self._broke: dict[str, tuple[str, float]] = {}
 
     async def load(self, load: Load) -> Resident:
         """The resident as its neuron measured it. Cancelled, the neuron may finish by itself: its
@@ -96,9 +98,9 @@ class RemoteLoader:
         except CortexError as error:
             fleet.suspect(neuron.name, error)
             if isinstance(error, UpstreamFailed) and not error.not_started:
-                self._broken(spec.id, error)
+                self._broken(spec.id, neuron.name, error)
             raise
-        self._broke_at.pop(spec.id, None)
+        self._broke.pop(spec.id, None)
         fleet.look_soon(neuron.name)
         for _ in answer.evicted:
             self._evicted()
@@ -118,12 +120,15 @@ class RemoteLoader:
         )
         return resident, answer.evicted
 
-    def _broken(self, model: str, error: UpstreamFailed) -> None:
+    def _broken(self, model: str, neuron: str, error: UpstreamFailed) -> None:
         """`error` is the place's and another one may be tried, unless `model` did the same before."""
-        before, now = self._broke_at.get(model, -inf), trio.current_time()
-        self._broke_at[model] = now
-        if now - before < SUSPICION_S:
-            raise LoadFailed(
-                f"Two neurons broke over loading '{model}'; see their logs. The last: {error.message}"
-            ) from error
+        now = trio.current_time()
+        before, at = self._broke.get(model, ("", -inf))
+        self._broke[model] = neuron, now
+        if now - at < SUSPICION_S:
+            who = f"Neuron '{neuron}' broke twice"
+            if before != neuron:
+                who = f"Two neurons ({before}, {neuron}) broke"
+            message = f"{who} over loading '{model}'; see the log there. The last time: {error.message}"
+            raise LoadFailed(message) from error
         error.not_started = True
