@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cortex.ask import Sampling
 from cortex.catalogue import Catalogue, Cost, ModelSpec
 from cortex.config.models import (
+    MOST_ALIAS_BIAS,
     merge_aliases,
     read_models,
     sampling_from_text,
@@ -362,6 +363,20 @@ def test_the_sampling_of_a_name_that_is_no_alias_is_a_fault(faults):
         "8: alias_sampling.far: is the name of no alias; known here: x",
         "11: alias_sampling.x.top_k: must be 0 to 1000000, not -1",
     ]
+
+
+def biased(alias, tokens):
+    """The longest way to write a bias for so many tokens."""
+    bias = ", ".join(f"{999999999 - each} = -2.2250738585072014e-308" for each in range(tokens))
+    return f"[alias_sampling.{alias}]\nlogit_bias = {{ {bias} }}\n"
+
+
+def test_the_sampling_of_an_alias_fits_into_a_header_or_is_a_fault(read, faults):
+    """A neuron takes heads of 16 KiB, and would refuse each request by the alias."""
+    catalogue, _ = read(A_AND_B + biased("x", MOST_ALIAS_BIAS))
+    assert len(sampling_to_text(catalogue.sampling("x"))) < 10 * 1024
+    (fault,) = faults(A_AND_B + biased("x", MOST_ALIAS_BIAS + 1))
+    assert fault.startswith("7: alias_sampling.x.logit_bias: names 257 tokens, and travels in a header")
 
 
 def test_what_the_gateways_file_says_of_an_alias_stands():

@@ -34,6 +34,13 @@ def test_an_alias_of_an_alias_is_a_fault_of_cortex_toml(lay):
     ]
 
 
+def test_what_an_alias_of_cortex_toml_samples_with_fits_into_a_header(lay):
+    bias = ", ".join(f"{token} = 1" for token in range(257))
+    text = f'[aliases]\na = "b"\n[alias_sampling.a]\nlogit_bias = {{ {bias} }}\n'
+    (fault,) = lay(cortex=NEURON + text)[0]
+    assert fault.startswith("cortex.toml:7: alias_sampling.a.logit_bias: names 257 tokens")
+
+
 @pytest.mark.parametrize(
     ("aliases", "fault"),
     [

@@ -21,6 +21,8 @@ from cortex.config.tables import ALIAS_SAMPLING, MODEL_KEYS, MODELS_FILE
 from cortex.errors import BadAsk, ConfigError, Unsupported
 
 MIB = 2**20
+# The head of a request holds 16 KiB, and so many fill no more than 10 of them.
+MOST_ALIAS_BIAS: Final = 256
 # What only exllamav2 knows.
 CUDA_KEYS: Final = ("draft", "speculation", "lora", "cache_tokens")
 _HARNESS: Final = MODEL_KEYS.keys["harness"]
@@ -70,11 +72,17 @@ def alias_sampling(values: Values) -> dict[str, Sampling]:
 
 
 def check_alias_sampling(values: Values, aliases: Collection[str], found: Findings) -> None:
-    """A fault for each table of a name that is no alias."""
-    for name in values.get("alias_sampling", {}):
+    """A fault for each table of a name that is no alias, and of more than a header can carry."""
+    for name, said in values.get("alias_sampling", {}).items():
         if name not in aliases:
             known = dict.fromkeys(aliases)
             found.fault(("alias_sampling", name), "is the name of no alias" + near(name, known))
+        if (tokens := len(said.get("logit_bias", ()))) > MOST_ALIAS_BIAS:
+            found.fault(
+                ("alias_sampling", name, "logit_bias"),
+                f"names {tokens} tokens, and travels in a header with each request: {MOST_ALIAS_BIAS} are "
+                "the most. Name fewer, or write them into the model's own [models.sampling]",
+            )
 
 
 def alias_faults(catalogue: Catalogue, aliases: Mapping[str, str]) -> dict[str, str]:
