@@ -64,8 +64,15 @@ class GatewayProcess:
                     pass
                 await trio.sleep(0.02)
 
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """The process is gone."""
+    def kill(self) -> None:
+        """The process is gone, and what it had to log yet."""
+        self._end(signal.SIGKILL)
+
+    async def leave(self) -> None:
+        """The process has ended in peace, and all is in its log."""
+        await trio.to_thread.run_sync(self._end, signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait()
