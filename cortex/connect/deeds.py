@@ -213,9 +213,9 @@ def _beside(deed: Deed) -> Path:
     """Where the backup is: that of before, else a name that nothing else has."""
     if deed.earlier is not None and deed.earlier.backup is not None:
         return Path(deed.earlier.backup)
-    number, free = 1, deed.path.with_name(deed.path.name + BESIDE)
+    number, free = 2, deed.path.with_name(deed.path.name + BESIDE)
     while free.exists() and _text(free) != deed.before:
-        number, free = number + 1, deed.path.with_name(f"{deed.path.name}{BESIDE}-{number}")
+        free, number = deed.path.with_name(f"{deed.path.name}{BESIDE}-{number}"), number + 1
     return free
 
 

@@ -4,6 +4,7 @@ import json
 import tomllib
 
 import pytest
+import tomlkit
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -184,6 +185,12 @@ def test_what_is_taken_out_of_json_leaves_what_was_there(
 )
 def test_what_is_taken_out_of_yaml_leaves_what_was_there(file: dict[str, object], edits: list[Edit]) -> None:
     holds("yaml", yaml.safe_dump(file, allow_unicode=True, sort_keys=False) if file else "", edits)
+
+
+@settings(max_examples=100, deadline=None)
+@given(FILES, EDITS)
+def test_what_is_taken_out_of_toml_leaves_what_was_there(file: dict[str, object], edits: list[Edit]) -> None:
+    holds("toml", tomlkit.dumps(file), [each for each in edits if not each.add])
 
 
 def holds(form: str, text: str, edits: list[Edit]) -> None:

@@ -37,12 +37,14 @@ def add(text: str, path: tuple[str, ...], value: Json) -> str:
 
 
 def drop(text: str, path: tuple[str, ...]) -> str:
-    """Nothing stands at `path`, which is there."""
+    """Nothing stands at `path`. A table without a header of its own went with the last that it held."""
     document = _document(text)
     here: MutableMapping[str, object] = document
     for key in path[:-1]:
+        if key not in here:
+            return text
         here = _table(here[key], key)
-    del here[path[-1]]
+    here.pop(path[-1], None)
     return tomlkit.dumps(document)
 
 
