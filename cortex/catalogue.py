@@ -110,6 +110,14 @@ class Catalogue:
     specs: Mapping[str, ModelSpec] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     alias_sampling: Mapping[str, Sampling] = field(default_factory=dict)
+    _names: Mapping[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        names: dict[str, tuple[str, ...]] = {}
+        for alias in sorted(self.aliases):
+            model = self.aliases[alias]
+            names[model] = (*names.get(model, ()), alias)
+        object.__setattr__(self, "_names", names)
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self.specs.values())
@@ -134,7 +142,7 @@ class Catalogue:
 
     def names(self, spec: ModelSpec) -> tuple[str, ...]:
         """Every alias of `spec`, sorted."""
-        return tuple(sorted(alias for alias, model in self.aliases.items() if model == spec.id))
+        return self._names.get(spec.id, ())
 
 
 def computes(kind: str | None, device: str) -> bool:

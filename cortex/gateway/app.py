@@ -123,9 +123,9 @@ def _probes(app: QuartTrio, report: Report, views: Views) -> None:
 
     @app.get("/health")
     async def health() -> Response:
-        told = report.health(governs=views.accounts.governs(_caller()))
-        unservable: list[Json] = [*views.names(_caller(), report.unservable())]
-        return answer({**told, "unservable": unservable})
+        caller = _caller()
+        governs = views.accounts.governs(caller)
+        return answer(report.health(governs=governs, named=lambda models: views.names(caller, models)))
 
     @app.get("/version")
     async def version() -> Response:

@@ -18,6 +18,7 @@ from cortex.config.gateway import NeuronRef, Poll
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, Stopping, TooSlow, Unreachable, UpstreamFailed
 from cortex.gateway import belief
+from cortex.gateway.knowers import Knowers
 from cortex.gateway.member import Found, Neuron, Waits, pool_of, together
 from cortex.gateway.polling import Polling
 from cortex.gateway.probation import Probation
@@ -60,6 +61,10 @@ class Fleet:
         self._listed, self._found = refs, tuple[Found, ...]()
         self._lookup: Resolve = resolve
         self.tongues = Tongues()
+        # Who can load what from a catalogue of its own, those away included.
+        self.knowers = Knowers()
+        # Changes whenever a neuron is there that was not, or the other way round.
+        self.comings = 0
         for ref in refs:
             self._enlist(ref)
         self.stopping = False
@@ -84,10 +89,6 @@ class Fleet:
     def news(self) -> int:
         """The level at which a failure is logged: no warning of what goes with a gateway that goes."""
         return logging.INFO if self.stopping else logging.WARNING
-
-    def knowers(self, model: str) -> frozenset[str]:
-        """Neurons that can load `model` from a catalogue of their own, those away included."""
-        return frozenset(neuron.name for neuron in self if neuron.knows(model))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Poll until cancelled. Started once each neuron has reported or is marked away."""
@@ -189,6 +190,8 @@ class Fleet:
         neuron.watching.cancel()
         self._accompany(neuron)
         neuron.pool.retire()
+        self.comings += 1
+        self.knowers.forget(neuron.name)
         self._metrics.neuron_gone(neuron.name)
         self.tongues.forget(neuron.name)
         self.probation.forget(neuron.name)
@@ -285,6 +288,7 @@ class Fleet:
             self._greet(neuron, health.boot_id, len(residents.models))
         neuron.discovery, neuron.health, neuron.residents = discovery, health, residents
         self.tongues.learn(neuron.name, neuron.ref.dialects or discovery.dialects)
+        self.knowers.learn(neuron.name, neuron.knows())
         neuron.seq = max(health.seq, residents.seq)
         neuron.failures, neuron.why, neuron.seen_at = 0, "", trio.current_time()
         self.told(neuron.name, health.key_tokens, neuron.asked_at)
@@ -314,6 +318,7 @@ class Fleet:
 
     def _greet(self, neuron: Neuron, boot_id: str, models: int) -> None:
         """It is there, for the first time or again."""
+        self.comings += 1
         log.info("neuron.up neuron=%s boot=%s models=%d", neuron.name, boot_id, models)
         if neuron.boot_id != boot_id:
             if neuron.boot_id:
@@ -330,6 +335,8 @@ class Fleet:
         # Whoever answers there from here on is the one, be it who was taken for another before.
         neuron.boots.clear()
         neuron.discovery, neuron.why = None, why
+        self.comings += 1
+        self.knowers.learn(neuron.name, neuron.knows())
         self._metrics.neuron_away(neuron.name)
         if kind is not None:
             self._metrics.ejected(neuron.name, kind)

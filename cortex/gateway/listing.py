@@ -8,16 +8,19 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from cortex import router
 from cortex.ask import Json
 from cortex.catalogue import Catalogue, ModelSpec, unknown
 from cortex.errors import CortexError, Recovering, UnknownModel
+from cortex.gateway.feasible import Feasible
 from cortex.gateway.fleet import Fleet
 from cortex.ledger import Ledger
 from cortex.places import Place, Resident
 from cortex.wire.fleet import CatalogueModel, Location, ModelState
 from cortex.wire.neuron import ResidentReport
+
+_UNSERVABLE: Final[tuple[ModelState, ...]] = ("unservable", "recovering")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,18 @@ class Listing:
     ledger: Ledger
     fleet: Fleet
     since: int = field(default_factory=lambda: int(time.time()))
+    _feasible: Feasible = field(init=False, repr=False)
+    _hearsay: dict[str, _Hearsay] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        fleet = self.fleet
+        self._feasible = Feasible(self.ledger, lambda name: fleet[name].up, lambda: fleet.comings)
 
     def ids(self) -> list[str]:
         """Every model that exists here: in the file, resident, or known to a neuron. What a
         neuron had that is away is listed still, so that its lack is seen."""
-        found = set(self.catalogue.specs)
+        found = {*self.catalogue.specs, *self.fleet.knowers}
         for neuron in self.fleet:
-            found.update(neuron.residents.known)
             found.update(report.id for report in neuron.residents.models)
         found.update(self.ledger.loads)
         return sorted(found)
@@ -53,7 +61,7 @@ class Listing:
         """Whether `model` is one of `ids`."""
         if model in self.catalogue.specs or self.ledger.holders(model):
             return True
-        return any(neuron.knows(model) for neuron in self.fleet)
+        return bool(self.fleet.knowers.of(model))
 
     def missing(self, name: str, known: Iterable[str] | None = None) -> CortexError:
         """The error for a name that no model answers to; who has not reported yet might know it.
@@ -78,9 +86,16 @@ class Listing:
         """The catalogue's entry, as neurons understand it, or one made up for a model that only they
         know."""
         spec = self.catalogue.specs.get(model)
-        if spec is None and (knowers := self.fleet.knowers(model)):
-            return _Hearsay(model, pinned_on=tuple(sorted(knowers)), residency_priority=100)
-        return None if spec is None else self.catalogue.for_others(spec)
+        if spec is not None:
+            return self.catalogue.for_others(spec)
+        knowers, made = self.fleet.knowers.of(model), self._hearsay.pop(model, None)
+        if not knowers:
+            return None
+        if made is None or made.pinned_on is not knowers:
+            made = _Hearsay(model, pinned_on=knowers, residency_priority=100)
+        # The same one again: what is known of it elsewhere holds for as long.
+        self._hearsay[model] = made
+        return made
 
     def model(self, model: str) -> CatalogueModel:
         """One entry."""
@@ -94,8 +109,8 @@ class Listing:
             for place, resident in sorted(self.ledger.holders(model), key=lambda pair: pair[0].name)
         ]
         spec = self.spec(model)
-        feasible = list(self._feasible(spec)) if spec is not None else []
-        state, why = self._state(model, locations, feasible)
+        feasible = list(self._feasible.names(spec)) if spec is not None else []
+        state, why = self._state(model, spec)
         aliases = list(self.catalogue.names(spec)) if spec is not None else []
         return CatalogueModel(
             id=model,
@@ -110,6 +125,15 @@ class Listing:
     def served(self, model: str) -> bool:
         """Whether a request for it would be taken where it is, by a neuron on probation for one."""
         return any(place.ready and resident.servable for place, resident in self.ledger.holders(model))
+
+    def unservable(self) -> list[str]:
+        """Those that nobody could serve at present, by id."""
+        stands = ((model, self._state(model, self.spec(model))[0]) for model in self.ids())
+        return self.hurt(stands)
+
+    def hurt(self, stands: Iterable[tuple[str, ModelState]]) -> list[str]:
+        """Of models in such a state those that nobody could serve at present."""
+        return [model for model, state in stands if state in _UNSERVABLE and not self.served(model)]
 
     def models(self) -> list[CatalogueModel]:
         """All entries, by id."""
@@ -160,13 +184,7 @@ class Listing:
             if neuron.up:
                 yield from (report for report in neuron.residents.models if report.id == model)
 
-    def _feasible(self, spec: ModelSpec) -> Iterable[str]:
-        need = spec.footprint or 0
-        for place in self.ledger:
-            if router.never(spec, need, place) is None and self.fleet[place.name].up:
-                yield place.name
-
-    def _state(self, model: str, locations: list[Location], feasible: list[str]) -> tuple[ModelState, str]:
+    def _state(self, model: str, spec: ModelSpec | None) -> tuple[ModelState, str]:
         holders = self.ledger.holders(model)
         serving = [(place, resident) for place, resident in holders if place.ready and resident.servable]
         if any(_proven(place, resident) for place, resident in serving):
@@ -180,7 +198,7 @@ class Listing:
         if (rest := self.ledger.resting(model)) is not None:
             left_s = max(1, math.ceil(rest.until - self.ledger.clock()))
             return "unservable", f"{rest.error.message}; it is not loaded again for {left_s} s"
-        if feasible:
+        if spec is not None and self._feasible.names(spec):
             return "unloaded", ""
         return "unservable", "no neuron that is up can hold it"
 

@@ -113,12 +113,12 @@ class Neuron:
     def stopping(self) -> bool:
         return self.health.activation.state == "stopping"
 
-    def knows(self, model: str) -> bool:
-        """Whether it can load `model` from a catalogue of its own. Of one that is away or going:
-        whether it could, or had it."""
+    def knows(self) -> set[str]:
+        """What it can load from a catalogue of its own. Of one that is away or going: what it could,
+        and what it had."""
         gone = not self.up or self.stopping
-        had = gone and any(report.id == model for report in self.residents.models)
-        return had or model in self.residents.known
+        had = (report.id for report in self.residents.models) if gone else ()
+        return {*self.residents.known, *had}
 
 
 def pool_of(ref: NeuronRef, lookup: Resolve = resolve) -> Pool:

@@ -47,10 +47,10 @@ class Report:
     models_sha256: str = ""
     loads: Callable[[], list[FleetLoad]] = list
 
-    def status(self) -> FleetStatus:
+    def status(self, unservable: list[str]) -> FleetStatus:
         """`impaired`: some model cannot be served, or nothing moves. `degraded`: all can, but
         something is missing."""
-        if self.unservable() or not self.moving():
+        if unservable or not self.moving():
             return "impaired"
         missing = any(not neuron.up or belief.unfit(neuron) for neuron in self.fleet if not neuron.dismissed)
         hurt = any(device.poisoned for neuron in self.fleet if neuron.up for device in neuron.health.devices)
@@ -58,9 +58,7 @@ class Report:
 
     def unservable(self) -> list[str]:
         """Models of the catalogue that nobody could serve at present."""
-        rows = self.listing.models()
-        hurt = [row.id for row in rows if row.state in ("unservable", "recovering")]
-        return [model for model in hurt if not self.listing.served(model)]
+        return self.listing.unservable()
 
     def ready(self) -> bool:
         """Whether a request has a chance: some neuron takes requests, and the line moves."""
@@ -80,21 +78,21 @@ class Report:
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
         return [*known, f"the files were not taken over: {count}, told to the scope admin only"]
 
-    def health(self, *, governs: bool) -> dict[str, Json]:
-        """GET /health, for a caller that governs here or not."""
-        neurons = list(self.fleet)
+    def health(self, *, governs: bool, named: Callable[[list[str]], list[str]]) -> dict[str, Json]:
+        """GET /health, for a caller that governs here or not, and to whom models are `named` so."""
+        neurons, unservable = list(self.fleet), self.unservable()
         return {
-            "status": self.status(),
+            "status": self.status(unservable),
             "neurons": {"healthy": sum(neuron.up for neuron in neurons), "total": len(neurons)},
-            "unservable": list(self.unservable()),
+            "unservable": [*named(unservable)],
             "warnings": [*self.told(governs=governs)],
         }
 
     def fleet_report(self, *, governs: bool) -> FleetReport:
         """GET /fleet, for a caller that governs here or not."""
-        now = trio.current_time()
+        now, models = trio.current_time(), self.listing.models()
         return FleetReport(
-            status=self.status(),
+            status=self.status(self.listing.hurt((row.id, row.state) for row in models)),
             gateway=GatewayReport(
                 version=__version__,
                 boot_id=self.boot_id,
@@ -104,7 +102,7 @@ class Report:
                 withheld=not governs,
             ),
             neurons=[self._neuron(neuron, now) for neuron in self.fleet],
-            models=self.listing.models(),
+            models=models,
             waiting=self.ledger.waiting,
             loads=self.loads(),
             warnings=self.told(governs=governs),

@@ -70,6 +70,11 @@ class Residency:
         """The place of that name, as it is believed to be."""
         return self._places.get(name)
 
+    @property
+    def layout(self) -> int:
+        """Another number whenever what could be held where is another matter."""
+        return self._rooms.layout
+
     def holders(self, model: str) -> list[tuple[Place, Resident]]:
         """Where `model` is, in any phase."""
         return [(place, place.residents[model]) for place in self._holders.get(model, {}).values()]

@@ -153,6 +153,7 @@ class Rooms:
     _by_reach: dict[Kind, Sorted] = field(default_factory=lambda: {kind: Sorted() for kind in _EACH})
     _by_largest: Sorted = field(default_factory=Sorted)
     _away: set[str] = field(default_factory=set)
+    _layout: int = 0
     _refused: dict[tuple[str, int], tuple[ModelSpec, "Verdict"]] = field(default_factory=dict)
 
     def touch(self, *names: str) -> None:
@@ -164,6 +165,12 @@ class Rooms:
         """The most free bytes of one device of a place that is ready."""
         self._freshen()
         return self._by_largest.most
+
+    @property
+    def layout(self) -> int:
+        """Another number whenever a place has other devices, comes, goes, or takes models again."""
+        self._freshen()
+        return self._layout
 
     def away(self) -> list[Place]:
         """Places that are not ready."""
@@ -255,6 +262,7 @@ class Rooms:
         if after is not None:
             self._known[name] = after
         if _shape(before) != _shape(after):
+            self._layout += 1
             self._refused.clear()
         (self._away.add if after is not None and not after.ready else self._away.discard)(name)
         was = before if before is not None and before.ready else _NONE

@@ -8,7 +8,7 @@ two places differ can be told.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from cortex.catalogue import ModelSpec
 from cortex.places import Newcomer, Place, Resident, Room
@@ -20,6 +20,8 @@ Ranked: TypeAlias = tuple[Place, Resident]
 # How a request came to its replica, in one word for its log line. "cold" ones waited for a load,
 # and with "next-free" all better ones had no seat left.
 Route: TypeAlias = Literal["cold", "only-replica", "least-busy", "affinity", "by-name", "next-free"]
+# Of a place that was never seen: more than any model has.
+UNKNOWN_BYTES: Final = 2**62
 # Why a place could never hold a model.
 Bar: TypeAlias = Literal["pinned_elsewhere", "no_device", "too_few_devices", "too_small"]
 
@@ -111,7 +113,8 @@ def barred(spec: ModelSpec, need_bytes: int, place: Place) -> tuple[Bar, str] | 
         return "pinned_elsewhere", f"the catalogue pins it on {', '.join(spec.pinned_on)}"
     if not place.ready and not place.rooms:
         return None  # never seen: nobody can rule it out
-    if any(True for _ in shares(spec, need_bytes, place)):
+    most = most_bytes(spec, place)
+    if most is not None and need_bytes <= most:
         return None
     able = [room for room in place.rooms.values() if spec.runs_on(room.name)]
     if not able:
@@ -119,6 +122,22 @@ def barred(spec: ModelSpec, need_bytes: int, place: Place) -> tuple[Bar, str] | 
     wanted = "a device" if spec.min_devices == 1 else f"{spec.min_devices} devices, each"
     text = f"it needs {wanted} with {size(_share(spec, need_bytes))} of memory"
     return ("too_few_devices" if len(able) < spec.min_devices else "too_small"), text
+
+
+def most_bytes(spec: ModelSpec, place: Place) -> int | None:
+    """How large `spec` could be at most to be held by `place`, were that empty and its bytes all that
+    is left open: there are `shares` up to that, and none beyond. None when it could not be there at all."""
+    if not place.ready and not place.rooms:
+        return UNKNOWN_BYTES
+    found: list[int] = []
+    for group, rooms in _groups(spec, place).items():
+        totals = sorted((room.total_bytes for room in rooms), reverse=True)
+        fit = [total for total in totals if total >= spec.min_device_memory]
+        if len(fit) >= spec.min_devices:
+            found.append(spec.min_devices * fit[spec.min_devices - 1])
+            if group is not None and fit[spec.min_devices - 1]:
+                found.append(sum(fit))
+    return max(found, default=None)
 
 
 def placements(question: Question, places: Iterable[Place]) -> list[Placement]:

@@ -1,0 +1,102 @@
+"""What a gateway tells of many neurons and models, and how often it looks at them for it."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex import router
+from cortex.catalogue import ModelSpec
+from cortex.gateway import feasible
+from cortex.places import Place, Room
+from cortex.router import choice
+from tests.believed import Believed
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each neuron was weighed."""
+    count: Counter[str] = Counter()
+
+    def weighed(spec: ModelSpec, place: Place) -> int | None:
+        count[place.name] += 1
+        return choice.most_bytes(spec, place)
+
+    monkeypatch.setattr(feasible.router, "most_bytes", weighed)
+    return count
+
+
+async def test_a_report_weighs_each_neuron_once_however_many_models_there_are(looks: Counter[str]) -> None:
+    big = Believed(20, 300)
+    told = big.report.fleet_report(governs=True)
+    assert len(told.models) == 300 and looks.total() == 20
+    big.report.fleet_report(governs=True)
+    big.report.health(governs=True, named=list)
+    for number in range(20):
+        big.tell(f"n{number:03}", f"m{number:04}")
+    assert big.report.unservable() == told_unservable(told)
+    assert looks.total() == 20, "a report that has the same devices changes nothing"
+    big.tell("n003", memory=80)
+    assert big.report.unservable() == []
+    assert looks.total() == 40
+
+
+def told_unservable(told) -> list[str]:
+    return [row.id for row in told.models if row.state in ("unservable", "recovering")]
+
+
+async def test_where_a_model_could_be_is_what_the_router_says_of_each_neuron() -> None:
+    big = Believed(6, 60)
+    big.tell("n001", memory=8)
+    big.tell("n002", memory=40)
+    for row in big.listing.models():
+        spec = big.listing.catalogue.specs[row.id]
+        able = [place.name for place in big.ledger if router.never(spec, spec.footprint, place) is None]
+        assert row.feasible_on == able, row.id
+    big.fleet.missed(big.fleet["n002"], "it is gone", at_once=True)
+    assert all("n002" not in row.feasible_on for row in big.listing.models())
+    big.tell("n002", memory=40)
+    assert "n002" in big.listing.model("m0001").feasible_on
+
+
+async def test_who_knows_a_model_is_known_without_asking_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for a model that only neurons know comes by here."""
+    big = Believed(20, 0, know=["x", "y"])
+    asked = Counter[str]()
+    monkeypatch.setattr(type(big.fleet), "__iter__", lambda fleet: asked.update(["all"]) or iter(()))
+    spec = big.listing.spec("x")
+    assert spec is not None and spec.pinned_on == tuple(f"n{number:03}" for number in range(20))
+    assert big.listing.has("y") and not big.listing.has("z") and big.listing.spec("z") is None
+    assert big.listing.spec("x") is spec, "what is known of it elsewhere is known by the entry"
+    assert not asked
+
+
+async def test_what_a_neuron_knows_is_forgotten_when_it_tells_of_it_no_more() -> None:
+    big = Believed(2, 0, know=["x"])
+    big.know = ["y"]
+    big.tell("n000")
+    assert (big.fleet.knowers.of("x"), big.fleet.knowers.of("y")) == (("n001",), ("n000",))
+    big.tell("n001", "had", stopping=True)
+    assert big.fleet.knowers.of("had") == ("n001",) and not big.listing.has("x")
+    assert big.listing.ids() == ["had", "y"]
+
+
+ROOMS = st.lists(
+    st.tuples(
+        st.sampled_from(["cuda", "cpu", "odd"]), st.integers(0, 12), st.sampled_from([None, None, "g", "h"])
+    ),
+    max_size=4,
+)
+
+
+@given(ROOMS, st.integers(1, 3), st.integers(0, 8), st.integers(0, 40))
+def test_the_most_that_a_place_could_hold_is_where_its_ways_end(rooms, devices, memory, need) -> None:
+    named = {
+        f"{kind}:{index}": Room(f"{kind}:{index}", total, group=group)
+        for index, (kind, total, group) in enumerate(rooms)
+    }
+    place = Place("n", named)
+    spec = ModelSpec("m", harness="exllamav2", min_devices=devices, min_device_memory=memory)
+    most = router.most_bytes(spec, place)
+    assert any(True for _ in choice.shares(spec, need, place)) == (most is not None and need <= most)
