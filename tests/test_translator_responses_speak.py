@@ -241,6 +241,8 @@ def test_log_probabilities_stand_beside_their_text() -> None:
     assert deltas == [told, []]
     done = next(each for each in said if each["type"] == "response.output_text.done")
     assert done["logprobs"] == told == said[-1]["response"]["output"][0]["content"][0]["logprobs"]
+    later = answer(Text("a", probable), Thought("b"), Text("c"), Stopped("stop"), reply=reply)["output"][2]
+    assert later["content"][0]["logprobs"] == []
     assert stream(Text("a", probable), Stopped("stop"))[4]["logprobs"] == []
 
 

@@ -38,8 +38,8 @@ def asked_for(request: Request, *, chat: bool, streams: bool) -> bool:
         raise BadAsk(f"'{PROGRESS}' may only be 'reasoning'", param=PROGRESS)
     if streams and not chat:
         raise Unsupported(
-            f"'{PROGRESS}' is for streams of /v1/chat/completions: no other has thoughts to show it in; "
-            "leave the header out",
+            f"'{PROGRESS}' is for streams of /v1/chat/completions: no other can show it "
+            "before its answer begins; leave the header out",
             param=PROGRESS,
         )
     return streams

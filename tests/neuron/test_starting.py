@@ -15,6 +15,7 @@ from cortex.errors import ConfigError, LoadFailed
 from cortex.harness.exllamav2 import ExLlamaV2Harness
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.scripted import Script
+from cortex.translator.dialects import DIALECTS
 from tests.calls import CHAT, hello, residents, settings, text_of, until
 from tests.roles import ANY, Running, demo_neuron, running_neuron, specs
 
@@ -106,7 +107,7 @@ async def test_discovery_tells_what_this_host_is(tmp_path: Path) -> None:
         told = (await role.http.get("/discovery")).json()
         assert told["name"] == "n1"
         assert told["hostname"]
-        assert told["dialects"] == ["openai_chat", "openai_text"]
+        assert told["dialects"] == [dialect.name for dialect in DIALECTS]
         (device,) = told["devices"]
         assert (device["kind"], device["index"]) == ("cpu", 0)
         assert device["memory_total"] > 2**28
