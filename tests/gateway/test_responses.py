@@ -7,7 +7,8 @@ import openai
 import pytest
 import trio
 
-from cortex.events import Event, Prefilled, Stopped, Text, Thought, ToolCall, Usage
+from cortex.errors import EngineFailed
+from cortex.events import Event, Failed, Prefilled, Stopped, Text, Thought, ToolCall, Usage
 from cortex.translator import openai_chat, responses_speech
 from cortex.wire.openai import Reply
 from cortex.wire.sse import render
@@ -143,3 +144,19 @@ async def test_a_refusal_is_told_in_openais_shape() -> None:
         refused = await gateway.http.post(RESPONSES, json=asked())
         assert refused.status_code == 503 and refused.headers["retry-after"] == "7"
         assert refused.json()["error"]["code"] == "overloaded"
+
+
+async def test_a_failure_that_a_neuron_tells_itself_passes_untouched_and_is_in_the_books() -> None:
+    broken: list[Event] = [Prefilled(7), Text("a"), Text("b"), Failed(EngineFailed("the device is gone"))]
+    answer = render(*play(responses_speech.speak(Reply("resp_9", "a", 1)), broken))
+    async with (
+        fake_neuron("a", otherwise=STREAM_HEAD + chunks(answer) + last_chunk()) as neuron,
+        open_gateway(neuron) as gateway,
+    ):
+        told = await gateway.http.post(RESPONSES, json=asked(stream=True))
+        assert told.content == answer
+        page = await gateway.page()
+        labels = 'dialect="openai_responses",model="a",neuron="n1",outcome="engine"'
+        assert f"cortex_requests_total{{{labels}}} 1.0" in page
+        # Without figures of the neuron's, each piece of an answer counts as one token.
+        assert 'cortex_completion_tokens_total{model="a",neuron="n1"} 2.0' in page
