@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Journey:
-    """`model` is an id of the catalogue, `label` what metrics call it. `sampling` is what
-    its alias adds. `seated` is the trio time of the first seat, `neuron` where the last one was and
-    `route` what decided for it. `answered` once a neuron's answer is passed on, whole or
-    not. `avoid` names neurons that refused, `full` is the refusal of one that has the model, and
+    """`model` is an id of the catalogue, `name` what the client calls it and `label` what metrics do.
+    `sampling` is what its alias adds. `seated` is the trio time of the first seat, `neuron` where the
+    last one was and `route` what decided for it. `answered` once a neuron's answer is passed on, whole
+    or not. `avoid` names neurons that refused, `full` is the refusal of one that has the model, and
     `error` what the client is told."""
 
     way: Way
@@ -40,6 +40,7 @@ class Journey:
     reply: Reply
     meter: Meter = field(init=False)
     model: str = ""
+    name: str = ""
     label: str = ""
     body: bytes = b""
     streams: bool = False

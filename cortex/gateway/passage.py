@@ -110,6 +110,7 @@ class Passage:
             seen = await _aside(body, peek)
             claim.expect(seen.answer_tokens)
             journey.model = model = self._views.resolve(journey.request.caller, seen.model)
+            journey.name = self._views.called(journey.request.caller, seen.model, model)
             if seen.model == model:
                 journey.body = body
             else:
@@ -119,19 +120,31 @@ class Passage:
             named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
             journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
             if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):
-                journey.progress = Progress(self._dispatch.ledger, journey.request.id)
+                journey.progress = Progress(self._dispatch.ledger, journey.request.id, journey.name)
         finally:
             journey.label = self._metrics.request_began(journey.model)
 
     async def _travel(self, journey: Journey) -> None:
         """Seat and pass on, until it was passed on or must not be tried again."""
-        while (error := await self._attempt(journey)) is not None:
-            if isinstance(error, NotHereNow):
-                await self._unbelieve(journey)
-            else:
-                self._avoid(journey, error)
-            log.info("request.again neuron=%s code=%s", journey.neuron, error.code)
-            self._metrics.retried(error)
+        with self._discreetly(journey):
+            while (error := await self._attempt(journey)) is not None:
+                if isinstance(error, NotHereNow):
+                    await self._unbelieve(journey)
+                else:
+                    self._avoid(journey, error)
+                log.info("request.again neuron=%s code=%s", journey.neuron, error.code)
+                self._metrics.retried(error)
+
+    @contextmanager
+    def _discreetly(self, journey: Journey) -> Iterator[None]:
+        """What goes wrong in the block is told in the words that the client may hear."""
+        try:
+            yield
+        except CortexError as error:
+            told = self._views.discreet(journey.request.caller, journey.model, journey.name, error)
+            if told is error:
+                raise
+            raise told from error
 
     async def _attempt(self, journey: Journey) -> CortexError | None:
         """None when the request was answered; else how a neuron proved that nothing ran, and
@@ -167,7 +180,6 @@ class Passage:
                 except CortexError as error:
                     told = self._unspoken(journey, error) or _refused(journey, error)
                     told = told if want is None else explained(self._dispatch.ledger, want, told)
-                    told = self._views.discreet(journey.request.caller, journey.model, told)
                     raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
             journey.neuron = journey.reply.tags[wire.NEURON] = ticket.place.name
@@ -181,7 +193,7 @@ class Passage:
     def _want(self, journey: Journey) -> Want:
         caller, avoid = journey.request.caller, journey.avoid | self._fleet.tongues.mute(journey.way)
         want = want_of(self._views, journey.model, caller, affinity=journey.affinity, avoid=avoid)
-        journey.reply.tags[wire.MODEL] = journey.model
+        journey.reply.tags[wire.MODEL] = journey.name
         return want
 
     def _unspoken(self, journey: Journey, error: CortexError) -> CortexError | None:
@@ -211,7 +223,7 @@ class Passage:
                 raise await refusal(answer, self._limits)
             if journey.stream is not None:
                 await journey.stream.hand_over()
-            extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.model))
+            extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.name))
             journey.answered = True
             tell = forward if retelling is None else retelling.tell
             await tell(answer, journey.reply, meter=journey.meter, limits=self._limits, extra_headers=extra)

@@ -3,10 +3,11 @@
 A model may be used by whoever may use one of the names that it is asked by or stands for: its
 id, or the alias of the request. A caller whose key is narrowed sees nothing of the others: a
 model that he may not use and one that nobody knows get the same answer. One who may use an
-alias only sees that alone. What tells of files, where models may be named that are not his,
-takes the scope admin.
+alias only sees that alone, in whatever cortex says of the model. What tells of files, where models
+may be named that are not his, takes the scope admin.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -40,14 +41,20 @@ class Views:
     def shown(self, caller: str, name: str) -> str:
         """The name by which `caller` knows the model that `name` stands for: its id, if he may use
         that. Raises when there is none for him."""
-        model = self.known(caller, name)
+        return self.called(caller, name, self.known(caller, name))
+
+    def called(self, caller: str, name: str, model: str) -> str:
+        """What `caller` calls the model of that id which he asked for as `name`."""
         return model if self.accounts.allows(caller, model) else name
 
     def entry(self, caller: str, name: str) -> dict[str, Json]:
         """The same model as GET /v1/models lists it."""
         shown, model = self.shown(caller, name), self.listing.catalogue.resolve(name)
         entry = self.listing.entry(model)
-        return entry if shown == model else {**entry, "id": shown, "aliases": []}
+        if shown == model:
+            return entry
+        why = {"why": _renamed(str(entry["why"]), model, shown)} if "why" in entry else {}
+        return {**entry, "id": shown, "aliases": [], **why}
 
     def name(self, caller: str, model: str) -> str | None:
         """What `caller` calls the model of that id: the id, else the first alias that he may use; None
@@ -63,17 +70,25 @@ class Views:
             return None
         if isinstance(event, LoadFailed) and event.code in _CROWDED:
             return replace(event, model=name, message=f"There is no room for '{name}' at the moment")
-        return replace(event, model=name) if name != model else event
+        if name == model:
+            return event
+        if isinstance(event, LoadFailed):
+            return replace(event, model=name, message=_renamed(event.message, model, name))
+        return replace(event, model=name)
 
-    def discreet(self, caller: str, model: str, error: CortexError) -> CortexError:
-        """`error` in the words that `caller` may hear: a neuron names who blocks its room."""
-        blockers = error.facts.get("blocked_by")
-        if not isinstance(blockers, list) or len(self.names(caller, blockers)) == len(blockers):
+    def discreet(self, caller: str, model: str, name: str, error: CortexError) -> CortexError:
+        """`error` about the model of that id in the words that `caller` may hear, who calls it `name`: a
+        neuron names who blocks its room."""
+        message, facts, blockers = error.message, error.facts, error.facts.get("blocked_by")
+        if isinstance(blockers, list) and self.names(caller, blockers) != blockers:
+            message = f"There is no room for '{name}' at the moment; try again later, or ask the operator"
+            facts = {key: fact for key, fact in facts.items() if key != "blocked_by"}
+        elif name != model:
+            message = _renamed(message, model, name)
+        if message == error.message:
             return error
         told = copy(error)
-        told.message = f"There is no room for '{model}' at the moment; try again later, or ask the operator"
-        told.args = (told.message,)
-        told.facts = {name: fact for name, fact in error.facts.items() if name != "blocked_by"}
+        told.message, told.args, told.facts = message, (message,), facts
         return told
 
     def fleet(self, caller: str, whole: FleetReport) -> FleetReport:
@@ -148,5 +163,13 @@ class Views:
         return (alias for alias in self.listing.catalogue.aliases if self.accounts.allows(caller, alias))
 
 
+def _renamed(message: str, model: str, name: str) -> str:
+    """The message with the other name, wherever it stands as errors have it: quoted, or with a colon."""
+    said = re.escape(model)
+    return re.sub(rf"(?<='){said}(?=')|(?<!\S){said}(?=: )", lambda _: name, message)
+
+
 def _row(row: CatalogueModel, name: str) -> CatalogueModel:
-    return row if name == row.id else replace(row, id=name, aliases=[])
+    if name == row.id:
+        return row
+    return replace(row, id=name, aliases=[], why=_renamed(row.why, row.id, name))

@@ -46,10 +46,11 @@ def asked_for(request: Request, *, chat: bool, streams: bool) -> bool:
 
 
 class Progress:
-    """One request that waits. `waits` says that it stands in line, and where."""
+    """One request that waits. `waits` says that it stands in line, and where. `name` is what the client
+    calls its model, where that is not the id."""
 
-    def __init__(self, ledger: Ledger, request_id: str) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, request_id: str, name: str = "") -> None:
+        self._ledger, self._name = ledger, name
         self._id = f"chatcmpl-{request_id}"
         self._made = int(time.time())
         self._ticket: Ticket | None = None
@@ -68,20 +69,20 @@ class Progress:
         if facts == self._said:
             return b""
         self._said = facts
-        return self._chunk(ticket.want.model, line)
+        return self._chunk(self._name or ticket.want.model, line)
 
     def _line(self, ticket: Ticket) -> tuple[object, str]:
         """What counts as news, and the words for it."""
-        model = ticket.want.model
+        model, name = ticket.want.model, self._name or ticket.want.model
         holders = self._ledger.holders(model)
         at = next((place.name for place, one in holders if one.phase == "loading"), None)
         if at is not None:
             seen = self._ledger.outlook(model)
-            return (at, seen.phase, _percent(seen)), _loading(model, at, seen)
+            return (at, seen.phase, _percent(seen)), _loading(name, at, seen)
         if any(resident.servable for _, resident in holders):
             before = self._ledger.before(ticket)
             return before, f"Waiting for a seat: {before} before you"
-        return "room", f"Waiting for room for {model}"
+        return "room", f"Waiting for room for {name}"
 
     def _chunk(self, model: str, line: str) -> bytes:
         mould = Mould(Reply(self._id, model, self._made), "chat.completion.chunk")

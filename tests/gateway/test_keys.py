@@ -18,6 +18,7 @@ from cortex.config.keys import Key
 from cortex.keys import digest
 from cortex.wire import neuron as wire
 from tests.fake_neuron import (
+    NOT_HERE,
     STREAMED,
     WHOLE,
     FakeNeuron,
@@ -131,6 +132,52 @@ async def test_an_alias_that_a_glob_has_is_all_that_its_key_sees_of_the_model() 
             assert (await gateway.ask(name)).status_code == 404
             assert (await gateway.http.get(f"/v1/models/{name}")).status_code == 404
         assert len(neuron.requests) == 1
+
+
+ENGINES_WORDS = "tuned: the file of 'tuned' is cut short"
+
+
+async def test_who_may_use_an_alias_alone_hears_nothing_of_the_id_from_cortex() -> None:
+    """The answer's own body is the neuron's, and names the id."""
+    async with opened(keyed(models=("fast",)), "tuned", fast="tuned", slow="tuned") as (neuron, gateway):
+        for stream, said in ((False, WHOLE), (True, STREAMED)):
+            neuron.then(said)
+            answer = await gateway.ask("fast", stream=stream)
+            assert answer.headers["x-cortex-model"] == "fast"
+        for key, name, called in ((SECRET, "fast", "fast"), (OTHER, "slow", "tuned")):
+            neuron.scripts.extend([neuron.plan(NOT_HERE)] * 3)
+            headers = {"x-api-key": key}
+            moved = await gateway.http.post(CHAT, content=body(name), headers=headers)
+            assert told(moved) == (503, "no_capacity") and moved.headers["x-cortex-model"] == called
+            assert f"Model '{called}' is moving" in moved.json()["error"]["message"]
+        neuron.scripts.clear()
+        neuron.residents.clear()
+        neuron.on["/models/load"].append(neuron.plan(refusal(502, "load_failed", message=ENGINES_WORDS)))
+        await gateway.knows(lambda ledger: not ledger.holders("tuned"))
+        failed = await gateway.ask("fast")
+        assert failed.json()["error"]["message"] == "fast: the file of 'fast' is cut short (neuron 'n1')"
+        assert failed.headers["x-cortex-model"] == "fast"
+        for path in ("/v1/models/fast", "/v1/models", "/fleet"):
+            seen = (await gateway.http.get(path)).text
+            assert "tuned" not in seen and "fast: the file of 'fast' is cut short" in seen
+        entry = (await gateway.http.get("/v1/models/slow", headers={"x-api-key": OTHER})).json()
+        assert ENGINES_WORDS in entry["why"]
+
+
+@pytest.mark.slow
+async def test_who_may_use_an_alias_alone_waits_for_it_by_that_name() -> None:
+    config = keyed(models=("fast",))
+    async with fake_neuron(otherwise=STREAMED) as neuron:
+        neuron.loading = trio.Event()
+        async with open_gateway(neuron, catalogue=catalogue("tuned", fast="tuned"), config=config) as gateway:
+            client = await gateway.dial()
+            headers = {"x_cortex_progress": "reasoning", "x_api_key": SECRET}
+            await client.send(ask(CHAT, body("fast", stream=True), **headers))
+            waits = await client.until(b" on n1")
+            assert b"x-cortex-model: fast\r\n" in waits and b'"model":"fast"' in waits
+            assert waits.endswith(b"Loading fast on n1") and b"tuned" not in waits
+            neuron.loading.set()
+            await client.until(b"\r\n0\r\n\r\n")
 
 
 async def test_a_key_sees_of_the_fleet_what_it_may_use() -> None:
