@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 
 from cortex.ask import Ask, Message, Sampling, Shape, Tool, ToolChoice, ToolUse
 from cortex.errors import BadAsk, CortexError, Unsupported
+from cortex.translator import openai_chat
+from cortex.translator.openai_manners import CORTEX
 from cortex.translator.openai_responses import read
+from cortex.translator.openai_write import write
 from cortex.translator.responses_turns import sealed
 
 GOLDEN = Path(__file__).parent / "golden" / "responses"
@@ -458,6 +462,17 @@ def test_every_recorded_request_is_read_and_only_images_are_refused(name: str) -
         assert caught.value.param == "input[3].content[1]"
     else:
         assert golden(name).messages
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in GOLDEN.glob("*.json") if "image" not in p.stem))
+def test_what_is_told_in_chat_loses_nothing_that_the_model_would_see(name: str) -> None:
+    """A neuron that speaks chat alone is asked so; how calls are told back stays at the gateway."""
+    heard = golden(name)
+    told = openai_chat.read(write(heard, heard.model, CORTEX))
+    tools = tuple(replace(tool, namespace="", free_form=False) for tool in heard.tools)
+    # A neuron is asked for a stream with its usage in any case.
+    streamed = replace(heard, tools=tools, stream=True, include_usage=True)
+    assert told == replace(streamed, sealed_thoughts=False, wishes=told.wishes)
 
 
 def test_codex_is_understood() -> None:
