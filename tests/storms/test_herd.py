@@ -18,7 +18,7 @@ from cortex.config.limits import Limits
 from tests.calls import settings
 from tests.fake_neuron import Open, open_gateway
 from tests.roles import running_neuron, specs
-from tests.storms.storm import TIMES, WAYS, Call, GatewayConfig, Storm, Tally, keyed, quiet, storm
+from tests.storms.storm import STEADY, TIMES, WAYS, Call, GatewayConfig, Storm, Tally, keyed, quiet, storm
 
 pytestmark = pytest.mark.slow
 HERD, LINE = 500 * TIMES, 420 * TIMES
@@ -83,7 +83,7 @@ async def test_a_herd_before_a_cold_model_is_served_once_by_one_load_in_turns(tm
     with storm(tally) as herded:
         async with (
             running_neuron(tmp_path, catalogue, script, config=settings(slots=SEATS, queue=0)) as neuron,
-            open_gateway(neuron, catalogue=catalogue, config=config) as gateway,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, config=config, poll=STEADY) as gateway,  # type: ignore[arg-type]
         ):
             try:
                 async with trio.open_nursery() as nursery:
@@ -130,7 +130,7 @@ async def test_a_key_that_fills_the_line_gives_way_to_those_who_come_late(tmp_pa
     with storm(tally) as herded:
         async with (
             running_neuron(tmp_path, catalogue, tally.script(slow_load=loaded)) as neuron,
-            open_gateway(neuron, catalogue=catalogue, config=config) as gateway,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, config=config, poll=STEADY) as gateway,  # type: ignore[arg-type]
         ):
             try:
                 async with trio.open_nursery() as nursery:

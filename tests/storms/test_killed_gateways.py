@@ -15,7 +15,7 @@ from tests.calls import figures, settings, until
 from tests.fake_neuron import open_gateway
 from tests.roles import running_neuron, specs
 from tests.storms.gateway_process import GatewayProcess
-from tests.storms.storm import FREE_S, TIMES, Tally, quiet, storm
+from tests.storms.storm import FREE_S, STEADY, TIMES, Tally, quiet, storm
 
 pytestmark = pytest.mark.slow
 CROWD = 12 * TIMES
@@ -50,7 +50,7 @@ async def test_a_gateway_that_is_killed_costs_its_own_clients_alone(tmp_path: Pa
             running_neuron(
                 tmp_path, catalogue, tally.script(hold=gate, turn_s=0.001), config=config
             ) as neuron,
-            open_gateway(neuron, catalogue=catalogue) as other,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, poll=STEADY) as other,  # type: ignore[arg-type]
         ):
             doomed = GatewayProcess(tmp_path, [neuron], ["a"])
             try:

@@ -20,7 +20,7 @@ from tests.calls import CHAT, calling, hello, settings, until
 from tests.fake_neuron import Open, open_gateway
 from tests.fake_web import ask
 from tests.roles import Running, running_neuron, specs
-from tests.storms.storm import FREE_S, TIMES, WAYS, Storm, Tally, idle_links_closed, quiet, storm
+from tests.storms.storm import FREE_S, STEADY, TIMES, WAYS, Storm, Tally, idle_links_closed, quiet, storm
 
 pytestmark = pytest.mark.slow
 LEAVERS, GOOD = 200 * TIMES, 50 * TIMES
@@ -96,7 +96,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
     with storm(tally) as gale:
         async with (
             running_neuron(folder, catalogue, script, config=settings(slots=16, queue=16)) as neuron,
-            open_gateway(neuron, catalogue=catalogue) as gateway,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, poll=STEADY) as gateway,  # type: ignore[arg-type]
         ):
             try:
                 yield Site(gale, gateway, neuron, tally, loaded, gate)

@@ -19,7 +19,7 @@ from tests.calls import Answered
 from tests.fake_neuron import open_gateway
 from tests.fake_process import two_neurons
 from tests.roles import running_neuron, specs
-from tests.storms.storm import TIMES, Storm, Tally, quiet, storm
+from tests.storms.storm import STEADY, TIMES, Storm, Tally, quiet, storm
 
 pytestmark = pytest.mark.slow
 CROWD = 40 * TIMES
@@ -45,7 +45,7 @@ async def test_a_load_that_hangs_holds_up_only_those_who_wait_for_it(tmp_path: P
     with storm(tally) as hung:
         async with (
             running_neuron(tmp_path, catalogue, scripts) as neuron,
-            open_gateway(neuron, catalogue=catalogue, config=config) as gateway,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, config=config, poll=STEADY) as gateway,  # type: ignore[arg-type]
         ):
             try:
                 await hung.ask(gateway, "warm-first", "warm")
@@ -85,7 +85,7 @@ async def test_a_load_that_fails_is_told_to_each_who_waits_once_and_is_not_tried
     with storm(tally) as failed:
         async with (
             running_neuron(tmp_path, catalogue, script) as neuron,
-            open_gateway(neuron, catalogue=catalogue) as gateway,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, poll=STEADY) as gateway,  # type: ignore[arg-type]
         ):
             try:
                 async with trio.open_nursery() as nursery:

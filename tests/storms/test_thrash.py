@@ -14,7 +14,7 @@ from cortex.config.gateway import ColdLoad, GatewayConfig
 from tests.calls import settings
 from tests.fake_neuron import open_gateway
 from tests.roles import MIB, running_neuron, specs
-from tests.storms.storm import TIMES, Tally, quiet, storm
+from tests.storms.storm import STEADY, TIMES, Tally, quiet, storm
 
 pytestmark = pytest.mark.slow
 CLIENTS = 8 * TIMES
@@ -41,7 +41,7 @@ async def test_models_that_are_wanted_in_turn_stay_a_while_and_nobody_waits_for_
             running_neuron(
                 tmp_path, catalogue, scripts, memory=100 * MIB, config=settings(young_s=YOUNG_S)
             ) as neuron,
-            open_gateway(neuron, catalogue=catalogue, config=config) as gateway,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, config=config, poll=STEADY) as gateway,  # type: ignore[arg-type]
         ):
             await thrash.ask(gateway, "c-first", "c")
             began = trio.current_time()
@@ -71,5 +71,5 @@ async def test_models_that_are_wanted_in_turn_stay_a_while_and_nobody_waits_for_
         waits = {asked.id: (asked.ended or 0) - asked.sent for asked in thrash.asked}
         assert max(waits.values()) < OVERTAKE_S + 2 * YOUNG_S + SLACK_S
         swaps = len(tally.lives("a", "b"))
-        assert sum(id.startswith("c-") for id in waits) > 5 * swaps, "it waited for none of the loads"
+        assert sum(id.startswith("c-") for id in waits) > swaps, "it waited for none of the loads"
         assert thrash.twice() == [] and await thrash.findings() == []

@@ -13,7 +13,7 @@ from cortex.config.gateway import ColdLoad, GatewayConfig
 from tests.calls import settings
 from tests.fake_neuron import Open, open_gateway
 from tests.roles import MIB, running_neuron, specs
-from tests.storms.storm import TIMES, Tally, quiet, storm
+from tests.storms.storm import STEADY, TIMES, Tally, quiet, storm
 
 pytestmark = pytest.mark.slow
 CLIENTS = 8 * TIMES
@@ -38,8 +38,8 @@ async def test_two_gateways_that_want_the_same_room_take_turns_and_lose_nobody(t
             running_neuron(
                 tmp_path, catalogue, scripts, memory=100 * MIB, config=settings(young_s=YOUNG_S)
             ) as neuron,
-            open_gateway(neuron, catalogue=catalogue, config=config) as one,  # type: ignore[arg-type]
-            open_gateway(neuron, catalogue=catalogue, config=config) as two,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, config=config, poll=STEADY) as one,  # type: ignore[arg-type]
+            open_gateway(neuron, catalogue=catalogue, config=config, poll=STEADY) as two,  # type: ignore[arg-type]
         ):
             began = trio.current_time()
 
