@@ -192,9 +192,10 @@ class Fleet:
         neuron.pool.retire()
         self.comings += 1
         self.knowers.forget(neuron.name)
-        self._metrics.neuron_gone(neuron.name)
         self.tongues.forget(neuron.name)
         self.probation.forget(neuron.name)
+        # Last: whoever tells of it again takes a name that another neuron could have.
+        self._metrics.neuron_gone(neuron.name)
         self._dispatch.abandon(self._dispatch.ledger.forget(neuron.name, neuron.dismissed))
         self._dispatch.wake()
 
@@ -363,7 +364,9 @@ class Fleet:
         self.missed(neuron, why, at_once=False)
 
     def _bound(self, name: str, most: int | None) -> None:
-        if most != 0 and name in self._neurons:  # that it is ejected, and why, is told where it is
+        if name not in self._neurons:
+            return
+        if most != 0:  # that it is ejected, and why, is told where it is
             log.info("neuron.probation neuron=%s at_a_time=%s", name, "all" if most is None else most)
         self._dispatch.ledger.bound(name, most)
         self._metrics.on_probation(name, tried=most is not None)

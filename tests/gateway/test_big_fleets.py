@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from cortex import router
 from cortex.catalogue import ModelSpec
+from cortex.config.gateway import Poll
 from cortex.gateway import feasible
+from cortex.metrics.traffic import MOST_NEURONS
 from cortex.places import Place, Room
 from cortex.router import choice
-from tests.believed import Believed
+from tests.believed import Believed, refs_of
 
 
 @pytest.fixture
@@ -80,6 +82,22 @@ async def test_what_a_neuron_knows_is_forgotten_when_it_tells_of_it_no_more() ->
     big.tell("n001", "had", stopping=True)
     assert big.fleet.knowers.of("had") == ("n001",) and not big.listing.has("x")
     assert big.listing.ids() == ["had", "y"]
+
+
+async def test_a_fleet_whose_neurons_go_under_ever_new_names_is_shown_all_the_same() -> None:
+    """Containers: each is on probation, since it was away once, and is forgotten; none is shown for it."""
+    big = Believed(1, 1)
+    for number in range(1, MOST_NEURONS + 20):
+        big.fleet.reform(refs_of(number + 1)[-1:], Poll(), silent_s=60.0)
+        gone = big.fleet[f"n{number - 1:03}"]
+        await big.fleet._see_off(gone)
+        name = f"n{number:03}"
+        big.tell(name)
+        big.fleet.missed(big.fleet[name], "it was restarted", at_once=True)
+        big.tell(name)
+    shown = big.metrics.render().decode()
+    assert f'cortex_neuron_up{{neuron="{name}"}} 1.0' in shown
+    assert f'neuron="{gone.name}"' not in shown and 'neuron="other"' not in shown
 
 
 ROOMS = st.lists(
