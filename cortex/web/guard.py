@@ -26,7 +26,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 log = logging.getLogger(__name__)
 
-FORWARDED: Final = ("x-forwarded-for", "forwarded", "x-real-ip")
+_READ: Final = "x-forwarded-for"
+FORWARDED: Final = (_READ, "forwarded", "x-real-ip")
 # LiteLLM, and aider with it, tells a refused key from a bad request by these words alone.
 _WRONG: Final = "Incorrect API key provided"
 _LOCAL_NAMES: Final = ("localhost",)
@@ -70,10 +71,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Where a request comes from. `relayed`: a proxy that is not trusted passed it on."""
+    """Where a request comes from. `relayed`: it may be somebody else's, passed on by a proxy that is not
+    trusted, or by a trusted one that does not name him. `unread` is the header in which such a one
+    names him all the same."""
 
     address: Address
     relayed: bool = False
+    unread: str = ""
 
 
 def visitor(policy: Policy, peer: str, headers: Headers) -> Visitor:
@@ -81,7 +85,11 @@ def visitor(policy: Policy, peer: str, headers: Headers) -> Visitor:
     address = _address(peer)
     if not _within(address, policy.trusted_proxies):
         return Visitor(address, any(headers.get(name) is not None for name in FORWARDED))
-    hops = [hop for line in headers.all("x-forwarded-for") for hop in line.split(",")]
+    hops = [hop for line in headers.all(_READ) for hop in line.split(",")]
+    if not hops:
+        # Whoever calls a proxy can send it the other headers, and most pass them on as they come.
+        unread = next((name for name in FORWARDED if headers.get(name) is not None), "")
+        return Visitor(address, relayed=True, unread=unread)
     # From the right: each trusted proxy vouches for the hop before it, and for no more.
     for hop in reversed(hops):
         address = _address(hop.strip())
@@ -183,6 +191,12 @@ def _check_scope(credential: Credential, scope: Scope) -> None:
 
 
 def _check_network(policy: Policy, visitor: Visitor, scope: Scope) -> None:
+    if visitor.unread:
+        raise Denied(
+            f"The proxy {visitor.address} names its client in {visitor.unread}, which is not read: anybody "
+            "could have written it. Let the proxy send X-Forwarded-For, or call with a key.",
+            reason="network",
+        )
     if not _within(visitor.address, policy.trusted_networks):
         raise Denied(
             f"{visitor.address} is outside trusted_networks, and no key was given. "
@@ -198,8 +212,9 @@ def _check_network(policy: Policy, visitor: Visitor, scope: Scope) -> None:
         )
     if visitor.relayed:
         raise Denied(
-            "Without keys, admin routes answer this host only, and a proxy passed this request on. "
-            "Name the proxy in trusted_proxies, or configure a key with scope admin.",
+            "Without keys, admin routes answer this host only, and a proxy may have passed this request on. "
+            "Name the proxy in trusted_proxies and let it send X-Forwarded-For, or configure a key with "
+            "scope admin.",
             reason="scope",
         )
 

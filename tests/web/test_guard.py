@@ -211,7 +211,7 @@ PROXIED = replace(OPEN, trusted_proxies=(ip_network("10.0.0.0/24"),))
         ("10.0.0.1", ["127.0.0.1", "8.8.8.8"], "8.8.8.8", False),
         ("10.0.0.1", ["8.8.8.8:4711"], "8.8.8.8", False),
         ("10.0.0.1", ["[2001:db8::1]:4711"], "2001:db8::1", False),
-        ("10.0.0.1", [], "10.0.0.1", False),
+        ("10.0.0.1", [], "10.0.0.1", True),
         ("127.0.0.1", ["127.0.0.1"], "127.0.0.1", True),
         ("8.8.8.8", ["127.0.0.1"], "8.8.8.8", True),
     ],
@@ -219,6 +219,29 @@ PROXIED = replace(OPEN, trusted_proxies=(ip_network("10.0.0.0/24"),))
 def test_only_a_trusted_proxy_names_the_client_and_only_the_hop_before_it(peer, forwarded, client, relayed):
     found = visitor(PROXIED, peer, Headers(("X-Forwarded-For", line) for line in forwarded))
     assert (str(found.address), found.relayed) == (client, relayed)
+
+
+BEHIND = replace(OPEN, trusted_proxies=(ip_network("127.0.0.1/32"),))
+
+
+def test_a_trusted_proxy_that_does_not_name_its_client_is_not_this_host():
+    """Else everybody behind it would have the admin routes, where there are no keys."""
+    with pytest.raises(Denied, match="X-Forwarded-For"):
+        call(BEHIND, "admin", "127.0.0.1")
+    assert call(BEHIND, "inference", "127.0.0.1") == ""
+    assert call(BEHIND, "admin", "127.0.0.1", x_forwarded_for="127.0.0.1") == ""
+    assert call(replace(BEHIND, credentials=KEYED.credentials), "admin", **bearer(ADMIN_KEY)) == "root"
+
+
+@pytest.mark.parametrize("header", ["x_real_ip", "forwarded"])
+@pytest.mark.parametrize("scope", ["open", "read", "inference", "admin"])
+def test_a_client_that_a_trusted_proxy_names_elsewhere_needs_a_key(header: str, scope: guard.Scope):
+    """He may have written that header himself."""
+    with pytest.raises(Denied, match=header.replace("_", "-")):
+        call(BEHIND, scope, "127.0.0.1", **{header: "127.0.0.1"})
+    keyed = replace(BEHIND, credentials=KEYED.credentials)
+    assert call(keyed, "inference", "127.0.0.1", **{header: "8.8.8.8"}, **bearer(KEY)) == "ann"
+    assert call(BEHIND, scope, "127.0.0.1", **{header: "8.8.8.8"}, x_forwarded_for="127.0.0.1") == ""
 
 
 def test_a_proxy_that_names_no_address_is_not_guessed_at():
