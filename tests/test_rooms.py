@@ -1,7 +1,7 @@
 """A cold model's place is found without a look at all places, and is the one that such a look would find."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cortex import evictor, router
 from cortex.catalogue import ModelSpec
-from cortex.errors import NeverFits, NoRoom, Recovering
+from cortex.errors import NeverFits, NoRoom, Recovering, Stopping
 from cortex.evictor import Rules
 from cortex.ledger import Ledger, Refuse, Want
 from cortex.ledger.rooms import Rooms
@@ -241,3 +241,32 @@ def test_only_so_many_refusals_are_remembered() -> None:
     for number in range(600):
         ledger.arrive(Want(f"m{number}", ModelSpec(f"m{number}"), 101))
     assert len(ledger._rooms._refused) <= 256
+
+
+# -- how many places are looked at anew
+
+
+def renewed(made: Books, change: Callable[[], object]) -> int:
+    """About how many places is known something else after `change`."""
+    rooms = made.ledger._rooms
+    assert rooms.largest >= 0
+    before = dict(rooms._known)
+    change()
+    assert rooms.largest >= 0
+    return sum(rooms._known[name] is not known for name, known in before.items())
+
+
+def test_of_a_model_that_is_everywhere_only_the_places_are_looked_at_that_something_changed_at() -> None:
+    made = fleet_of(40)
+    ledger, told = made.ledger, resident("x", 80)
+    assert renewed(made, lambda: made.tell("p07", 100, told)) == 1
+    assert renewed(made, lambda: ledger.fault("p03", "x", "its engine died")) == 0
+    assert renewed(made, lambda: ledger.bound("p04", 1)) == 0
+    assert renewed(made, lambda: ledger.leaving("p05", "x")) == 1
+    assert renewed(made, lambda: ledger.gone("p05", "x")) == 1
+    assert renewed(made, lambda: ledger.shut("p06", "it goes")) == 1
+    assert renewed(made, lambda: ledger.pin("x", pinned=True)) == 40 - 1, "it may leave nowhere any more"
+    ledger.pin("x", pinned=False)
+    waiting, load = made.begin("new", 15)
+    assert renewed(made, lambda: ledger.depart(waiting)) == 0
+    assert renewed(made, lambda: ledger.failed(load, Stopping("going"))) == 1

@@ -54,8 +54,9 @@ class Ledger(Foresight):
 
     def pin(self, model: str, *, pinned: bool) -> None:
         """`model` stays wherever it is, or may leave again. Who meant to send it away plans anew."""
-        for _, resident in self.holders(model):
+        for place, resident in self.holders(model):
             resident.pinned = pinned
+            self._rooms.touch(place.name)
         self._stir(model)
 
     def keep(self, model: str, *, pinned: bool, priority: int, idle_unload_s: float) -> None:
@@ -95,6 +96,7 @@ class Ledger(Foresight):
             return  # the place was lost meanwhile
         resident.room_bytes, resident.slots = facts.room_bytes, facts.slots
         resident.phase, resident.loaded_at = "loaded", self.clock()
+        self._rooms.touch(name)
 
     def reopen(self, name: str, reason: str, absent: Iterable[Resident] = ()) -> None:
         """The place serves again, without those who did not come back, unless something else has

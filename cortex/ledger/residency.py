@@ -194,6 +194,7 @@ class Residency:
             )
         resident.phase = "leaving"
         self._stir(model)
+        self._rooms.touch(place)
         return resident
 
     def gone(self, place: str, model: str) -> None:
@@ -260,8 +261,6 @@ class Residency:
         self._left[name] = {model: at for model, at in left.items() if at >= asked}
 
     def _stir(self, *models: str) -> None:
-        for model in models:
-            self._rooms.touch(*self._holders.get(model, ()))
         self._stirred.update(models)
         self._roomier = True
         self.on_change()
@@ -311,7 +310,8 @@ class Residency:
         if known is load.resident and any(known in other.leaving for other in self._loads.values()):
             # It came in before it was called off, and whoever did that sends it away.
             known.room_bytes, known.slots, known.unwanted = facts.room_bytes, facts.slots, False
-            known.loaded_at = now
+            self._rooms.touch(place.name)
+            known.loaded_at, known.load_s = now, facts.load_s
         elif known is load.resident:  # a report may have brought it in before, and then is as good
             facts.loaded_at = facts.last_used = now
             self._put(place, facts)
@@ -335,6 +335,7 @@ class Residency:
         next report tells what became of it."""
         del self._loads[load.want.model]
         load.resident.unwanted, load.resident.loaded_at = False, self.clock()
+        self._rooms.touch(place.name)
         self._stir(load.want.model, *load.victims)
 
     def _failed(self, load: Load, error: CortexError) -> bool:
