@@ -65,8 +65,25 @@ def test_as_json_key_and_entry_are_one_object(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
+    ("said", "number"), [("0.5", 0.5), ("2e1", 20.0), ("+3", 3.0), ("1_0.0", 10.0), ("0x10", 16.0)]
+)
+def test_a_share_is_any_number_of_toml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, number: float
+) -> None:
+    assert keys_new("ann", "--set", f"share={said}") == 0
+    file = tmp_path / "cortex.toml"
+    file.write_text('[[neurons]]\nname = "n"\nendpoint = "http://n:1"\n' + capsys.readouterr().out)
+    config, _ = read_gateway(file, {})
+    assert config.keys[0].share == number
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["a", "--set", "share=half"], "keys[0].share: must be a number"),
+        (["a", "--set", "share=0.001"], "keys[0].share: must be 0.01 to 1000"),
+        (["a", "--set", "share=1 # 2"], "keys[0].share: must be a number"),
+        (["a", "--set", f"max_in_flight={'9' * 5000}"], "keys[0].max_in_flight: must be"),
         (["a b"], "keys[0].name: must be a name"),
         (["a", "--set", "expires=soon"], "keys[0].expires: must be a date"),
         (["a", "--set", "max_in_flight=0"], "keys[0].max_in_flight: must be 1 to 100000"),

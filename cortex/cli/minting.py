@@ -23,7 +23,6 @@ _Said: TypeAlias = Mapping[str, list[str]]
 
 # Said otherwise on the command line, or by nobody.
 OWN: Final = ("name", "sha256", "scopes")
-_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 
 
 def mint(name: str, scopes: list[str], settings: Iterable[str], *, as_json: bool) -> None:
@@ -66,7 +65,7 @@ def _entry(said: _Said) -> str:
         elif len(values) > 1:
             raise Usage(f"--set {name} is said twice, and has one value")
         else:
-            number = isinstance(known, Known) and known.kind.literal and _NUMBER.fullmatch(values[0])
+            number = isinstance(known, Known) and known.kind.literal and _is_number(values[0])
             written = values[0] if number else _quoted(values[0])
         lines.append(f"{name if _bare(name) else _quoted(name)} = {written}")
     return "\n".join(lines) + "\n"
@@ -82,6 +81,17 @@ def _check(entry: str) -> None:
 def _known() -> Mapping[str, Known | Table]:
     table = GATEWAY_FILE.keys["keys"]
     return table.keys if isinstance(table, Table) else {}
+
+
+def _is_number(text: str) -> bool:
+    """Whether TOML takes it for a number, and it is nothing besides."""
+    if re.fullmatch(r"[\w.+-]+", text, re.ASCII) is None:
+        return False
+    try:
+        value = tomllib.loads(f"n = {text}")["n"]
+    except ValueError:
+        return False
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _bare(name: str) -> bool:
