@@ -53,7 +53,8 @@ class Report:
         if unservable or not self.moving():
             return "impaired"
         missing = any(not neuron.up or belief.unfit(neuron) for neuron in self.fleet if not neuron.dismissed)
-        hurt = any(device.poisoned for neuron in self.fleet if neuron.up for device in neuron.health.devices)
+        devices = (device for neuron in self.fleet if neuron.up for device in neuron.health.devices)
+        hurt = any(device.poisoned or device.absent for device in devices)
         return "degraded" if missing or hurt else "ok"
 
     def unservable(self) -> list[str]:

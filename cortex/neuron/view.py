@@ -154,7 +154,8 @@ class View:
         if faulty or self.activation.failed or self.vigil.sick() is not None:
             return "impaired"
         poisoned = any(self.vigil.poisoned(place.name) is not None for place in self.ledger)
-        return "degraded" if poisoned or self.residents.crashes.quarantined() else "ok"
+        absent = any(self.devices.absent(name) is not None for place in self.ledger for name in place.rooms)
+        return "degraded" if poisoned or absent or self.residents.crashes.quarantined() else "ok"
 
     def ready(self) -> bool:
         """Whether a request has a chance: some device serves, and whoever waits does not for ever."""
@@ -193,7 +194,7 @@ class View:
             servable=wire.Servable(ok=resident.servable, reason=resident.fault),
             idle_s=0.0 if resident.seats else now - resident.last_used,
             age_s=now - resident.loaded_at,
-            load_s=resident.load_s,
+            load_s=0.0 if resident.phase == "loading" else resident.load_s,  # an estimate until then
             pinned=resident.pinned,
             priority=resident.priority,
             idle_unload_s=resident.idle_unload_s,

@@ -160,6 +160,18 @@ async def test_a_neuron_without_a_device_that_computes_is_unfit(lost: dict[str, 
             assert not neuron.orders
 
 
+@pytest.mark.parametrize(("lost", "why"), LOST, ids=["poisoned", "absent"])
+async def test_a_fleet_that_lacks_one_device_of_two_is_degraded(lost: dict, why: str) -> None:
+    async with fake_neuron("a") as neuron:
+        one, two = (
+            wire.DeviceHealth(name=name, memory_total=2**30, memory_free=2**30) for name in ("cpu", "cpu:1")
+        )
+        lacks = msgspec.structs.replace(two, **lost)
+        says(neuron, "/health", wire.Health(boot_id=neuron.boot_id, devices=[one, lacks]))
+        async with open_gateway(neuron, catalogue=["a"]) as gateway:
+            assert (await gateway.http.get("/health")).json()["status"] == "degraded", why
+
+
 async def test_a_neuron_none_of_whose_engines_is_available_is_unfit_and_not_asked_to_load() -> None:
     broken = wire.HarnessReport(name="llamacpp", why_not="its library is not installed")
     async with fake_neuron() as one, fake_neuron() as two:

@@ -249,6 +249,7 @@ async def test_a_card_that_falls_off_its_bus_takes_nobody_new_and_is_shown_absen
                 health = (await role.http.get("/health")).json()
                 rows = {device["name"]: device for device in health["devices"]}
                 assert not rows["cuda:0"]["absent"] and rows["cuda:0"]["temperature"] == 61
+                assert health["status"] == ("degraded" if rows["cuda:1"]["absent"] else "ok")
                 return rows["cuda:1"]["absent"] and "cuda:1 is absent: NVML says" in "".join(
                     health["warnings"]
                 )
