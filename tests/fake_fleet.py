@@ -210,7 +210,7 @@ class FakeNeuron:
             elsewhere=one.seats + self.ledger.waiting_for(one.model),
             loaded_at=one.loaded_at,
             last_used=trio.current_time() if one.seats else one.last_used,
-            load_s=one.load_s,
+            load_s=0.0 if one.phase == "loading" else one.load_s,
             fault=one.fault,
         )
 

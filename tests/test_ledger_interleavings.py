@@ -204,7 +204,7 @@ class World:
                 for model, each in sorted(ledger._claims._claims.items())
             ),
             tuple(sorted(ledger._blocked)),
-            tuple(sorted((model, at - now) for model, at in ledger._timed.items())),
+            tuple(sorted((model, ledger._timed.at(model) - now) for model in ledger._timed)),
         )
 
     def state_of(self, ticket: Ticket) -> tuple[str, bool]:

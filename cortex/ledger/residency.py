@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from cortex.errors import Busy, CortexError, Recovering
 from cortex.ledger.outlook import Outlook, Outlooks
+from cortex.ledger.paces import Paces
 from cortex.ledger.rests import Rest, Rests
 from cortex.ledger.rooms import Rooms
 from cortex.ledger.tickets import Load, Policy, Ticket, Want
@@ -45,7 +46,7 @@ class Residency:
     _fresh: dict[str, dict[Ticket, Resident]] = field(default_factory=dict)
     # When who left, by place, for reports that were asked for earlier.
     _left: dict[str, dict[str, float]] = field(default_factory=dict)
-    _load_s: dict[str, float] = field(default_factory=dict)
+    _paces: Paces = field(default_factory=Paces)
     # Places that get nobody who has a choice.
     _shunned: set[str] = field(default_factory=set)
     # Whose line may move: those of these models, and with `_roomier` all that wait for room.
@@ -243,7 +244,11 @@ class Residency:
                 setattr(known, name, getattr(told, name))
             known.last_used = max(known.last_used, told.last_used)
         if told.load_s:
-            self._load_s[told.model] = place.residents[told.model].load_s = told.load_s
+            place.residents[told.model].load_s = told.load_s
+            new = known is None or known.phase == "loading"
+            self._paces.note(told.model, told.bytes if new else 0, told.load_s)
+        elif told.phase == "loading":
+            place.residents[told.model].load_s = self._paces.expected_s(told.model, told.bytes)
 
     def _sent_away_after(self, asked: float, place: Place, model: str) -> bool:
         """Whether one of our loads sends `model` away of which the report cannot know yet."""
@@ -285,6 +290,7 @@ class Residency:
             one.phase = "leaving"
         resident = Resident(want.model, "loading", dict(placement.newcomer.need))
         resident.loaded_at = resident.last_used = self.clock()
+        resident.load_s = self._paces.expected_s(want.model, resident.bytes)
         resident.priority = placement.newcomer.priority
         # Whom a gateway must not send away its neurons tell.
         pins = want.pinned or (want.spec is not None and bool(want.spec.pinned_on))
@@ -305,7 +311,8 @@ class Residency:
         self._came.add(model)
         for victim in () if self.policy.delegates else load.staying:
             self.gone(place.name, victim.model)
-        facts.load_s = self._load_s[model] = now - load.resident.loaded_at
+        facts.load_s = now - load.resident.loaded_at
+        self._paces.note(model, facts.bytes, facts.load_s)
         known = place.residents.get(model, load.resident)
         if known is load.resident and any(known in other.leaving for other in self._loads.values()):
             # It came in before it was called off, and whoever did that sends it away.

@@ -120,7 +120,7 @@ class Seating(Judging):
 
     def usual_load_s(self, model: str) -> float | None:
         """How long its last load took; None when none was seen."""
-        return self._load_s.get(model)
+        return self._paces.usual_s(model)
 
     def overdue(self, ticket: Ticket) -> CortexError:
         """What a ticket in line is told when its patience ends, by what it waits for."""
@@ -129,7 +129,7 @@ class Seating(Judging):
         for _, resident in holders:
             if resident.phase == "loading":
                 running_s, seen = now - resident.loaded_at, self.outlook(model)
-                return refusals.still_loading(model, running_s, self._load_s.get(model), seen)
+                return refusals.still_loading(model, running_s, self._paces.usual_s(model), seen)
         if any(resident.servable for _, resident in holders):
             position = self._lines[model].position(ticket)
             return refusals.seatless(model, position, self._again_s(model, position))
@@ -139,8 +139,7 @@ class Seating(Judging):
 
     def _moved(self) -> set[str]:
         """Models whose line may move."""
-        now = self.clock()
-        models = self._stirred | {model for model, until in self._timed.items() if until <= now}
+        models = self._stirred | self._timed.ring(self.clock())
         if self._roomier:
             models |= self._blocked
         self._stirred, self._roomier = set(), False
@@ -153,7 +152,7 @@ class Seating(Judging):
     def _move(self, model: str, line: Line) -> list[tuple[Ticket, Settled]]:
         settled: list[tuple[Ticket, Settled]] = []
         self._blocked.discard(model)
-        self._timed.pop(model, None)
+        self._timed.drop(model)
         stuck: set[Kind] = set()
         blocked: tuple[Ticket, Wait] | None = None
         while (head := line.first(but=stuck)) is not None:
@@ -215,7 +214,7 @@ class Seating(Judging):
             ((plan, max(now, *self._moments(claimant, plan))) for plan in plans), key=itemgetter(1)
         )
         if ready_at > now:
-            self._look_at(model, ready_at)
+            self._timed.put(model, ready_at)
         self._roomier = self._roomier or plan is not claimed
         self._stirred |= self._claims.make(model, Claim(plan, claimant, closes=ready_at <= now))
 
@@ -227,7 +226,7 @@ class Seating(Judging):
         eldest = self._eldest(head)
         if (since := self._entitled_at(eldest)) <= self.clock():
             return eldest
-        self._look_at(model, since)
+        self._timed.put(model, since)
         return claim.ticket if claim is not None and claim.ticket in line else None
 
     def _works(self, plan: router.Placement) -> bool:

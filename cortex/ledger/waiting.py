@@ -5,8 +5,8 @@ as somebody stands in it, and takes along what was promised to it.
 """
 
 from dataclasses import dataclass, field
-from math import inf
 
+from cortex.ledger.alarms import Alarms
 from cortex.ledger.claims import Claims
 from cortex.ledger.crowd import Crowd
 from cortex.ledger.line import Line, kind_of
@@ -27,7 +27,7 @@ class Waiting(Residency):
     _room: Turns = field(default_factory=Turns)
     # Lines that wait for room, and when to look at which although nobody said anything.
     _blocked: set[str] = field(default_factory=set)
-    _timed: dict[str, float] = field(default_factory=dict)
+    _timed: Alarms = field(default_factory=Alarms)
     _claims: Claims = field(default_factory=Claims)
 
     @property
@@ -45,7 +45,7 @@ class Waiting(Residency):
     @property
     def due(self) -> float:
         """When to `settle` at the latest, in seconds of the clock; infinity for never."""
-        return min(self._timed.values(), default=inf)
+        return self._timed.due
 
     def waiting_for(self, model: str) -> int:
         """How many tickets stand in the line of `model`."""
@@ -81,7 +81,7 @@ class Waiting(Residency):
         if not line:
             del self._lines[model]
             self._blocked.discard(model)
-            self._timed.pop(model, None)
+            self._timed.drop(model)
             self._unclaim(model)
             self._want_load(model, wanted=False)
 
@@ -106,10 +106,7 @@ class Waiting(Residency):
         if wait.reason == "room":
             self._blocked.add(model)
         if wait.until is not None:
-            self._look_at(model, wait.until)
-
-    def _look_at(self, model: str, moment: float) -> None:
-        self._timed[model] = min(moment, self._timed.get(model, inf))
+            self._timed.put(model, wait.until)
 
     def _has_line(self, want: Want) -> bool:
         """Whether somebody waits before whom `want` may not be served."""

@@ -169,8 +169,11 @@ def merit(way: Placement) -> Merit:
 
 def worth(resident: Resident, now: float) -> float:
     """What it costs to send `resident` away: the longer nobody has used it, the longer its return is
-    likely to be off. Nothing for what is on its way in and wanted by nobody."""
-    return 0.0 if resident.unwanted else weight(resident) / max(now - resident.last_used, 1.0)
+    likely to be off. What is on its way in is as good as used at this moment, or worth nothing where
+    nobody wants it."""
+    if resident.phase == "loading":
+        return 0.0 if resident.unwanted else weight(resident)
+    return weight(resident) / max(now - resident.last_used, 1.0)
 
 
 def weight(resident: Resident) -> float:

@@ -1,0 +1,62 @@
+"""Cold models in a busy fleet: they spread, are bounded by the queue, and cost nobody a seat. Rows 60 to 66."""
+
+from collections import Counter
+
+import pytest
+
+from tests.fake_ledger import Books, books, resident
+
+
+def busy(places: int, idle: int, *, load_s: float) -> Books:
+    """A gateway of that many neurons: `idle` are empty, the others full and used at this moment."""
+    book = books(None, delegates=True)
+    for number in range(places):
+        full = number >= idle
+        hot = resident(f"hot{number}", 80, elsewhere=1, load_s=load_s, last_used=book.clock())
+        book.tell(f"n{number}", 100, *([hot] if full else []))
+    return book
+
+
+def test_cold_models_spread_over_neurons_and_do_not_queue_behind_the_first_load() -> None:
+    book = busy(4, 1, load_s=20.0)
+    places = Counter()
+    for number in range(12):
+        _, load = book.begin(f"cold{number}", 80)
+        places[load.place.name] += 1
+        book.clock.pass_by(0.2)
+    assert sorted(places.values()) == [3, 3, 3, 3]
+
+
+def test_a_load_weighs_what_its_last_one_took() -> None:
+    """`slow` took 50 s: who comes next goes where a model of the same size took 5 s."""
+    book = busy(2, 1, load_s=5.0)
+    ticket, load = book.begin("slow", 80)
+    book.clock.pass_by(50)
+    book.finish(load)
+    book.ledger.depart(ticket)
+    book.ledger.gone("n0", "slow")
+    assert book.begin("slow", 80)[1].resident.load_s == 50
+    assert book.begin("other", 80)[1].place.name == "n1"
+
+
+def test_a_load_of_another_gateway_weighs_as_much_as_one_of_ours() -> None:
+    book = busy(2, 1, load_s=20.0)
+    for name in ("n0", "n1"):
+        hot = resident("hot1", 80, elsewhere=1, load_s=20.0, last_used=book.clock())
+        theirs = resident("theirs", 90, phase="loading", last_used=book.clock())
+        book.tell(name, 100, hot if name == "n1" else theirs)
+    assert book.begin("cold", 80)[1].place.name == "n1"
+
+
+def test_a_load_that_takes_long_is_worth_no_less_for_it() -> None:
+    book = busy(2, 1, load_s=20.0)
+    book.begin("first", 90)
+    book.clock.pass_by(120)
+    book.tell("n1", 100, resident("hot1", 80, elsewhere=1, load_s=20.0, last_used=book.clock()))
+    assert book.begin("second", 80)[1].place.name == "n1"
+
+
+@pytest.mark.parametrize(("count", "expected"), [(80, 20.0), (40, 10.0)])
+def test_a_load_that_nobody_has_seen_is_judged_by_the_pace_of_others(count: int, expected: float) -> None:
+    book = busy(2, 1, load_s=20.0)
+    assert book.begin("cold", count)[1].resident.load_s == pytest.approx(expected)
