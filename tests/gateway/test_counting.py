@@ -236,14 +236,17 @@ async def test_overhead_has_neither_the_wait_for_a_load_nor_the_neurons_time() -
             client = await gateway.dial()
             await client.send(ask(CHAT, body(stream=True)))
             await neuron.told_to_load()
-            for event in (neuron.loading, first, last):
+            await trio.sleep(0.2)
+            neuron.loading.set()
+            await neuron.seen(1)
+            for event in (first, last):
                 await trio.sleep(0.2)
                 event.set()
             await client.until(b"\r\n0\r\n\r\n")
             page = await page_of(gateway)
-            assert page("request_duration_seconds_sum") > 0.6
             assert page("overhead_seconds_count") == 1
-            assert 0 < page("overhead_seconds_sum") < 0.1
+            # Whatever a busy machine adds, it adds to both.
+            assert 0 < page("overhead_seconds_sum") <= page("request_duration_seconds_sum") - 0.6
 
 
 async def test_a_wait_for_a_load_is_told_apart_from_one_for_a_seat() -> None:
