@@ -103,7 +103,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     cortex("--help")
     shown = capsys.readouterr().out
     listed = [line.split()[0] for line in shown.partition("Commands:\n")[2].splitlines()]
-    roles = ["up", "gateway", "serve", "neuron", "status", "plan", "doctor"]
+    roles = ["up", "gateway", "serve", "neuron", "status", "plan", "connect", "doctor"]
     assert listed == [*roles, "models", "config", "engines", "keys"]
 
 

@@ -153,7 +153,8 @@ def _undone(place: Path, memory: Memory) -> Undone:
         if before is not None and before != memory.before:
             left = reverted(FORMS[memory.form], now or "", memory.changes)[1]
     except Unreadable as error:
-        raise ConfigError([f"{path}: {error}; nothing was undone: mend it first"]) from error
+        kept = "" if memory.backup is None else f", or take what it was before from {memory.backup}"
+        raise ConfigError([f"{path}: {error}; nothing was undone: mend it first{kept}"]) from error
     if before is None:
         path.unlink(missing_ok=True)
         for folder in reversed(memory.folders):

@@ -9,12 +9,15 @@ import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cortex.ask import Json
 from cortex.connect.formats import FORMS, Form, Unreadable
 from cortex.connect.recipe import Edit, Settings
 
 __all__ = ["Change", "applied", "reverted", "shown"]
+
+_UNSAFE: Final = "it is laid out so that it cannot be changed safely"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,10 @@ def applied(form: Form, text: str, edits: Sequence[Edit]) -> tuple[str, tuple[Ch
         change = _change(said, edit)
         changes.append(change)
         _make(said, change)
-        after = _made(form, after, change)
+        try:
+            after = _made(form, after, change)
+        except Unreadable as error:
+            raise Unreadable(f"{_UNSAFE} ({error})") from error
     return _like(before, _proven(form, after, said)), tuple(changes)
 
 
@@ -145,7 +151,7 @@ def _proven(form: Form, text: str, wanted: dict[str, Json]) -> str:
     except Unreadable:
         good = False
     if not good:
-        raise Unreadable("it is laid out so that it cannot be changed safely")
+        raise Unreadable(_UNSAFE)
     return text
 
 

@@ -113,7 +113,7 @@ def test_a_file_that_broke_since_is_not_undone(tmp_path: Path, path: Path) -> No
     path.write_text(JSON)
     put(tmp_path, path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match="nothing was undone"):
+    with pytest.raises(ConfigError, match=r"nothing was undone: .* from .*settings\.json\.before-cortex"):
         undo(tmp_path / "state", "c")
     path.write_text("\udcff", errors="surrogateescape")
     with pytest.raises(ConfigError, match="UTF-8"):

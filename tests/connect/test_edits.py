@@ -79,6 +79,8 @@ def test_comments_and_trailing_commas_of_an_editor_stay() -> None:
         ("yaml", "- a\n", "table"),
         ("yaml", "{env: 5}\n", "key: value"),
         ("yaml", "a: 1\n---\nb: 2\n", "single document"),
+        ("yaml", "env: >\n  a\n  b\nx: 1\n", "cannot be changed safely"),
+        ("yaml", "env: &m a\nother: *m\n", "cannot be changed safely"),
     ],
 )
 def test_what_cannot_be_changed_safely_is_refused(form: str, text: str, why: str) -> None:
@@ -220,6 +222,34 @@ def test_objects_that_were_made_for_a_setting_go_with_it_unless_others_use_them(
     assert FORMS["json"].read(reverted(FORMS["json"], done, changes)[0]) == {}
     used = FORMS["json"].put(done, ("a", "mine"), 2)
     assert FORMS["json"].read(reverted(FORMS["json"], used, changes)[0]) == {"a": {"mine": 2}}
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "edit"),
+    [
+        ("yaml", "general_settings: {}\n# end\n", Edit(("model_list",), {"a": {"b": 1}}, add=True)),
+        ("yaml", "model_list: []\n", Edit(("model_list",), {"a": 1}, add=True)),
+        ("yaml", "read:\n- a.md\n- b.md # both\nx: 1\n", Edit(("read",), "c.md")),
+        ("yaml", "model: &m a\nother: 1\n", Edit(("model",), "c")),
+        (
+            "toml",
+            'model_providers = { other = { name = "x" } }\n',
+            Edit(("model_providers", "c"), {"n": {"a": 1}}),
+        ),
+        (
+            "toml",
+            "[model_providers.a]\nx=1\n[z]\n[model_providers.b]\ny=1\n",
+            Edit(("model_providers", "c"), {"n": 1}),
+        ),
+        ("toml", "[[x]]\na=1\n# end", Edit(("model",), "m")),
+        ("json", '{"a": [{"b": 1}, 2,],}', Edit(("a",), 3, add=True)),
+    ],
+)
+def test_odd_layouts_are_changed_and_changed_back(form: str, text: str, edit: Edit) -> None:
+    done, changes = applied(FORMS[form], text, (edit,))
+    assert FORMS[form].read(done) != FORMS[form].read(text)
+    again, left = reverted(FORMS[form], done, changes)
+    assert (FORMS[form].read(again), left) == (FORMS[form].read(text), ())
 
 
 def test_an_entry_of_a_list_is_taken_out_wherever_it_is_by_then() -> None:

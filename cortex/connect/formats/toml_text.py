@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable
 
 from cortex.ask import Json
 from cortex.connect.formats.unreadable import Unreadable
@@ -27,7 +28,12 @@ def put(text: str, path: tuple[str, ...], value: Json) -> str:
             # Its own header would say nothing when all it holds are tables.
             here[key] = tomlkit.table(is_super_table=isinstance(value, dict) or depth < len(path) - 1)
         here = _table(here[key], key)
-    here[path[-1]] = _table_of(value) if isinstance(value, dict) else value
+    try:
+        here[path[-1]] = (
+            _table_of(value, inline=isinstance(here, InlineTable)) if isinstance(value, dict) else value
+        )
+    except (TOMLKitError, ValueError) as error:
+        raise Unreadable(str(error)) from error
     return tomlkit.dumps(document)
 
 
@@ -66,8 +72,9 @@ def _table(value: object, key: str) -> MutableMapping[str, object]:
     return value
 
 
-def _table_of(value: dict[str, Json]) -> MutableMapping[str, object]:
-    table = tomlkit.table()
+def _table_of(value: dict[str, Json], *, inline: bool) -> MutableMapping[str, object]:
+    """With a header of its own, unless it is to stand in a table that has none."""
+    table = tomlkit.inline_table() if inline else tomlkit.table()
     for key, inner in value.items():
-        table[key] = _table_of(inner) if isinstance(inner, dict) else inner
+        table[key] = _table_of(inner, inline=inline) if isinstance(inner, dict) else inner
     return table

@@ -32,9 +32,12 @@ def put(text: str, path: tuple[str, ...], value: Json) -> str:
     if found is None:
         ended = text if not text or text.endswith("\n") else f"{text}\n"
         return ended + _dumped({key: value})
-    start, end = found[1].start_mark.index, _end(found[1])
-    # In flow style, which is one line, whatever it was.
+    name, old = found
+    start, end = old.start_mark.index, _end(old)
+    # In flow style, which is one line, whatever it was; a block began on a line of its own.
     shown = _dumped(value, flow=True)
+    if not getattr(old, "flow_style", True):
+        start, shown = name.end_mark.index, f": {shown}"
     gap = " " if text[start - 1 : start] == ":" else ""
     return text[:start] + gap + shown + text[end:]
 
