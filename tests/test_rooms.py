@@ -235,6 +235,15 @@ def test_another_entry_for_the_same_model_is_judged_anew() -> None:
     assert isinstance(decision, Refuse) and "the catalogue pins it on nowhere" in str(decision.error)
 
 
+def test_the_same_entry_made_anew_is_not_judged_anew() -> None:
+    """A gateway makes one for each request where the file's has to be put in other words."""
+    rooms = fleet_of(3).ledger._rooms
+    first = rooms.verdict(ModelSpec("new", draft="hf:org/small"), 101)
+    assert rooms.verdict(ModelSpec("new", draft="hf:org/small"), 101) is first
+    assert rooms.verdict(ModelSpec("new", draft="hf:org/other"), 101) is not first
+    assert rooms.verdict(ModelSpec("new", draft="hf:org/other"), 100) is not first
+
+
 def test_only_so_many_refusals_are_remembered() -> None:
     ledger = Ledger(Clock(), policy(delegates=True))
     ledger.report("p", [Room("g", 100)], (), 0.0)

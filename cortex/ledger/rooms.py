@@ -237,7 +237,8 @@ class Rooms:
         self._freshen()
         key = (spec.id, need_bytes)
         known = self._refused.pop(key, None)
-        if known is None or known[0] is not spec:
+        # An equal one is as good: some are made anew for every request.
+        if known is None or (known[0] is not spec and known[0] != spec):
             known = spec, _verdict(spec, need_bytes, self._places.values())
         self._refused[key] = known
         if len(self._refused) > _REMEMBERED:
