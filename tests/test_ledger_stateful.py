@@ -207,6 +207,8 @@ class Machine(RuleBasedStateMachine):
             assert not load.place.residents[victim].pinned
         for other in load.calls_off:
             assert self.ledger.waiting_for(other.want.model) == 0
+        for one in load.leaving:
+            assert one.seats == 0
 
     # -- what always holds
 

@@ -280,7 +280,7 @@ class Residency:
         makes room by itself knows best what it takes: there, all that nobody waits for is let go of.
         """
         place = placement.place
-        unwanted = [load for load in self._loads.values() if load.place is place and load.resident.unwanted]
+        unwanted = [load for load in self._loads.values() if load.place is place and load.unwanted]
         victims = placement.victims
         calls_off = [load for load in unwanted if self.policy.delegates or load.want.model in victims]
         off = {load.want.model for load in calls_off}

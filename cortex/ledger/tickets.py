@@ -101,6 +101,11 @@ class Load:
         return tuple(model for model in self.victims if model not in off)
 
     @property
+    def unwanted(self) -> bool:
+        """Whether nobody waits for it, nor uses what it was to bring: a report may have brought it in."""
+        return self.resident.unwanted and self.place.residents.get(self.want.model) is self.resident
+
+    @property
     def staying(self) -> tuple[Resident, ...]:
         """Who was told to go, and is there yet."""
         return tuple(one for one in self.leaving if self.place.residents.get(one.model) is one)
