@@ -1,9 +1,10 @@
-"""Cold models in a busy fleet: they spread, are bounded by the queue, and cost nobody a seat. Rows 60 to 66."""
+"""Cold models in a busy fleet: they spread, are bounded, and cost nobody a seat. Rows 60 to 66."""
 
 from collections import Counter
 
 import pytest
 
+from cortex.ledger import Wait
 from tests.fake_ledger import Books, books, resident
 
 
@@ -60,3 +61,45 @@ def test_a_load_that_takes_long_is_worth_no_less_for_it() -> None:
 def test_a_load_that_nobody_has_seen_is_judged_by_the_pace_of_others(count: int, expected: float) -> None:
     book = busy(2, 1, load_s=20.0)
     assert book.begin("cold", count)[1].resident.load_s == pytest.approx(expected)
+
+
+def test_a_load_that_a_report_brought_in_is_not_called_off_over_the_heads_of_who_sits_there() -> None:
+    book = books(None, delegates=True)
+    book.tell("p", 100)
+    ticket, load = book.begin("a", 60)
+    book.ledger.depart(ticket)
+    book.clock.pass_by(20)
+    book.tell("p", 100, resident("a", 60, loaded_at=book.clock() - 1))
+    book.clock.pass_by(1)
+    seat = book.sit("a", 60)
+    _, other = book.begin("b", 60)
+    assert other.calls_off == () and other.leaving == ()
+    assert seat.resident is not None and seat.resident.phase == "loaded"
+    assert book.ledger.loads["a"] is load
+
+
+def test_who_was_refused_elsewhere_stands_behind_those_who_want_the_same_replica() -> None:
+    """A request for two seats waits; retried ones for one seat each do not pass it for ever."""
+    book = books(None, delegates=True)
+    book.tell("p", 100, resident("hot", 100, slots=2))
+    seats = [book.sit("hot")]
+    first, _ = book.arrive("hot", weight=2)
+    again, decision = book.arrive("hot", avoid=frozenset({"gone"}))
+    assert isinstance(decision, Wait)
+    assert book.settle() == {}
+    book.ledger.depart(seats.pop())
+    assert list(book.settle()) == [first]
+    book.ledger.depart(first)
+    assert list(book.settle()) == [again]
+
+
+def test_who_waits_for_one_replica_holds_up_nobody_who_may_go_to_another() -> None:
+    book = books(None, delegates=True)
+    for name in ("p", "q"):
+        book.tell(name, 100, resident("hot", 100, slots=1))
+    seats = [book.sit("hot"), book.sit("hot")]
+    book.arrive("hot", avoid=frozenset({"p"}))
+    (at_p,) = [seat for seat in seats if seat.place is not None and seat.place.name == "p"]
+    book.ledger.depart(at_p)
+    assert book.settle() == {}
+    book.sit("hot")

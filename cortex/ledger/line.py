@@ -3,7 +3,7 @@
 Keys take turns (`turns`), and within a key it is first come, first served, among those who want
 the same of the model. Who wants only that it is there, or not at a place that refused it, does
 not stand behind those who want a seat anywhere: what holds up one kind need not hold up the
-other. Every step costs the same however many wait.
+other, unless they could go wherever it could. Every step costs the same however many wait.
 """
 
 from collections import OrderedDict
@@ -127,9 +127,10 @@ class Line:
         tickets = (ticket for row in self._rows.values() for each in row.keys.values() for ticket in each)
         return iter(sorted(tickets, key=lambda ticket: ticket.number))
 
-    def has(self, kind: Kind) -> bool:
-        """Whether somebody of that kind waits."""
-        return kind in self._rows
+    @property
+    def kinds(self) -> Collection[Kind]:
+        """Of which somebody waits."""
+        return self._rows.keys()
 
     def join(self, ticket: Ticket) -> None:
         """It stands last of its kind and key."""

@@ -156,7 +156,7 @@ class Seating(Judging):
         stuck: set[Kind] = set()
         blocked: tuple[Ticket, Wait] | None = None
         while (head := line.first(but=stuck)) is not None:
-            decision = self._do(head, self._judge(head, behind=False))
+            decision = self._do(head, self._judge(head, behind=self._is_behind(head.want, stuck)))
             if isinstance(decision, Wait):
                 stuck.add(kind_of(head.want))
                 self._note(model, decision)

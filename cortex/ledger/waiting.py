@@ -4,12 +4,13 @@ The ledger's second storey, on top of residency. Nothing is decided here. A line
 as somebody stands in it, and takes along what was promised to it.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cortex.ledger.alarms import Alarms
 from cortex.ledger.claims import Claims
 from cortex.ledger.crowd import Crowd
-from cortex.ledger.line import Line, kind_of
+from cortex.ledger.line import Kind, Line, kind_of
 from cortex.ledger.residency import Residency
 from cortex.ledger.tickets import Ticket, Wait, Want
 from cortex.ledger.turns import Rank, Turns
@@ -111,7 +112,20 @@ class Waiting(Residency):
     def _has_line(self, want: Want) -> bool:
         """Whether somebody waits before whom `want` may not be served."""
         line = self._lines.get(want.model)
-        return line is not None and line.has(kind_of(want))
+        return line is not None and self._is_behind(want, line.kinds)
+
+    def _is_behind(self, want: Want, kinds: Collection[Kind]) -> bool:
+        """Whether one of `kinds` is held up wherever `want` could go, and so may not be passed by it. At
+        a place that has to prove itself some are held up who have a choice, and others are not."""
+        kind = kind_of(want)
+        if not kinds or kind in kinds:
+            return bool(kinds)
+        reach = [place for place, one in self.holders(want.model) if place.ready and one.servable]
+        reach = [place for place in reach if place.name not in want.avoid]
+        names = [place.name for place in reach if place.most is None]
+        return len(names) == len(reach) and any(
+            seated == kind[0] and avoid.isdisjoint(names) for seated, avoid in kinds
+        )
 
     def _unclaim(self, model: str) -> None:
         if self._claims.of(model) is not None:
