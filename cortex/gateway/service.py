@@ -16,6 +16,7 @@ from cortex.dispatch import Dispatch, LoadBook
 from cortex.gateway import remote
 from cortex.gateway.app import build_app, scope_of
 from cortex.gateway.discovery import Seeker
+from cortex.gateway.expiry import end_expired
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.happenings import Happenings
 from cortex.gateway.headway import Headway
@@ -101,6 +102,7 @@ async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[G
         log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
         for warning in parts.report.warnings:
             log.warning("gateway.warning %s", warning)
+        nursery.start_soon(end_expired, lambda: tuning.config.keys, tuning.revoke)
         yield Gateway(Ports(api, page), parts.dispatch.ledger, tuning, parts)
         nursery.cancel_scope.cancel()
 

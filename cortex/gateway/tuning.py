@@ -4,18 +4,21 @@ Owns which part each value reaches, and which only a restart brings in: those ar
 name. Everything is made before the first part is touched, and when a part does not take its
 value, all get those of before again: a reload is whole or is not. Requests that are under
 way keep what they began with; a key that is gone takes nobody from that moment on, and what
-it has running ends within REVOKED_S.
+it has running ends within REVOKED_S, as does what one has that may do less than before.
 """
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 import trio
 
 from cortex.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
 from cortex.config.models import merge_aliases
 from cortex.config.whole import Whole
 from cortex.dispatch import Dispatch, Patience
@@ -39,6 +42,7 @@ log = logging.getLogger(__name__)
 
 # A little less than the minute that is promised.
 REVOKED_S: Final = 50.0
+_WILD: Final = re.compile(r"[*?\[]")
 # Bound or opened once, at the start.
 FIXED: Final = ("listen", "metrics_listen", "log_format")
 
@@ -136,8 +140,12 @@ class Tuning:
         if changed:
             parts.watch.happenings.tell(Reloaded(changed=changed))
         if revoked:
-            self._nursery.start_soon(parts.api.revoke, revoked, REVOKED_S)
+            self.revoke(revoked)
         return changed
+
+    def revoke(self, names: frozenset[str]) -> None:
+        """What keys of these names have under way ends within REVOKED_S."""
+        self._nursery.start_soon(self._parts.api.revoke, names, REVOKED_S)
 
     def show(self, faults: list[str]) -> None:
         """`/health` tells what stands against the files; the values in force stay."""
@@ -209,6 +217,26 @@ def _differing(old: GatewayConfig, new: GatewayConfig) -> list[str]:
 
 
 def _revoked(old: GatewayConfig, new: GatewayConfig) -> frozenset[str]:
-    """Names of keys that are gone, or may do less than before. One that only has another name stays."""
-    kept = {key.sha256: set(key.scopes) for key in new.keys}
-    return frozenset(key.name for key in old.keys if not set(key.scopes) <= kept.get(key.sha256, set()))
+    """Names of keys that are gone, or may do less than before: fewer scopes, or fewer models. One that
+    only has another name stays, and so does one that expires: that is the timer's."""
+    kept = {key.sha256: key for key in new.keys}
+    return frozenset(key.name for key in old.keys if _lessened(key, kept.get(key.sha256)))
+
+
+def _lessened(before: Key, after: Key | None) -> bool:
+    if after is None or not set(before.scopes) <= set(after.scopes):
+        return True
+    if not after.models:
+        return False
+    return not before.models or not all(_covered(glob, after.models) for glob in before.models)
+
+
+def _covered(glob: str, globs: Iterable[str]) -> bool:
+    """Whether the models of `glob` are among those of the others, as far as that is plain."""
+    for other in globs:
+        start, star, rest = other.partition("*")
+        if glob == other or (star and not rest and not _WILD.search(start) and glob.startswith(start)):
+            return True
+        if not _WILD.search(glob) and fnmatchcase(glob, other):
+            return True
+    return False

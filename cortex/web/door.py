@@ -97,7 +97,9 @@ class Door:
                 await self._hall.change()
         for visit, token in under_way:
             if visit.serves(callers) is token:
-                visit.stop(Unauthorised("This API key was revoked while the request ran; use another one."))
+                visit.stop(
+                    Unauthorised("This API key was revoked or expired while the request ran; use another.")
+                )
 
     async def drain(self, grace_s: float) -> None:
         """Every client has its end, every socket is closed, and `run` returns, after `grace_s`

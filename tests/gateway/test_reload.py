@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from cortex.config.keys import Key
 from cortex.config.whole import Whole, whole_gateway
 from cortex.dispatch import Dispatch
 from cortex.gateway import Source, run, tuning
+from cortex.gateway.expiry import LONGEST_S, end_expired
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.passage import Passage
 from cortex.gateway.reload import Reloader
@@ -549,13 +551,72 @@ async def test_files_that_are_touched_and_say_the_same_are_no_news(
         (Key("other", "1" * 64, ("admin",)), set()),
         (Key("ops", "2" * 64, ("admin",)), {"ops"}),
         (Key("ops", "1" * 64, ("inference",)), {"ops"}),
+        (Key("ops", "1" * 64, ("admin",), models=("qwen/*", "one")), {"ops"}),
     ],
-    ids=["the same", "more", "another name", "another key", "less"],
+    ids=["the same", "more", "another name", "another key", "less", "not all models"],
 )
 async def test_revoked_is_who_may_do_less_than_before(after: Key, revoked: set[str]) -> None:
     before = GatewayConfig(keys=(Key("ops", "1" * 64, ("admin",)),))
     assert tuning._revoked(before, GatewayConfig(keys=(after,))) == revoked
     assert tuning._revoked(before, GatewayConfig()) == {"ops"}
+
+
+@pytest.mark.parametrize(
+    ("after", "revoked"),
+    [
+        ((), set()),
+        (("*",), set()),
+        (("one", "qwen/*", "more"), set()),
+        (("o*", "qwen*"), set()),
+        (("qwen/*",), {"ops"}),
+        (("one", "qwen/?"), {"ops"}),
+        (("one", "qwen/small"), {"ops"}),
+    ],
+)
+async def test_revoked_is_who_may_use_fewer_models(after: tuple[str, ...], revoked: set[str]) -> None:
+    before = GatewayConfig(keys=(Key("ops", "1" * 64, models=("one", "qwen/*")),))
+    now = GatewayConfig(keys=(Key("ops", "1" * 64, models=after),))
+    assert tuning._revoked(before, now) == revoked
+
+
+async def test_what_a_key_has_under_way_ends_when_it_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "REVOKED_S", 0.1)
+    soon = datetime.now(UTC) + timedelta(seconds=1.5)
+    more = keys(bob="sk-bob") + keys(ann="sk-ann") + f"expires = '{soon.isoformat()}'\n"
+    async with fake_neuron("a") as neuron, live(tmp_path, ("n1", neuron), more=more) as gateway:
+        _, go_on = slow(neuron), slow(neuron)
+        async with streaming(gateway, "sk-ann") as ann, streaming(gateway, "sk-bob") as bob:
+            ended = await ann.rest()
+            assert b"expired" in ended and DONE not in ended and datetime.now(UTC) >= soon
+            go_on.set()
+            assert DONE in await bob.rest()
+
+
+async def test_each_end_of_a_key_counts_once_however_the_clock_is_set(autojump_clock) -> None:
+    began, told = datetime(2026, 12, 1, tzinfo=UTC), list[tuple[float, frozenset[str]]]()
+    known = [Key("a", "1" * 64, expires=began + timedelta(seconds=12)), Key("b", "2" * 64)]
+    start, set_forward = trio.current_time(), 0.0
+
+    def now() -> datetime:
+        return began + timedelta(seconds=trio.current_time() - start + set_forward)
+
+    def end(names: frozenset[str]) -> None:
+        told.append((trio.current_time() - start, names))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_expired, lambda: known, end, now)
+        await trio.sleep(20)
+        assert told == [(12.0, {"a"})]
+        known[:] = [Key("b", "2" * 64, expires=began + timedelta(hours=1)), known[0]]
+        set_forward = 3600.0
+        await trio.sleep(LONGEST_S + 0.5)
+        assert [names for _, names in told] == [{"a"}, {"b"}]
+        known[1] = Key("a", "1" * 64, expires=began + timedelta(minutes=1))
+        await trio.sleep(LONGEST_S + 0.5)
+        assert [names for _, names in told] == [{"a"}, {"b"}, {"a"}]
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_listens_hears_of_a_reload_and_of_a_neuron_that_is_taken_out(tmp_path) -> None:
