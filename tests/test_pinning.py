@@ -143,6 +143,21 @@ def test_a_file_that_was_changed_meanwhile_is_left_alone(file: Path, tmp_path: P
     assert os.listdir(tmp_path) == ["models.toml"]
 
 
+def test_a_file_that_would_change_its_owner_is_left_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Group members may write to a folder, and give nothing away."""
+
+    def refuses(handle: int, user: int, group: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "fchown", refuses)
+    with pytest.raises(ConfigError, match=r"models.toml: belongs to user .* Run this as that user"):
+        replace_file(file, TEXT.encode(), b"# other")
+    assert file.read_text() == TEXT and list(file.parent.iterdir()) == [file]
+
+
 def test_a_model_is_pinned_where_it_is_loaded_by_any_of_its_names(told, file: Path) -> None:
     said = pinning.write("quick", None, SITE, pins=True)
     assert pins_of(file.read_text(), "a") == ("n1", "n2")

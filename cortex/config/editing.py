@@ -62,13 +62,25 @@ def replace_file(path: Path, before: bytes, after: bytes) -> None:
             file.flush()
             os.fchmod(handle, found.st_mode & 0o7777)
             if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(handle, found.st_uid, found.st_gid)
+                _give_back(handle, found, path)
             os.fsync(handle)
         if target.read_bytes() != before:
             raise ConfigError([f"{path}: was changed by somebody else meanwhile; nothing was written"])
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _give_back(handle: int, found: os.stat_result, path: Path) -> None:
+    try:
+        os.fchown(handle, found.st_uid, found.st_gid)
+    except PermissionError as error:
+        raise ConfigError(
+            [
+                f"{path}: belongs to user {found.st_uid} and group {found.st_gid}, and would not any more; "
+                "nothing was written. Run this as that user, or as root"
+            ]
+        ) from error
 
 
 def digest_of(data: bytes) -> str:
