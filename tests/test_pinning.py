@@ -81,7 +81,26 @@ def test_a_pin_is_one_line_below_the_id_and_comments_stay_where_they_were() -> N
 def test_a_pin_that_is_there_is_replaced_in_its_place_with_its_comment() -> None:
     after = pinned(TEXT, "org/b", ["n1", "n3"])
     (gone,), (come,) = lines_apart(TEXT, after)
-    assert gone.startswith("pinned_on") and come == 'pinned_on = ["n1", "n3"]  # until spring'
+    assert gone.startswith("pinned_on") and come == 'pinned_on = [ "n1", "n3" ]  # until spring'
+
+
+LISTED = """[[models]]
+id = "a"
+pinned_on = [
+  # The ones with the big cards.
+  "n1",  # until spring
+  "n2",  # for ever
+]  # ask first
+"""
+
+
+def test_comments_in_the_list_stay_with_those_who_do() -> None:
+    assert pinned(LISTED, "a", ["n1", "n2", "n3"]) == LISTED.replace("for ever\n", 'for ever\n  "n3",\n')
+    assert pinned(LISTED, "a", ["n2"]) == LISTED.replace('  "n1",  # until spring\n', "")
+    windows = pinned(LISTED.replace("\n", "\r\n"), "a", ["n1", "n3"])
+    assert windows.count("\n") == windows.count("\r\n") and "until spring" in windows
+    twice = LISTED.replace("n2", "n1")
+    assert pins_of(pinned(twice, "a", ["n1"]), "a") == ("n1",)
 
 
 def test_without_neurons_the_key_goes() -> None:

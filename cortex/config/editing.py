@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import Item, Table
+from tomlkit.items import Array, InlineTable, Item, Table
 
 from cortex.errors import ConfigError
 
@@ -96,11 +96,24 @@ def _changed(text: str, model: str, neurons: Sequence[str]) -> str:
         if not neurons:
             row.pop(KEY, None)
         elif KEY in row or not isinstance(row, Table):
-            row[KEY] = list(neurons)
+            _rewrite(row, neurons)
         else:
             # Appended, it would stand below the comment that belongs to the next entry.
             row.value._insert_after("id", KEY, _like(row["id"], neurons))
     return tomlkit.dumps(document)
+
+
+def _rewrite(row: Table | InlineTable, neurons: Sequence[str]) -> None:
+    """In the list that is there, where those who stay keep their comments; anew when nobody does."""
+    names = row.get(KEY)
+    if isinstance(names, Array) and any(name in neurons for name in names):
+        for gone in [name for name in names if name not in neurons]:
+            names.remove(gone)
+        for name in neurons:
+            if name not in names:
+                names.append(name)
+    if not isinstance(names, Array) or list(names) != list(neurons):
+        row[KEY] = list(neurons)
 
 
 def _like(other: Item, neurons: Sequence[str]) -> Item:
