@@ -86,8 +86,7 @@ class Jobs:
 
     async def load(self, load: Load) -> Resident:
         """As the loader does it, and its job knows."""
-        job = self.open(load.want.model)
-        job.load, job.state, job.device = load, "loading", load.place.name
+        job = self._opened_for(load)
         end: CortexError | None = _given_up(job.model)
         goes_on = False
         try:
@@ -104,12 +103,22 @@ class Jobs:
             end = LoadFailed(f"The load of '{job.model}' failed unexpectedly: {bug}")
             raise
         finally:
-            job.load, job.progress = None, None
-            ordered = job.ordered is not None and not job.unwanted
-            if goes_on or (end is not None and ordered):
-                job.state = "queued"  # it is heard in a moment what becomes of it
-            else:
-                self.end(job, end)
+            if job.load is load:
+                job.load, job.progress = None, None
+                if goes_on or (end is not None and _stands(job)):
+                    job.state = "queued"  # it is heard in a moment what becomes of it
+                else:
+                    self.end(job, end)
+
+    def _opened_for(self, load: Load) -> Job:
+        """The job of `load`. One whose place was lost may be ending yet: an order that stands goes on with
+        this one, and any other is over."""
+        job = self.open(load.want.model)
+        if job.load is not None and not _stands(job):
+            self.end(job, _given_up(job.model))
+            job = self.open(load.want.model)
+        job.load, job.state, job.device, job.progress = load, "loading", load.place.name, None
+        return job
 
     def open(self, model: str) -> Job:
         """The job under way for `model`, or one that begins."""
@@ -126,7 +135,7 @@ class Jobs:
         given_up = isinstance(error, Stopping) or (job.unwanted and error is not None)
         job.state = "done" if error is None else "cancelled" if given_up else "failed"
         job.error = None if given_up else error
-        job.ended = trio.current_time()
+        job.ended, job.load = trio.current_time(), None
         job.over.set()
         self._looked.unpark_all()
         del self._active[job.model]
@@ -207,6 +216,11 @@ class Jobs:
         oldest = trio.current_time() - KEEP_S
         for job in [job for job in self._finished.values() if (job.ended or 0.0) < oldest]:
             del self._finished[job.id]
+
+
+def _stands(job: Job) -> bool:
+    """Whether an order stands in line for it."""
+    return job.ordered is not None and not job.unwanted
 
 
 def _given_up(model: str) -> Stopping:

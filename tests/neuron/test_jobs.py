@@ -209,7 +209,8 @@ class ByHand:
 async def book(**usual: float) -> AsyncIterator[tuple[Jobs, ByHand, Ledger, dict[str, Progress]]]:
     ledger = Ledger(trio.current_time, policy())
     ledger.open("p", [Room("g", 100)])
-    ledger._load_s.update(usual)
+    for model, seconds in usual.items():
+        ledger._paces.note(model, 0, seconds)
     loader, progress = ByHand(), {}
     made = Jobs(loader, ledger, progress.get)
     async with trio.open_nursery() as nursery:
@@ -270,6 +271,40 @@ async def test_a_job_ends_as_its_load_does(autojump_clock, error: Exception, sta
             async with loading(made, ledger) as job:
                 loader.go.set()
         assert (job.state, job.ended is not None) == (state, True)
+
+
+async def test_a_load_that_takes_the_place_of_a_lost_one_is_another_job(autojump_clock) -> None:
+    """What the lost one does yet, its thread being slow to let go, ends nothing of the other."""
+    async with book() as (made, loader, ledger, _), loading(made, ledger) as lost:
+        ledger.open("q", [Room("g", 100)])
+        ledger.lost("p", "poisoned")
+        ((_, load),) = ledger.settle()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.load, load)
+            await wait_all_tasks_blocked()
+            other = made.open("a")
+            assert (lost.state, lost.device, other.state, other.device) == ("cancelled", "p", "loading", "q")
+            assert other.id != lost.id and made.find(lost.id) is lost
+            loader.go.set()
+        assert (lost.state, other.state) == ("cancelled", "done")
+
+
+async def test_an_order_that_stands_is_one_job_through_both_loads(autojump_clock) -> None:
+    async with book() as (made, loader, ledger, _), loading(made, ledger) as job:
+        job.ordered = trio.CancelScope()
+        ledger.open("q", [Room("g", 100)])
+        (lost,) = ledger.lost("p", "poisoned")
+        ((_, load),) = ledger.settle()
+        first, loader.go = loader.go, trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.load, load)
+            await wait_all_tasks_blocked()
+            first.set()
+            await wait_all_tasks_blocked()
+            assert (made.open("a") is job, job.state, job.device) == (True, "loading", "q")
+            assert job.load is load is not lost
+            loader.go.set()
+        assert job.state == "done"
 
 
 async def test_finished_jobs_are_kept_for_a_time_and_up_to_a_number(autojump_clock) -> None:
