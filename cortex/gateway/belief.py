@@ -67,9 +67,10 @@ def doubt(
     neuron: Neuron, health: wire.Health, residents: wire.Residents, twin: Neuron | None
 ) -> Doubt | None:
     """Why a report of `neuron` is not believed, rows 25 and 26 of the fault matrix; None when it is.
-    `twin` has its boot id already."""
+    `twin` has its boot id already; of two names of one neuron the one that is dismissed drains."""
     boot_id, first = health.boot_id, min(health.seq, residents.seq)
-    if twin is not None and twin is not neuron and not twin.dismissed:
+    renamed = twin is not None and (neuron.dismissed or twin.dismissed)
+    if twin is not None and twin is not neuron and not renamed:
         at = neuron.ref.endpoint
         return "duplicate", f"the neuron at {at} is '{twin.name}' under another address (boot {boot_id})"
     if boot_id in neuron.boots:

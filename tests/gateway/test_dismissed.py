@@ -73,6 +73,28 @@ async def test_who_waits_for_a_neuron_that_has_left_and_lives_has_the_answer(how
             assert (await client.answer()).status == 200
 
 
+async def test_a_neuron_that_gets_another_name_drains_under_the_old_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It answers under both, with one boot id: nobody is refused for it, and nobody cut."""
+    async with fake_neuron("a") as neuron:
+        ready = trio.Event()
+        neuron.then(Wait(ready), WHOLE)
+        async with open_gateway(neuron, config=SOON, poll=IMPATIENT) as gateway:
+            client = await gateway.dial()
+            await client.send(ask("/v1/chat/completions", body("a")))
+            await neuron.seen(1)
+            reform(gateway, longer=neuron)
+            await gateway.knows(lambda ledger: ledger.place("longer").ready)
+            await neuron.polled(2 * 2 * (IMPATIENT.failures + 1))
+            assert gateway.ledger.place("n1").residents["a"].seats == 1, "nobody was cut"
+            ready.set()
+            assert (await client.answer()).status == 200
+            await gateway.knows(lambda ledger: ledger.place("n1") is None)
+            assert gateway.ledger.place("longer").ready
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
 async def test_a_request_whose_neuron_left_since_its_seat_was_given_is_tried_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
