@@ -74,11 +74,12 @@ class PromptTooLong(BadAsk):
 
     @classmethod
     def of(cls, prompt_tokens: int, context_length: int, *, at_least: bool = False) -> "PromptTooLong":
-        """The error with both numbers, in the words that clients look for."""
+        """The error with both numbers, in the words that clients look for: LiteLLM in the first sentence,
+        LangChain in the last."""
         count = f"at least {prompt_tokens}" if at_least else f"{prompt_tokens}"
         return cls(
             f"This model's maximum context length is {context_length} tokens. However, your "
-            f"messages resulted in {count} tokens. Please shorten the messages.",
+            f"messages resulted in {count} tokens. Please shorten the messages: the prompt is too long.",
             param="messages",
             facts={"prompt_tokens": prompt_tokens, "context_length": context_length},
         )
