@@ -76,6 +76,8 @@ class Fleet:
         self.noticed: Callable[[Neuron], None] = lambda neuron: None
         # Who looks whether residents are kept as the catalogue says.
         self.heeded: Callable[[Neuron], None] = lambda neuron: None
+        # Who remembers something of a neuron by its name, which may be another's one day.
+        self.forgotten: Callable[[str], None] = lambda name: None
 
     def __iter__(self) -> Iterator[Neuron]:
         return iter(self._neurons.values())
@@ -192,6 +194,7 @@ class Fleet:
         neuron.pool.retire()
         self.comings += 1
         self.knowers.forget(neuron.name)
+        self.forgotten(neuron.name)
         self.tongues.forget(neuron.name)
         self.probation.forget(neuron.name)
         # Last: whoever tells of it again takes a name that another neuron could have.

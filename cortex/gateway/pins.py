@@ -51,6 +51,10 @@ class Pins:
         for order in self._owed(neuron):
             self._nursery.start_soon(self._tell, neuron, order)
 
+    def forget(self, neuron: str) -> None:
+        """There is no such neuron any more."""
+        self._told.pop(neuron, None)
+
     async def put(self, model: str, at: str | None, *, pinned: bool) -> PinReport:
         """`model` stays, or may leave again: at the neuron `at`, else wherever it is. Raises when no
         neuron obeyed; one that did not while others did is in the answer."""
@@ -150,7 +154,8 @@ class Pins:
             with trio.fail_after(LONGEST_ORDER_S):
                 answer = await neuron.remote.keep(order)
         except (NotResident, UpstreamFailed, trio.TooSlowError) as error:
-            self._told[neuron.name].keeps.pop(order.id, None)
+            if (told := self._told.get(neuron.name)) is not None:
+                told.keeps.pop(order.id, None)
             log.debug("keep.untold model=%s neuron=%s cause=%s", order.id, neuron.name, error)
         except CortexError as error:
             log.warning("keep.refused model=%s neuron=%s cause=%s", order.id, neuron.name, error.message)

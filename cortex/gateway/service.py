@@ -115,9 +115,11 @@ async def _assemble(
     boot_id = secrets.token_hex(8)
     headway = Headway(ledger)
     watch = Watch(ledger, headway, Happenings(boot_id))
-    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), watch, terms_of(config))
+    terms, outranks = terms_of(config), ledger.outranks
+    loader = RemoteLoader(lambda: fleet, lambda: metrics.evicted("room"), watch, terms, outranks)
     patience = patience_of(config)
     dispatch = Dispatch(ledger, loader, patience, LoadBook(metrics, evicts=False))
+    dispatch.on_join = loader.joined
     metrics.loads_from(lambda: len(ledger.loads))
     await nursery.start(dispatch.run)
     silent_s = config.limits.upstream_stall_s
@@ -128,6 +130,7 @@ async def _assemble(
     views = Views(listing, accounts)
     pins = Pins(listing, nursery)
     fleet.heeded = pins.heed
+    fleet.forgotten = pins.forget
     fleet.noticed = watch.noticed
     seeker = Seeker(fleet, config.discovery)
     await nursery.start(seeker.run)

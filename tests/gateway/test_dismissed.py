@@ -5,6 +5,7 @@ import trio
 
 from cortex.config.gateway import GatewayConfig, NeuronRef, Poll
 from cortex.config.limits import Limits
+from cortex.gateway.pins import Pins
 from tests.fake_neuron import IMPATIENT, WHOLE, FakeNeuron, Open, body, fake_neuron, open_gateway
 from tests.fake_upstream import Hang, Wait
 from tests.fake_web import ask
@@ -92,6 +93,8 @@ async def test_a_neuron_that_gets_another_name_drains_under_the_old_one(
             assert (await client.answer()).status == 200
             await gateway.knows(lambda ledger: ledger.place("n1") is None)
             assert gateway.ledger.place("longer").ready
+            pins = gateway.gateway._parts.fleet.forgotten.__self__
+            assert isinstance(pins, Pins) and set(pins._told) == {"longer"}, "nobody remembers the old one"
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
