@@ -1,0 +1,220 @@
+"""Libraries that programs speak to a gateway by: every scenario of a script ends as its users expect.
+
+The scripts run with the libraries' own packages; what each scenario asks is told there.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+from cortex.demo import MODEL_ID
+from tests.clients import installing
+from tests.clients.fleet import COLD_S, KEY, PLAIN, fleet
+from tests.clients.programs import Call, run
+from tests.fake_terminal import lines_until, running
+
+pytestmark = [pytest.mark.clients, pytest.mark.slow, installing.wanted]
+SCRIPTS: Final = Path(__file__).parent / "scripts"
+OSLO: Final = {"city": "Oslo"}
+WEATHER: Final = {"city": "Oslo", "degrees": 4}
+RAIN: Final = "The tool said: rain in Oslo"
+THOUGHT: Final = ["Two and two.", PLAIN]
+SIGNED: Final = [
+    {"type": "thinking", "thinking": "Two and two.", "signature": "Y29ydGV4"},
+    {"type": "text", "text": PLAIN},
+]
+LONG: Final = "maximum context length is 12 tokens"
+TOO_LONG: Final = "prompt is too long: 106 tokens > 12 maximum"
+KEY_WORDS: Final = "Incorrect API key provided: it is not known here."
+NOBODY: Final = "The model 'nobody' does not exist here"
+DIED: Final = "The neuron closed the connection in the middle of its answer"
+
+
+def fails(kind: str, words: str) -> tuple[str, str]:
+    """The class that is raised, and what its message has in it."""
+    return kind, words
+
+
+def refused(key: str, unknown: str, long: str, died: str | None = None) -> dict[str, object]:
+    """What is raised for a wrong key, an unknown model, a long prompt, and a stream that broke off."""
+    told = {
+        "unauthorized": fails(key, KEY_WORDS),
+        "unknown": fails(unknown, NOBODY),
+        "long": fails(long, LONG),
+    }
+    return told if died is None else {**told, "death": fails(died, DIED)}
+
+
+OFTEN: Final = {"plain": PLAIN, "keyed": PLAIN, "cold": PLAIN, "stream": PLAIN}
+MESSAGES: Final = {"messages_plain": PLAIN, "messages_stream": PLAIN}
+PYTHON: Final[dict[str, dict[str, object]]] = {
+    "litellm": {
+        **OFTEN,
+        **MESSAGES,
+        **refused(
+            "AuthenticationError", "NotFoundError", "ContextWindowExceededError", "MidStreamFallbackError"
+        ),
+        "usage": [1],
+        "tool": ["get_weather", '{"city": "Oslo"}', "The tool said: rain"],
+        "messages_tool": ["get_weather", '{"city": "Oslo"}', "The tool said: rain"],
+        "think": THOUGHT,
+        "messages_think": THOUGHT,
+        "vllm": PLAIN,
+        "messages_unauthorized": fails("AuthenticationError", KEY_WORDS),
+        "messages_long": fails("ContextWindowExceededError", TOO_LONG),
+    },
+    "langchain": {
+        **OFTEN,
+        **MESSAGES,
+        **refused(
+            "OpenAIAuthenticationError", "OpenAIModelNotFoundError", "OpenAIContextOverflowError", "APIError"
+        ),
+        "usage": [1],
+        "tool": ["get_weather", OSLO, RAIN],
+        "tool_stream": [["get_weather", OSLO]],
+        "structured": WEATHER,
+        "structured_call": WEATHER,
+        "messages_tool": ["get_weather", OSLO, RAIN],
+        "messages_tool_stream": [["get_weather", OSLO]],
+        "messages_think": SIGNED,
+        "messages_structured": WEATHER,
+        "messages_structured_schema": WEATHER,
+        "messages_count": 6,
+        "messages_unauthorized": fails("AnthropicAuthenticationError", KEY_WORDS),
+        "messages_long": fails("AnthropicContextOverflowError", TOO_LONG),
+    },
+    "pydantic_ai": {
+        **OFTEN,
+        **MESSAGES,
+        **refused(
+            "ModelAuthenticationError",
+            "ModelNotFoundError",
+            "ModelContextWindowExceededError",
+            "ModelAPIError",
+        ),
+        "usage": 1,
+        "tool": [["Oslo"], RAIN],
+        "messages_tool": [["Oslo"], RAIN],
+        "think": THOUGHT,
+        "messages_think": THOUGHT,
+        "structured": WEATHER,
+        "structured_native": WEATHER,
+        "messages_structured": WEATHER,
+        "messages_unauthorized": fails("ModelAuthenticationError", KEY_WORDS),
+        "messages_long": fails("ModelContextWindowExceededError", TOO_LONG),
+    },
+    "instructor": {
+        **refused(*["InstructorRetryException"] * 3),
+        **dict.fromkeys(("tools", "tools_strict", "json_schema", "stream", "keyed", "cold"), WEATHER),
+    },
+    "llama_index": {
+        **OFTEN,
+        **refused("AuthenticationError", "NotFoundError", "BadRequestError", "APIError"),
+        "text": PLAIN,
+        "tool": ["get_weather", OSLO, "The tool said: rain"],
+    },
+}
+NODE: Final[dict[str, object]] = {
+    "openai_plain": PLAIN,
+    "openai_stream": PLAIN,
+    "openai_helper": PLAIN,
+    "openai_tool": [["Oslo"], RAIN],
+    "openai_keyed": PLAIN,
+    "openai_unauthorized": fails("AuthenticationError", KEY_WORDS),
+    "openai_unknown": fails("NotFoundError", NOBODY),
+    "openai_long": fails("BadRequestError", LONG),
+    "openai_models": ["cold", "m", "mortal", "small"],
+    "openai_cold": PLAIN,
+    "anthropic_plain": PLAIN,
+    "anthropic_stream": SIGNED,
+    "anthropic_tool": [OSLO, "tool_use", "The tool said: rain"],
+    "anthropic_keyed": PLAIN,
+    "anthropic_unauthorized": fails("AuthenticationError", KEY_WORDS),
+    "anthropic_unknown": fails("NotFoundError", NOBODY),
+    "anthropic_long": fails("BadRequestError", TOO_LONG),
+    "anthropic_count": 6,
+    "ai_death": ["error", "finish"],
+}
+for way, thinks in (("compatible", True), ("openai", False), ("anthropic", True)):
+    NODE |= {
+        f"ai_{way}_plain": PLAIN,
+        f"ai_{way}_stream": [PLAIN, ["finish"]],
+        f"ai_{way}_think": [PLAIN, ["reasoning-end", "finish"] if thinks else ["finish"]],
+        f"ai_{way}_tool": [OSLO, RAIN],
+        f"ai_{way}_object": WEATHER,
+        f"ai_{way}_keyed": PLAIN,
+        f"ai_{way}_unauthorized": fails("APICallError", KEY_WORDS),
+        f"ai_{way}_unknown": fails("APICallError", NOBODY),
+    }
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installing.folder(tmp_path_factory.getbasetemp() / "clients")
+
+
+async def played(words: list[Path | str], home: Path) -> dict[str, dict[str, Any]]:
+    """What each scenario of a script came to."""
+    ended = await run(Call(words, {"AI_SDK_LOG_WARNINGS": "false"}), home, home)
+    rows = [json.loads(line) for line in ended.text.splitlines() if line.startswith('{"scenario"')]
+    assert ended.status == 0 and rows, ended
+    return {row["scenario"]: row for row in rows}
+
+
+def surprises(outcomes: dict[str, dict[str, Any]], expected: dict[str, object]) -> dict[str, object]:
+    """The scenarios that ended otherwise, or that one side does not know."""
+    wrong: dict[str, object] = {name: outcomes.get(name) for name in outcomes.keys() ^ expected.keys()}
+    for name in outcomes.keys() & expected.keys():
+        match expected[name], outcomes[name]:
+            case (kind, words), {"error": error, "text": text} if error == kind and words in text:
+                pass
+            case said, {"said": heard} if said == heard:
+                pass
+            case _, outcome:
+                wrong[name] = outcome
+    return wrong
+
+
+async def test_node_libraries_have_what_they_ask_for(root: Path, tmp_path: Path) -> None:
+    home = await trio.to_thread.run_sync(installing.node, root)
+    # Packages are looked for beside the script.
+    script = home / "drive_node.mjs"
+    script.write_text((SCRIPTS / script.name).read_text())
+    async with fleet(_new(tmp_path, "one")) as gateway, fleet(_new(tmp_path, "two"), keyed=True) as keyed:
+        outcomes = await played(["node", script, gateway.url, keyed.url, KEY], _new(tmp_path, "home"))
+    assert not surprises(outcomes, NODE)
+    assert outcomes["openai_cold"]["seconds"] >= COLD_S * 0.9
+
+
+@pytest.mark.parametrize("library", PYTHON)
+async def test_a_python_library_has_what_it_asks_for(library: str, root: Path, tmp_path: Path) -> None:
+    bin = await trio.to_thread.run_sync(installing.python, root, library)
+    script = SCRIPTS / f"drive_{library}.py"
+    async with fleet(_new(tmp_path, "one")) as gateway, fleet(_new(tmp_path, "two"), keyed=True) as keyed:
+        outcomes = await played([bin / "python", script, gateway.url, keyed.url, KEY], _new(tmp_path, "home"))
+    assert not surprises(outcomes, PYTHON[library])
+    assert outcomes["cold"]["seconds"] >= COLD_S * 0.9
+
+
+async def test_a_newcomers_gateway_answers_a_newcomers_program(root: Path, tmp_path: Path) -> None:
+    """`cortex up` with the bundled model, and LiteLLM as somebody has it."""
+    bin = await trio.to_thread.run_sync(installing.python, root, "litellm")
+    program = (
+        "import litellm, sys; print(litellm.completion(model='openai/' + sys.argv[2], temperature=0,"
+        " api_base=sys.argv[1], api_key='none', messages=[{'role': 'user', 'content': 'What is 2 + 2?'}])"
+        ".choices[0].message.content)"
+    )
+    async with running("-m", "cortex", "up", "--port", "0") as process:
+        with trio.fail_after(60):
+            printed = (await lines_until(process.stdout, b"Ctrl-C stops.\n")).decode()
+        url = next(word for word in printed.split() if word.endswith("/v1"))
+        said = await run(Call([bin / "python", "-c", program, url, MODEL_ID]), tmp_path, tmp_path)
+    assert said.status == 0 and said.text.strip().endswith("2 + 2 = 4."), said
+
+
+def _new(folder: Path, name: str) -> Path:
+    (made := folder / name).mkdir()
+    return made
