@@ -249,6 +249,15 @@ class Machine(RuleBasedStateMachine):
         assert held == indexed
 
     @invariant()
+    def who_serves_is_ranked_as_a_look_at_all_would_rank_them(self) -> None:
+        for model in SIZES:
+            holders, replicas = self.ledger.holders(model), self.ledger._serving(model)
+            for affinity in ("", "a conversation"):
+                ranked = router.rank(holders, affinity)
+                assert list(replicas.ranked(affinity)) == ranked
+                assert replicas.proven() == any(place.most is None for place, _ in ranked)
+
+    @invariant()
     def a_place_is_found_as_a_look_at_all_would_find_it(self) -> None:
         for model in ("a", "d"):
             now, victims = self.clock(), self.ledger._victims()

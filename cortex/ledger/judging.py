@@ -7,8 +7,7 @@ nobody made. Whether a verdict is carried out is `seating`'s.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from math import inf
+from itertools import chain, islice
 
 from cortex import evictor, router
 from cortex.errors import BadAsk, NotHereNow, Recovering
@@ -65,12 +64,11 @@ class Judging(Waiting):
         6. nobody could ever: refuse for good.
         """
         want = ticket.want
-        holders = self.holders(want.model)
         # 2.
-        elsewhere = (pair for pair in holders if pair[0].name not in want.avoid)
-        if servable := router.rank(elsewhere, want.affinity):
-            return self._seat(ticket, servable, behind)
+        if (verdict := self._seat(ticket, behind)) is not None:
+            return verdict
         # 3.
+        holders = self.holders(want.model)
         if want.model in self._loads or any(resident.phase == "loading" for _, resident in holders):
             return Wait("load")
         if (answer := self._unservable(want, holders)) is not None:
@@ -84,14 +82,21 @@ class Judging(Waiting):
             return Refuse(again(rest.error, rest.until - self.clock()))
         return self._find_place(ticket)
 
-    def _seat(self, ticket: Ticket, servable: list[router.Ranked], behind: bool) -> Verdict:
-        weight = ticket.want.weight
-        most = max(inf if resident.slots is None else resident.slots for _, resident in servable)
-        if weight > most:
-            return Refuse(BadAsk(f"'n' is {weight}, and the model has {most} slots", param="n"))
-        for taken, (place, resident) in enumerate(servable):
-            if not weight or not self._kept_out(ticket, place, resident, behind=behind):
-                return Serve(place, resident, router.route(servable, taken, ticket.want.affinity))
+    def _seat(self, ticket: Ticket, behind: bool) -> Verdict | None:
+        """A seat where the model is, or the wait for one. None when it serves nowhere."""
+        want, replicas = ticket.want, self._serving(ticket.want.model)
+        ranked = replicas.ranked(want.affinity, want.avoid)
+        # No more are needed to tell why the best one is that.
+        best = list(islice(ranked, 2))
+        if not best:
+            return None
+        if (most := replicas.widest(want.weight, want.avoid)) is not None:
+            return Refuse(BadAsk(f"'n' is {want.weight}, and the model has {most} slots", param="n"))
+        if behind and want.weight:
+            return Wait("slots")
+        for taken, (place, resident) in enumerate(chain(best, ranked)):
+            if not want.weight or not self._kept_out(ticket, place, resident, behind=behind):
+                return Serve(place, resident, router.route(best, taken, want.affinity))
         return Wait("slots")
 
     def _kept_out(self, ticket: Ticket, place: Place, resident: Resident, *, behind: bool) -> str:
@@ -112,10 +117,7 @@ class Judging(Waiting):
         own clients out."""
         if sum(resident.seats for resident in place) + want.weight <= (place.most or 0):
             return False
-        return any(
-            other.most is None and other.ready and resident.servable and other.name not in want.avoid
-            for other, resident in self.holders(want.model)
-        )
+        return self._serving(want.model).proven(want.avoid)
 
     def _unservable(self, want: Want, holders: list[router.Ranked]) -> Wait | Refuse | None:
         """What becomes of a ticket whose model is somewhere, but serves nobody at present. None

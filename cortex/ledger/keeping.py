@@ -97,6 +97,7 @@ class Ledger(Foresight):
         resident.room_bytes, resident.slots = facts.room_bytes, facts.slots
         resident.phase, resident.loaded_at = "loaded", self.clock()
         self._rooms.touch(name)
+        self._touch(self._places[name], resident.model)
 
     def reopen(self, name: str, reason: str, absent: Iterable[Resident] = ()) -> None:
         """The place serves again, without those who did not come back, unless something else has
@@ -109,4 +110,5 @@ class Ledger(Foresight):
         if place.doubt and place.why_not == reason:
             place.ready, place.why_not, place.doubt = True, "", False
             self._rooms.touch(name)
+        self._touch(place, *place.residents)
         self._stir(*place.residents)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from cortex.errors import Busy, CortexError, Recovering
 from cortex.ledger.outlook import Outlook, Outlooks
 from cortex.ledger.paces import Paces
+from cortex.ledger.replicas import Replicas
 from cortex.ledger.rests import Rest, Rests
 from cortex.ledger.rooms import Rooms
 from cortex.ledger.tickets import Load, Policy, Ticket, Want
@@ -39,6 +40,8 @@ class Residency:
     outlook: Outlooks = _unseen
     _places: dict[str, Place] = field(default_factory=dict)
     _holders: dict[str, dict[str, Place]] = field(default_factory=dict)
+    # Of models that were asked for.
+    _replicas: dict[str, Replicas] = field(default_factory=dict)
     _loads: dict[str, Load] = field(default_factory=dict)
     _rests: Rests = field(init=False)
     _rooms: Rooms = field(init=False)
@@ -80,6 +83,20 @@ class Residency:
         """Where `model` is, in any phase."""
         return [(place, place.residents[model]) for place in self._holders.get(model, {}).values()]
 
+    def _serving(self, model: str) -> Replicas:
+        """Who serves `model`."""
+        if (found := self._replicas.get(model)) is None:
+            found = Replicas(model, self._places, set(self._holders.get(model, ())))
+            if model in self._holders:  # what is nowhere is not kept in mind
+                self._replicas[model] = found
+        return found
+
+    def _touch(self, place: Place, *models: str) -> None:
+        """How those residents serve has changed there."""
+        for model in models:
+            if (found := self._replicas.get(model)) is not None:
+                found.touch(place.name)
+
     def resting(self, model: str) -> Rest | None:
         """Why `model` is not loaded anywhere at the moment, and until when: its last load failed."""
         return self._rests.of(model)
@@ -112,6 +129,7 @@ class Residency:
         for model, resident in told.items():
             if model not in left and (model not in coming or resident.phase == "loaded"):
                 self._renew(place, resident, asked)
+        self._touch(place, *place.residents)
         self._stir(*place.residents)
         self._rooms.renew(name)
 
@@ -150,6 +168,7 @@ class Residency:
         place = self._places[name]
         place.ready, place.why_not = False, reason
         self._rooms.touch(name)
+        self._touch(place, *place.residents)
         self._stir(*place.residents)
 
     def doubt(self, name: str, reason: str) -> None:
@@ -163,6 +182,7 @@ class Residency:
         if place is not None and place.most != most:
             place.most = most
             (self._shunned.add if most == 0 else self._shunned.discard)(name)
+            self._touch(place, *place.residents)
             self._stir(*place.residents)
 
     def rooms(self, name: str, rooms: Iterable[Room]) -> None:
@@ -194,8 +214,9 @@ class Residency:
                 facts={"in_flight": resident.seats},
             )
         resident.phase = "leaving"
-        self._stir(model)
         self._rooms.touch(place)
+        self._touch(self._places[place], model)
+        self._stir(model)
         return resident
 
     def gone(self, place: str, model: str) -> None:
@@ -217,19 +238,23 @@ class Residency:
         holder = self._places.get(place)
         if holder is not None and model in holder.residents:
             holder.residents[model].fault = reason
+            self._touch(holder, model)
             self._stir(model)
 
     def _put(self, place: Place, resident: Resident) -> None:
         place.residents[resident.model] = resident
         self._rooms.touch(place.name)
         self._holders.setdefault(resident.model, {})[place.name] = place
+        self._touch(place, resident.model)
 
     def _remove(self, place: Place, model: str) -> None:
         del place.residents[model]
         self._rooms.touch(place.name)
         del self._holders[model][place.name]
+        self._touch(place, model)
         if not self._holders[model]:
             del self._holders[model]
+            self._replicas.pop(model, None)
         self._stir(model)
 
     def _renew(self, place: Place, told: Resident, asked: float) -> None:
@@ -288,6 +313,7 @@ class Residency:
         leaving = tuple(place.residents[model] for model in told)
         for one in leaving:
             one.phase = "leaving"
+            self._touch(place, one.model)
         resident = Resident(want.model, "loading", dict(placement.newcomer.need))
         resident.loaded_at = resident.last_used = self.clock()
         resident.load_s = self._paces.expected_s(want.model, resident.bytes)
@@ -335,6 +361,8 @@ class Residency:
         for victim in load.staying:
             if victim.phase == "leaving" and victim not in ending:
                 victim.phase = "loaded"
+                self._touch(place, victim.model)
+        self._rooms.touch(place.name)
         self._stir(model, *load.victims)
 
     def _let_go(self, load: Load) -> None:
@@ -342,7 +370,6 @@ class Residency:
         next report tells what became of it."""
         del self._loads[load.want.model]
         load.resident.unwanted, load.resident.loaded_at = False, self.clock()
-        self._rooms.touch(place.name)
         self._stir(load.want.model, *load.victims)
 
     def _failed(self, load: Load, error: CortexError) -> bool:

@@ -241,6 +241,7 @@ class Seating(Judging):
         ticket.route = "cold" if resident.loaded_at > ticket.arrived else serve.route
         resident.seats += ticket.want.weight
         resident.fresh += ticket.want.weight
+        self._touch(place, resident.model)
         resident.last_used = ticket.seated
         self._fresh.setdefault(place.name, {})[ticket] = resident
         return serve
@@ -254,6 +255,7 @@ class Seating(Judging):
             # A report since then counted this seat as load of the place.
             resident.elsewhere = max(0, resident.elsewhere - ticket.want.weight)
         resident.last_used = self.clock()
+        self._touch(place, resident.model)
         # Where seats of all are counted together, others may be let in than who wants the same.
         self._stirred.update([resident.model] if place.most is None else place.residents)
         self._roomier = self._roomier or resident.idle

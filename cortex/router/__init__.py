@@ -14,9 +14,11 @@ Routing goes by this list. Its numbers stand wherever a step of it is taken:
 6. Nobody could ever: refused for good.
 
 Pure: the same question gives the same answer, and asking changes nothing. `choice` decides between
-places, `reasons` puts the decision into words for every place. The ledger asks both.
+places, `affinity` says to which of them a conversation belongs, and `reasons` puts the decision into
+words for every place. The ledger asks all of them.
 """
 
+from cortex.router.affinity import nearest, points
 from cortex.router.choice import (
     Merit,
     Placement,
@@ -49,8 +51,10 @@ __all__ = [
     "explain",
     "merit",
     "most_bytes",
+    "nearest",
     "never",
     "placements",
+    "points",
     "rank",
     "route",
     "ways",

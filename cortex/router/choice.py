@@ -5,13 +5,13 @@ asked only when nobody holds it. Both sort by a merit with named parts, so that 
 two places differ can be told.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from cortex.catalogue import ModelSpec
 from cortex.places import Newcomer, Place, Resident, Room
+from cortex.router.affinity import distance
 from cortex.units import size
 
 # Who leaves a place for a newcomer; with True, who would once the seated have stood up.
@@ -87,11 +87,11 @@ def rank(holders: Iterable[Ranked], affinity: str = "") -> list[Ranked]:
 def calm(pair: Ranked, affinity: str) -> Calm:
     """What `rank` sorts by."""
     place, resident = pair
-    return Calm(resident.busy, _distance(affinity, place.name), place.name)
+    return Calm(resident.busy, distance(affinity, place.name), place.name)
 
 
 def route(ranked: Sequence[Ranked], taken: int, affinity: str) -> Route:
-    """What decided for the replica at index `taken`."""
+    """What decided for the replica at index `taken`; of those that are `ranked` two are enough."""
     if len(ranked) == 1:
         return "only-replica"
     if taken:
@@ -226,12 +226,3 @@ def _spread(spec: ModelSpec, need_bytes: int, rooms: list[Room]) -> dict[str, in
 
 def _share(spec: ModelSpec, need_bytes: int) -> int:
     return max(spec.min_device_memory, -(-need_bytes // spec.min_devices))
-
-
-def _distance(affinity: str, name: str) -> int:
-    # Rendezvous hashing: every gateway points a key at the same neuron, and when one
-    # neuron goes only its own keys move.
-    if not affinity:
-        return 0
-    digest = hashlib.blake2b(f"{affinity}\0{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest)

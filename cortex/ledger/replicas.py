@@ -1,0 +1,103 @@
+"""Who serves a model, in the router's order, without a look at all of them.
+
+One model's replicas that serve, filed by how busy they are. Whoever changes a resident or its place
+says so by `touch`; it is filed anew when somebody asks next. The order is that of `router.rank`.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cortex import router
+from cortex.places import Place
+
+
+@dataclass(slots=True)
+class _Level:
+    """Who is equally busy: by points on the ring of affinity, and by name."""
+
+    rows: list[tuple[int, str]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str, points: Iterable[int]) -> None:
+        insort(self.names, name)
+        for point in points:
+            insort(self.rows, (point, name))
+
+    def remove(self, name: str, points: Iterable[int]) -> None:
+        del self.names[bisect_left(self.names, name)]
+        for point in points:
+            del self.rows[bisect_left(self.rows, (point, name))]
+
+    def nearest(self, affinity: str) -> Iterator[str]:
+        return router.nearest(self.rows, affinity) if affinity and self.names[1:] else iter(self.names)
+
+
+@dataclass(slots=True)
+class Replicas:
+    """Those of `model`, at the ledger's places."""
+
+    model: str
+    _places: Mapping[str, Place]
+    _touched: set[str]
+    # As filed: how busy, and the points.
+    _filed: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    _levels: dict[int, _Level] = field(default_factory=dict)
+    # Those at places that need not prove themselves.
+    _proven: set[str] = field(default_factory=set)
+
+    def touch(self, name: str) -> None:
+        """Something has changed at that place."""
+        self._touched.add(name)
+
+    def ranked(self, affinity: str, avoid: Collection[str] = ()) -> Iterator[router.Ranked]:
+        """Who serves, best first, but at places to `avoid`. Nothing may change while it is gone through."""
+        self._freshen()
+        for busy in sorted(self._levels):
+            for name in self._levels[busy].nearest(affinity):
+                if name not in avoid:
+                    place = self._places[name]
+                    yield place, place.residents[self.model]
+
+    def proven(self, avoid: Collection[str] = ()) -> bool:
+        """Whether somebody serves who need not prove himself, but at places to `avoid`."""
+        self._freshen()
+        return any(name not in avoid for name in self._proven)
+
+    def widest(self, enough: int, avoid: Collection[str] = ()) -> int | None:
+        """The most slots that one who serves has; None when somebody has `enough`."""
+        most = 0
+        for name in self._filed:
+            if name not in avoid:
+                slots = self._places[name].residents[self.model].slots
+                if slots is None or slots >= enough:
+                    return None
+                most = max(most, slots)
+        return most
+
+    def _freshen(self) -> None:
+        for name in self._touched:
+            place = self._places.get(name)
+            resident = None if place is None else place.residents.get(self.model)
+            if place is None or resident is None or not place.ready or not resident.servable:
+                self._file(name, None)
+                self._proven.discard(name)
+            else:
+                self._file(name, resident.busy)
+                (self._proven.add if place.most is None else self._proven.discard)(name)
+        self._touched.clear()
+
+    def _file(self, name: str, busy: int | None) -> None:
+        filed = self._filed.get(name)
+        if filed is not None and filed[0] == busy:
+            return
+        points = router.points(name) if filed is None else filed[1]
+        if filed is not None:
+            del self._filed[name]
+            level = self._levels[filed[0]]
+            level.remove(name, points)
+            if not level.names:
+                del self._levels[filed[0]]
+        if busy is not None:
+            self._filed[name] = busy, points
+            self._levels.setdefault(busy, _Level()).add(name, points)

@@ -1,0 +1,148 @@
+"""The replica that serves is found without a look at all, and is the one that such a look would find."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cortex import router
+from cortex.ledger import Serve, Wait
+from cortex.ledger.replicas import Replicas
+from cortex.places import Place, Resident
+from cortex.router import affinity
+from tests.fake_ledger import Books, books, place, resident
+
+NAMES = st.text("abcxyz", min_size=1, max_size=3)
+STATES = st.fixed_dictionaries(
+    {
+        "phase": st.sampled_from(["loaded", "loaded", "loaded", "leaving"]),
+        "fault": st.sampled_from([None, None, None, "broken"]),
+        "elsewhere": st.integers(0, 2),
+        "fresh": st.integers(0, 2),
+    }
+)
+
+
+def held(name: str, facts: dict[str, object], *, ready: bool = True) -> Place:
+    return place(name, 100, resident("m", **facts), ready=ready)
+
+
+def rows_of(names: Iterable[str]) -> list[tuple[int, str]]:
+    return sorted((point, name) for name in names for point in affinity.points(name))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(NAMES, st.tuples(STATES, st.booleans()), max_size=12),
+    st.dictionaries(NAMES, STATES, max_size=6),
+    st.sampled_from(["", "k1", "k2", "k3"]),
+    st.frozensets(NAMES, max_size=2),
+)
+def test_the_order_is_that_of_the_plain_rule_whatever_has_changed(
+    drawn: dict[str, tuple[dict[str, object], bool]],
+    changes: dict[str, dict[str, object]],
+    key: str,
+    avoid: frozenset[str],
+) -> None:
+    fleet = {name: held(name, facts, ready=ready) for name, (facts, ready) in drawn.items()}
+    replicas = Replicas("m", fleet, set(fleet))
+    for changed in ({}, changes):
+        for name, facts in changed.items():
+            if name in fleet and facts["phase"] == "leaving":
+                del fleet[name]
+            else:
+                fleet[name] = held(name, facts)
+            replicas.touch(name)
+        holders = [(at, at.residents["m"]) for name, at in fleet.items() if name not in avoid]
+        assert list(replicas.ranked(key, avoid)) == router.rank(holders, key)
+
+
+@given(st.sets(NAMES, max_size=20), st.text(min_size=1, max_size=4))
+def test_the_nearest_names_come_first(names: set[str], key: str) -> None:
+    rows = rows_of(names)
+    plain = sorted(names, key=lambda name: (affinity.distance(key, name), name))
+    assert list(affinity.nearest(rows, key)) == plain
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 100])
+def test_conversations_are_spread_about_evenly(count: int) -> None:
+    rows = rows_of(f"n{number}" for number in range(count))
+    keys = 100 * count
+    taken = Counter(next(affinity.nearest(rows, f"key {number}")) for number in range(keys))
+    assert len(taken) == count
+    assert max(taken.values()) < 1.5 * keys / count and min(taken.values()) > 0.5 * keys / count
+
+
+# -- how many are looked at
+
+
+class Watched(Resident):
+    """Counts how often it is asked how it does."""
+
+    asked = 0
+
+    @property
+    def busy(self) -> int:
+        Watched.asked += 1
+        return self.elsewhere + self.fresh
+
+    @property
+    def servable(self) -> bool:
+        Watched.asked += 1
+        return self.phase == "loaded" and self.fault is None
+
+
+def everywhere(count: int, **facts: object) -> Books:
+    """One model on all of so many neurons."""
+    made = books(None, delegates=True)
+    for number in range(count):
+        made.tell(f"n{number:03}", 100, Watched("hot", "loaded", {"g": 10}, **facts))
+    made.ledger.depart(made.sit("hot"))
+    return made
+
+
+@pytest.mark.parametrize("key", ["", "a conversation"])
+def test_a_warm_request_looks_at_few_replicas_of_many(key: str) -> None:
+    for count in (10, 300):
+        made = everywhere(count, slots=64)
+        made.ledger.depart(made.sit("hot", affinity=key))
+        Watched.asked = 0
+        for _ in range(5):
+            made.ledger.depart(made.sit("hot", affinity=key))
+        assert Watched.asked <= 5 * 10, count
+
+
+class Rows(list[tuple[int, str]]):
+    """Counts who is looked at."""
+
+    looked = 0
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        Rows.looked += 1
+        return super().__getitem__(index)
+
+
+def test_where_a_conversation_belongs_few_names_of_many_are_looked_at() -> None:
+    rows = Rows(rows_of(f"n{number}" for number in range(1000)))
+    Rows.looked = 0
+    next(affinity.nearest(rows, "a conversation"))
+    assert 0 < Rows.looked <= affinity.PROBES * 15
+
+
+def test_while_many_have_to_prove_themselves_nobody_is_asked_about_all_the_others_for_each() -> None:
+    for count in (10, 100):
+        made = everywhere(count, slots=1)
+        for number in range(1, count):
+            made.ledger.bound(f"n{number:03}", 1)
+        # The last one is the only one that is not on probation.
+        seated = [made.sit("hot") for _ in range(count)]
+        assert len({ticket.place.name for ticket in seated if ticket.place is not None}) == count
+        Watched.asked = 0
+        ticket, decision = made.arrive("hot")
+        assert isinstance(decision, Wait)
+        assert Watched.asked <= 2 * count, count
+        made.ledger.depart(ticket)
+        made.ledger.depart(seated[0])
+        assert isinstance(made.arrive("hot")[1], Serve)
