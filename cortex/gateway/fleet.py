@@ -99,18 +99,13 @@ class Fleet:
                 self._nursery, members = nursery, list(self)
                 async with trio.open_nursery() as first:
                     for neuron in members:
-                        first.start_soon(self._polling.look, neuron)
+                        first.start_soon(nursery.start, self._polling.watch, neuron)
                 task_status.started()
-                for neuron in members:  # who came meanwhile is watched already
-                    self._watch(neuron, nursery)
                 await trio.sleep_forever()
         finally:
             self._nursery = None
             for neuron in self:
                 neuron.pool.close()
-
-    def _watch(self, neuron: Neuron, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._polling.watch, neuron, name=f"poll {neuron.name}")
 
     # -- who belongs to it
 
@@ -142,7 +137,7 @@ class Fleet:
             if name not in self._neurons:
                 neuron = self._enlist(ref)
                 if self._nursery is not None:
-                    self._watch(neuron, self._nursery)
+                    self._nursery.start_soon(self._polling.watch, neuron, name=f"poll {neuron.name}")
 
     def _enlist(self, ref: NeuronRef) -> Neuron:
         pool = self._pool_of(ref)
@@ -235,6 +230,7 @@ class Fleet:
             return
         if isinstance(error, UpstreamFailed | Stopping):
             self._dispatch.ledger.doubt(name, error.message)
+            neuron.suspected = True
             neuron.look_now.set()
         if not isinstance(error, UpstreamFailed | TooSlow) or error.not_started:
             return

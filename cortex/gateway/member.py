@@ -84,7 +84,8 @@ class Neuron:
     failures: int = 0
     why: str = ""
     asked_at: float = -inf  # when the last look began, and
-    looked_at: float = -inf  # when the last one began that is over
+    looked_at: float = -inf  # when the last one began that told something
+    suspected: bool = False  # a look is asked for by a request that failed
     seen_at: float = -inf
     dismissed: str = ""
     watching: trio.CancelScope = field(default_factory=trio.CancelScope)

@@ -6,16 +6,20 @@ the fleet's to say. A gateway that is too slow itself blames no neuron.
 """
 
 import logging
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
 from cortex.config.gateway import Poll
 from cortex.errors import CortexError, TooSlow, Unreachable
 from cortex.gateway.member import Neuron
+from cortex.gateway.remote import Remote
 from cortex.wire import neuron as wire
 
 log = logging.getLogger(__name__)
+
+# Requests may fail by the hundred in a second, and each asks for a look.
+APART_S: Final = 0.25
 
 
 class Judge(Protocol):
@@ -36,17 +40,32 @@ class Polling:
     def __init__(self, judge: Judge, poll: Poll) -> None:
         self._judge, self.poll = judge, poll
 
-    async def watch(self, neuron: Neuron) -> None:
-        """Until the neuron's own scope is cancelled, or this is."""
+    async def watch(
+        self, neuron: Neuron, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Until the neuron's own scope is cancelled, or this is. Started once it was looked at, or is
+        not asked any more."""
+        looked = False
         with neuron.watching:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_addresses, neuron)
+                await self.look(neuron)
+                looked = True
+                task_status.started()
                 while True:
-                    with trio.move_on_at(neuron.asked_at + self.poll.interval_s):
-                        await neuron.look_now.wait()
-                    neuron.look_now = trio.Event()
+                    await self._rest(neuron)
                     await self.look(neuron)
         neuron.looked.set()
+        if not looked:
+            task_status.started()
+
+    async def _rest(self, neuron: Neuron) -> None:
+        """It is time for the next look."""
+        with trio.move_on_at(neuron.asked_at + self.poll.interval_s):
+            await neuron.look_now.wait()
+            if neuron.suspected:
+                await trio.sleep_until(neuron.asked_at + APART_S)
+        neuron.look_now, neuron.suspected = trio.Event(), False
 
     async def _keep_addresses(self, neuron: Neuron) -> None:
         """Row 23 of the fault matrix: what worked is used until something newer is known."""
@@ -56,38 +75,38 @@ class Polling:
 
     async def look(self, neuron: Neuron) -> None:
         """One round of questions; a failed one is counted. Cancelled, nothing is believed."""
-        neuron.asked_at = trio.current_time()
+        neuron.asked_at, remote = trio.current_time(), neuron.remote
         neuron.pool.sweep()
         try:
-            await self._ask(neuron)
+            await self._ask(neuron, remote)
         except (trio.TooSlowError, TooSlow):
             if not await self._lagging():
                 why = f"it did not answer within {self.poll.timeout_s:g} s"
-                self._judge.missed(neuron, why, at_once=False)
+                self._missed(neuron, remote, why)
         except CortexError as error:
-            self._judge.missed(neuron, error.message, at_once=isinstance(error, Unreachable))
+            self._missed(neuron, remote, error.message, at_once=isinstance(error, Unreachable))
         except Exception as bug:
             # One neuron's odd report must not end the polling of all.
             log.exception("neuron.unusable neuron=%s", neuron.name)
-            self._judge.missed(neuron, f"its report cannot be used: {bug}", at_once=False)
-        neuron.looked_at = neuron.asked_at
-        neuron.looked.set()
-        neuron.looked = trio.Event()
+            self._missed(neuron, remote, f"its report cannot be used: {bug}")
 
-    async def _ask(self, neuron: Neuron) -> None:
-        remote = neuron.remote
+    async def _ask(self, neuron: Neuron, remote: Remote) -> None:
         with trio.fail_after(self.poll.timeout_s):
             health = await remote.health()
             residents = await remote.models()
             known = neuron.discovery
             if known is None or known.boot_id != health.boot_id:
                 known = await remote.discovery()
-        if neuron.remote is not remote or neuron.watching.cancel_called:
-            return  # whom these words are from is not asked any more
-        if health.boot_id == residents.boot_id == known.boot_id:
+        if not health.boot_id == residents.boot_id == known.boot_id:
+            self._missed(neuron, remote, "it was restarted while it was asked")
+        elif _is_asked(neuron, remote):
             self._judge.believe(neuron, known, health, residents)
-        else:
-            self._judge.missed(neuron, "it was restarted while it was asked", at_once=False)
+            _looked(neuron)
+
+    def _missed(self, neuron: Neuron, remote: Remote, why: str, *, at_once: bool = False) -> None:
+        if _is_asked(neuron, remote):
+            self._judge.missed(neuron, why, at_once=at_once)
+            _looked(neuron)
 
     async def _lagging(self) -> bool:
         """Whether this process is too slow itself to blame a neuron: a fleet must not be lost to
@@ -101,3 +120,14 @@ class Polling:
             return False
         log.warning("gateway.lagging seconds=%.3f", lag_s)
         return True
+
+
+def _is_asked(neuron: Neuron, remote: Remote) -> bool:
+    """Whether what `remote` says, or does not, is the neuron's still: it may have been moved or forgotten."""
+    return neuron.remote is remote and not neuron.watching.cancel_called
+
+
+def _looked(neuron: Neuron) -> None:
+    neuron.looked_at = neuron.asked_at
+    neuron.looked.set()
+    neuron.looked = trio.Event()

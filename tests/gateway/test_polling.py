@@ -146,6 +146,73 @@ async def test_a_suspicion_that_a_look_clears_leaves_nothing(autojump_clock, wor
     assert await world.at(3.0)
 
 
+async def test_requests_that_fail_by_the_hundred_have_it_looked_at_four_times_a_second(
+    autojump_clock, world: World
+) -> None:
+    await world.at(0.5)
+    for _ in range(99):
+        world.fleet.suspect("n1", UpstreamFailed("broke off"))
+        await trio.sleep(0.01)
+    assert world.looks == pytest.approx([0, 0.5, 0.75, 1.0, 1.25])
+    # Who wants to know otherwise does not wait for a suspicion.
+    await world.at(4.1)
+    await world.fleet.look_again("n1")
+    assert trio.current_time() - world.began == pytest.approx(4.1)
+
+
+async def test_a_look_that_tells_nothing_does_not_pass_for_one(mock_clock) -> None:
+    """A gateway that is slow itself learns nothing; who has to know waits for a look that tells."""
+    world = World(Poll(interval_s=2.0, timeout_s=2.0, failures=3))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.fleet.run)
+        world.remote.mute = True
+        told = trio.Event()
+
+        async def look() -> None:
+            await world.fleet.look_again("n1")
+            told.set()
+
+        nursery.start_soon(look)
+        for _ in range(30):  # each round of the loop takes half a second
+            mock_clock.jump(0.5)
+            await trio.lowlevel.checkpoint()
+        assert len(world.looks) > 2 and not told.is_set()
+        world.remote.mute = False
+        mock_clock.autojump_threshold = 0
+        await told.wait()
+        assert world.neuron.failures == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_look_at_an_address_that_was_left_is_nobodys_failure(autojump_clock, world: World) -> None:
+    await world.at(0.5)
+    world.remote.mute = True
+    await world.at(2.5)
+    # It was moved while it was asked, and the one who is asked from here on has not answered yet.
+    world.neuron.remote = moved = Played()  # type: ignore[assignment]
+    moved.mute = True
+    assert await world.at(4.5)
+    assert len(moved.asked) == 1
+    assert world.neuron.failures == 0 and world.neuron.up
+
+
+async def test_a_neuron_that_is_dismissed_at_the_start_holds_nobody_up(autojump_clock) -> None:
+    world = World(Poll(interval_s=2.0, timeout_s=2.0, failures=3))
+    world.remote.mute = True
+    world.pool.retire = world.pool.close  # type: ignore[attr-defined]
+    async with trio.open_nursery() as nursery:
+
+        async def dismiss() -> None:
+            await trio.sleep(0.5)
+            world.fleet.reform((), Poll(), silent_s=30.0)
+
+        nursery.start_soon(dismiss)
+        await nursery.start(world.fleet.run)
+        assert trio.current_time() - world.began == pytest.approx(0.5)
+        assert not list(world.fleet) and world.neuron.failures == 0
+        nursery.cancel_scope.cancel()
+
+
 async def test_reports_of_two_boots_are_not_mixed(autojump_clock, world: World) -> None:
     """Row 24: a restart between the questions of one look is a look that failed."""
     await world.at(0.5)
