@@ -93,7 +93,7 @@ PYTHON: Final[dict[str, dict[str, object]]] = {
             "ModelAuthenticationError",
             "ModelNotFoundError",
             "ModelContextWindowExceededError",
-            "ModelAPIError",
+            "ModelServerError",
         ),
         "usage": 1,
         "tool": [["Oslo"], RAIN],
