@@ -10,7 +10,7 @@ it has running ends within REVOKED_S, as does what one has that may do less than
 import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -195,7 +195,9 @@ class Tuning:
             for name in FIXED
             if getattr(self.config, name) != getattr(self._started_with, name)
         ]
-        self._parts.report.warnings = (*warnings_of(self.config), *fixed)
+        # Who can reach it is a matter of where it listens, and not of where it would.
+        in_force = replace(self.config, listen=self._started_with.listen)
+        self._parts.report.warnings = (*warnings_of(in_force), *fixed)
         self._parts.report.faults = self._faults
 
 

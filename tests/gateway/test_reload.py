@@ -419,6 +419,11 @@ async def test_what_needs_a_restart_is_told_by_name_until_it_is_taken_back(tmp_p
         gateway.files.write()
         assert "gateway.listen is changed" in (await gateway.warned("restart"))[0]
         assert (await gateway.ask("quick")).status_code == 200
+        gateway.files.listen = "0.0.0.0:1"
+        gateway.files.more = "[aliases]\nslow = 'a'\n"
+        gateway.files.write()
+        told = await gateway.until(lambda told: "slow" in str(told["models"]))
+        assert "no [[keys]]" not in str(told["warnings"]), "it listens where it did at the start"
         gateway.files.listen = "127.0.0.1:0"
         gateway.files.write()
         await gateway.until(lambda told: not told["warnings"])
