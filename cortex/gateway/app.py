@@ -173,7 +173,9 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch, watch: Watch) -> N
                 raise Busy(f"Model '{model}' is loading on '{place.name}'; unload it when it is there")
             with watch.ordered_off(place.name, model):
                 await _unload(listing, place.name, wire.UnloadRequest(id=model, force=order.force))
-            dispatch.ledger.gone(place.name, model)
+            # A late answer is not about who has come in meanwhile.
+            if place.residents.get(model) is resident:
+                dispatch.ledger.gone(place.name, model)
             log.info("unload.done model=%s neuron=%s", model, place.name)
             dispatch.wake()
         return answer({"model": model, "unloaded": True})

@@ -17,6 +17,7 @@ from cortex.status import fetch
 from cortex.wire.fleet import FleetReport
 from cortex.wire.neuron import ModelLoad, Servable
 from tests.fake_neuron import ANSWER, Open, body, fake_neuron, open_gateway, refusal
+from tests.fake_upstream import Wait, whole
 from tests.fake_web import ask
 from tests.roles import ANY, MIB
 
@@ -267,6 +268,24 @@ async def test_a_model_that_loads_is_not_unloaded() -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (409, "busy")
             neuron.loading.set()
             assert (await client.answer()).body == ANSWER
+
+
+async def test_an_unload_that_is_answered_late_leaves_a_load_alone_that_began_meanwhile() -> None:
+    async with fake_neuron("a") as neuron, open_gateway(neuron, catalogue=["a"]) as gateway:
+        answered, neuron.loading = trio.Event(), trio.Event()
+        neuron.on["/models/unload"].append(neuron.plan(Wait(answered), whole(200, b"{}")))
+        orders, client = await gateway.dial(), await gateway.dial()
+        await orders.send(ask("/fleet/models/unload", b'{"model":"a"}'))
+        await neuron.told_to("/models/unload")
+        del neuron.residents["a"]
+        await gateway.knows(lambda ledger: not ledger.holders("a"))
+        await client.send(ask("/v1/chat/completions", body()))
+        await neuron.told_to_load()
+        answered.set()
+        assert (await orders.answer()).status == 200
+        assert [one.phase for _, one in gateway.ledger.holders("a")] == ["loading"]
+        neuron.loading.set()
+        assert (await client.answer()).body == ANSWER
 
 
 async def test_a_line_that_does_not_move_is_not_ready(autojump_clock) -> None:
