@@ -71,8 +71,13 @@ def _unheard(ticket: Ticket) -> None:
     """Nobody wants to know who waits."""
 
 
+def _unjoined(load: Load, want: Want) -> None:
+    """Nobody wants to know for whom a load under way is, too."""
+
+
 class Dispatch:
-    """One for each ledger. Nobody is seated unless `run` is running."""
+    """One for each ledger. Nobody is seated unless `run` is running. `on_join` is told of whoever waits
+    for a load that others caused."""
 
     def __init__(self, ledger: Ledger, loader: Loader, patience: Patience, witness: Witness) -> None:
         self.ledger, self.patience = ledger, patience
@@ -87,6 +92,7 @@ class Dispatch:
         self._watching = trio.lowlevel.ParkingLot()
         self._called_off: set[Load] = set()
         self._ended = trio.lowlevel.ParkingLot()
+        self.on_join: Callable[[Load, Want], None] = _unjoined
         ledger.on_change = self._look_soon
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -196,6 +202,8 @@ class Dispatch:
         try:
             if isinstance(decision, Load):
                 self._start(self._nursery, decision)
+            elif (load := self.ledger.loads.get(want.model)) is not None:
+                self.on_join(load, want)
             task_status.started()
             self.wake()
             said = await self._hear(ticket, waiter, self._limit(decision, want))

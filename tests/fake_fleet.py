@@ -15,6 +15,7 @@ from cortex.catalogue import ModelSpec
 from cortex.dispatch import Dispatch, Patience
 from cortex.errors import CortexError, NoRoom, NotHereNow, Recovering, Unreachable, UpstreamFailed
 from cortex.gateway.passage import MOST_STALE
+from cortex.gateway.raising import Raising
 from cortex.ledger import Ledger, Load, Policy, Want
 from cortex.places import Resident, Room
 
@@ -162,11 +163,8 @@ class FakeNeuron:
 
     # -- what a gateway says to it
 
-    async def order(
-        self, spec: ModelSpec, need_bytes: int, victims: tuple[str, ...] = (), *, pinned: bool = False
-    ) -> Resident:
+    async def order(self, want: Want) -> Resident:
         """As POST /models/load, and /models/pin."""
-        want = Want(spec.id, spec, need_bytes, 0, prefer=victims, pinned=pinned)
         with self._exchange():
             return await self.dispatch.bring(want)
 
@@ -238,6 +236,8 @@ class FakeGateway:
         self.ledger = Ledger(trio.current_time, replace(policy, delegates=True))
         self.orders = Deeds()
         self.dispatch = Dispatch(self.ledger, self, patience, self.orders)
+        self._raising = Raising(self.ledger.outranks)
+        self.dispatch.on_join = self._raising.joined
         self._interval_s, self._lag_s = interval_s, lag_s
         self._boots: dict[str, int] = {}
         self._looks: dict[str, int] = dict.fromkeys(self.neurons, 0)
@@ -301,8 +301,13 @@ class FakeGateway:
         assert spec is not None
         neuron = self.neurons[load.place.name]
         self.orders.note("ordered", spec.id)
+        order = Want(spec.id, spec, load.want.need_bytes, 0, prefer=load.victims)
+
+        async def send(want: Want) -> Resident:
+            return await neuron.order(replace(order, key=want.key, share=want.share))
+
         try:
-            facts = await neuron.order(spec, load.want.need_bytes, load.victims)
+            facts = await self._raising.hold(load, send)
         except UpstreamFailed as error:
             # It speaks of the place: another one may be tried.
             error.not_started = True

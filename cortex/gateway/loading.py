@@ -8,6 +8,7 @@ Implements `dispatch.Loader`.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from typing import Final, Protocol
 
@@ -17,7 +18,8 @@ from cortex.config.models import spec_to_plain
 from cortex.errors import CortexError, LoadFailed, TooSlow, UpstreamFailed
 from cortex.gateway.belief import seats
 from cortex.gateway.member import Neuron
-from cortex.ledger import Load
+from cortex.gateway.raising import Outranks, Raising
+from cortex.ledger import Load, Want
 from cortex.places import Resident
 from cortex.wire import neuron as wire
 from cortex.wire.keeping import EvictionTerms
@@ -44,9 +46,15 @@ class Watch(Protocol):
     def load_failed(self, load: Load, error: CortexError) -> None: ...
 
 
+def _keyed(want: Want, other: Want) -> bool:
+    """Callers with a key come first."""
+    return bool(want.key) and not other.key
+
+
 class RemoteLoader:
     """`neurons` is asked at the time of a load, since fleet and dispatcher know each other. `terms`
-    are for neurons whose own files say nothing, and hold for loads to come."""
+    are for neurons whose own files say nothing, and hold for loads to come. `joined` is to be told of
+    whoever waits for a load under way."""
 
     def __init__(
         self,
@@ -54,10 +62,13 @@ class RemoteLoader:
         evicted: Callable[[], None],
         watch: Watch,
         terms: EvictionTerms = EvictionTerms(),
+        outranks: Outranks = _keyed,
     ) -> None:
         self._neurons, self._evicted, self._watch, self.terms = neurons, evicted, watch, terms
         # By model: the neuron that broke over it last, and when.
         self._broke: dict[str, tuple[str, float]] = {}
+        self._raising = Raising(outranks)
+        self.joined = self._raising.joined
 
     async def load(self, load: Load) -> Resident:
         """The resident as its neuron measured it. Cancelled, the neuron may finish by itself: its
@@ -81,16 +92,16 @@ class RemoteLoader:
         assert spec is not None  # noqa: S101 - the ledger places specs only
         fleet = self._neurons()
         neuron = fleet[load.place.name]
-        order = wire.LoadRequest(
-            spec=spec_to_plain(spec),
-            victims=list(load.victims),
-            eviction=self.terms,
-            key=load.want.key,
-            share=load.want.share,
+        order = partial(
+            wire.LoadRequest, spec=spec_to_plain(spec), victims=list(load.victims), eviction=self.terms
         )
+
+        async def send(want: Want) -> wire.LoadAnswer:
+            return await neuron.remote.load(order(key=want.key, share=want.share))
+
         try:
             with trio.fail_after(LONGEST_LOAD_S):
-                answer = await neuron.remote.load(order)
+                answer = await self._raising.hold(load, send)
         except trio.TooSlowError as error:
             raise TooSlow(
                 f"Loading '{spec.id}' on '{neuron.name}' took over {LONGEST_LOAD_S:.0f} s"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import takewhile
 from math import ceil
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from cortex.ledger.tickets import Ticket, Want
@@ -109,9 +110,11 @@ class _Row:
 
 @dataclass(slots=True)
 class Line:
-    """One model's line. `turns` are those at its seats, for as long as anybody waits for one."""
+    """One model's line. `turns` are those at its seats, for as long as anybody waits for one; orders
+    want none, and go by those at the `room` that all models share."""
 
     turns: Turns = field(default_factory=Turns)
+    room: Turns = field(default_factory=Turns)
     _rows: dict[Kind, _Row] = field(default_factory=dict)
     _count: int = 0
 
@@ -136,7 +139,7 @@ class Line:
         """It stands last of its kind and key."""
         kind = kind_of(ticket.want)
         if (row := self._rows.get(kind)) is None:
-            row = self._rows[kind] = _Row(self.turns)
+            row = self._rows[kind] = _Row(self.turns if kind[0] else self.room)
         row.join(ticket)
         self._count += 1
 
@@ -153,8 +156,9 @@ class Line:
 
     def first(self, but: Collection[Kind] = ()) -> Ticket | None:
         """Whose turn is next, of all kinds `but` those."""
-        heads = (row.first() for kind, row in self._rows.items() if kind not in but)
-        return min(heads, key=self.turns.rank, default=None)
+        rows = [row for kind, row in self._rows.items() if kind not in but]
+        ranked = ((row.turns.rank(head := row.first()), head) for row in rows)
+        return min(ranked, key=itemgetter(0), default=(None, None))[1]
 
     def eldest(self, like: Ticket) -> Ticket | None:
         """Who has waited longest for the same as `like`: with a key as he has one, or without."""

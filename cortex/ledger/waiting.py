@@ -57,9 +57,14 @@ class Waiting(Residency):
         line = self._lines.get(ticket.want.model)
         return line.position(ticket) - 1 if line is not None and ticket in line else 0
 
+    def outranks(self, want: Want, other: Want) -> bool:
+        """Whether `want` would have room before `other`, had both come at once."""
+        mine, theirs = ((not each.key, self._room.start(each.key)) for each in (want, other))
+        return mine < theirs
+
     def _step_in(self, ticket: Ticket) -> None:
         model = ticket.want.model
-        line = self._lines.setdefault(model, Line())
+        line = self._lines.setdefault(model, Line(room=self._room))
         line.join(ticket)
         self._waiting += 1
         self._want_load(model, wanted=True)

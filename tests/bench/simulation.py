@@ -23,7 +23,7 @@ from trio.testing import MockClock
 
 from cortex.errors import Busy, CortexError
 from cortex.evictor import Rules
-from cortex.ledger import Policy
+from cortex.ledger import Policy, Want
 from tests.bench.plain import Coldest, Counted, FirstFit, Plain
 from tests.bench.trace import HABITS, MAKES, Model, Request, Trace, make
 from tests.fake_fleet import Errand, FakeGateway, FakeNeuron, Make
@@ -159,7 +159,8 @@ class Ours:
         for neuron in self._neurons:
             if neuron.make is MAKES["d"] and made < 2:
                 with suppress(Busy):  # pinned copies of others have its room
-                    await neuron.order(self._gateway.specs[model.name], model.bytes, pinned=True)
+                    spec = self._gateway.specs[model.name]
+                    await neuron.order(Want(spec.id, spec, model.bytes, 0, pinned=True))
                     made += 1
 
     async def serve(self, seen: Seen) -> None:

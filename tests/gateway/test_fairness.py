@@ -165,3 +165,23 @@ async def test_a_stream_that_gives_way_after_its_head_ends_with_the_same_error()
         said = await youngest.until(b"}\n\n")
         assert b'"code":"overloaded"' in said and b'"queue_position":2' in said and b'"retry_after"' in said
         assert b"[DONE]" not in said
+
+
+@pytest.mark.parametrize("first_leaves", [False, True])
+async def test_an_order_is_sent_again_for_who_joins_its_load_and_ranks_better(first_leaves: bool) -> None:
+    """Once for each key, and for nobody who ranks no better than who is there."""
+    async with one_seat(keyed(bob=2.0)) as (neuron, gateway):
+        neuron.otherwise, neuron.loading = neuron.plan(WHOLE), trio.Event()
+        await send(gateway, "", "cold")
+        await neuron.told_to_load()
+        if first_leaves:
+            await gateway.clients[0].close()
+            await gateway.knows(lambda ledger: not ledger.waiting)
+        for key in ("", "bob", "bob", "", "ann"):
+            await send(gateway, key, "cold")
+        while neuron.ordered("/models/load") < 2:
+            await neuron._change.wait()
+        neuron.loading.set()
+        await neuron.seen(5 if first_leaves else 6)
+        orders = [msgspec.json.decode(order.body) for order in neuron.orders if order.body]
+        assert [(order["key"], order["share"]) for order in orders] == [("", 1.0), ("bob", 2.0)]

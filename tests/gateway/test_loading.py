@@ -9,6 +9,8 @@ import trio
 from cortex.catalogue import ModelSpec
 from cortex.errors import CortexError, LoadFailed, UpstreamFailed
 from cortex.gateway.loading import SUSPICION_S, RemoteLoader
+from cortex.ledger import Load, Want
+from cortex.places import Place, Resident
 
 
 class Breaking:
@@ -36,8 +38,7 @@ class Orders:
 
     async def at(self, name: str) -> CortexError:
         """What the load at that neuron comes to."""
-        want = SimpleNamespace(model="a", spec=ModelSpec("a"), key="", share=1.0)
-        load: Any = SimpleNamespace(want=want, place=SimpleNamespace(name=name), victims=())
+        load = Load(Want("a", ModelSpec("a")), Place(name, {}), (), Resident("a", "loading", {}))
         with pytest.raises(CortexError) as caught:
             await self.loader.load(load)
         return caught.value
