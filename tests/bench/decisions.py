@@ -32,10 +32,12 @@ LIVING: Final = 3
 
 
 class Fleet:
-    """A gateway's ledger over `size` neurons. `taken` of each one's memory is used by its residents."""
+    """A gateway's ledger over `size` neurons. `taken` of each one's memory is used by its residents, and
+    one of these is the same model on all of them where it is `hot`."""
 
-    def __init__(self, size: int, taken: float, *, pinned: bool = False, busy: bool = False) -> None:
-        self.size, self._taken, self._pinned, self._busy = size, taken, pinned, busy
+    def __init__(self, size: int, taken: float, **facts: bool) -> None:
+        self.size, self._taken = size, taken
+        self._pinned, self._busy, self._hot = (facts.get(name, False) for name in ("pinned", "busy", "hot"))
         self.dice, self.clock = random.Random(size), Clock(10_000.0)
         self.ledger = Ledger(self.clock, Policy(Rules("lru", 30.0), 1024, 30.0, delegates=True))
         self.makes = [self.dice.choice(list(MAKES.values())) for _ in range(self.size)]
@@ -49,7 +51,8 @@ class Fleet:
             room = each % len(self.makes[number].devices)
             share = self.makes[number].devices[room] * len(self.makes[number].devices)
             need = int(self._taken * share / LIVING * self.dice.uniform(0.95, 1.0))
-            one = Resident(f"m{number * EACH + each}", "loaded", {f"cuda:{room}": need}, slots=72)
+            model = "hot" if self._hot and not each else f"m{number * EACH + each}"
+            one = Resident(model, "loaded", {f"cuda:{room}": need}, slots=72)
             one.loaded_at, one.load_s = self.dice.uniform(0.0, 9_000.0), self.dice.uniform(2.0, 60.0)
             one.last_used = self.dice.uniform(one.loaded_at, 9_990.0)
             one.pinned, one.elsewhere = self._pinned, int(self._busy)
@@ -75,8 +78,15 @@ class Fleet:
 
 
 def warm(fleet: Fleet, number: int) -> Iterator[None]:
-    model = f"m{fleet.dice.randrange(fleet.size) * EACH + number % LIVING}"
-    want = Want(model, ModelSpec(model), 4 * GIB)
+    return _warm(fleet, f"m{fleet.dice.randrange(fleet.size) * EACH + number % LIVING}", "")
+
+
+def hot(fleet: Fleet, number: int) -> Iterator[None]:
+    return _warm(fleet, "hot", f"conversation {number}")
+
+
+def _warm(fleet: Fleet, model: str, affinity: str) -> Iterator[None]:
+    want = Want(model, ModelSpec(model), 4 * GIB, affinity=affinity)
     yield
     ticket, decision = fleet.ledger.arrive(want)
     yield
@@ -123,7 +133,9 @@ def report(fleet: Fleet, number: int) -> Iterator[None]:
 
 CASES: Final[dict[str, tuple[Callable[[int], Fleet], Callable[[Fleet, int], Iterator[None]]]]] = {
     "warm": (lambda size: Fleet(size, 0.9), warm),
+    "warm, on all neurons": (lambda size: Fleet(size, 0.9, hot=True), hot),
     "cold, room is free": (lambda size: Fleet(size, 0.5), cold(5 * GIB, Load)),
+    "the same, one model on all": (lambda size: Fleet(size, 0.5, hot=True), cold(5 * GIB, Load)),
     "cold, somebody idle leaves": (lambda size: Fleet(size, 1.0), cold(10 * GIB, Load)),
     "the same, looking at all": (lambda size: Fleet(size, 1.0), everywhere),
     "cold, all are busy": (lambda size: Fleet(size, 1.0, busy=True), cold(10 * GIB, Load)),
