@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from cortex.ledger import Wait
+from cortex.errors import Overloaded
+from cortex.ledger import Load, Refuse, Wait
 from tests.fake_ledger import Books, books, resident
 
 
@@ -103,3 +104,38 @@ def test_who_waits_for_one_replica_holds_up_nobody_who_may_go_to_another() -> No
     book.ledger.depart(at_p)
     assert book.settle() == {}
     book.sit("hot")
+
+
+def crowded(places: int = 1) -> Books:
+    """A gateway of full and busy neurons, whose line takes four."""
+    book = books(None, delegates=True, queue=4)
+    for number in range(places):
+        book.tell(f"n{number}", 100, resident(f"hot{number}", 100, elsewhere=1))
+    return book
+
+
+def test_the_queue_bounds_callers_of_cold_models_whose_room_is_taken() -> None:
+    book = crowded()
+    decisions = [book.arrive(f"cold{number}", 60)[1] for number in range(20)]
+    assert [type(decision) for decision in decisions] == [Load] * 4 + [Refuse] * 16
+    assert isinstance(decisions[-1].error, Overloaded)
+    assert (book.ledger.waiting, len(book.ledger.loads)) == (4, 4)
+
+
+def test_a_key_has_who_has_none_pushed_out_of_a_line_of_cold_models() -> None:
+    book = crowded()
+    anonymous = [book.arrive(f"cold{number}", 60)[0] for number in range(4)]
+    _, load = book.begin("keyed", 60, key="ann")
+    ((pushed, decision),) = book.settle().items()
+    assert pushed is anonymous[-1] and isinstance(decision, Refuse)
+    assert book.ledger.waiting == 4 and book.ledger.loads["keyed"] is load
+
+
+def test_a_full_line_keeps_nobody_from_the_first_load_of_a_place_nor_from_free_room() -> None:
+    book = crowded(2)
+    for _ in range(4):
+        book.arrive("cold", 60)
+    assert book.begin("other", 60)[1].place.name == "n1"
+    assert isinstance(book.arrive("third", 60)[1], Refuse)
+    book.tell("n2", 100)
+    assert book.begin("third", 60)[1].place.name == "n2"

@@ -27,10 +27,18 @@ class Judging(Waiting):
         """Of one that has just come, for whom there may be no place left in the line."""
         want = ticket.want
         verdict = self._judge(ticket, behind=self._has_line(want))
-        if isinstance(verdict, Wait) and self._full(want) and self._gives_way(want) is None:
+        if self._full(want) and self._queues(verdict) and self._gives_way(want) is None:
             before = self._before(want)
             return Refuse(refusals.full(before, self._again_s(want.model, before)))
         return verdict
+
+    def _queues(self, verdict: Verdict) -> bool:
+        """Whether whoever gets it counts against the bound of the line. Not for whom a load begins in
+        room that is there; nor who is the first to order one where others must leave, so that a full line
+        keeps no place to itself."""
+        if isinstance(verdict, router.Placement):
+            return verdict.must_wait and any(load.place is verdict.place for load in self._loads.values())
+        return isinstance(verdict, Wait)
 
     def _before(self, want: Want) -> int:
         """How many wait under the same bound."""

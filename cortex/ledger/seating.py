@@ -42,9 +42,12 @@ class Seating(Judging):
         """A new ticket and what becomes of it. On Wait or Load it stands in line."""
         self._arrivals += 1
         ticket = Ticket(want, self.clock(), self._arrivals)
-        decision = self._do(ticket, self._first_judged(ticket))
-        if isinstance(decision, Wait):
+        verdict = self._first_judged(ticket)
+        queues = self._full(want) and self._queues(verdict)
+        decision = self._do(ticket, verdict)
+        if queues:
             self._make_way(want)
+        if isinstance(decision, Wait):
             self._note(want.model, decision)
             if decision.plan is not None:
                 self._stirred.add(want.model)  # it may have the right to more than to wait
@@ -172,8 +175,8 @@ class Seating(Judging):
         return settled
 
     def _make_way(self, want: Want) -> None:
-        """There is a place in line for `want`, as was judged."""
-        if self._full(want) and (ticket := self._gives_way(want)) is not None:
+        """There is a place in a full line for `want`, as was judged."""
+        if (ticket := self._gives_way(want)) is not None:
             before = self._before(want)
             self._step_out(ticket)
             error = refusals.pushed_out(before, self._again_s(ticket.want.model, before))
