@@ -274,6 +274,14 @@ def test_a_custom_call_is_a_call_with_one_text() -> None:
     assert heard[1] == Message("tool", "done", tool_call_id="c1")
 
 
+def test_a_name_is_no_longer_with_its_namespace_than_any_other_may_be() -> None:
+    """Else a neuron that is told the request in chat refuses what another one serves."""
+    inner = {"type": "function", "name": "f" * 100, "parameters": {}}
+    with pytest.raises(BadAsk) as caught:
+        ask(tools=[{"type": "namespace", "name": "n" * 100, "tools": [inner]}])
+    assert caught.value.param == "tools[0].tools[0].name"
+
+
 def test_a_call_in_a_namespace_has_the_name_that_the_model_knows() -> None:
     assert turns({**CALL, "namespace": "agents"})[0].tool_calls[0].name == "agents__weather"
 

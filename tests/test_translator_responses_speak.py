@@ -294,6 +294,15 @@ def test_a_failed_stream_ends_with_the_pair_that_all_clients_act_on() -> None:
     assert error["error"]["request_id"] == "req-1"
 
 
+@pytest.mark.parametrize(("said", "inside"), [(Text, "content"), (Thought, "summary")])
+def test_a_failed_response_has_what_was_said_and_no_item_in_progress(said: type, inside: str) -> None:
+    events = stream(said("hel"), said("lo"), Failed(EngineFailed("gone")))
+    [item] = events[-2]["response"]["output"]
+    assert item[inside][0]["text"] == "hello" and item.get("status") in ("incomplete", None)
+    assert not any(event["type"].endswith(".done") for event in events), "it is not told as done"
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+
+
 def test_a_failure_is_raised_and_an_answer_without_an_end_is_none() -> None:
     with pytest.raises(EngineFailed, match="gone"):
         whole(REPLY, [Text("a"), Failed(EngineFailed("gone"))])

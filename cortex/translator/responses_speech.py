@@ -148,7 +148,11 @@ class _Answer:
         ]
 
     def fail(self, error: CortexError) -> list[Frame]:
-        """The response stays as it is, and says why."""
+        """The response has what was said, and says why that is not all. No event ends the open item: a
+        client that goes by those would take it for an answer."""
+        number = self._said.next
+        self.close("incomplete")
+        self._said.next = number
         response = self.response("failed")
         response.error = ErrorBody(error.code, error.message)
         return faults.pair(error, encode(response), self._said.next, self._reply.request_id)

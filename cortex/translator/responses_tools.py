@@ -89,10 +89,10 @@ def _given(found: list[ToolBody], at: str, namespace: str = "") -> Iterator[Tool
                 yield from _given(tool.tools or [], f"{where}.tools", _named(tool, where))
             case "function":
                 parameters = reading.tree(tool.parameters, f"{where}.parameters", TOOLS_BYTES)
-                name = called(_named(tool, where), namespace)
+                name = _joined(tool, where, namespace)
                 yield Tool(name, tool.description or "", parameters, bool(tool.strict), namespace)
             case "custom":
-                name = called(_named(tool, where), namespace)
+                name = _joined(tool, where, namespace)
                 yield Tool(name, _described(tool, where), _FREE, False, namespace, free_form=True)
             case kind:
                 _leave_out(kind, where, namespace)
@@ -116,6 +116,14 @@ def _named(tool: ToolBody, at: str) -> str:
     if not _NAME.match(tool.name or ""):
         raise BadAsk(f"'{at}.name' must be 1 to 128 of A-Z a-z 0-9 _ . -", param=f"{at}.name")
     return tool.name or ""
+
+
+def _joined(tool: ToolBody, at: str, namespace: str) -> str:
+    """What the model calls it, which is no longer than any name."""
+    name = called(_named(tool, at), namespace)
+    if not _NAME.match(name):
+        raise BadAsk(f"'{at}.name' has more than 128 characters with its namespace", param=f"{at}.name")
+    return name
 
 
 def _described(tool: ToolBody, at: str) -> str:

@@ -11,8 +11,11 @@ from typing import Final
 
 from cortex.wire.faults import Dialect
 
-# One event of a sane neuron is some hundred bytes; the last of a Responses stream repeats the whole answer.
+# One event of a sane neuron is some hundred bytes.
 EVENT_LIMIT: Final = 2**20
+# The last events of a Responses stream repeat the whole answer, a thought twice and longer: so much for
+# each byte that was said before.
+REPEATS: Final = 4
 NO_EVENTS: Final = "The neuron sent what is no event stream."
 TOO_BIG: Final = "The neuron sent an event that is too big to pass on."
 
@@ -36,12 +39,17 @@ class EventTail:
 
     def __init__(self, dialect: Dialect, limit: int = EVENT_LIMIT) -> None:
         self._dialect: Dialect = dialect
-        self._limit = limit
+        self._least, self._passed = limit, 0
         self._open = bytearray()
         self.last = b""  # the last event that was completed; comments are none
         self.whole = b""
         self.begun = False  # an event was completed that is no keep-alive
         self.fault: str | None = None
+
+    @property
+    def _limit(self) -> int:
+        """Of the bytes of one event."""
+        return self._least + (REPEATS * self._passed if self._dialect == "responses" else 0)
 
     @property
     def mid_event(self) -> bool:
@@ -74,6 +82,7 @@ class EventTail:
             end = _last_end(self._open, 0)
         self.whole = bytes(self._open[:end])
         del self._open[:end]
+        self._passed += end
         self.last = next(_backwards(self.whole), self.last)
         if not self.begun:
             self.begun = any(_fields(event)[0] != _PING for event in _backwards(self.whole))

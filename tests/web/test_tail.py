@@ -177,6 +177,20 @@ def test_an_event_over_the_limit_is_a_fault_even_if_it_ends() -> None:
     assert not tail.ended
 
 
+def test_the_last_events_of_responses_may_be_as_long_as_all_that_was_said() -> None:
+    """They repeat it, a thought twice and in base64; what nothing was said before may not be so long."""
+    delta = b"event: response.output_text.delta\ndata: {" + b"x" * 60 + b"}\n\n"
+    repeat = b"event: response.output_text.done\ndata: {" + b"x" * 2000 + b"}\n\n"
+    long = EventTail("responses", limit=200)
+    for _ in range(10):
+        long.feed(delta)
+    assert long.feed(repeat) == len(repeat) and long.fault is None
+    for tail in (EventTail("responses", limit=200), EventTail("openai", limit=200)):
+        tail.feed(delta)
+        tail.feed(repeat)
+        assert tail.fault == TOO_BIG
+
+
 def test_events_under_the_limit_may_come_many_at_once() -> None:
     tail = EventTail("openai", limit=100)
     data = (b"data: " + b"x" * 80 + b"\n\n") * 50
