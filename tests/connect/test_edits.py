@@ -1,7 +1,9 @@
 """Edits of settings files: one place changes, every other byte stays, and undoing is exact."""
 
 import json
+import signal
 import tomllib
+from collections.abc import Iterator
 
 import pytest
 import tomlkit
@@ -62,6 +64,48 @@ def test_comments_and_trailing_commas_of_an_editor_stay() -> None:
     for words in ("// Settings of the editor.", "// the dark one", "/* asked a lot */", "// none yet"):
         assert words in done
     assert '"lsp": {}, // none yet\n  "language_models": {' in done
+
+
+@pytest.fixture
+def hang_guard() -> Iterator[None]:
+    """A search through a text that would not end is broken off."""
+
+    def too_long(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "\n" + "  // off: this, that /* and those\n" * 50,
+        " " * 500 + "/* x */ ",
+        " // one" + "\n" * 200,
+        "\n" + (" " * 80 + "// far right\n") * 20,
+        "\n" + "\t/* a */ /* b\n */\n" * 50,
+    ],
+    ids=["comments", "spaces", "blank lines", "deep", "blocks"],
+)
+@pytest.mark.parametrize("comma", ["", ","])
+def test_however_much_stands_behind_the_last_member_it_stays(rest: str, comma: str, hang_guard: None) -> None:
+    text = f'{{\n  "x": 1,\n  "a": {{"b": 1}}{comma}{rest}}}\n'
+    done, changes = applied(FORMS["json"], text, (Edit(("c",), 2),))
+    assert FORMS["json"].read(done) == {"x": 1, "a": {"b": 1}, "c": 2}
+    assert all(done.count(each) == rest.count(each) for each in ("//", "/*", "*/"))
+    again, left = reverted(FORMS["json"], done, changes)
+    assert (FORMS["json"].read(again), left) == (FORMS["json"].read(text), ())
+    gone = FORMS["json"].drop(text, ("a",))
+    assert FORMS["json"].read(gone) == {"x": 1} and rest.strip() in gone
+
+
+def test_a_comma_within_a_comment_is_none() -> None:
+    text = '{"a": 1 /* one */}\n// see {x */, y}\n'
+    assert after("json", text, Edit(("b",), 2)) == '{"a": 1, "b": 2 /* one */}\n// see {x */, y}\n'
 
 
 @pytest.mark.parametrize(

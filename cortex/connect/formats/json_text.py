@@ -15,9 +15,9 @@ from cortex.connect.formats.unreadable import Unreadable
 
 _SPACE: Final = re.compile(r"(?:[\s\ufeff]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _SCALAR: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null')
-# What may follow a value on its own line, and stays with it.
-_REST: Final = re.compile(r"(?:[ \t]+|/\*[^\n]*?\*/|,)*(?://[^\n]*)?(?=\r?\n)")
-_COMMA: Final = re.compile(r"(?:[\s]+|//[^\n]*|/\*.*?\*/)*,", re.DOTALL)
+# What may follow a value on its own line, and stays with it. As the one above it matches whatever
+# comes next: with a condition behind the loop, runs of spaces would be tried in all their parts.
+_REST: Final = re.compile(r"(?:[ \t]+|/\*[^\n]*?\*/|,)*(?://[^\n]*)?")
 # A text nested deeper than any client's settings are.
 _DEEPEST: Final = 100
 
@@ -84,12 +84,15 @@ def _without(text: str, node: _Node, which: str | int) -> str:
     index = which if isinstance(which, int) else _index(node, which)
     child = node.children[index]
     start, end = child.begin, child.node.end
-    if comma := _COMMA.match(text, end):
-        end = comma.end()
+    comma = _comma(text, end)
+    if comma is not None:
+        end = comma + 1
     elif index:
         # The last one: the comma before it goes, whatever comments stand between.
         before = node.children[index - 1].node.end
-        at = _comma_after(text, before)
+        at = _comma(text, before)
+        if at is None:
+            raise Unreadable("a comma is missing")
         text = text[:at] + text[at + 1 :]
         start, end = start - 1, end - 1
         if not _leads(text, start):
@@ -100,11 +103,10 @@ def _without(text: str, node: _Node, which: str | int) -> str:
     return text[:start] + text[end:]
 
 
-def _comma_after(text: str, end: int) -> int:
-    found = _COMMA.match(text, end)
-    if found is None:
-        raise Unreadable("a comma is missing")
-    return found.end() - 1
+def _comma(text: str, end: int) -> int | None:
+    """Where the comma behind the value that ends at `end` stands."""
+    at = _skip(text, end)
+    return at if text.startswith(",", at) else None
 
 
 def _insert_last(text: str, node: _Node, key: str, value: Json) -> str:
@@ -120,15 +122,21 @@ def _insert_last(text: str, node: _Node, key: str, value: Json) -> str:
     inner = _margin(text, last.begin)
     member = f"{json.dumps(key, ensure_ascii=False)}: {_rendered(value, inner, text)}"
     end = last.node.end
-    comma = _COMMA.match(text, end)
+    comma = _comma(text, end)
     if comma is None:
         text = f"{text[:end]},{text[end:]}"
+    behind = (end if comma is None else comma) + 1
     if not _leads(text, last.begin):
-        at = end + 1 if comma is None else comma.end()
-        return f"{text[:at]} {member}{text[at:]}"
-    rest = _REST.match(text, end if comma is None else max(end, comma.end() - 1))
-    at = rest.end() if rest is not None else (end + 1 if comma is None else comma.end())
-    return f"{text[:at]}\n{inner}{member}{',' if comma else ''}{text[at:]}"
+        return f"{text[:behind]} {member}{text[behind:]}"
+    at = _line_end(text, behind)
+    return f"{text[:at]}\n{inner}{member}{'' if comma is None else ','}{text[at:]}"
+
+
+def _line_end(text: str, behind: int) -> int:
+    """Behind the comments that end the line of `behind`; `behind` when more follows on it."""
+    found = _REST.match(text, behind)
+    at = behind if found is None else found.end()
+    return at if text.startswith(("\n", "\r\n"), at) else behind
 
 
 def _rendered(value: Json, margin: str, text: str) -> str:
