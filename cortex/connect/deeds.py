@@ -2,12 +2,14 @@
 
 A file is replaced whole, with its mode, and only as long as it is the one that was read; beside it
 lies what it was before. The memory of it is a file of ours, for its owner alone. Writing again
-begins with what stood there before the first time, so the second time changes nothing.
+begins with what stood there before the first time, so the second time changes nothing; a time that
+fails leaves all of it as it was.
 """
 
 import hashlib
 import os
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -114,7 +116,6 @@ def write(state: Path, deed: Deed) -> None:
     """It is done, and can be undone. A file that was changed meanwhile is left alone: ConfigError."""
     folders = deed.earlier.folders if deed.earlier else _missing(deed.path.parent)
     backup = _beside(deed) if deed.before is not None else None
-    deed.path.parent.mkdir(parents=True, exist_ok=True)
     memory = Memory(
         client=deed.client,
         path=str(deed.path),
@@ -125,12 +126,35 @@ def write(state: Path, deed: Deed) -> None:
         backup=None if backup is None else str(backup),
         folders=folders,
     )
-    if backup is not None and deed.before is not None:
-        _replace(backup, _text(backup), deed.before, like=deed.path)
-    place = _place(state, deed.client, deed.path)
+    with ExitStack() as otherwise:
+        for folder in folders:
+            otherwise.callback(_leave, Path(folder))
+        deed.path.parent.mkdir(parents=True, exist_ok=True)
+        if backup is not None and deed.before is not None:
+            there = _text(backup)
+            if there is None:
+                otherwise.callback(backup.unlink, missing_ok=True)
+            _replace(backup, there, deed.before, like=deed.path)
+        place = _place(state, deed.client, deed.path)
+        _remember(place, memory, otherwise)
+        _replace(deed.path, deed.now, deed.after)
+        otherwise.pop_all()
+    _aside(place).unlink(missing_ok=True)
+
+
+def _remember(place: Path, memory: Memory, otherwise: ExitStack) -> None:
+    """`place` holds `memory`, before the file is touched: what was done once can be undone. `otherwise`
+    brings back what it held, by a name alone, since the disk may be full."""
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _replace(place, _text(place), msgspec.json.encode(memory).decode())
-    _replace(deed.path, deed.now, deed.after)
+    there = _text(place)
+    if there is None:
+        otherwise.callback(place.unlink, missing_ok=True)
+    else:
+        aside = _aside(place)
+        aside.unlink(missing_ok=True)
+        os.link(place, aside)
+        otherwise.callback(aside.replace, place)
+    _replace(place, there, msgspec.json.encode(memory).decode())
 
 
 def undo(state: Path, client: str, only: Path | None = None) -> list[Undone]:
@@ -208,6 +232,11 @@ def _remembered(place: Path) -> Memory | None:
 
 def _place(state: Path, client: str, path: Path) -> Path:
     return state / f"{client}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}.json"
+
+
+def _aside(place: Path) -> Path:
+    """Where an earlier memory is while another one is tried."""
+    return place.with_suffix(".earlier")
 
 
 def _beside(deed: Deed) -> Path:

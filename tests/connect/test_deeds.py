@@ -58,7 +58,7 @@ def test_writing_twice_changes_nothing_and_another_model_takes_the_place_of_the_
     assert files(tmp_path) == once
     assert put(tmp_path, path, "other")
     undo(tmp_path / "state", "c")
-    assert files(path.parent) == {"settings.json": JSON.encode()}
+    assert files(tmp_path) == {"home/settings.json": JSON.encode()}
 
 
 def test_a_file_that_was_not_there_is_gone_again_with_its_folders(tmp_path: Path) -> None:
@@ -126,9 +126,37 @@ def test_a_change_meanwhile_wins(tmp_path: Path, path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ConfigError, match="changed by somebody else"):
         write(tmp_path / "state", deed)
-    assert path.read_text() == "{}"
-    undo(tmp_path / "state", "c")
-    assert path.read_text() == "{}"
+    assert files(tmp_path) == {"home/settings.json": b"{}"}
+    assert undo(tmp_path / "state", "c") == []
+
+
+def test_a_second_time_that_fails_leaves_the_first_to_be_undone(tmp_path: Path, path: Path) -> None:
+    path.write_text(JSON)
+    put(tmp_path, path)
+    deed = prepare(tmp_path / "state", "c", settings(path, "other"))
+    path.write_text(path.read_text().replace('"dark"', '"light"'))
+    was = files(tmp_path)
+    with pytest.raises(ConfigError, match="changed by somebody else"):
+        write(tmp_path / "state", deed)
+    assert files(tmp_path) == was
+    assert undo(tmp_path / "state", "c")[0].left == ()
+    assert json.loads(path.read_text()) == {"theme": "light", "env": {"ANTHROPIC_MODEL": "theirs", "X": "1"}}
+
+
+def test_a_first_time_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    path, state = tmp_path / "home" / "a" / "settings.json", tmp_path / "state"
+    deed = prepare(state, "c", settings(path))
+    state.write_text("no folder")
+    with pytest.raises(OSError, match="state"):
+        write(state, deed)
+    assert not (tmp_path / "home").exists()
+    state.unlink()
+    path.parent.mkdir(parents=True)
+    path.write_text("somebody else's")
+    with pytest.raises(FileExistsError):
+        write(state, deed)
+    assert files(tmp_path) == {"home/a/settings.json": b"somebody else's"}
+    assert undo(state, "c") == []
 
 
 def test_a_link_stays_one_and_a_backup_of_others_is_not_written_over(tmp_path: Path, path: Path) -> None:
