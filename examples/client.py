@@ -4,10 +4,13 @@
     pip install openai
     python examples/client.py             # or: python examples/client.py http://host:31313/v1
 
+Where the gateway has [[keys]], put one into CORTEX_API_KEY.
+
 Answers are printed as they come. A line of input is a turn; Ctrl-D ends the chat.
 Everything below is the SDK's own way: cortex needs no client of its own.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 
@@ -18,8 +21,8 @@ DEFAULT = "http://127.0.0.1:31313/v1"
 
 def main() -> int:
     url = sys.argv[1] if len(sys.argv) > 1 else DEFAULT
-    # A gateway without keys ignores this one; the SDK insists on having something to send.
-    client = OpenAI(base_url=url, api_key="none")
+    # A gateway without keys ignores it; the SDK insists on having something to send.
+    client = OpenAI(base_url=url, api_key=os.environ.get("CORTEX_API_KEY", "none"))
     try:
         model = client.models.list().data[0].id
     except IndexError:

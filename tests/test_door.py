@@ -533,7 +533,7 @@ async def test_models_are_pinned_at_a_neuron() -> None:
         assert pinned.returncode == 0
         assert pinned.stdout.decode() == f"qwen is pinned at {url} from when it is loaded there\n"
         unpinned = await told("models", "unpin", "qwen", "--endpoint", url)
-        assert unpinned.stdout.decode() == f"qwen is not pinned at {url}\n"
+        assert unpinned.stdout.decode() == f"qwen is no longer pinned at {url}\n"
     assert [body for what, body, _ in played.heard if what.startswith("POST")] == [b'{"id":"qwen"}'] * 2
 
 
@@ -546,7 +546,7 @@ async def test_models_are_pinned_by_way_of_a_gateway_and_who_did_not_obey_is_nam
         assert (said.returncode, said.stderr) == (1, b"cortex: n3: full\n")
         assert said.stdout == (b"qwen is pinned at n1\nqwen is pinned at n2 from when it is loaded there\n")
         said = await told("models", "unpin", "q", "--neuron", "n1", "--endpoint", url)
-        assert (said.returncode, said.stdout) == (0, b"qwen is not pinned at any neuron\n")
+        assert (said.returncode, said.stdout) == (0, b"qwen is no longer pinned at any neuron\n")
     assert [body for what, body, _ in played.heard if what.startswith("POST")] == [
         b'{"model":"q"}',
         b'{"model":"q","neuron":"n1"}',

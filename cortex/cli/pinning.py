@@ -78,7 +78,7 @@ def _told(report: PinReport) -> list[str]:
     model = escape(report.model)
     here = ", ".join(map(escape, (each for each in report.neurons if each not in report.awaited)))
     if not report.pinned:
-        return [f"{model} is not pinned at {', '.join(map(escape, report.neurons)) or 'any neuron'}"]
+        return [f"{model} is no longer pinned at {', '.join(map(escape, report.neurons)) or 'any neuron'}"]
     awaited = [f"{model} is pinned at {escape(name)} from when it is loaded there" for name in report.awaited]
     return [*([f"{model} is pinned at {here}"] if here else []), *awaited]
 

@@ -221,7 +221,7 @@ async def test_a_pin_that_is_saved_is_in_force_when_the_command_ends(tmp_path: P
         assert "pinned_on = ['n1']" in (tmp_path / "models.toml").read_text().replace('"', "'")
         unpinned = await told("models", "unpin", *at)
         assert (unpinned.returncode, unpinned.stderr) == (0, b"")
-        assert b"a is not pinned at n1" in unpinned.stdout
+        assert b"a is no longer pinned at n1" in unpinned.stdout
         assert "pinned_on" not in (tmp_path / "models.toml").read_text()
     keeps = [order for order in fake.orders if b"/models/keep" in order.raw]
     assert [b'"pinned":true' in order.raw for order in keeps] == [True, False]
