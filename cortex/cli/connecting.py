@@ -1,10 +1,12 @@
 """`cortex connect`: a client's settings for a gateway, printed or written, and tried live.
 
 The model is asked first, since a cold one tells its context length only once it is loaded, and
-nothing is written for a gateway that does not answer. Settings go to stdout; how the trial went, and
-what speaks against it, to stderr. No key is printed, and none is written.
+nothing is written for a gateway that does not answer, or whose models have names that clients could
+take for more. Settings go to stdout; how the trial went, and what speaks against it, to stderr. No key
+is printed, and none is written.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -12,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import typer
 from rich.console import Console
 
 from cortex import connect
 from cortex.ask import Json
-from cortex.catalogue import unknown
+from cortex.catalogue import unknown, valid_id
 from cortex.cli.asking import ask
 from cortex.cli.options import KEY_VARIABLE, Site
 from cortex.cli.trouble import Usage
 from cortex.cli.wish import Wish
+from cortex.errors import UpstreamFailed
 from cortex.logs import escape
 from cortex.status.fetch import Asker
 from cortex.wire.openai_answers import ModelEntry
@@ -55,7 +57,7 @@ def run(wish: Wish, site: Site) -> int:
     places = connect.Places(Path.home(), os.environ)
     if wish.undo:
         return _undo(wish, places)
-    entries = ask(site, Asker.models).data
+    entries = _entries(site)
     name = wish.model or _only(entries)
     fast = wish.fast_model or name
     for each in (name, fast):
@@ -64,7 +66,7 @@ def run(wish: Wish, site: Site) -> int:
     if not wish.no_verify:
         trial = _tried(wish, site, name)
         # What was cold then is known better now.
-        entries = ask(site, Asker.models).data
+        entries = _entries(site)
     target = connect.Target(
         endpoint=site.endpoint.rstrip("/"),
         model=_model(entries, name),
@@ -89,7 +91,7 @@ def _finished(wish: Wish, target: connect.Target, trial: connect.Trial | None) -
                 connect.write(target.places.state(), deed)
     outcome = _Outcome(wish, target, recipe, trial, deeds)
     if wish.as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(_as_json(outcome)), indent=2))
+        _echo_json(_as_json(outcome))
     else:
         _print(outcome)
     return 0 if good else 1
@@ -113,6 +115,19 @@ def _ensure_sensible(wish: Wish, site: Site) -> None:
 def _key(site: Site) -> connect.KeyAt:
     file = None if site.token_file is None else site.token_file.expanduser().absolute()
     return connect.KeyAt(given=bool(os.environ.get(KEY_VARIABLE, "").strip()), file=file)
+
+
+def _entries(site: Site) -> list[ModelEntry]:
+    """The models of the gateway. Clients take some words in their settings for more than names, such
+    as `{env:HOME}`: who says such a thing is none that settings should be made for."""
+    entries = ask(site, Asker.models).data
+    for name in (name for each in entries for name in (each.id, *_aliases(each))):
+        if not valid_id(name):
+            raise UpstreamFailed(
+                f"{site.endpoint} answers, but not as a cortex does: it lists '{name}', which is no name of "
+                "a model; check --endpoint"
+            )
+    return entries
 
 
 def _only(entries: Sequence[ModelEntry]) -> str:
@@ -163,9 +178,7 @@ def _undo(wish: Wish, places: connect.Places) -> int:
     undone = connect.undo(places.state(), wish.client, only)
     if wish.as_json:
         rows: list[Json] = [{"path": str(each.path), "left": list(each.left)} for each in undone]
-        typer.echo(
-            msgspec.json.format(msgspec.json.encode({"client": wish.client.value, "undone": rows}), indent=2)
-        )
+        _echo_json({"client": wish.client.value, "undone": rows})
         return 0
     for each in undone:
         typer.echo(escape(f"{each.path} is as it was before"))
@@ -178,8 +191,8 @@ def _undo(wish: Wish, places: connect.Places) -> int:
 
 def _print(outcome: _Outcome) -> None:
     trial, model = outcome.trial, outcome.target.model
-    for line in _written(outcome) if outcome.deeds else _to_do(outcome):
-        typer.echo(line)
+    for block in _written(outcome) if outcome.deeds else _to_do(outcome):
+        typer.echo("\n".join(map(escape, block.split("\n"))))
     if trial is not None and not trial.fault:
         context = "" if model.context is None else f"; its context is {model.context:,} tokens"
         _tell(f"{model.name} answered {trial.path} in {trial.seconds:.1f} s{context}")
@@ -191,7 +204,7 @@ def _to_do(outcome: _Outcome) -> Iterable[str]:
     """What to put where."""
     recipe = outcome.recipe
     for settings in recipe.files:
-        yield f"In {escape(str(settings.path or 'its config.yaml'))}:\n"
+        yield f"In {settings.path or 'its config.yaml'}:\n"
         yield connect.shown(settings)
     if recipe.environment:
         yield "In the shell:\n"
@@ -207,8 +220,7 @@ def _to_do(outcome: _Outcome) -> Iterable[str]:
 
 def _written(outcome: _Outcome) -> Iterable[str]:
     for deed in outcome.deeds:
-        path = escape(str(deed.path))
-        yield f"{path} is written" if deed.changed else f"{path} says so already"
+        yield f"{deed.path} is written" if deed.changed else f"{deed.path} says so already"
     yield f"Start it with:  {outcome.recipe.start}"
     yield f"`cortex connect {outcome.wish.client} --undo` takes it out again."
 
@@ -243,6 +255,11 @@ def _as_json(outcome: _Outcome) -> dict[str, Json]:
             "fault": trial.fault or None,
         }
     return said
+
+
+def _echo_json(said: dict[str, Json]) -> None:
+    """In ASCII: a gateway's words may stand in it, and a terminal obeys some letters."""
+    typer.echo(json.dumps(said, indent=2))
 
 
 def _tell(text: str) -> None:

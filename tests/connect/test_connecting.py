@@ -164,6 +164,33 @@ async def test_nothing_is_written_for_a_gateway_that_does_not_answer(tmp_path: P
         assert [what for what, _, _ in played.heard].count("POST /v1/responses") == 1
 
 
+@pytest.mark.parametrize("name", ["m\x9b2J", "{env:HOME}", "{file:~/.netrc}", "$(id)", "a/../b", ""])
+@pytest.mark.parametrize("alias", [True, False])
+async def test_a_gateway_whose_models_have_no_names_of_models_is_refused(
+    tmp_path: Path, name: str, alias: bool, connect
+) -> None:
+    entry = {"id": "m" if alias else name, "created": 1, "aliases": [name] if alias else []}
+    played = Played().says("GET /v1/models", {"object": "list", "data": [entry]})
+    async with played_at(played) as url:
+        said = await connect(url, "opencode", "--no-verify", "--write")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "is no name of a model" in said.stderr and "\x9b" not in said.stderr
+    assert everything(tmp_path) == b""
+
+
+async def test_what_is_printed_moves_no_cursor_and_keeps_its_lines(tmp_path: Path, connect) -> None:
+    models = {"object": "list", "data": [{"id": "m", "created": 1}]}
+    fault = {"error": {"message": "no\x9b2J\u202e room"}}
+    played = Played().says("GET /v1/models", models).says("POST /v1/responses", fault, 500)
+    async with played_at(played) as url:
+        said = await connect(url, "codex", "--file", str(tmp_path / "\x9b31m.toml"))
+        assert "\n\\x9b" not in said.stdout and '\nmodel = "m"\n' in said.stdout
+        assert "\x9b" not in said.stdout + said.stderr and r"\x9b31m.toml" in said.stdout
+        said = await connect(url, "codex", "--json")
+        assert said.stdout.isascii()
+        assert "no\x9b2J\u202e room" in json.loads(said.stdout)["verified"]["fault"]
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
