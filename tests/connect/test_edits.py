@@ -177,6 +177,15 @@ def test_yaml_changes_at_one_place(text: str, edit: Edit, wanted: str) -> None:
     assert after("yaml", text, edit) == wanted
 
 
+@pytest.mark.parametrize("text", ['model = "a" # x\r\n', "", "# mine\r\n[tools]\r\nweb = true\r\n"])
+def test_the_mark_that_editors_of_windows_put_first_stays_there_in_toml(text: str) -> None:
+    form, edit = FORMS["toml"], Edit(("model",), "m")
+    done, changes = applied(form, text, (edit,))
+    assert applied(form, f"\ufeff{text}", (edit,)) == (f"\ufeff{done}", changes)
+    again, left = reverted(form, done, changes)
+    assert reverted(form, f"\ufeff{done}", changes) == (f"\ufeff{again}", left)
+
+
 def test_windows_line_ends_stay() -> None:
     for form, text in (("json", '{\r\n  "a": 1\r\n}\r\n'), ("toml", "a = 1\r\n"), ("yaml", "a: 1\r\n")):
         done = after(form, text, Edit(("b",), "x"))

@@ -1,7 +1,12 @@
-"""TOML, changed through tomlkit, which keeps comments, order and layout."""
+"""TOML, changed through tomlkit, which keeps comments, order and layout.
+
+Neither it nor tomllib takes the mark (U+FEFF) that some editors put before a text: it is kept from
+them, and stays.
+"""
 
 import tomllib
 from collections.abc import MutableMapping
+from typing import Final
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
@@ -10,11 +15,13 @@ from tomlkit.items import InlineTable
 from cortex.ask import Json
 from cortex.connect.formats.unreadable import Unreadable
 
+_MARK: Final = "\ufeff"
+
 
 def read(text: str) -> Json:
     """What the text says."""
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix(_MARK))
     except tomllib.TOMLDecodeError as error:
         raise Unreadable(str(error)) from error
 
@@ -34,7 +41,7 @@ def put(text: str, path: tuple[str, ...], value: Json) -> str:
         )
     except (TOMLKitError, ValueError) as error:
         raise Unreadable(str(error)) from error
-    return tomlkit.dumps(document)
+    return _marked(text, tomlkit.dumps(document))
 
 
 def add(text: str, path: tuple[str, ...], value: Json) -> str:
@@ -51,7 +58,7 @@ def drop(text: str, path: tuple[str, ...]) -> str:
             return text
         here = _table(here[key], key)
     here.pop(path[-1], None)
-    return tomlkit.dumps(document)
+    return _marked(text, tomlkit.dumps(document))
 
 
 def take(text: str, path: tuple[str, ...], value: Json) -> str:
@@ -61,9 +68,13 @@ def take(text: str, path: tuple[str, ...], value: Json) -> str:
 
 def _document(text: str) -> tomlkit.TOMLDocument:
     try:
-        return tomlkit.parse(text)
+        return tomlkit.parse(text.removeprefix(_MARK))
     except TOMLKitError as error:
         raise Unreadable(str(error)) from error
+
+
+def _marked(before: str, after: str) -> str:
+    return _MARK + after if before.startswith(_MARK) else after
 
 
 def _table(value: object, key: str) -> MutableMapping[str, object]:
