@@ -123,7 +123,6 @@ def test_a_comma_within_a_comment_is_none() -> None:
         ("yaml", "- a\n", "table"),
         ("yaml", "{env: 5}\n", "key: value"),
         ("yaml", "a: 1\n---\nb: 2\n", "single document"),
-        ("yaml", "env: >\n  a\n  b\nx: 1\n", "cannot be changed safely"),
         ("yaml", "env: &m a\nother: *m\n", "cannot be changed safely"),
     ],
 )
@@ -160,6 +159,9 @@ def test_toml_keeps_its_comments_and_puts_keys_before_tables() -> None:
         ("model: x # loved\ndark: true\n", Edit(("model",), "m"), "model: m # loved\ndark: true\n"),
         ("model:\ndark: true\n", Edit(("model",), "m"), "model: m\ndark: true\n"),
         ('"model": x\n', Edit(("model",), "yes"), "\"model\": 'yes'\n"),
+        ("model: |\n  x\n  # y\n\n# mine\nb: 1\n", Edit(("model",), "m"), "model: m\n\n# mine\nb: 1\n"),
+        ("b: 1\nmodel: >2- # loved\n    x\n\n  y", Edit(("model",), "m"), "b: 1\nmodel: m # loved"),
+        ("model: |+\n\nb: 1\n", Edit(("model",), "m"), "model: m\n\nb: 1\n"),
         (
             "model_list:\n  # mine\n  - model_name: a\nother: 1\n",
             Edit(("model_list",), {"model_name": "b", "x": 1}, add=True),
@@ -284,6 +286,8 @@ def test_objects_that_were_made_for_a_setting_go_with_it_unless_others_use_them(
         ("yaml", "model_list: []\n", Edit(("model_list",), {"a": 1}, add=True)),
         ("yaml", "read:\n- a.md\n- b.md # both\nx: 1\n", Edit(("read",), "c.md")),
         ("yaml", "model: &m a\nother: 1\n", Edit(("model",), "c")),
+        ("yaml", "model: |\n  a\n\n  b\n\nother: 1\n", Edit(("model",), "c")),
+        ("yaml", "read:\n- |\n  a\n\n# end\nx: 1\n", Edit(("read",), "c")),
         (
             "toml",
             'model_providers = { other = { name = "x" } }\n',

@@ -5,10 +5,11 @@ is cut by hand, since writing it anew would lose comments and layout. What is la
 refused, by whoever reads the result again.
 """
 
+import re
 from typing import Final
 
 import yaml
-from yaml.nodes import MappingNode, Node, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from cortex.ask import Json
 from cortex.connect.formats.unreadable import Unreadable
@@ -33,11 +34,15 @@ def put(text: str, path: tuple[str, ...], value: Json) -> str:
         ended = text if not text or text.endswith("\n") else f"{text}\n"
         return ended + _dumped({key: value})
     name, old = found
-    start, end = old.start_mark.index, _end(old)
+    start, end = old.start_mark.index, _end(text, old)
     # In flow style, which is one line, whatever it was; a block began on a line of its own.
     shown = _dumped(value, flow=True)
     if not getattr(old, "flow_style", True):
         start, shown = name.end_mark.index, f": {shown}"
+    elif _is_block(old):
+        # A comment beside its sign is not of the value.
+        comment = re.search(r" +#.*", text[start:end].partition("\n")[0])
+        shown += comment[0] if comment else ""
     gap = " " if text[start - 1 : start] == ":" else ""
     return text[:start] + gap + shown + text[end:]
 
@@ -59,7 +64,7 @@ def drop(text: str, path: tuple[str, ...]) -> str:
     found = _found(text, _only(path))
     if found is None:
         raise Unreadable(f"there is no '{path[0]}'")
-    return _without(text, found[0].start_mark.index, _end(found[1]))
+    return _without(text, found[0].start_mark.index, _end(text, found[1]))
 
 
 def take(text: str, path: tuple[str, ...], value: Json) -> str:
@@ -74,7 +79,7 @@ def take(text: str, path: tuple[str, ...], value: Json) -> str:
     if node.flow_style:
         raise Unreadable(f"'{path[0]}' is a list in brackets")
     entry = node.value[entries.index(value)]
-    return _without(text, entry.start_mark.index, _end(entry))
+    return _without(text, entry.start_mark.index, _end(text, entry))
 
 
 def _without(text: str, at: int, end: int) -> str:
@@ -102,13 +107,19 @@ def _list(text: str, path: tuple[str, ...]) -> SequenceNode:
     return found[1]
 
 
-def _end(node: Node) -> int:
-    """Where the last word of a value ends: a block's own mark is behind the comments below it."""
+def _end(text: str, node: Node) -> int:
+    """Where the last word of a value ends: a block's own mark is behind the comments below it, that of
+    a text in lines of its own behind the empty ones."""
     while not getattr(node, "flow_style", True) and node.value:
         last = node.value[-1]
         node = last[1] if isinstance(last, tuple) else last
     end: int = node.end_mark.index
-    return end
+    return len(text[:end].rstrip()) if _is_block(node) else end
+
+
+def _is_block(node: Node) -> bool:
+    """Whether it is a text in lines of its own, behind `|` or `>`."""
+    return isinstance(node, ScalarNode) and node.style in {"|", ">"}
 
 
 def _only(path: tuple[str, ...]) -> str:
