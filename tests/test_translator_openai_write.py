@@ -136,6 +136,7 @@ ELSEWHERE = {
     "stream": "always asked for: what the client gets is made here",
     "include_usage": "as stream",
     "wishes": "what of the template may be left unsaid",
+    "sealed_thoughts": "how an answer is told, to whom it is told",
 }
 
 
