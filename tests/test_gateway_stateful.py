@@ -120,6 +120,7 @@ class Day:
                 return
             neuron.deeds.note("dropped", model)
             neuron.ledger.gone(DEVICES, model)
+            neuron.news += 1  # its next report tells
 
     async def crash(self, which: int, away_s: float) -> None:
         neuron = self._neuron(which)
