@@ -81,6 +81,14 @@ async def test_pull_finds_a_model_of_models_toml_and_the_cache_of_neuron_toml(tm
         assert (code, "small" in err) == (1, True)
 
 
+async def test_a_name_that_no_catalogue_was_read_for_is_told_as_what_it_is_taken_for(tmp_path: Path) -> None:
+    """An entry of it would say which file of the repo is meant."""
+    async with fake_hub(m=Repo({"m-Q4_0.gguf": WEIGHTS})) as hub:
+        code, out, err = await pulled(hub, tmp_path, "org/m")
+    assert code == 0 and "m-Q4_0.gguf" in out
+    assert err.startswith("no models.toml was read: org/m is taken for a hub's, as hf:org/m\n")
+
+
 @pytest.mark.parametrize(
     ("model", "code", "words"),
     [
@@ -88,6 +96,7 @@ async def test_pull_finds_a_model_of_models_toml_and_the_cache_of_neuron_toml(tm
         ("hf:org/none", 1, "spelling"),
         ("hf:org", 2, "write hf:org/name"),
         ("hf:../m", 2, "write hf:org/name"),
+        ("small", 2, "no models.toml was read that could name it: give the host's own neuron.toml"),
     ],
 )
 async def test_a_pull_that_cannot_be_is_told_in_one_line(

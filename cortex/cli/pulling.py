@@ -54,7 +54,14 @@ def pull(model: str, config: Path | None, env: Mapping[str, str]) -> Local:
     if source is None:
         if model.startswith(HF):
             raise Usage(f"{model} is no hub id: write hf:org/name[@revision][:file-or-quant]")
+        if read.models is None:
+            raise Usage(
+                f"{model} is no hub id, and no models.toml was read that could name it: give the host's own "
+                "neuron.toml with --config, or write hf:org/name[@revision][:file-or-quant]"
+            )
         raise unknown(model, [spec.id for spec in read.catalogue])
+    if read.models is None and not model.startswith(HF):
+        typer.echo(f"no models.toml was read: {escape(model)} is taken for a hub's, as {source}", err=True)
     return fetch(source, formats, read.config.hub)
 
 
