@@ -138,6 +138,10 @@ def prometheus(folder: Path, site: Site) -> Iterator[str]:
             process.kill()
 
 
+# A rate of a machine that is busy elsewhere may want another round of work between two scrapes.
+TRIES = 3
+
+
 def expression(text: str) -> str:
     """As Grafana asks it with nothing chosen."""
     chosen = {"gateway_job": "cortex-gateway", "neuron_job": "cortex-neuron"}
@@ -161,6 +165,16 @@ class Asker:
         said = answer.json()
         assert said["status"] == "success", f"{text}: {said}"
         return [float(each["value"][1]) for each in said["data"]["result"]]
+
+    async def blank(self) -> list[tuple[str, str, list[float]]]:
+        """Panels that show nothing, with what they ask and get."""
+        found = []
+        for panel in BOARD["panels"]:
+            for target in panel.get("targets", ()):
+                values = await self.values(text := expression(target["expr"]))
+                if all(math.isnan(value) for value in values):
+                    found.append((panel["title"], text, values))
+        return found
 
     async def until(self, text: str) -> None:
         """The expression has become true of something."""
@@ -202,14 +216,13 @@ async def watched(folder: Path) -> AsyncIterator[tuple[Site, Asker]]:
 
 
 async def test_every_panel_of_the_dashboard_shows_something_of_a_fleet_at_work(tmp_path: Path) -> None:
-    with trio.fail_after(40):
-        async with watched(tmp_path) as (_, asker):
-            empty = []
-            for panel in BOARD["panels"]:
-                for target in panel.get("targets", ()):
-                    values = await asker.values(expression(target["expr"]))
-                    if all(math.isnan(value) for value in values):
-                        empty.append((panel["title"], expression(target["expr"]), values))
+    with trio.fail_after(55):
+        async with watched(tmp_path) as (site, asker):
+            for _ in range(TRIES):
+                if not (empty := await asker.blank()):
+                    break
+                await site.works()
+                await asker.seen()
             assert not empty
             for each in BOARD["templating"]["list"]:
                 if each["type"] == "query":
