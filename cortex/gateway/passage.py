@@ -24,6 +24,7 @@ from cortex.errors import (
     NotHereNow,
     Overloaded,
     Recovering,
+    Stopping,
     TooMuch,
     Unreachable,
     Unsupported,
@@ -178,7 +179,7 @@ class Passage:
                     want = self._want(journey)
                     ticket = await stack.enter_async_context(self._dispatch.seat(want, journey.waits))
                 except CortexError as error:
-                    told = self._unspoken(journey, error) or _refused(journey, error)
+                    told = self._parting(error) or self._unspoken(journey, error) or _refused(journey, error)
                     told = told if want is None else explained(self._dispatch.ledger, want, told)
                     raise told from (None if told is error else error)
             assert ticket.place is not None  # noqa: S101 - a seated ticket has one
@@ -195,6 +196,12 @@ class Passage:
         want = want_of(self._views, journey.model, caller, affinity=journey.affinity, avoid=avoid)
         journey.reply.tags[wire.MODEL] = journey.name
         return want
+
+    def _parting(self, error: CortexError) -> CortexError | None:
+        """Where cortex goes as a whole, its neurons go with it: that is why nobody can be found."""
+        if not self._fleet.stopping or error.blame == "caller":
+            return None
+        return Stopping("cortex is shutting down; try again in a moment")
 
     def _unspoken(self, journey: Journey, error: CortexError) -> CortexError | None:
         """What is wrong behind `error` when all who have the model, or nobody has and all there are,

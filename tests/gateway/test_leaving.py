@@ -13,6 +13,7 @@ from tests.fake_neuron import (
     ANSWER,
     CHUNKED,
     OPENING,
+    STOPPING,
     STREAM,
     WHOLE,
     Open,
@@ -99,6 +100,23 @@ async def test_who_is_not_done_in_time_gets_an_end_nevertheless() -> None:
                 assert await client.gone()
             await neuron.until(hung_up=2)
             await gateway.knows(lambda ledger: "seats=0 waiting=0" in repr(ledger))
+
+
+async def test_who_is_let_in_while_all_of_cortex_goes_hears_that_and_no_want_of_room() -> None:
+    """The neuron of `cortex up` goes at the same moment."""
+    async with fake_neuron("a", otherwise=STOPPING) as neuron, open_gateway(neuron) as gateway:
+        door = trio.Event()
+        neuron.then(Wait(door), STOPPING)
+        client = await gateway.dial()
+        await client.send(ask(CHAT, body()))
+        await neuron.seen(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway.gateway.leave, 20.0)
+            while await status(gateway, "/readyz") != 503:  # noqa: ASYNC110 - asked over HTTP
+                await trio.sleep(0.005)
+            door.set()
+            answer = await client.answer()
+    assert answer.status == 503 and b'"code":"shutting_down"' in answer.body
 
 
 async def test_a_client_that_does_not_read_does_not_hold_the_end_up() -> None:
