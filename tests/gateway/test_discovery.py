@@ -123,6 +123,9 @@ async def test_a_gateway_starts_without_its_name_server_and_finds_them_later(
             assert (await gateway.http.get("/readyz")).status_code == 503
             server.mood = "answers"
             await until(gateway, {"one.test": "ok"})
+            answer = await gateway.ask("a")
+            assert (answer.status_code, answer.headers["x-cortex-neuron"]) == (200, "one.test")
+            assert (await gateway.http.get("/readyz")).status_code == 200
 
 
 async def test_a_slow_answer_holds_up_neither_polls_nor_requests() -> None:
@@ -193,6 +196,9 @@ async def test_a_listed_neuron_wins_over_the_same_endpoint_in_dns() -> None:
         async with seeker(server, neuron) as gateway:
             # One process, two addresses: the second is refused, and says whose address it is.
             await until(gateway, {"n1": "ok", "127-0-0-1.test": "away"})
+            told = (await gateway.http.get("/fleet")).json()["neurons"]
+            assert ["n1" in each["why"] for each in told if each["state"] == "away"] == [True], told
+            assert (await gateway.ask("a")).headers["x-cortex-neuron"] == "n1"
     listed = (NeuronRef("n1", "http://one.test:1"), NeuronRef("two.test", "http://x:1"))
     found = (
         Found("one.test", "http://one.test:1"),
@@ -211,8 +217,13 @@ async def test_a_reload_that_names_no_service_lets_them_go_and_one_that_does_fin
             parts = gateway.gateway._parts
             parts.seeker.refit(Discovery())
             await until(gateway, {})
+            assert not gateway.ledger.holders("a") and gateway.ledger.place("one.test") is None
+            assert (await gateway.ask("a")).status_code == 404
+            assert not neuron.requests and not await warned(gateway)
             parts.seeker.refit(seeking(server).discovery)
             await until(gateway, {"one.test": "ok"})
+            answer = await gateway.ask("a")
+            assert (answer.status_code, answer.headers["x-cortex-neuron"]) == (200, "one.test")
 
 
 async def test_an_answer_is_not_asked_for_again_while_it_is_valid(autojump_clock) -> None:

@@ -170,6 +170,8 @@ async def test_an_entry_that_is_gone_pins_no_longer(tmp_path: Path) -> None:
         await kept(role, "a", pinned=True)
         gateway.gateway.tuning.take(Whole(gateway.config, Catalogue(), None, ()))
         await kept(role, "a", pinned=False, priority=100)
+        assert await gateway.shown() == {("n1", "a"): False}
+        assert (await role.http.get("/models")).json()["pinned"] == []
 
 
 async def test_a_neurons_own_catalogue_wins_and_is_not_argued_with(tmp_path: Path) -> None:
@@ -204,11 +206,12 @@ async def test_a_neuron_that_did_not_hear_it_is_told_again(tmp_path: Path) -> No
     async with fake_neuron("a") as fake:
         fake.on["/models/keep"].append(fake.plan(refusal(502, "upstream_failed")))
         async with open_gateway(fake, catalogue=catalogue):
-            await eventually(lambda: _counted(fake))
-
-
-async def _counted(fake) -> bool:
-    return fake.ordered("/models/keep") >= 2
+            while fake.ordered("/models/keep") < 2:
+                await fake.polled(1)
+            # The fake shows the old priority all the same: heard once, it is told no third time.
+            await fake.polled(4)
+    keeps = [order for order in fake.orders if b"/models/keep" in order.raw]
+    assert [b'"priority":7' in order.raw for order in keeps] == [True, True]
 
 
 async def test_a_pin_that_is_saved_is_in_force_when_the_command_ends(tmp_path: Path) -> None:
