@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from cortex.wire.openai_bodies import Body, ChatBody, Forbidden, Foreign, TextBody
+from cortex.wire.openai_bodies import NEUTRAL, Body, ChatBody, Forbidden, TextBody
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "api.md").read_text()
 WORKS, REFUSED, IDLE = re.split(r"^### .*$", PAGE, flags=re.MULTILINE)[1:]
-OURS = {*ChatBody.__struct_fields__, *TextBody.__struct_fields__} - {*Foreign.__struct_fields__}
+OURS = {*ChatBody.__struct_fields__, *TextBody.__struct_fields__} - {*NEUTRAL}
 
 
 def named(text: str) -> set[str]:
@@ -23,7 +23,7 @@ def test_every_field_that_is_read_is_in_the_table_or_among_the_refused() -> None
 
 def test_every_field_of_other_engines_is_listed_as_refused() -> None:
     neutral, whatever = REFUSED.split("Whatever the value")
-    assert named(neutral.partition(":")[2]) == {*Foreign.__struct_fields__} - {
+    assert named(neutral.partition(":")[2]) == {*NEUTRAL} - {
         *Forbidden.__struct_fields__,
         "thinking_budget",
     }

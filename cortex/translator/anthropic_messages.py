@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from cortex.ask import Ask, Sampling, Scalar, Shape
+from cortex.ask import Ask, Scalar, Shape
 from cortex.errors import BadAsk, EngineFailed, NoThreads, Unsupported
 from cortex.events import (
     Event,
@@ -53,7 +53,6 @@ from cortex.wire.anthropic_bodies import (
     MessagesBody,
 )
 from cortex.wire.openai import Reply
-from cortex.wire.openai_bodies import BIAS
 from cortex.wire.sse import Frame
 
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
@@ -82,15 +81,14 @@ def read(body: bytes) -> Ask:
     wanted = reading.decode(body, BODY)
     reading.refuse_twins(body)
     _refuse(wanted)
-    if wanted.model is None:
-        raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
+    model = openai_fields.model(wanted)
     tools, choice, parallel = anthropic_tools.tools(wanted)
     output = reading.part(wanted.output_config, OUTPUT, "output_config", 2 * reading.SMALL_BYTES)
     template = _thinking(wanted, output.effort if output else None)
     return Ask(
-        model=wanted.model,
+        model=model,
         messages=anthropic_turns.turns(wanted.system, wanted.messages),
-        sampling=_sampling(wanted),
+        sampling=openai_fields.sampling(wanted, wanted.logit_bias),
         max_tokens=wanted.max_tokens,
         stop=tuple(reading.part(wanted.stop_sequences, STOPS, "stop_sequences") or ()),
         tools=tools,
@@ -127,20 +125,6 @@ def _refuse(wanted: MessagesBody) -> None:
             raise Unsupported(
                 f"'{name}': '{edit.type}' is not supported; nothing is taken out of a prompt here", param=name
             )
-
-
-def _sampling(wanted: MessagesBody) -> Sampling:
-    return Sampling(
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        top_k=wanted.top_k,
-        min_p=wanted.min_p,
-        seed=wanted.seed,
-        presence_penalty=wanted.presence_penalty,
-        frequency_penalty=wanted.frequency_penalty,
-        repetition_penalty=wanted.repetition_penalty,
-        logit_bias=reading.part(wanted.logit_bias, BIAS, "logit_bias") or None,
-    )
 
 
 def _thinking(wanted: MessagesBody, effort: str | None) -> dict[str, Scalar]:

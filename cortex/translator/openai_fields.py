@@ -1,10 +1,13 @@
-"""The request fields that chat and text completions share, read by the same rules.
+"""The request fields that dialects share, read by the same rules.
 
-`begin` makes an `Ask` of them, without what each dialect says in its own way. A field
+`begin` makes an `Ask` of all that chat and text completions share, without what each says in its
+own way; `model`, `sampling` and `refuse` serve the other dialects too. A field
 that cortex knows and cannot obey is refused by name; a field that only steers another
 engine is refused unless its value is the neutral one. Bounds of numbers are in the
 wire structs.
 """
+
+from msgspec import Raw
 
 from cortex.ask import Ask, Sampling, Shape
 from cortex.errors import BadAsk, Unsupported
@@ -19,18 +22,17 @@ from cortex.wire.openai_bodies import (
     Body,
     Forbidden,
     Foreign,
+    Spoken,
 )
 
 
 def begin(body: Body) -> Ask:
     """The `Ask` with every field that both dialects have."""
     refuse(body)
-    if body.model is None:
-        raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
-    stream = bool(body.stream)
+    name, stream = model(body), bool(body.stream)
     return Ask(
-        model=body.model,
-        sampling=_sampling(body),
+        model=name,
+        sampling=sampling(body, body.logit_bias),
         max_tokens=body.max_tokens,
         stop=_stop(body),
         n=1 if body.n is None else body.n,
@@ -51,7 +53,15 @@ def refuse(body: Foreign) -> None:
         raise Unsupported(f"'{name}' is not supported; leave it out", param=name)
 
 
-def _sampling(body: Body) -> Sampling:
+def model(body: Spoken) -> str:
+    """The name that the caller gave."""
+    if body.model is None:
+        raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
+    return body.model
+
+
+def sampling(body: Spoken, bias: Raw = ABSENT) -> Sampling:
+    """How a body of any dialect wants it sampled; `bias` is its field `logit_bias`, where it has one."""
     return Sampling(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -61,7 +71,7 @@ def _sampling(body: Body) -> Sampling:
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,
-        logit_bias=reading.part(body.logit_bias, BIAS, "logit_bias") or None,
+        logit_bias=reading.part(bias, BIAS, "logit_bias") or None,
     )
 
 

@@ -11,9 +11,9 @@ truncation: a prompt is never cut, and one that is too long is refused in any ca
 
 from typing import Final
 
-from cortex.ask import Ask, Sampling, Scalar, Shape
+from cortex.ask import Ask, Scalar, Shape
 from cortex.errors import BadAsk, Unsupported
-from cortex.translator import responses_tools, responses_turns
+from cortex.translator import openai_fields, responses_tools, responses_turns
 from cortex.wire import reading
 from cortex.wire.openai_bodies import Forbidden
 from cortex.wire.responses_bodies import (
@@ -52,15 +52,14 @@ def read(body: bytes) -> Ask:
     wanted = reading.decode(body, BODY)
     reading.refuse_twins(body)
     _refuse(wanted)
-    if wanted.model is None:
-        raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
+    model = openai_fields.model(wanted)
     include = _include(wanted)
     tools, choice = responses_tools.tools(wanted)
     template = _thinking(wanted)
     return Ask(
-        model=wanted.model,
+        model=model,
         messages=responses_turns.turns(wanted),
-        sampling=_sampling(wanted),
+        sampling=openai_fields.sampling(wanted),
         max_tokens=wanted.max_output_tokens,
         tools=tools,
         tool_choice=choice,
@@ -104,19 +103,6 @@ def _include(wanted: ResponsesBody) -> frozenset[str]:
         if not name.startswith(_NEVER_THERE):
             raise Unsupported(f"'include': {name!r} is not supported; leave it out", param="include")
     return found
-
-
-def _sampling(wanted: ResponsesBody) -> Sampling:
-    return Sampling(
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        top_k=None if wanted.top_k is None else max(wanted.top_k, 0),  # -1 also means off
-        min_p=wanted.min_p,
-        seed=wanted.seed,
-        presence_penalty=wanted.presence_penalty,
-        frequency_penalty=wanted.frequency_penalty,
-        repetition_penalty=wanted.repetition_penalty,
-    )
 
 
 def _logprobs(wanted: ResponsesBody, include: frozenset[str]) -> int | None:

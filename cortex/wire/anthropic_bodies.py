@@ -11,28 +11,18 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from cortex.wire.openai_bodies import ABSENT, Count, Foreign, ModelName, Penalty, StopText
+from cortex.wire.openai_bodies import ABSENT, Count, Foreign, StopText
 
 
 class MessagesBody(Foreign, kw_only=True):
-    """POST /v1/messages and /v1/messages/count_tokens. The last six of the sampling fields are
-    not the vendor's; clients of local engines send them. The last fields of all are another dialect's
-    words, which would be ignored."""
+    """POST /v1/messages and /v1/messages/count_tokens. The last fields are another dialect's words,
+    which would be ignored."""
 
-    model: ModelName | None = None
     system: Raw = ABSENT
     messages: Raw = ABSENT
     max_tokens: Count | None = None
-    stream: bool | None = None
     stop_sequences: Raw = ABSENT
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None  # the vendor has no -1
     logit_bias: Raw = ABSENT
     tools: Raw = ABSENT
     tool_choice: Raw = ABSENT

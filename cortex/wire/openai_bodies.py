@@ -34,7 +34,23 @@ class Forbidden(msgspec.Struct, kw_only=True):
     user_config: Raw = ABSENT
 
 
-class Foreign(Forbidden, kw_only=True):
+class Spoken(Forbidden, kw_only=True):
+    """What every dialect says in the same words: the model, whether to stream, and how to sample.
+    Where a vendor has fewer fields of sampling, clients of local engines send them all the same."""
+
+    model: ModelName | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+
+
+class Foreign(Spoken, kw_only=True):
     """And what would change the answer but is not done here; `NEUTRAL` values pass."""
 
     web_search_options: Raw = ABSENT
@@ -76,8 +92,9 @@ _NEVER: Final = frozenset({b"", b"null"})
 _OFF: Final = frozenset({b"", b"null", b"false", b"0", b"0.0", b'""', b"[]"})
 _ONE: Final = frozenset({b"", b"null", b"1", b"1.0"})
 _TRUE: Final = frozenset({b"", b"null", b"true"})
+_SPOKEN: Final = {*Spoken.__struct_fields__} - {*Forbidden.__struct_fields__}
 NEUTRAL: Final = {
-    **dict.fromkeys(Foreign.__struct_fields__, _OFF),
+    **dict.fromkeys((name for name in Foreign.__struct_fields__ if name not in _SPOKEN), _OFF),
     **dict.fromkeys((*Forbidden.__struct_fields__, "thinking_budget"), _NEVER),  # 0: think not at all
     **dict.fromkeys(("length_penalty", "repeat_penalty", "typical_p", "tfs_z"), _ONE),
     **dict.fromkeys(("add_generation_prompt", "skip_special_tokens"), _TRUE),
@@ -87,20 +104,10 @@ NEUTRAL: Final = {
 class Body(Foreign, kw_only=True):
     """What chat and text completions share."""
 
-    model: ModelName | None = None
-    stream: bool | None = None
     stream_options: Raw = ABSENT
     n: Annotated[int, Meta(ge=1, le=8)] | None = None
     max_tokens: Count | None = None
     stop: Raw = ABSENT
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     logit_bias: Raw = ABSENT
     response_format: Raw = ABSENT
 

@@ -12,27 +12,16 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from cortex.wire.openai_bodies import ABSENT, Count, Forbidden, ModelName, Penalty
+from cortex.wire.openai_bodies import ABSENT, Count, Spoken
 
 
-class ResponsesBody(Forbidden, kw_only=True):
-    """POST /v1/responses. From `top_k` on the fields of sampling are not the vendor's; clients of
-    local engines send them."""
+class ResponsesBody(Spoken, kw_only=True):
+    """POST /v1/responses."""
 
-    model: ModelName | None = None
     instructions: str | None = None
     input: Raw = ABSENT
     max_output_tokens: Count | None = None
-    stream: bool | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     tools: Raw = ABSENT
     tool_choice: Raw = ABSENT
     parallel_tool_calls: bool | None = None
