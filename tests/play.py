@@ -2,15 +2,38 @@
 
 `play` holds the manners of a dialect's machine: primed once, one `send` an event,
 finished after the end event. `splits` gives the ways a network or an engine may
-cut the same bytes; whatever reads them must say the same for all of them.
+cut the same bytes; whatever reads them must say the same for all of them. `SCRIPT` is one
+chat with everything in it, which each dialect of chats tells its clients.
 """
 
 from collections.abc import Generator, Iterable, Iterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from cortex.events import Event, Failed, Stopped
+from cortex.events import (
+    Event,
+    Failed,
+    Prefilled,
+    Started,
+    Stopped,
+    Text,
+    Thought,
+    ToolCall,
+    Usage,
+)
 
 Frame = TypeVar("Frame")
+
+SCRIPT: Final[tuple[Event, ...]] = (
+    Started(),
+    Prefilled(7, 3),
+    Thought("Let me "),
+    Thought("see.\n"),
+    Text("It is "),
+    Text('"18°" 😀\u2028'),
+    ToolCall("call_a", "weather", '{"city":"Paris"}'),
+    ToolCall("call_b", "weather", '{"city":"Rome"}'),
+    Stopped("tool_calls", Usage(7, 3, 9, 2)),
+)
 
 
 def play(machine: Generator[list[Frame], Event, None], events: Iterable[Event]) -> list[Frame]:

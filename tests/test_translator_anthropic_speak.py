@@ -16,20 +16,9 @@ from cortex.wire.anthropic_answers import SIGNATURE
 from cortex.wire.openai import Reply
 from cortex.wire.sse import Frame, render
 from tests.fake_anthropic import client
-from tests.play import play
+from tests.play import SCRIPT, play
 
 REPLY = Reply("msg_1", "m", 1700000000, "req-1")
-SCRIPT: list[Event] = [
-    Started(),
-    Prefilled(7, 3),
-    Thought("Let me "),
-    Thought("see.\n"),
-    Text("It is "),
-    Text('"18°" 😀\u2028'),
-    ToolCall("call_a", "weather", '{"city":"Paris"}'),
-    ToolCall("call_b", "weather", '{"city":"Rome"}'),
-    Stopped("tool_calls", Usage(7, 3, 9, 2)),
-]
 CONTENT = [
     {"type": "thinking", "thinking": "Let me see.\n", "signature": SIGNATURE},
     {"type": "text", "text": 'It is "18°" 😀\u2028'},

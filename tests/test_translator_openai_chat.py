@@ -28,24 +28,11 @@ from cortex.translator.openai_chat import speak, whole
 from cortex.wire.openai import Reply
 from cortex.wire.sse import Frame, render
 from tests.fake_openai import client
-from tests.play import play
+from tests.play import SCRIPT, play
 
 GOLDEN = Path(__file__).parent / "golden" / "openai"
 REPLY = Reply("chatcmpl-1", "m", 1700000000, "req-1")
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1700000000, "model": "m"}
-
-# One script with everything in it, for the golden stream and the vendor's library.
-SCRIPT: list[Event] = [
-    Started(),
-    Prefilled(7, 3),
-    Thought("Let me "),
-    Thought("see.\n"),
-    Text("It is "),
-    Text('"18°" 😀\u2028'),
-    ToolCall("call_a", "weather", '{"city":"Paris"}'),
-    ToolCall("call_b", "weather", '{"city":"Rome"}'),
-    Stopped("tool_calls", Usage(7, 3, 9, 2)),
-]
 
 
 def kinds(frames: list[Frame]) -> list[str]:

@@ -16,7 +16,6 @@ from cortex.events import (
     Event,
     Failed,
     Prefilled,
-    Started,
     Stopped,
     Text,
     Thought,
@@ -32,6 +31,7 @@ from cortex.wire.openai import Reply
 from cortex.wire.responses_trail import Trail
 from cortex.wire.sse import Frame, render
 from tests.fake_openai import client
+from tests.play import SCRIPT as CHAT
 from tests.play import play, splits
 
 GOLDEN = Path(__file__).parent / "golden" / "responses"
@@ -46,13 +46,7 @@ REPLY = Reply("resp_1", "m", 1700000000, "req-1", ask=ASK)
 SEALING = replace(REPLY, ask=replace(ASK, sealed_thoughts=True))
 USED = Usage(7, 3, 9, 2)
 SCRIPT: list[Event] = [
-    Started(),
-    Prefilled(7, 3),
-    Thought("Let me "),
-    Thought("see.\n"),
-    Text("It is "),
-    Text('"18°" 😀\u2028'),
-    ToolCall("call_a", "weather", '{"city":"Paris"}'),
+    *CHAT[:7],
     ToolCall("call_b", "agents__close", "{}"),
     ToolCall("call_c", "patch", '{"input": "a\\n"}'),
     Stopped("tool_calls", USED),
