@@ -62,8 +62,11 @@ def test_what_is_lacking_is_named_and_what_is_there_passes(feature: Feature) -> 
 
 
 def test_what_changes_nothing_is_not_asked_for() -> None:
-    ensure(PLAIN, frozenset({"text"}))
-    ensure(sampled(logit_bias={}), frozenset({"text"}))
+    only = frozenset[Feature]({"text"})
+    ensure(PLAIN, only)
+    ensure(sampled(logit_bias={}), only)
+    with pytest.raises(Unsupported, match="'logit_bias'"):
+        ensure(sampled(logit_bias={1: 0.0}), only)
 
 
 async def test_a_client_is_told_by_status_and_name(tmp_path: Path) -> None:

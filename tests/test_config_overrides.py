@@ -95,7 +95,7 @@ def test_a_variable_of_the_other_role_is_left_alone():
     "variable", ["CORTEX_HOME", "CORTEX__X", "CORTEX___X", "CORTEX_", "cortex_gateway__x", "MY_CORTEX_A__B"]
 )
 def test_a_variable_of_another_form_is_not_ours(variable):
-    read_gateway(None, {variable: "1"})
+    assert read_gateway(None, {variable: "1"}) == read_gateway(None, {})
 
 
 def test_a_table_that_is_none_stays_a_fault_of_the_file(tmp_path):

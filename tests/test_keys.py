@@ -101,8 +101,9 @@ def test_a_refused_request_does_not_count(clocks: Clocks) -> None:
         for _ in range(5):
             refused(accounts)
             clocks.wait(12)
-        refused(accounts)  # by what is in flight: the minute is over
+        assert refused(accounts).facts == {"limit": "max_in_flight"}, "the minute is over"
     ask(accounts)
+    assert refused(accounts).facts == {"limit": "requests_per_minute"}, "and this one counted"
 
 
 def test_who_has_no_account_is_not_limited(clocks: Clocks) -> None:
@@ -204,7 +205,9 @@ def test_a_neuron_that_is_asked_again_is_not_summed_twice(clocks: Clocks) -> Non
     for _ in range(5):
         clocks.wait(2)
         accounts.reported("n1", told(ann=99), clocks.s)
-    ask(accounts)
+    ask(accounts)  # 99
+    accounts.spent("ann", "n1", Usage(completion=1))
+    refused(accounts)
 
 
 def test_what_is_under_way_counts_by_what_it_may_come_to(clocks: Clocks) -> None:
@@ -330,7 +333,9 @@ def test_two_hosts_with_copies_of_one_book_do_not_add_to_each_other_for_ever(clo
     for _ in range(5):
         accounts.reported("n1", told(ann=90), clocks.s)
         accounts.reported("n2", told(ann=50), clocks.s)
-    ask(accounts)
+    ask(accounts)  # 90
+    accounts.reported("n1", told(ann=100), clocks.s)
+    refused(accounts)
 
 
 def test_a_report_of_another_day_says_nothing_of_this_one(clocks: Clocks) -> None:

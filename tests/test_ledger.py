@@ -783,7 +783,10 @@ def test_an_order_for_a_closed_model_is_answered_since_it_takes_no_seat() -> Non
     book.arrive("b", 60)
     book.clock.pass_by(OVERTAKE_S)
     book.settle()
+    assert waits(book.arrive("a", 60)[1]) == "slots"
+    there = repr(book.ledger)
     book.sit("a", 60, weight=0)
+    assert repr(book.ledger) == there, "nobody sat down, and nobody waits"
 
 
 # -- failures

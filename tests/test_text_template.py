@@ -458,7 +458,8 @@ def test_a_template_that_cannot_be_compiled_is_unfit(source: str, words: str):
 
 def test_a_template_of_the_greatest_size_is_accepted():
     source = "{{ messages[0].content }}"
-    template(source + "x" * (MAX_SOURCE_BYTES - len(source)))
+    rest = "x" * (MAX_SOURCE_BYTES - len(source))
+    assert template(source + rest).render([ASKED], [], {}) == f"{ASKED.text}{rest}"
 
 
 def test_a_model_without_a_template_is_told_the_way_out():

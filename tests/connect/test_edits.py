@@ -251,14 +251,37 @@ def test_what_is_taken_out_of_toml_leaves_what_was_there(file: dict[str, object]
 
 
 def holds(form: str, text: str, edits: list[Edit]) -> None:
-    """Applied twice is applied once; taken out, nothing of it stays. Or it is refused."""
-    try:
-        done, changes = applied(FORMS[form], text, edits)
-    except Unreadable:
+    """Applied it stands there, and twice is once; taken out, nothing of it stays. It is refused where
+    something else is in its way, and nowhere else."""
+    before = said(form, text or FORMS[form].empty)
+    if not all(fits(before, edit) for edit in edits):
+        with pytest.raises(Unreadable):
+            applied(FORMS[form], text, edits)
         return
+    done, changes = applied(FORMS[form], text, edits)
+    there = said(form, done)
+    assert all(stands(there, edit) for edit in edits)
+    twice, _ = applied(FORMS[form], done, [edit for edit in edits if not edit.add])
+    assert said(form, twice) == there
     again, left = reverted(FORMS[form], done, changes)
-    assert (said(form, again), left) == (said(form, text), ())
+    assert (said(form, again), left) == (before, ())
     assert said(form, applied(FORMS[form], again, edits)[0]) == said(form, done)
+
+
+def fits(here: object, edit: Edit) -> bool:
+    """On the way are tables or nothing, and what is to be added to is a list, or is not there."""
+    for key in edit.path[:-1]:
+        if not isinstance(here, dict):
+            return False
+        here = here.get(key, {})
+    return isinstance(here, dict) and (not edit.add or isinstance(here.get(edit.path[-1], []), list))
+
+
+def stands(here: object, edit: Edit) -> bool:
+    for key in edit.path:
+        assert isinstance(here, dict)
+        here = here[key]
+    return here == edit.value if not edit.add else isinstance(here, list) and here[0] == edit.value
 
 
 def test_what_others_changed_since_is_left_alone_and_told() -> None:

@@ -326,8 +326,14 @@ async def test_tries_are_counted_from_the_last_one_that_brought_much(
     from cortex.hub.tries import PROGRESS_BYTES, Tries
 
     tries = Tries("x", "y", (1.0, 2.0, 4.0))
-    for _ in range(20):
-        await tries.again(Cut("because"), PROGRESS_BYTES)
+    waited = []
+    for gained in (PROGRESS_BYTES, PROGRESS_BYTES - 1) * 20:
+        began = trio.current_time()
+        await tries.again(Cut("because"), gained)
+        waited.append(trio.current_time() - began)
+    assert waited == [1.0, 2.0] * 20
+    await tries.again(Cut("because"), PROGRESS_BYTES - 1)
+    with pytest.raises(LoadFailed, match="try 4"):
         await tries.again(Cut("because"), PROGRESS_BYTES - 1)
 
 

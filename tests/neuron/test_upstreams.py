@@ -394,6 +394,8 @@ async def test_a_hang_up_before_the_head_reaches_the_upstream_too() -> None:
             await caller.leave()
         with trio.fail_after(2):
             await engine.until(hung_up=1)
+        await until(lambda: _idle(role), 2)
+        assert text_of(await ask(role)) == "Hello"
 
 
 async def _idle(role: Running) -> bool:
