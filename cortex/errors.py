@@ -166,6 +166,13 @@ class TooMuch(CortexError):
     default_retry_after_s = 1.0
 
 
+class SpentUp(TooMuch):
+    """What the key has for today is used up. In this code, some clients do not ask again; others go by
+    `final`, and would hang until midnight."""
+
+    code, final = "insufficient_quota", True
+
+
 class HeadTooBig(CortexError):
     status, code, blame = 431, "headers_too_large", "caller"
 

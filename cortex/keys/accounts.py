@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from cortex.config.keys import Key
-from cortex.errors import TooMuch, Unauthorised
+from cortex.errors import SpentUp, TooMuch, Unauthorised
 from cortex.events import Usage
 from cortex.keys.tally import Tally
 from cortex.wire.neuron import KeyTokens
@@ -196,17 +196,15 @@ class Accounts:
                 facts={"limit": "tokens_per_day"},
             )
 
-    def _spent_up(self, key: Key, used: int) -> TooMuch:
+    def _spent_up(self, key: Key, used: int) -> SpentUp:
         now = self._now()
         midnight = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
-        error = TooMuch(
+        return SpentUp(
             f"The key {key.name!r} has used {used} tokens of the {key.tokens_per_day} (tokens_per_day) that "
             f"it has for {now.date()} in UTC. Try again after midnight UTC, or ask the operator for more.",
             retry_after_s=(midnight - now).total_seconds(),
             facts={"limit": "tokens_per_day"},
         )
-        error.final = True  # a client library that repeats by itself would hang until midnight
-        return error
 
     def _check_minute(self, account: _Account, now: float) -> None:
         key, begun = account.key, account.begun

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from cortex.ask import Json
-from cortex.errors import CortexError, Fact, NeverFits, NoThreads, PromptTooLong
+from cortex.errors import CortexError, Fact, NeverFits, NoThreads, PromptTooLong, SpentUp
 from cortex.wire.responses_trail import Trail
 from cortex.wire.sse import Frame
 
@@ -87,7 +87,7 @@ def _openai(error: CortexError) -> dict[str, Json]:
     fallback = "invalid_request_error" if error.status < 500 else "server_error"
     return {
         "message": error.message,
-        "type": _OPENAI_TYPES.get(error.status, fallback),
+        "type": error.code if isinstance(error, SpentUp) else _OPENAI_TYPES.get(error.status, fallback),
         "code": error.code,
         "param": error.param,
         **({} if error.retry_after_s is None else {"retry_after": math.ceil(error.retry_after_s)}),

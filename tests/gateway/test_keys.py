@@ -427,10 +427,16 @@ async def test_tokens_of_the_day_are_those_of_all_neurons_and_of_what_ended_sinc
             assert (await gateway.ask()).status_code == 200, "counted once, by the neuron alone"
             two.spent["ann"] += 5
             await two.polled(3)
-            answer = await refused(gateway)
-            assert answer.json()["error"]["limit"] == "tokens_per_day"
+            answer = await gateway.ask()
+            assert told(answer) == (429, "insufficient_quota"), "Codex asks six times for any other 429"
+            error = answer.json()["error"]
+            assert (error["limit"], error["type"]) == ("tokens_per_day", "insufficient_quota")
             assert abs(int(answer.headers["retry-after"]) - midnight_s()) <= 2
             assert answer.headers["x-should-retry"] == "false"
+            answer = await gateway.http.post("/v1/messages", json={"model": "a", "messages": []})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["type"]) == (429, "rate_limit_error")
+            assert error["details"]["error_code"] == "insufficient_quota"
             gateway.http.headers["x-api-key"] = OTHER
             assert (await gateway.ask()).status_code == 200
 
@@ -482,7 +488,7 @@ async def test_what_a_client_used_that_left_is_settled_by_the_neurons_count() ->
             assert (await gateway.ask()).status_code == 200
             neuron.spent["ann"] = 100
             await neuron.polled(2)
-            await refused(gateway)
+            assert told(await gateway.ask()) == (429, "insufficient_quota")
 
 
 async def test_a_gateway_that_starts_anew_knows_what_was_used() -> None:
@@ -490,4 +496,4 @@ async def test_a_gateway_that_starts_anew_knows_what_was_used() -> None:
         neuron.spent["ann"] = 100
         async with open_gateway(neuron, config=keyed(tokens_per_day=100)) as gateway:
             gateway.http.headers["x-api-key"] = SECRET
-            await refused(gateway)
+            assert told(await gateway.ask()) == (429, "insufficient_quota")
