@@ -73,7 +73,7 @@ class Notify:
             if why is None:
                 self._say("WATCHDOG=1")
             elif not hungry:
-                log.error("watchdog.unfed cause='%s'", why)
+                log.error("watchdog.unfed cause=%s", why)
             hungry = why is not None
 
     def _say(self, *lines: str) -> None:
@@ -86,4 +86,4 @@ class Notify:
             try:
                 line.sendto("\n".join(text.replace("\n", " ") for text in lines).encode(), address)
             except OSError as error:
-                log.warning("notify.failed cause='%s'", error)
+                log.warning("notify.failed cause=%s", error)

@@ -230,14 +230,14 @@ def booked_of(lines: Iterable[str]) -> list[Booked]:
 
 def _booking(said: str, id: str) -> Booked:
     told = dict(re.findall(r"(\w+)=(\S*)", said))
-    return Booked(id, told["neuron"], told["outcome"], int(told["completion"]), told["estimated"] == "True")
+    return Booked(id, told["neuron"], told["outcome"], int(told["completion"]), told["estimated"] == "true")
 
 
 def _said(line: str) -> tuple[str, str]:
     """Message and request id of a line."""
     if line.startswith("{"):
         record = json.loads(line)
-        return record["message"], record["request_id"]
+        return record["message"], record.get("request_id", "-")
     found = re.search(r"(request\.done .*?) request=(\S+)", line)
     return (found[1], found[2]) if found else ("", "")
 

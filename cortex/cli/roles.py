@@ -120,8 +120,8 @@ def show_schema(kind: Kind | None) -> None:
 
 async def _serve(role: Prepared, stop: trio.Event) -> None:
     for warning in role.warnings:
-        log.warning("config.warning %s", warning)
-    log.info("config.read files=%s", ",".join(map(str, role.files)) or "none")
+        log.warning("config.warning what=%s", warning)
+    log.info("config.read files=%s", ",".join(map(str, role.files)) or "-")
     await role.run(stop)
 
 

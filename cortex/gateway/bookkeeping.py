@@ -11,7 +11,6 @@ from cortex.dispatch import Dispatch
 from cortex.errors import CortexError
 from cortex.gateway.journey import Journey
 from cortex.gateway.views import Views
-from cortex.logs import word
 from cortex.metrics import Done, Metrics, Outcome
 
 log = logging.getLogger(__name__)
@@ -66,8 +65,8 @@ class Bookkeeping:
             log.log(
                 self._views.listing.fleet.news,
                 "request.failed model=%s neuron=%s code=%s cause=%s",
-                word(journey.model),
-                journey.neuron,
+                journey.model,
+                journey.seat,
                 error.code,
                 error.message,
             )

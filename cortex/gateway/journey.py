@@ -16,7 +16,6 @@ from cortex.errors import CortexError
 from cortex.events import Usage
 from cortex.gateway.ways import Way
 from cortex.ledger import Ticket
-from cortex.logs import word
 from cortex.metrics import Done, Outcome, Phase
 from cortex.router import Route
 from cortex.web.connection import Reply, Request
@@ -108,9 +107,9 @@ class Journey:
         log.info(
             "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
             "completion=%d estimated=%s cached=%d dialect=%s status=%s code=%s queue_s=%s ttft_s=%s",
-            word(self.model),  # whatever the client wrote, where nobody knows it
-            done.neuron,
-            self.route or "none",
+            self.model,
+            self.seat,
+            self.route or "-",
             done.outcome,
             self.request.caller or "-",
             done.duration_s,
@@ -124,6 +123,11 @@ class Journey:
             _figure(done.queue_s),
             _figure(done.ttft_s),
         )
+
+    @property
+    def seat(self) -> str:
+        """The neuron where it was last, as the log has it."""
+        return "-" if self.seated is None else self.neuron
 
     def _status(self) -> int | str:
         """What the client got, or is about to get."""

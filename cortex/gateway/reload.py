@@ -93,7 +93,7 @@ class Reloader:
     def _refuse(self, faults: list[str], *, asked: bool) -> None:
         if faults != self._faults or asked:
             for fault in faults:
-                log.error("reload.refused fault='%s'", fault)
+                log.error("reload.refused fault=%s", fault)
             self._tuned.show(faults)
         self._faults = list(faults)
         if asked:
@@ -116,8 +116,8 @@ class Reloader:
         if not asked:
             self._notify.reloading("the files have changed")
         for warning in whole.warnings:
-            log.warning("config.warning %s", warning)
-        log.info("reload.done changed=%s", ",".join(changed) or "nothing")
+            log.warning("config.warning what=%s", warning)
+        log.info("reload.done changed=%s", ",".join(changed) or "-")
         self._notify.ready(f"{len(whole.config.neurons)} neurons configured")
 
 

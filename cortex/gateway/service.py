@@ -101,7 +101,7 @@ async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[G
         page = await nursery.start(parts.page.run, config.metrics_listen.host, config.metrics_listen.port)
         log.info("gateway.listening api=%s:%d metrics=%s:%d", *api, *page)
         for warning in parts.report.warnings:
-            log.warning("gateway.warning %s", warning)
+            log.warning("gateway.warning what=%s", warning)
         nursery.start_soon(end_expired, lambda: tuning.config.keys, tuning.revoke)
         yield Gateway(Ports(api, page), parts.dispatch.ledger, tuning, parts)
         nursery.cancel_scope.cancel()

@@ -203,7 +203,7 @@ class DeviceWorker(Losses):
                 self._open = True
                 task_status.started()
         if hold.cancelled_caught and not self._thread.ended:
-            log.error("device.stuck device=%s: the thread did not stop in %.0f s", self.name, STOP_S)
+            log.error("device.stuck device=%s why='the thread did not stop in %.0f s'", self.name, STOP_S)
 
     def _begin_child(self, harness: Harness, model: str) -> ProcessHost:
         if harness.apart is None or self._nursery is None:
@@ -264,7 +264,7 @@ class DeviceWorker(Losses):
             while resident.jobs_of(mailbox):
                 await resident.freed.wait()
             return
-        log.error("job.stuck device=%s model=%s: slots not given back", self.name, resident.model)
+        log.error("job.stuck device=%s model=%s why='slots not given back'", self.name, resident.model)
 
     async def _departed(self, model: str) -> None:
         """Nothing is left of a model that was leaving: its bytes are free, and nothing that it
@@ -301,7 +301,7 @@ class DeviceWorker(Losses):
                 await order.done.wait()
                 await load.done.wait()
             return
-        log.error("load.stuck device=%s model=%s: it goes as soon as it has come", self.name, model)
+        log.error("load.stuck device=%s model=%s why='it goes as soon as it has come'", self.name, model)
 
     async def _ask(self, model: str, question: Callable[[int], orders.Order]) -> Reply:
         self._here(model)

@@ -71,7 +71,7 @@ class Transfer:
         waited, partial = False, self.tree.partial(file.digest)
         while (lock := await in_thread(self.tree.lock, file.digest)) is None:
             if not waited:
-                log.info("hub.waiting file=%s: another process downloads it", file.name)
+                log.info("hub.waiting file=%s why='another process downloads it'", file.name)
                 waited = True
             self.told.downloaded(min(await in_thread(length, partial), file.bytes))
             await trio.sleep(LOCK_S)
@@ -89,7 +89,7 @@ class Transfer:
             if not had:
                 raise self._wrong(file)
             # The part that was here may have been bad; what comes in one go is the hub's own fault.
-            log.warning("hub.again file=%s: what was kept of it does not fit the rest", file.name)
+            log.warning("hub.again file=%s why='what was kept of it does not fit the rest'", file.name)
             await self._download(file, partial)
             if not await self._is_right(file, partial):
                 await in_thread(partial.unlink)

@@ -38,5 +38,5 @@ class Tries:
                 retry_after_s=cut.wait_s,
             ) from cut
         pause_s = self._pauses_s[self._in_vain - 1] if cut.wait_s is None else cut.wait_s
-        log.warning("hub.cut what='%s' cause='%s' again_in=%.1fs", self._what, cut, pause_s)
+        log.warning("hub.cut what=%s cause=%s again_in=%.1fs", self._what, cut, pause_s)
         await trio.sleep(pause_s)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import trio
 
 from cortex.events import Event, Stopped, StopReason, Text, Thought, ToolCall, Usage
-from cortex.logs import word
 from cortex.metrics import Dialect, Done, Outcome, Phase
 
 log = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ class Account:
             "dialect=%s code=%s stop=%s queue_s=%s ttft_s=%s",
             done.model,
             done.outcome,
-            word(self.key or "-"),
+            self.key or "-",
             done.duration_s,
             done.usage.prompt,
             done.usage.cached,

@@ -178,7 +178,7 @@ class Crashes:
 
     def _note(self, noted: Noted) -> None:
         log.error(
-            "crash.noted device=%s phase=%s models=%s requests=%s not_retryable=yes why='%s'",
+            "crash.noted device=%s phase=%s models=%s requests=%s not_retryable=yes why=%s",
             noted.device,
             noted.phase,
             ",".join(noted.models),
@@ -194,7 +194,7 @@ class Crashes:
             ]
             if digest and len(times) >= DEATHS:
                 self._memory.held[digest] = held = Held(model=model, times=tuple(times))
-                log.error("model.quarantined model=%s %s", model, self._remedy(held))
+                log.error("model.quarantined model=%s remedy=%s", model, self._remedy(held))
         self._changed.set()
 
     def _release(self, digest: str) -> None:

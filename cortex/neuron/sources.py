@@ -169,7 +169,7 @@ class Found:
         """Said once."""
         if path not in self._skipped:
             self._skipped.add(path)
-            log.warning("model.skipped file=%s: %s", path, why)
+            log.warning("model.skipped file=%s why=%s", path, why)
 
 
 def _models_in(root: Path) -> list[Path]:

@@ -173,7 +173,7 @@ class State:
     def _warn(self, about: str, what: str) -> None:
         """Said once, until it is over or something else is wrong."""
         if self._trouble.get(about) != what:
-            log.warning("state.trouble %s", what)
+            log.warning("state.trouble what=%s", what)
         self._trouble[about] = what
 
 

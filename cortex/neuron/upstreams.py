@@ -214,8 +214,8 @@ class Upstreams:
             if not valid_id(name) and name not in self._skipped:
                 self._skipped.add(name)
                 log.warning(
-                    "upstream.skipped url=%s name=%.80r: it is no model id; name it in models.toml with "
-                    "#name at the end of source",
+                    "upstream.skipped url=%s name=%.80s why='it is no model id' "
+                    "remedy='name it in models.toml with #name at the end of source'",
                     upstream.url,
                     name,
                 )

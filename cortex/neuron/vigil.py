@@ -163,7 +163,7 @@ class Vigil:
     def _look_at_line(self) -> None:
         stuck = not self._moving()
         if stuck and not self._stuck:
-            log.error("line.stuck %r tasks:\n%s", self._dispatch.ledger, "\n".join(tasks()))
+            log.error("line.stuck ledger=%r tasks=%s", self._dispatch.ledger, "\n".join(tasks()))
         self._stuck = stuck
 
 

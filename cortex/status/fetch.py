@@ -128,7 +128,7 @@ class Asker:
         headers = dict(more) if body is None else {"content-type": "application/json", **more}
         try:
             answer = await self._http.request(method, path, content=body, headers=headers)
-            log.debug("asked method=%s url=%s status=%d", method, answer.url, answer.status_code)
+            log.debug("fleet.asked method=%s url=%s status=%d", method, answer.url, answer.status_code)
             return answer
         except httpx.TransportError as error:
             raise Unreachable(

@@ -164,7 +164,7 @@ async def test_the_log_line_of_a_request_has_the_reason_of_its_route(
     assert " route=cold " in cold and " route=only-replica " in warm
     assert sorted("affinity" in line for line in pair) == [False, True]
     assert sorted("least-busy" in line for line in pair) == [False, True]
-    assert " route=none " in unknown
+    assert " neuron=- route=- " in unknown
 
 
 ANSWERS = {

@@ -497,7 +497,7 @@ async def test_the_command_takes_files_over_at_a_signal_and_by_itself(tmp_path: 
         async with running("-m", "cortex", "gateway", "--config", file, "--log-format", "text") as child:
             await lines_until(child.stderr, b"gateway.listening")
             child.send_signal(signal.SIGHUP)
-            await lines_until(child.stderr, b"reload.done changed=nothing")
+            await lines_until(child.stderr, b"reload.done changed=-")
             files.models = ("a", "b")
             files.write()
             await lines_until(child.stderr, b"reload.done changed=models.toml")

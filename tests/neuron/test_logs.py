@@ -69,7 +69,7 @@ async def test_a_request_is_one_line_with_its_end_and_its_figures(
         assert answer.status_code == 200
         used = answer.json()["usage"]
     (line,) = [line for line in caplog.messages if line.startswith("request.")]
-    assert line.startswith('request.done model=a outcome=ok key="ann b=c" seconds=0.')
+    assert line.startswith("request.done model=a outcome=ok key=ann b=c seconds=0.")
     assert f" prompt={used['prompt_tokens']} cached=0 completion={used['completion_tokens']} " in line
     assert " dialect=openai_chat code=- stop=stop queue_s=0." in line
     assert re.search(r" ttft_s=0\.\d+$", line)

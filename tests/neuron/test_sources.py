@@ -133,7 +133,7 @@ async def test_of_a_file_and_a_folder_of_one_name_the_file_is_offered_and_it_is_
     found = Found(Catalogue(), (root,))
     async with looking(found):
         assert found.known() == {"a": ModelSpec("a", source=f"path:{root}/a.gguf")}
-    assert f"file={root}/a: path:{root}/a.gguf beside it has the same name" in caplog.text
+    assert f"file={root}/a why=path:{root}/a.gguf beside it has the same name" in caplog.text
 
 
 async def test_a_folder_that_the_catalogue_names_needs_no_name_of_its_own(

@@ -243,12 +243,15 @@ class ProcessHost:
 
     def _decline(self, order: Order, error: Exception) -> None:
         """What cannot be carried is answered as the child would have answered it."""
-        log.warning("order.declined model=%s error=%s: %s", self.plan.model, type(error).__name__, error)
+        log.warning("order.declined model=%s kind=%s error=%s", self.plan.model, type(error).__name__, error)
         refusal: CortexError
         if isinstance(error, TooLong):
             refusal = TooBig(f"The request is too large for the engine's process: {error}; send less")
         else:
-            refusal = Unsupported("The JSON schema is nested too deeply; flatten it", param="response_format")
+            shape = order.job.shape if isinstance(order, Submit) else None
+            refusal = Unsupported(
+                "The JSON schema is nested too deeply; flatten it", param=None if shape is None else shape.param
+            )
         match order:
             case Submit(model, job):
                 self._hear(Heard(model, ((job.id, Failed(refusal)),)))
@@ -293,7 +296,7 @@ class ProcessHost:
     async def _see_off(self) -> None:
         await self._left.wait()
         await trio.sleep(EXIT_S)
-        log.error("child.stays model=%s: it did not unload in %.0f s", self.plan.model, EXIT_S)
+        log.error("child.stays model=%s why='it did not unload in %.0f s'", self.plan.model, EXIT_S)
         self._signal(signal.SIGTERM)
         await trio.sleep(TERM_S)
         self._signal(signal.SIGKILL)
@@ -317,7 +320,7 @@ class ProcessHost:
         self._code = born.process.poll()
         if self._code is None:
             log.error(
-                "child.stays model=%s pid=%d: SIGKILL did not end it", self.plan.model, born.process.pid
+                "child.stays model=%s pid=%d why='SIGKILL did not end it'", self.plan.model, born.process.pid
             )
         born.line.close()
         os.close(born.errors)

@@ -1,0 +1,144 @@
+"""Lines of the log are written by a thread, and nobody waits for it.
+
+`configure` puts one `Outlet` on the root logger. It forms the line where the record
+was made, so that arguments and the request id are those of that moment, and hands
+it to a thread over a bounded queue. When nobody reads the log the queue fills and
+further records are dropped, counted, and owned up to in a line of their own later.
+"""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Literal, TextIO, TypeAlias
+
+from cortex.logs.lines import Json, Text, word
+
+Format: TypeAlias = Literal["text", "json"]
+
+# Ten thousand lines are a burst of seconds and at most a few megabytes.
+BOUND: Final = 10_000
+# A reader that is alive takes the rest of the queue well within this.
+GRACE_S: Final = 1.0
+# Libraries that say at info what belongs to debug: a line for each request.
+_TALKERS: Final = ("httpx", "httpcore", "hypercorn")
+
+
+def configure(level: str, form: Format | None, stream: TextIO) -> "Outlet":
+    """Everything logged at `level` or above goes to `stream` from here on. Without a form it is text
+    for a terminal, and JSON for whatever else reads.
+
+    An outlet that was there before is closed. `close` writes what is left.
+    """
+    root = logging.getLogger()
+    for old in [each for each in root.handlers if isinstance(each, Outlet)]:
+        root.removeHandler(old)
+        old.close()
+    outlet = Outlet(stream)
+    journal = _is_journal(stream)
+    as_text = stream.isatty() if form is None else form == "text"
+    outlet.setFormatter(Text(journal=journal) if as_text else Json(journal=journal))
+    root.addHandler(outlet)
+    root.setLevel(level.upper())
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    return outlet
+
+
+def dropped() -> int:
+    """How many records the outlet in use has lost so far."""
+    return sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, Outlet))
+
+
+class Outlet(logging.Handler):
+    """Takes records without waiting; a thread writes them.
+
+    `dropped` counts those lost because the queue was full or the stream gone.
+    """
+
+    def __init__(self, stream: TextIO, bound: int = BOUND) -> None:
+        super().__init__()
+        # Each counter has one thread that adds to it, so neither needs a lock.
+        self._crowded = 0
+        self._unwritten = 0
+        self._owned_up = 0
+        self._ended = False
+        self._lines: queue.Queue[str | None] = queue.Queue(bound)
+        self._write = _writer(stream)
+        # A daemon: a reader that never comes back must not keep the process alive.
+        self._thread = threading.Thread(target=self._drain, name="log-outlet", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        return self._crowded + self._unwritten
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except (TypeError, ValueError, KeyError) as error:
+            line = f"{record.levelname} logs.unreadable logger={record.name} cause={word(repr(error))}"
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._crowded += 1
+
+    def close(self) -> None:
+        """What is queued is written, as far as the reader takes it within `GRACE_S`."""
+        if not self._ended:
+            self._ended = True
+            deadline = time.monotonic() + GRACE_S
+            with suppress(queue.Full):
+                self._lines.put(None, timeout=GRACE_S)
+                self._thread.join(max(0.0, deadline - time.monotonic()))
+        super().close()
+
+    def _drain(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._put(line)
+            if self._crowded > self._owned_up:
+                self._own_up()
+
+    def _own_up(self) -> None:
+        seen = self._crowded
+        count, self._owned_up = seen - self._owned_up, seen
+        record = logging.LogRecord(
+            __name__, logging.WARNING, __file__, 0, "logs.dropped count=%d", (count,), None
+        )
+        self._put(self.format(record))
+
+    def _put(self, line: str) -> None:
+        try:
+            self._write(line + "\n")
+        except (OSError, ValueError):
+            # The stream is closed. The service goes on; the counter tells.
+            self._unwritten += 1
+
+
+def _writer(stream: TextIO) -> Callable[[str], object]:
+    """How to write to `stream`: past its buffer where it has a descriptor, because a
+    thread stuck inside a buffer holds a lock that the interpreter wants at exit."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return stream.write
+
+    def write(text: str) -> None:
+        rest = text.encode()
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+    return write
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd reads `stream`: JOURNAL_STREAM names the very file, since a child
+    whose output was sent elsewhere inherits the variable too."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
