@@ -49,13 +49,13 @@ class Report:
 
     def status(self, unservable: list[str]) -> FleetStatus:
         """`impaired`: some model cannot be served, or nothing moves. `degraded`: all can, but
-        something is missing."""
+        something is missing, or the files have faults and the values of before are in force."""
         if unservable or not self.moving():
             return "impaired"
         missing = any(not neuron.up or belief.unfit(neuron) for neuron in self.fleet if not neuron.dismissed)
         devices = (device for neuron in self.fleet if neuron.up for device in neuron.health.devices)
         hurt = any(device.poisoned or device.absent for device in devices)
-        return "degraded" if missing or hurt else "ok"
+        return "degraded" if missing or hurt or self.faults else "ok"
 
     def unservable(self) -> list[str]:
         """Models of the catalogue that nobody could serve at present."""

@@ -303,11 +303,14 @@ async def test_a_bad_file_changes_nothing_and_shows_its_faults_until_it_is_good(
         assert any("cortex.toml:8: limits.quueue" in each for each in warnings)
         assert (await gateway.ask("quick")).status_code == 404
         assert (await gateway.ask("a")).status_code == 200
-        assert (await gateway.health())["warnings"] == warnings
+        told = await gateway.health()
+        assert told["warnings"] == warnings and told["status"] == "degraded", (
+            "and `cortex status` exits with 1"
+        )
         assert [record.levelname for record in caplog.records if "quueue" in record.getMessage()] == ["ERROR"]
         gateway.files.models, gateway.files.more = ("a",), "[aliases]\nquick = 'a'\n"
         gateway.files.write()
-        await gateway.until(lambda told: not told["warnings"])
+        await gateway.until(lambda told: not told["warnings"] and told["status"] == "ok")
         assert (await gateway.ask("quick")).status_code == 200
 
 

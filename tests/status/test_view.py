@@ -135,7 +135,8 @@ def test_a_resident_shows_what_it_does() -> None:
 def test_models_that_live_nowhere_are_listed_with_the_reason_or_the_hope() -> None:
     text = shown(view.picture(REPORT, "http://e"))
     assert "may live on beast, benjy" in text
-    assert line_of(text, "huge") == ["huge", "unservable", "needs", "80GiB"]
+    assert line_of(text, "huge") == ["huge", "unservable"]
+    assert "! huge: needs 80GiB" in text.splitlines()
     assert sum(line.startswith("small") for line in text.splitlines()) == 1
 
 
@@ -213,6 +214,39 @@ def test_the_catalogue_has_a_line_for_each_model() -> None:
         ["a", "loaded", "n", "cpu", "x", "1GiB"],
         ["b", "unloaded", "may", "live", "on", "n"],
     ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_a_long_cause_is_a_line_of_its_own_and_squeezes_no_column(width: int) -> None:
+    why = "no neuron that could hold it is up: n1 has 22GiB on cuda:0, and it needs 41GiB; see `cortex plan`"
+    models = [
+        CatalogueModel(id="Qwen/Qwen3-8B", state="unservable", why=why),
+        CatalogueModel(id="b", feasible_on=["n1"]),
+    ]
+    for picture in (view.picture(FleetReport(models=models), "http://e"), view.catalogue(models)):
+        lines = shown(picture, width).splitlines()
+        assert [line.split() for line in lines if line.startswith("Qwen/Qwen3-8B")] == [
+            ["Qwen/Qwen3-8B", "unservable"]
+        ]
+        at = next(n for n, line in enumerate(lines) if line.startswith("! "))
+        assert " ".join(line.strip() for line in lines[at:]) == f"! Qwen/Qwen3-8B: {why}"
+
+
+def test_of_many_neurons_and_many_causes_a_few_are_named_and_the_others_counted() -> None:
+    names = [f"n{n}" for n in range(9)]
+    models = [CatalogueModel(id="a", feasible_on=names)]
+    models += [CatalogueModel(id=f"m{n}", state="unservable", why="no room") for n in range(8)]
+    text = shown(view.picture(FleetReport(models=models), "http://e"))
+    assert line_of(text, "a")[2:] == ["may", "live", "on", "n0,", "n1,", "n2", "and", "6", "others"]
+    told = [line for line in text.splitlines() if line.startswith("! ")]
+    assert told == [f"! m{n}: no room" for n in range(5)] + [
+        "! and 3 other models: `cortex models list` tells why"
+    ]
+    assert sum(line.startswith("! ") for line in shown(view.catalogue(models)).splitlines()) == 8
+    held = CatalogueModel(
+        id="a", state="loaded", locations=[Location(neuron=name, devices=["cpu"]) for name in names]
+    )
+    assert "n0 cpu, n1 cpu, n2 cpu and 6 others" in shown(view.catalogue([held]))
 
 
 def test_one_model_tells_everything() -> None:

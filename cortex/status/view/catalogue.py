@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from cortex import units
-from cortex.status.view.words import plain, state, table, where
+from cortex.status.view.words import causes, plain, state, table, where
 from cortex.wire.fleet import CatalogueModel
 
 
 def catalogue(models: list[CatalogueModel]) -> RenderableType:
-    """One line a model: what can be asked for, and where it is."""
+    """One line a model: what can be asked for, and where it is; below, what some of them lack."""
     rows = table("MODEL", "STATE", "WHERE", "ALIASES", "SIZE", right=1)
     for model in models:
         size = sum(place.bytes for place in model.locations)
@@ -22,7 +23,8 @@ def catalogue(models: list[CatalogueModel]) -> RenderableType:
             plain(", ".join(model.aliases)),
             units.size(size) if size else "",
         )
-    return rows
+    told = list(causes(models))
+    return Group(rows, Text(), *told) if told else rows
 
 
 def one(model: CatalogueModel, pinned_at: Sequence[str] = ()) -> RenderableType:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cortex import units
 from cortex.logs import escape
-from cortex.status.view.words import plain, state, table, warning, where
+from cortex.status.view.words import causes, plain, state, table, warning, where
 from cortex.wire.fleet import FleetLoad, FleetModel, FleetNeuron, FleetReport
 from cortex.wire.neuron import DeviceHealth
 
@@ -27,7 +27,7 @@ _BAR_CELLS: Final = 12
 # Cells below which the columns of less weight are left out, and above which all are there.
 _NARROW: Final = 60
 _WIDE: Final = 100
-# Models whose lines are told; the others are counted.
+# Models whose lines, or whose causes, are told; the others are counted.
 _LINES: Final = 5
 # Of each table at least its head and a line or two.
 _LEAST_ROWS: Final = 3
@@ -44,7 +44,7 @@ class _Picture:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report, width = self.report, options.max_width
         head = [_headline(report, self.endpoint), Text()]
-        notes = [*_loads(report.loads), *_waiting(report), *_warnings(report)]
+        notes = [*_loads(report.loads), *_waiting(report), *causes(report.models, _LINES), *_warnings(report)]
         tables = [_devices(report.neurons, width)]
         if report.models or any(neuron.models for neuron in report.neurons):
             tables.append(_models(report, width))

@@ -4,6 +4,7 @@ What came over the wire is escaped before a terminal sees it. Colour only stress
 already says, so a pipe or NO_COLOR loses nothing.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from rich.table import Table
@@ -12,6 +13,8 @@ from rich.text import Text
 from cortex.logs import escape
 from cortex.wire.fleet import CatalogueModel
 
+# More are counted; `cortex models show` has them all.
+_NAMED: Final = 3
 COLOURS: Final = {
     "ok": "green",
     "loaded": "green",
@@ -38,12 +41,19 @@ COLOURS: Final = {
 
 
 def where(model: CatalogueModel) -> str:
-    """Where a model is, why it is nowhere, or where it may be."""
+    """Where a model is, or where it may be."""
     if model.locations:
-        return ", ".join(f"{each.neuron} {' '.join(each.devices)}".rstrip() for each in model.locations)
-    if model.why:
-        return model.why
-    return f"may live on {', '.join(model.feasible_on)}" if model.feasible_on else ""
+        return _some([f"{each.neuron} {' '.join(each.devices)}".rstrip() for each in model.locations])
+    return f"may live on {_some(model.feasible_on)}" if model.feasible_on else ""
+
+
+def causes(models: Iterable[CatalogueModel], most: int | None = None) -> Iterator[Text]:
+    """Why models are not served, a line each and so many at most; the others are counted."""
+    told = [model for model in models if model.why]
+    for model in told[:most]:
+        yield warning(f"{model.id}: {model.why}")
+    if most is not None and len(told) > most:
+        yield warning(f"and {len(told) - most} other models: `cortex models list` tells why")
 
 
 def warning(text: str) -> Text:
@@ -59,6 +69,12 @@ def plain(text: str) -> Text:
 def state(word: str) -> Text:
     """A word that says how something is."""
     return Text(escape(word), COLOURS.get(word, ""))
+
+
+def _some(names: list[str]) -> str:
+    """A few of the names, and how many others there are: a column is no place for a hundred."""
+    rest = len(names) - _NAMED
+    return f"{', '.join(names[:_NAMED])} and {rest} others" if rest > 1 else ", ".join(names)
 
 
 def table(*columns: str, right: int) -> Table:
