@@ -102,8 +102,18 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts, or token ids, each of which is wanted as a vector. `dimensions` is how many numbers of it;
+    None means all. `base64` is the form in which they are told."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    base64: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
-    """A chat (`messages`) or a plain completion (`prompt`); exactly one of the two.
+    """A chat (`messages`), a plain completion (`prompt`) or vectors (`embed`); exactly one of the three.
 
     `prompt` is text or token ids. `stop` strings end the visible text.
     `logprobs` asks for that many alternatives beside each token (0 = the token alone).
@@ -115,6 +125,7 @@ class Ask:
     model: str
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] | None = None
+    embed: Embed | None = None
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ An engine says `Started`, `Prefilled`, `Tokens`, then `Stopped` or `Failed`, onc
 The text pipeline turns `Tokens` into `Text`, `Thought` and `ToolCall`; an engine with a
 template of its own says these itself. Dialects speak them as frames. `choice` numbers
 the answers of one request (`n`), from 0. After `Stopped` or `Failed` nothing more comes
-for that choice.
+for that choice. Of inputs that are embedded each is a choice, and `Embedded` all that is said of it.
 """
 
 from dataclasses import dataclass
@@ -101,6 +101,14 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vector of one input, which `choice` numbers: single precision, little-endian."""
+
+    data: bytes
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The choice ends without being complete."""
 
@@ -108,5 +116,5 @@ class Failed:
     choice: int = 0
 
 
-Event: TypeAlias = Started | Prefilled | Text | Thought | ToolCall | Stopped | Failed
+Event: TypeAlias = Started | Prefilled | Text | Thought | ToolCall | Embedded | Stopped | Failed
 EngineEvent: TypeAlias = Event | Tokens

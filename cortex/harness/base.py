@@ -46,7 +46,8 @@ class Preflight:
     `bytes` are weights + KV cache + overhead for the order's context and slots.
     `template`, `bos`, `eos` come from the file; None when it has none. `tool_template` takes the
     template's place where tools are given.
-    `adds_bos` says that the engine itself puts `bos` before a text prompt.
+    `adds_bos` says that the engine itself puts `bos` before a text prompt. `embeds`: it makes
+    vectors, and writes nothing.
     `defaults` is the model's generation_config, if it ships one.
     """
 
@@ -62,6 +63,7 @@ class Preflight:
     adds_bos: bool = False
     defaults: Sampling = Sampling()
     tool_template: str | None = None
+    embeds: bool = False
 
     @property
     def bytes(self) -> int:
@@ -107,8 +109,11 @@ class EngineFacts:
     """What is true of a loaded engine: memory as measured after the load, context and slots
     granted, and what jobs may ask of it.
 
+    `embeds` is how long its vectors are; 0 for one that writes. Every job of one that embeds is an
+    input, answered by one Embedded before its Stopped.
+
     `chats`: it has a template, defaults of sampling and parsers of its own, and takes a whole
-    ask (`Job.chat`). `context` is 0 where an upstream does not tell. `kv_tokens` is how many
+    ask (`Job.chat`), also one that wants vectors. `context` is 0 where an upstream does not tell. `kv_tokens` is how many
     tokens the KV cache holds for all jobs together, where that is less than a whole context for
     every slot; None where each slot has its own.
     """
@@ -119,6 +124,7 @@ class EngineFacts:
     can: frozenset[Feature] = EVERYTHING
     chats: bool = False
     kv_tokens: int | None = None
+    embeds: int = 0
 
     @property
     def bytes(self) -> int:

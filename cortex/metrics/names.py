@@ -9,7 +9,9 @@ from typing import Final, Literal, TypeAlias
 from cortex.events import StopReason, Usage
 
 Role: TypeAlias = Literal["gateway", "neuron"]
-Dialect: TypeAlias = Literal["openai_chat", "openai_text", "openai_responses", "anthropic_messages"]
+Dialect: TypeAlias = Literal[
+    "openai_chat", "openai_text", "openai_responses", "openai_embeddings", "anthropic_messages"
+]
 # Whom an unfinished request is blamed on; `hung_up` is a client that left, `cut` what cortex ended
 # itself (a drain's deadline, a revoked key), `bug` a plain 500.
 Outcome: TypeAlias = Literal["ok", "caller", "cortex", "engine", "hung_up", "cut", "bug"]

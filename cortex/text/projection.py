@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from cortex.events import (
+    Embedded,
     EngineEvent,
     Event,
     Failed,
@@ -84,7 +85,7 @@ class Projection:
                 said = self._leave(self._rest())
                 self.finished = True
                 return [*said, replace(event, choice=self._choice)]
-            case Text() | Thought() | ToolCall():
+            case Text() | Thought() | ToolCall() | Embedded():
                 raise TypeError(f"an engine of tokens says no {type(event).__name__}")
 
     # -- the end

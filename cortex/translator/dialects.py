@@ -12,6 +12,7 @@ from cortex.events import Event
 from cortex.translator import (
     anthropic_messages,
     openai_chat,
+    openai_embeddings,
     openai_responses,
     openai_text,
     responses_speech,
@@ -20,7 +21,9 @@ from cortex.wire.faults import Dialect as WireDialect
 from cortex.wire.openai import Reply
 from cortex.wire.sse import Frame
 
-Name: TypeAlias = Literal["openai_chat", "openai_text", "openai_responses", "anthropic_messages"]
+Name: TypeAlias = Literal[
+    "openai_chat", "openai_text", "openai_responses", "openai_embeddings", "anthropic_messages"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +75,14 @@ MESSAGES: Final = Dialect(
     anthropic_messages.read,
     anthropic_messages.speak,
     anthropic_messages.whole,
+)
+EMBEDDINGS: Final = Dialect(
+    "openai_embeddings",
+    "/v1/embeddings",
+    "openai",
+    "embd-",
+    openai_embeddings.read,
+    openai_embeddings.speak,
+    openai_embeddings.whole,
 )
 DIALECTS: Final = (CHAT, TEXT, RESPONSES, MESSAGES)
