@@ -70,11 +70,27 @@ class ToolChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class Spelling:
+    """One way to spell a call: texts around JSON that `schema` accepts, each of which may be a token
+    of its own."""
+
+    before: tuple[str, ...]
+    schema: Mapping[str, Json]
+    behind: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
-    """What form the answer must have: any JSON object, or one that a schema accepts."""
+    """What form the answer must have: any JSON object, or one that a schema accepts.
+
+    With `calls` it may be calls instead, one or several, each in one of these spellings. `param` is
+    the field that asks for it in the caller's dialect, for errors.
+    """
 
     kind: Literal["json_object", "json_schema"]
     schema: Mapping[str, Json] | None = None
+    calls: tuple[Spelling, ...] = ()
+    param: str = field(default="response_format", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

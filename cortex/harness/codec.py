@@ -62,6 +62,7 @@ _KINDS: Final[tuple[type, ...]] = (
     ask.ToolChoice,
     ask.Sampling,
     ask.Embed,
+    ask.Spelling,
     ask.Shape,
     events.Started,
     events.Prefilled,
