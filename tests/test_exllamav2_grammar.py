@@ -6,17 +6,18 @@ to is judged by a validator of somebody else's.
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from cortex.ask import Json, Shape, Tool
+from cortex.ask import Json, Shape, Spelling, Tool
 from cortex.errors import BadAsk, Unsupported
+from cortex.events import Text
 from cortex.harness.exllamav2.grammar import SCHEMAS_KEPT, Grammar, Grammars
 from cortex.harness.exllamav2.vocabulary import Vocabulary
-from cortex.text.toolcalls.forcing import force
-from cortex.text.toolcalls.forms import CallForm
+from cortex.text.toolcalls import CallForm, beside, force, reader
 from tests.test_exllamav2_vocabulary import BYTES, KINDS, byte_level, folder_of
 
 SCHEMAS: dict[str, dict[str, Json]] = json.loads(
@@ -188,6 +189,71 @@ def test_a_forced_call_is_one_that_its_tools_accept(
     assert ended
 
 
+ANSWER = Shape(
+    "json_schema",
+    {
+        "type": "object",
+        "properties": {"sum": {"enum": [1, 2]}, "said": {"const": "<tool_call>[TOOL_CALLS]<|im_start|>"}},
+        "required": ["sum", "said"],
+        "additionalProperties": False,
+    },
+)
+
+
+@pytest.mark.parametrize("form", ["hermes", "qwen_xml", "llama", "mistral_list", "mistral_args"])
+def test_what_comes_is_an_answer_or_calls_and_nothing_else(
+    grammars: Grammars, known: Vocabulary, form: CallForm
+) -> None:
+    tools = tuple(replace(tool, strict=True) for tool in (NOW, PATH))
+    shape = beside(form, tools, ANSWER)
+    come: set[str] = set()
+    for seed in range(40):
+        said = walk(grammars.grammar(shape), known, random.Random(seed))
+        if said is None:
+            continue
+        reading = reader(form, tools, lambda: "0" * 24)
+        reading.lead()
+        calls, text = [], ""
+        for piece in (*reading.feed(said.decode()), *reading.flush()):
+            if isinstance(piece, Text):
+                text += piece.text
+            else:
+                calls.append(piece)
+        assert bool(text) != bool(calls), said
+        if text:
+            jsonschema.validate(json.loads(text), ANSWER.schema)
+            come.add("answer")
+        for call in calls:
+            (tool,) = (tool for tool in tools if tool.name == call.name)
+            jsonschema.validate(json.loads(call.arguments), tool.parameters)
+            come.add("calls" if len(calls) > 1 else "call")
+    assert come >= {"answer", "call"}
+
+
+def test_a_marker_that_is_a_special_token_may_be_said_as_that_token_or_in_letters(
+    grammars: Grammars, known: Vocabulary
+) -> None:
+    """Models were taught the token; as letters it is a call all the same."""
+    (marker,) = (token for token in known.specials if known.piece(token) == b"<|im_start|>")
+    shape = replace(ANSWER, calls=(Spelling(("<|im_start|>",), {"const": 1}, ("<|im_end|>",)),))
+    begun = grammars.grammar(shape)
+    assert marker in allowed(begun)
+    begun.accept(marker)
+    assert {known.piece(token) for token in allowed(begun)} == {b"1"}
+    letters = grammars.grammar(shape)
+    letters.accept(
+        next(token for token in allowed(letters) if token != marker and known.piece(token) == b"<")
+    )
+    assert letters.fault is None
+
+
+def test_an_error_names_the_field_that_the_caller_has(grammars: Grammars) -> None:
+    for schema, kind in (({"not": {"type": "string"}}, Unsupported), ({"const": "a\ud800"}, BadAsk)):
+        with pytest.raises(kind, match=r"'text\.format'") as caught:
+            grammars.grammar(Shape("json_schema", schema, param="text.format"))
+        assert caught.value.param == "text.format"
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -257,12 +323,12 @@ def test_a_schema_is_compiled_once_and_the_oldest_are_forgotten(
     known: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grammars = Grammars(known)
-    compiled: list[bytes] = []
+    compiled: list[str] = []
     compile_ = Grammars._compile
 
-    def counted(self: Grammars, text: bytes) -> object:
+    def counted(self: Grammars, text: str, shape: Shape) -> object:
         compiled.append(text)
-        return compile_(self, text)
+        return compile_(self, text, shape)
 
     monkeypatch.setattr(Grammars, "_compile", counted)
     shapes = [Shape("json_schema", {"const": f"kept {number}"}) for number in range(SCHEMAS_KEPT + 1)]

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from cortex.ask import Sampling, Shape
+from cortex.ask import Sampling, Shape, Spelling
 from cortex.demo import GGUF
 from cortex.events import EngineEvent, Failed, Stopped, Tokens
 from cortex.harness.base import Job, LoadOrder
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.llamacpp.engine import LlamaCppEngine
-from cortex.text.toolcalls import CallForm, force
+from cortex.text.toolcalls import CallForm, beside, force
 from tests.call_forms import TOOLS, read
 
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, None, 0.0, 0.0, 1.0)
@@ -32,13 +32,17 @@ class Asked:
         self.engine: LlamaCppEngine = HARNESS.load(ORDER, lambda done, total: False, self._bell.release)
 
     def text(self, job: Job) -> str:
+        heard = self.events(job)
+        assert isinstance(heard[-1], Stopped), heard
+        return b"".join(event.data for event in heard if isinstance(event, Tokens)).decode()
+
+    def events(self, job: Job) -> list[EngineEvent]:
         self.engine.submit(job)
         heard: list[EngineEvent] = []
         while not heard or not isinstance(heard[-1], Stopped | Failed):
             assert self._bell.acquire(timeout=20)
             heard += [event for _, event in self.engine.turn()]
-        assert isinstance(heard[-1], Stopped), heard
-        return b"".join(event.data for event in heard if isinstance(event, Tokens)).decode()
+        return heard
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,50 @@ def test_a_forced_call_is_held_by_the_engine(asked: Asked, form: CallForm, name:
     ((called, arguments),) = read(form, [forced.opening, said])
     assert called in ({"weather", "now"} if name is None else {name})
     assert set(json.loads(arguments)) == ({"unit", "point"} if called == "weather" else set())
+
+
+ANSWER = Shape(
+    "json_schema",
+    {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False},
+)
+
+
+@pytest.mark.parametrize("form", ["hermes", "qwen_xml", "llama", "mistral_list", "mistral_args"])
+@pytest.mark.parametrize("wanted", ["an answer", "a call"])
+def test_an_answer_or_a_call_is_held_by_the_engine(asked: Asked, form: CallForm, wanted: str) -> None:
+    """Which of the two comes is the model's choice: here it is biased to one."""
+    tools = tuple(replace(tool, parameters=_small(tool.parameters), strict=True) for tool in TOOLS)
+    shape = beside(form, tools, ANSWER)
+    begins = {"hermes": "<", "qwen_xml": "<", "llama": '{"name'}.get(form, "[")
+    likely = asked.engine.tokenise('{"a' if wanted == "an answer" else begins)
+    bias = dict.fromkeys(likely, 30.0)
+    job = Job(1, PROMPT, replace(GREEDY, logit_bias=bias), max_tokens=120, shape=shape)
+    said = asked.text(job)
+    if wanted == "an answer":
+        assert json.loads(said) == {"a": 1}
+        return
+    called, arguments = read(form, [said])[0]
+    assert called in {"weather", "now"}
+    assert isinstance(json.loads(arguments), dict)
+
+
+def test_a_marker_that_is_a_token_comes_as_that_token_beside_a_form(asked: Asked) -> None:
+    """A grammar of letters alone would forbid the very token that the model was taught."""
+    marker = "<|im_start|>"
+    (token,) = asked.engine.tokenise(marker)
+    shape = replace(ANSWER, calls=(Spelling((marker,), {"const": 1}),))
+    biased = replace(GREEDY, logit_bias={token: 50.0})
+    said = asked.text(Job(1, PROMPT, biased, max_tokens=2, shape=shape, visible=(marker,)))
+    assert said == f"{marker}1"
+
+
+def test_calls_that_the_engine_cannot_hold_to_are_refused_by_the_caller_s_field(asked: Asked) -> None:
+    """Otherwise in silence: the engine leaves a grammar out that it cannot compile."""
+    shape = replace(ANSWER, param="text.format", calls=(Spelling(("<",), {"not": {"type": "string"}}),))
+    (end,) = asked.events(Job(1, PROMPT, GREEDY, shape=shape))[-1:]
+    assert isinstance(end, Failed)
+    assert end.error.param == "text.format"
+    assert "'text.format'" in end.error.message
 
 
 def test_a_forced_form_leaves_no_room_for_blanks(asked: Asked) -> None:

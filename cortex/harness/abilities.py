@@ -19,8 +19,6 @@ _NEUTRAL: Final[Mapping[Feature, float]] = {
     "repetition_penalty": 1.0,
 }
 _FIELDS: Final[Mapping[Feature, str]] = {
-    "json_object": "response_format",
-    "json_schema": "response_format",
     "text": "prompt",
     "ids": "prompt",
 }
@@ -37,6 +35,8 @@ def ensure(job: Job, can: frozenset[Feature]) -> None:
     for feature in _wanted(job):
         if feature not in can:
             field = _FIELDS.get(feature, feature)
+            if job.shape is not None and feature == job.shape.kind:
+                field = job.shape.param
             what = " ".join(filter(None, (f"'{field}'", _WORDS.get(feature))))
             raise Unsupported(
                 f"{what} is not supported by this model's engine: leave it out, or use another model",

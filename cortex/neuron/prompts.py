@@ -1,8 +1,8 @@
 """From an ask to what the engine is handed, and how its answer is to be read.
 
 Rendering happens here, once, for every engine alike; it may take long, and belongs in a
-thread. Where the form of the answer is forced, the prompt ends where that form begins: an
-open thought is closed, and a call's marker is said for the model; a grammar holds the rest.
+thread. Where the answer has a form, the prompt ends where that form begins: an open thought is
+closed, and the marker of a call that must come is said for the model; a grammar holds the rest.
 """
 
 import secrets
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cortex.ask import Ask, Sampling, Scalar
+from cortex.ask import Ask, Sampling, Scalar, Shape
 from cortex.errors import BadAsk, Unsupported
 from cortex.events import Tokens
 from cortex.harness.base import Job, Preflight
@@ -18,7 +18,7 @@ from cortex.neuron.generation import Errand
 from cortex.text.projection import Projection
 from cortex.text.template import ChatTemplate, no_template, no_tools
 from cortex.text.thinking import Thinking, opens_thought
-from cortex.text.toolcalls import CallReader, Forced, force, reader
+from cortex.text.toolcalls import CallReader, beside, force, reader
 
 # Used where neither the request, nor the catalogue, nor the model says anything.
 FALLBACK: Final = Sampling(
@@ -73,22 +73,18 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """`inside`: the model goes on within a thought. A plain prompt has no template."""
+    """`inside`: the model goes on within a thought. `shape` is what the engine holds the answer to,
+    whose beginning is `opening`, said for the model. A plain prompt has no template."""
 
     text: str | tuple[int, ...]
     template: ChatTemplate | None = None
     inside: bool = False
-    forced: Forced | None = None
+    shape: Shape | None = None
+    opening: str = ""
 
 
 def check(ask: Ask) -> None:
     """Refuse what no resident could obey."""
-    if ask.shape is not None and ask.tools and ask.tool_choice.mode == "auto":
-        raise Unsupported(
-            "'response_format' together with tools is not supported: the form would forbid every call. "
-            "Send the tools with tool_choice none or required, or leave one of the two out",
-            param="response_format",
-        )
     if "thinking_budget" in ask.template:
         raise Unsupported(
             "'chat_template_kwargs.thinking_budget' is not supported: no engine here ends a thought early. "
@@ -111,11 +107,24 @@ def foresee(ask: Ask, templates: Templates) -> None:
             "that is known here (docs/api.md lists them); use auto, or another model",
             param="tool_choice",
         )
+    if ask.shape is not None and _shown(ask) and not forced(ask):
+        _both(ask.shape, ask, template)
+
+
+def _both(shape: Shape, ask: Ask, template: ChatTemplate) -> Shape:
+    """An answer of `shape`, or calls. Raises Unsupported where the model's calls could not come."""
+    if template.call_form is None:
+        raise Unsupported(
+            f"'{shape.param}' together with tools needs a model whose chat template writes calls in a form "
+            "that is known here (docs/api.md lists them); leave one of the two out, or use another model",
+            param=shape.param,
+        )
+    return beside(template.call_form, ask.tools, shape)
 
 
 def prepare(ask: Ask, voice: Voice, request_id: str) -> Errand:
     """What the engine is handed. Raises BadAsk when the template refuses the messages."""
-    prompt = _Prompt(ask.prompt) if ask.prompt is not None else _render(ask, voice)
+    prompt = _Prompt(ask.prompt, shape=ask.shape) if ask.prompt is not None else _render(ask, voice)
     return Errand(tuple(_jobs(ask, prompt, voice, request_id)), tuple(_projections(ask, prompt)))
 
 
@@ -138,14 +147,17 @@ def _render(ask: Ask, voice: Voice) -> _Prompt:
     if inside and (forced(ask) or ask.shape is not None):
         # Within a thought the grammar's text would count as one, and the answer be empty.
         text, inside = f"{text}\n{template.marks.close}\n\n", False
-    call = None
+    shape, opening = ask.shape, ""
     if forced(ask) and template.call_form is not None:
         call = force(template.call_form, ask.tools, ask.tool_choice.name)
-        text += call.opening
+        shape, opening = call.shape, call.opening
+    elif shape is not None and _shown(ask):
+        shape = _both(shape, ask, template)
+    text += opening
     bos = voice.preflight.bos
     # The template writes the token and the engine adds it again: two of them harm some models.
     text = text.removeprefix(bos) if bos and voice.preflight.adds_bos else text
-    return _Prompt(text, template, inside, call)
+    return _Prompt(text, template, inside, shape, opening)
 
 
 def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, Scalar]:
@@ -183,7 +195,7 @@ def _jobs(ask: Ask, prompt: _Prompt, voice: Voice, request_id: str) -> list[Job]
             prompt=prompt.text,
             sampling=sampling if seed is None else replace(sampling, seed=(seed + choice) % 2**32),
             max_tokens=ask.max_tokens,
-            shape=prompt.forced.shape if prompt.forced else ask.shape,
+            shape=prompt.shape,
             logprobs=ask.logprobs,
             visible=prompt.template.markers if prompt.template else (),
             request_id=request_id,
@@ -203,9 +215,9 @@ def _projections(ask: Ask, prompt: _Prompt) -> list[Projection]:
         )
         for choice in range(ask.n)
     ]
-    if prompt.forced is not None and prompt.forced.opening:
+    if prompt.opening:
         for projection in made:
-            projection.feed(Tokens(prompt.forced.opening.encode(), 0))
+            projection.feed(Tokens(prompt.opening.encode(), 0))
     return made
 
 
@@ -213,4 +225,7 @@ def _calls(ask: Ask, prompt: _Prompt) -> CallReader | None:
     """What reads the calls of one choice, where there may be any."""
     if not _shown(ask) or prompt.template is None or prompt.template.call_form is None:
         return None
-    return reader(prompt.template.call_form, ask.tools, lambda: secrets.token_hex(12))
+    calls = reader(prompt.template.call_form, ask.tools, lambda: secrets.token_hex(12))
+    if prompt.shape is not None:
+        calls.lead()
+    return calls

@@ -162,7 +162,7 @@ def _shape(wanted: MessagesBody, modern: FormatBody | None) -> Shape | None:
         raise Unsupported(f"'{name}.type' must be json_schema, not '{form.type}'", param=f"{name}.type")
     if reading.absent(form.schema):
         raise BadAsk(f"'{name}.schema' is missing", param=f"{name}.schema")
-    return Shape("json_schema", reading.tree(form.schema, f"{name}.schema"))
+    return Shape("json_schema", reading.tree(form.schema, f"{name}.schema"), param=name)
 
 
 # -- the stream

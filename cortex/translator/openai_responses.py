@@ -132,11 +132,11 @@ def _shape(wanted: ResponsesBody) -> Shape | None:
         case "text":
             return None
         case "json_object":
-            return Shape("json_object")
+            return Shape("json_object", param="text.format")
         case "json_schema":
             if form is None or reading.absent(form.schema):
                 raise BadAsk("'text.format.schema' is missing", param="text.format.schema")
-            return Shape("json_schema", reading.tree(form.schema, "text.format.schema"))
+            return Shape("json_schema", reading.tree(form.schema, "text.format.schema"), param="text.format")
         case other:
             raise Unsupported(
                 f"'text.format.type' '{other}' is not supported; say text, json_object or json_schema",

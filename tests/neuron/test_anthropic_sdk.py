@@ -1,5 +1,6 @@
 """Anthropic's own library against a neuron, directly, and the route that counts for it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,6 +96,46 @@ async def test_a_tool_turn_goes_round(demo: Running) -> None:
     assert call.name == "get_weather" and call.input == {"city": "Paris"}
     assert second.stop_reason == "end_turn"
     assert "18" in "".join(block.text for block in second.content if block.type == "text")
+
+
+SURE: Any = {
+    "type": "object",
+    "properties": {"degrees": {"enum": [7, 18]}},
+    "required": ["degrees"],
+    "additionalProperties": False,
+}
+
+
+async def test_with_a_schema_and_tools_the_model_calls_first_and_then_answers_in_it(demo: Running) -> None:
+    def deed(client: Anthropic):
+        form = {"format": {"type": "json_schema", "schema": SURE}}
+        body = asked("What is the weather in Paris?", tools=[TOOL], output_config=form, extra_body=GREEDY)
+        with client.messages.stream(**body) as stream:
+            first = stream.get_final_message()
+        (call,) = first.content
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": "18 degrees, sunny"}
+        body["messages"] += [
+            {"role": "assistant", "content": first.content},
+            {"role": "user", "content": [result]},
+        ]
+        return first, call, client.messages.create(**body)
+
+    first, call, second = await using(demo, deed)
+    assert (first.stop_reason, call.type, call.input) == ("tool_use", "tool_use", {"city": "Paris"})
+    (text,) = second.content
+    assert json.loads(text.text)["degrees"] in (7, 18)
+
+
+async def test_a_schema_that_cannot_be_held_is_refused_by_the_dialects_own_field(demo: Running) -> None:
+    form = {"format": {"type": "json_schema", "schema": {"not": {"type": "string"}}}}
+
+    def deed(client: Anthropic):
+        with pytest.raises(anthropic.BadRequestError) as error:
+            client.messages.create(**asked("Say a number", output_config=form))
+        return error.value
+
+    refused = await using(demo, deed)
+    assert "output_config.format" in refused.message and "response_format" not in refused.message
 
 
 @pytest.mark.parametrize(

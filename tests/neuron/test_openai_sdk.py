@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import openai
+import pydantic
 import pytest
 import trio
 from openai import OpenAI
@@ -93,6 +94,35 @@ async def test_a_tool_is_called_answered_and_used(demo: Running) -> None:
     assert (call.type, call.function.name) == ("function", "get_weather")
     assert json.loads(call.function.arguments) == {"city": "Oslo"}
     assert second.choices[0].message.content == "It is sunny in Oslo, 21 degrees."
+
+
+class Weather(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    sky: Literal["sunny", "rainy"]
+    degrees: Literal[7, 21]
+
+
+async def test_with_a_form_and_tools_the_model_calls_first_and_then_answers_in_the_form(
+    demo: Running,
+) -> None:
+    def deed(client: OpenAI):
+        strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+        strict["function"]["parameters"] |= {"additionalProperties": False}
+        messages: Messages = user("What is the weather in Oslo?")
+        said: Any = {"model": MODEL_ID, "tools": [strict], "temperature": 0, "response_format": Weather}
+        with client.chat.completions.stream(messages=messages, **said) as stream:
+            first = stream.until_done().get_final_completion().choices[0]
+        (call,) = first.message.tool_calls
+        messages.append(first.message)
+        result = '{"city": "Oslo", "weather": "sunny", "temperature": 21}'
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+        return first, call, client.chat.completions.parse(messages=messages, **said).choices[0]
+
+    first, call, second = await using(demo, deed)
+    assert first.finish_reason == "tool_calls" and not first.message.content
+    assert json.loads(call.function.arguments) == {"city": "Oslo"}
+    assert isinstance(second.message.parsed, Weather)
+    assert second.finish_reason == "stop"
 
 
 async def test_stop_and_usage_of_a_whole_answer(demo: Running) -> None:

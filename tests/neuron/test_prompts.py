@@ -244,15 +244,93 @@ def test_every_sampling_field_that_an_engine_needs_is_a_number() -> None:
     assert sampling.temperature == 0.7
 
 
-def test_a_form_and_free_tools_contradict_each_other() -> None:
-    both = Ask("m", HELLO, tools=(FIND,), shape=OBJECT)
-    with pytest.raises(Unsupported) as caught:
-        check(both)
-    assert caught.value.param == "response_format"
-    for mode in ("none", "required"):
-        check(replace(both, tool_choice=ToolChoice(mode)))
-    check(replace(both, tools=()))
-    check(replace(both, shape=None))
+CLOSED = Shape("json_schema", {"type": "object", "properties": {"a": {}}, "additionalProperties": False})
+LLAMA = PLAIN + "{# calls are <|python_tag|> objects #}"
+MISTRAL = PLAIN + "{# [TOOL_CALLS] #}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "calls", "text"),
+    [
+        (CALLS, '<tool_call>\n{"name": "find", "arguments": {"what": "x"}}\n</tool_call>', 1, ""),
+        (CALLS, '{"a": "<tool_call>\\n{}"}', 0, '{"a": "<tool_call>\\n{}"}'),
+        (CALLS, '{"a": "\n<tool_call>\n{"name": "find"}"}', 0, '{"a": "\n<tool_call>\n{"name": "find"}"}'),
+        (
+            MISTRAL,
+            '[TOOL_CALLS][{"name": "find", "arguments": {}}, {"name": "lose", "arguments": {}}]',
+            2,
+            "",
+        ),
+        (MISTRAL, '{"a": "[TOOL_CALLS][{}]"}', 0, '{"a": "[TOOL_CALLS][{}]"}'),
+        (LLAMA, '{"name": "find", "parameters": {"what": "x"}}', 1, ""),
+        (LLAMA, '{"a": "<|python_tag|>{"name": "find"}"}', 0, '{"a": "<|python_tag|>{"name": "find"}"}'),
+    ],
+)
+def test_with_a_form_and_tools_the_model_answers_in_the_form_or_calls(
+    template: str, said: str, calls: int, text: str
+) -> None:
+    """Letter by letter, as whole: what an answer's strings say of markers is no call."""
+    ask = Ask("m", HELLO, tools=(FIND, LOSE), shape=CLOSED)
+    for pieces in ([said], list(said)):
+        errand = prepare(ask, voice(template), "-")
+        shape = errand.jobs[0].shape
+        assert shape is not None
+        assert shape.schema == CLOSED.schema
+        assert len(shape.calls) == 1
+        (read,) = errand.readers
+        heard = [event for piece in pieces for event in read.feed(Tokens(piece.encode(), 1))]
+        heard += read.feed(Stopped("stop"))
+        assert sum(isinstance(event, ToolCall) for event in heard) == calls
+        assert "".join(event.text for event in heard if isinstance(event, Text)) == text
+        (end,) = (event for event in heard if isinstance(event, Stopped))
+        assert end.reason == ("tool_calls" if calls else "stop")
+
+
+@pytest.mark.parametrize(("choice", "calls"), [("none", 0), ("required", 0), ("auto", 1)])
+def test_a_form_stands_alone_where_no_call_may_come_and_behind_a_call_that_must(
+    choice: str, calls: int
+) -> None:
+    ask = Ask("m", HELLO, tools=(FIND,), shape=CLOSED, tool_choice=ToolChoice(choice))
+    shape = prepare(ask, voice(CALLS), "-").jobs[0].shape
+    assert shape is not None
+    assert len(shape.calls) == calls
+    assert (shape.schema == CLOSED.schema) is (choice != "required")
+
+
+def test_a_call_beside_a_form_is_held_to_its_schema_where_the_tool_is_strict() -> None:
+    """Compilers know a part of JSON schema; tools that nobody wants held need not be of it."""
+    for tool in (FIND, replace(FIND, strict=True)):
+        shape = prepare(Ask("m", HELLO, tools=(tool,), shape=OBJECT), voice(CALLS), "-").jobs[0].shape
+        assert shape is not None
+        held = shape.calls[0].schema["properties"]["arguments"]
+        assert held == (FIND.parameters if tool.strict else {"type": "object"})
+
+
+@pytest.mark.parametrize(
+    ("template", "shape"),
+    [
+        (PLAIN, CLOSED),  # a template whose calls nobody can read
+        (LLAMA, OBJECT),
+        (LLAMA, Shape("json_schema", {"type": "object"})),
+        (LLAMA, Shape("json_schema", {"additionalProperties": False})),
+        (LLAMA, Shape("json_schema", {**(CLOSED.schema or {}), "properties": {"name": {}}})),
+        (LLAMA, Shape("json_schema", {**(CLOSED.schema or {}), "allOf": [{}]})),
+    ],
+)
+def test_a_form_that_calls_could_not_be_told_from_is_refused_by_the_caller_s_name_for_it(
+    template: str, shape: Shape
+) -> None:
+    ask = Ask("m", HELLO, tools=(FIND,), shape=replace(shape, param="text.format"))
+    with pytest.raises(Unsupported, match=r"'text\.format' together with tools") as caught:
+        foresee(ask, voice(template).templates)
+    assert caught.value.param == "text.format"
+    foresee(replace(ask, tool_choice=ToolChoice("none")), voice(template).templates)
+    foresee(replace(ask, shape=None), voice(template).templates)
+
+
+def test_a_thought_that_the_template_opened_is_closed_before_a_form_and_tools() -> None:
+    errand = prepare(Ask("m", HELLO, tools=(FIND,), shape=CLOSED), voice(THINKS), "-")
+    assert str(errand.jobs[0].prompt).endswith("<think>\n\n</think>\n\n")
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,45 @@ async def test_an_answer_may_be_held_to_a_schema(demo: Running) -> None:
     assert json.loads((await using(demo, deed)).output_text)["n"] in ("yes", "no")
 
 
+async def test_with_a_schema_and_tools_the_model_calls_first_and_then_answers_in_it(demo: Running) -> None:
+    """What `codex exec --output-schema` sends."""
+    schema = {
+        "type": "object",
+        "properties": {"degrees": {"enum": [7, 18]}},
+        "required": ["degrees"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "name": "codex_output_schema", "schema": schema, "strict": True}
+
+    def deed(client: OpenAI):
+        body = asked("What is the weather in Paris?", tools=[WEATHER], text={"format": form})
+        with client.responses.stream(**body) as stream:
+            first = stream.get_final_response()
+        (call,) = first.output
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "18 degrees, sunny"}
+        body["input"] = [{"role": "user", "content": body["input"]}, call.to_dict(), result]
+        return call, client.responses.create(**body)
+
+    call, second = await using(demo, deed)
+    assert (call.type, call.name) == ("function_call", "get_weather")
+    assert json.loads(call.arguments) == {"city": "Paris"}
+    assert json.loads(second.output_text)["degrees"] in (7, 18)
+    assert second.output[-1].type == "message"
+
+
+async def test_a_schema_that_cannot_be_held_is_refused_by_the_dialects_own_field(demo: Running) -> None:
+    form = {"type": "json_schema", "name": "n", "schema": {"not": {"type": "string"}}}
+
+    def deed(client: OpenAI):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.responses.create(**asked("Say a number", text={"format": form}))
+        return error.value
+
+    refused = await using(demo, deed)
+    assert refused.param == "text.format"
+    assert "text.format" in refused.message and "response_format" not in refused.message
+
+
 async def test_a_stream_that_waits_sends_comments_and_then_the_response(tmp_path: Path) -> None:
     gate = Gate()
     script = Script(reply="one two", hold=gate)

@@ -1,4 +1,4 @@
-"""Answers in the form of a JSON schema: llguidance says which tokens may come next.
+"""Answers in the form of a JSON schema, or calls instead: llguidance says which tokens may come next.
 
 A schema is compiled before its job gets near the device, and what cannot be enforced is refused
 there by name. The words of the vocabulary are handed over once a model, with the first schema;
@@ -13,7 +13,7 @@ import msgspec
 from cortex.ask import Shape
 from cortex.errors import BadAsk, Unsupported
 from cortex.harness.exllamav2.vocabulary import Vocabulary
-from cortex.harness.shaped import schema
+from cortex.harness.shaped import grammar, schema
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -24,7 +24,6 @@ SCHEMAS_KEPT: Final = 32
 # cut as in the middle of a text.
 BEFORE: Final = "\n"
 LONGEST: Final = 32  # of tokens in bytes, where they are searched for
-PARAM: Final = "response_format"
 
 
 class Grammar:
@@ -56,43 +55,51 @@ class Grammars:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._words: LLTokenizer | None = None
-        self._compiled: dict[bytes, LLMatcher] = {}
+        self._compiled: dict[str, LLMatcher] = {}
 
     def grammar(self, shape: Shape) -> Grammar:
         """A fresh one for a job. Raises Unsupported, naming what llguidance does not know."""
+        where = shape.param
         try:
-            text = msgspec.json.encode(schema(shape))
+            text = self._text(shape)
         except UnicodeEncodeError as error:
-            raise BadAsk(f"'{PARAM}' holds half of a surrogate pair, no character", param=PARAM) from error
+            raise BadAsk(f"'{where}' holds half of a surrogate pair, no character", param=where) from error
         except RecursionError as error:
-            raise _unknown("it is too deep") from error
-        compiled = self._compiled.pop(text, None) or self._compile(text)
+            raise _unknown("it is too deep", where) from error
+        compiled = self._compiled.pop(text, None) or self._compile(text, shape)
         if len(self._compiled) >= SCHEMAS_KEPT:
             self._compiled.pop(next(iter(self._compiled)))
         self._compiled[text] = compiled  # the last to be forgotten
         return Grammar(compiled.deep_copy())
 
-    def _compile(self, text: bytes) -> "LLMatcher":
+    def _text(self, shape: Shape) -> str:
+        if shape.calls:
+            return grammar(shape, self._vocabulary.marker)
+        return msgspec.json.encode(schema(shape)).decode()
+
+    def _compile(self, text: str, shape: Shape) -> "LLMatcher":
         from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415
 
         if not self._vocabulary.eos:
             raise Unsupported(
-                f"'{PARAM}' needs a model whose files name the token that ends an answer; this one's do not",
-                param=PARAM,
+                f"'{shape.param}' needs a model whose files name the token that ends an answer; "
+                "this one's do not",
+                param=shape.param,
             )
         if self._words is None:
             self._words = _words(self._vocabulary)
         try:
-            grammar = LLMatcher.grammar_from_json_schema(text.decode())
+            known = LLMatcher.grammar_from_lark if shape.calls else LLMatcher.grammar_from_json_schema
+            made = known(text)
         except ValueError as error:
-            raise _unknown(str(error)) from error
+            raise _unknown(str(error), shape.param) from error
         limits = LLParserLimits(verbose_errors=False)
-        matcher = LLMatcher(self._words, grammar, log_level=0, limits=limits)
+        matcher = LLMatcher(self._words, made, log_level=0, limits=limits)
         if matcher.is_error():
-            raise _unknown(_first(matcher))
+            raise _unknown(_first(matcher), shape.param)
         matcher.compute_bitmask()
         if matcher.is_error():
-            raise _unknown(f"this model has no token that could begin it ({_first(matcher)})")
+            raise _unknown(f"this model has no token that could begin it ({_first(matcher)})", shape.param)
         return matcher
 
 
@@ -154,10 +161,10 @@ def _words(vocabulary: Vocabulary) -> "LLTokenizer":
     )
 
 
-def _unknown(what: str) -> Unsupported:
+def _unknown(what: str, where: str) -> Unsupported:
     return Unsupported(
-        f"'{PARAM}' holds a JSON schema that cannot be enforced here: {what}. Leave that out of it",
-        param=PARAM,
+        f"'{where}' holds a JSON schema that cannot be enforced here: {what}. Leave that out of it",
+        param=where,
     )
 
 

@@ -116,6 +116,11 @@ class Vocabulary:
         if not 0 <= token < self.size:
             raise BadAsk(f"{token} is no token; this model has tokens 0 to {self.size - 1}", param=param)
 
+    def marker(self, text: str) -> int | None:
+        """The special token that is `text`, if there is one."""
+        token: int | None = self._tokenizer.token_to_id(text)
+        return token if token in self.specials and token < self.size else None
+
     def hidden(self, visible: Sequence[str]) -> frozenset[int]:
         """The special tokens that have no text in an answer whose markers are `visible`."""
         shown = {self._tokenizer.token_to_id(marker) for marker in visible}

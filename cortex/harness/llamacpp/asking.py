@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
-from cortex.ask import Json, Sampling
+from cortex.ask import Json, Sampling, Shape
 from cortex.errors import BadAsk, CortexError, EngineFailed, PromptTooLong
 from cortex.events import TokenLogprob
 from cortex.harness.base import Job
-from cortex.harness.shaped import schema
+from cortex.harness.shaped import Single, grammar, schema
 from cortex.weights import GgufHeader
 
 _RANDOM_SEED: Final = 2**32 - 1  # the engine's word for "choose one"
@@ -35,6 +35,7 @@ _NEUTRAL: Final[Mapping[str, Json]] = {
     "verbose": True,  # brings tokens_predicted, the only true count
     "return_progress": True,  # a prompt can be cancelled only where it is reported
 }
+_LARK: Final = "%llguidance {}\n"  # how the engine tells this kind of grammar from its own
 _IMPOSSIBLE_LOGPROB: Final = -9999.0  # JSON has no minus infinity
 
 
@@ -87,7 +88,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 def body(job: Job, prompt: str | tuple[int, ...], context: int) -> dict[str, Json]:
-    """The request for `job`; penalties look back over the whole `context`.
+    """The request for `job`, but for its form; penalties look back over the whole `context`.
 
     At least one token is asked for: zero would yield one too. More than the context holds end
     at its end all the same, and far more would wrap in the engine's 32 bits.
@@ -101,9 +102,14 @@ def body(job: Job, prompt: str | tuple[int, ...], context: int) -> dict[str, Jso
     }
     if job.logprobs is not None:
         said["logprobs"] = max(1, job.logprobs)
-    if job.shape is not None:
-        said["json_schema"] = schema(job.shape)
     return said
+
+
+def form(shape: Shape, single: Single) -> dict[str, Json]:
+    """What holds the engine to `shape`."""
+    if not shape.calls:
+        return {"json_schema": schema(shape)}
+    return {"grammar": f"{_LARK}{grammar(shape, single)}"}
 
 
 def trial() -> dict[str, Json]:
@@ -136,12 +142,12 @@ def check(job: Job, header: GgufHeader) -> None:
             )
 
 
-def error_of(fault: Fault) -> CortexError:
+def error_of(fault: Fault, shape: Shape | None) -> CortexError:
     """Whose fault it is: the engine answers 400 where the request is to blame."""
     if fault.type == "exceed_context_size_error":
         return PromptTooLong.of(fault.n_prompt_tokens, fault.n_ctx)
     if fault.code == 400:
-        return BadAsk(f"The engine refuses the request: {fault.message}", param=_blamed(fault.message))
+        return BadAsk(f"The engine refuses the request: {fault.message}", param=_blamed(fault.message, shape))
     return EngineFailed(f"llama.cpp: {fault.message}")
 
 
@@ -187,9 +193,8 @@ def _sampling(sampling: Sampling, context: int) -> dict[str, Json]:
     }
 
 
-def _blamed(message: str) -> str | None:
+def _blamed(message: str, shape: Shape | None) -> str | None:
     """The request's field that the engine's message is about, if it shows."""
-    for word, param in (("grammar", "response_format"), ("samplers", "response_format"), ("rompt", "prompt")):
-        if word in message:
-            return param
-    return None
+    if shape is not None and ("grammar" in message or "samplers" in message):
+        return shape.param
+    return "prompt" if "rompt" in message else None

@@ -9,12 +9,12 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from cortex.ask import Json, Shape
+from cortex.ask import Json
 from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported
 from cortex.events import (
     EngineEvent,
@@ -32,7 +32,6 @@ from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.allocator import trim
 from cortex.harness.llamacpp.asking import Chunk
 from cortex.harness.llamacpp.listener import Listener
-from cortex.harness.shaped import schema
 from cortex.weights import GgufHeader
 
 # Chunks that one turn looks at: some milliseconds of the device's thread.
@@ -113,7 +112,7 @@ class LlamaCppEngine:
         self._live: dict[int, _Call] = {}
         self._heard: deque[tuple[_Call, bytes | _Ended]] = deque()
         self._schemas: dict[bytes, bool] = {}  # whether the engine enforces it
-        self._stray = listener.tokenise("z")[-1]  # no JSON begins with it
+        self._stray = listener.tokenise("z")[-1]  # no JSON and no call begins with it
         plain, added = listener.tokenise("z"), listener.tokenise("z", as_prompt=True)
         # Where engine and header disagree about the begin token, the header's word is kept.
         self._adds_as_told = added[-len(plain) :] == plain and len(added) - len(plain) == header.adds_bos
@@ -221,8 +220,11 @@ class LlamaCppEngine:
         job = call.job
         asking.check(job, self._header)
         said = asking.body(job, self._prompt(job), self._facts.context)
-        if job.shape is not None and not self._enforces(job.shape, call, said):
-            return
+        if job.shape is not None:
+            form = asking.form(job.shape, self._single)
+            said |= form
+            if not self._enforces(form, job.shape.param, call, said):
+                return
         self._listen(call, asking.encode(said), lambda chunk: self._heard.append((call, chunk)))
 
     def _listen(self, call: _Call, body: bytes, hear: Callable[[bytes], None]) -> None:
@@ -251,9 +253,13 @@ class LlamaCppEngine:
         begin = self._header.bos if self._header.adds_bos else None
         return self._listener.tokenise((begin or "") + job.prompt)
 
-    def _enforces(self, shape: Shape, call: _Call, said: dict[str, Json]) -> bool:
+    def _single(self, text: str) -> int | None:
+        tokens = self._listener.tokenise(text)
+        return tokens[0] if len(tokens) == 1 else None
+
+    def _enforces(self, form: Mapping[str, Json], param: str, call: _Call, said: dict[str, Json]) -> bool:
         """Whether the call may go on; False when it has ended meanwhile."""
-        key = asking.encode({"schema": schema(shape)})
+        key = asking.encode(form)
         enforced = self._schemas.get(key)
         if enforced is None:
             enforced = self._try(call, said)
@@ -264,14 +270,14 @@ class LlamaCppEngine:
             self._schemas[key] = enforced
         if not enforced:
             raise Unsupported(
-                "llama.cpp cannot enforce this JSON schema; leave out what it does not know",
-                param="response_format",
+                f"'{param}': llama.cpp cannot enforce this JSON schema; leave out what it does not know",
+                param=param,
             )
         return True
 
     def _try(self, call: _Call, said: dict[str, Json]) -> bool | None:
-        """Whether the engine obeys the schema: a letter that no JSON begins with gets every
-        advantage, and must not come. The prompt is read for this, and cached for the answer.
+        """Whether the engine obeys the schema: a letter that no JSON and no call begins with gets
+        every advantage, and must not come. The prompt is read for this, and cached for the answer.
         None when the call ended."""
         trial = said | {"max_tokens": 1, "temperature": 0.0, "logit_bias": [[self._stray, 1e6]]}
         trial.pop("logprobs", None)
@@ -291,7 +297,7 @@ def _read(call: _Call, data: bytes, words: _Words) -> Iterator[EngineEvent]:
     """What a chunk says beyond words, which are gathered."""
     chunk = asking.read(data)
     if chunk.error is not None:
-        call.error = asking.error_of(chunk.error)
+        call.error = asking.error_of(chunk.error, call.job.shape)
         return
     if not call.started:
         call.started = True

@@ -128,7 +128,7 @@ class ScriptedEngine:
         if not prompt:
             raise BadAsk("The prompt is empty; send at least one token", param="prompt")
         if job.shape is not None and self.script.reply is None:
-            raise Unsupported("The scripted engine knows no shapes; give it a reply", param="response_format")
+            raise Unsupported("The scripted engine knows no shapes; give it a reply", param=job.shape.param)
         room = self._facts.context - len(prompt)
         if job.max_tokens is not None:
             room = min(room, job.max_tokens)

@@ -28,6 +28,10 @@ class BareCalls(CallReader):
         self._object = ObjectEnd()
         self._stage = self._resting = self._before
 
+    def lead(self) -> None:
+        """They do already; only the tag could come later."""
+        self._after_text = self._text
+
     def _open(self, opening: str) -> None:
         self._stage = self._before
 
@@ -81,5 +85,5 @@ class BareCalls(CallReader):
 
     def _give_up(self, at: int) -> int:
         """What is text leads to text: calls begin the answer, or stand behind the tag."""
-        self._resting = self._outside
+        self._resting = self._after_text
         return super()._give_up(at)

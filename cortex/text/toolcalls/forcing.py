@@ -30,33 +30,42 @@ def force(form: CallForm, tools: Sequence[Tool], name: str | None) -> Forced:
     meant = [tool for tool in tools if name is None or tool.name == name]
     if form == "mistral_args" and len(meant) == 1:
         opening = f"{mistral.OPEN}{meant[0].name}{mistral.ARGS}"
-        return Forced(opening, Shape("json_schema", _parameters(meant[0])))
+        return _forced(opening, parameters(meant[0]))
     if form == "llama":
-        return Forced("", Shape("json_schema", _one_of(meant, bare.ARGUMENTS[0])))
-    call = _one_of(meant, "arguments")
+        return _forced("", one_of(meant, bare.ARGUMENTS[0]))
     if form in ("hermes", "qwen_xml"):
-        return Forced(f"{tagged.OPEN}\n", Shape("json_schema", call))
+        return _forced(f"{tagged.OPEN}\n", one_of(meant, "arguments"))
+    return _forced(mistral.OPEN, {**some_of(meant), "maxItems": 1})
+
+
+def _forced(opening: str, schema: Mapping[str, Json]) -> Forced:
+    return Forced(opening, Shape("json_schema", schema, param="tools"))
+
+
+def some_of(tools: Sequence[Tool]) -> dict[str, Json]:
+    """The schema of Mistral's list of calls to any of `tools`."""
+    call = one_of(tools, "arguments")
     definitions = call.pop(_DEFS, None)
-    listed: dict[str, Json] = {"type": "array", "items": call, "minItems": 1, "maxItems": 1}
+    listed: dict[str, Json] = {"type": "array", "items": call, "minItems": 1}
     if definitions is not None:
         listed[_DEFS] = definitions
-    return Forced(mistral.OPEN, Shape("json_schema", listed))
+    return listed
 
 
-def _one_of(tools: Sequence[Tool], key: str) -> dict[str, Json]:
+def one_of(tools: Sequence[Tool], key: str) -> dict[str, Json]:
     """The schema of one call to any of `tools`, its arguments under `key`."""
     calls: list[Json] = []
     definitions: dict[str, Json] = {}
     for index, tool in enumerate(tools):
-        parameters: Json = _parameters(tool)
-        if _refers(parameters):
+        arguments: Json = parameters(tool)
+        if _refers(arguments):
             # References are counted from the root, which is ours: the whole schema moves there.
-            definitions[str(index)] = _moved(parameters, f"#/{_DEFS}/{index}")
-            parameters = {"$ref": f"#/{_DEFS}/{index}"}
+            definitions[str(index)] = _moved(arguments, f"#/{_DEFS}/{index}")
+            arguments = {"$ref": f"#/{_DEFS}/{index}"}
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": tool.name}, key: parameters},
+                "properties": {"name": {"const": tool.name}, key: arguments},
                 "required": ["name", key],
                 "additionalProperties": False,
             }
@@ -68,7 +77,8 @@ def _one_of(tools: Sequence[Tool], key: str) -> dict[str, Json]:
     return schema
 
 
-def _parameters(tool: Tool) -> dict[str, Json]:
+def parameters(tool: Tool) -> dict[str, Json]:
+    """The schema of a tool's arguments: any object where it has none."""
     return dict(tool.parameters) or {"type": "object"}
 
 

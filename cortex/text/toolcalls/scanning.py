@@ -25,6 +25,7 @@ class CallReader(ABC):
     def __init__(self, new_id: Callable[[], str]) -> None:
         self._new_id = new_id
         self._resting: Stage = self._outside  # where a block that is over leads to
+        self._after_text: Stage = self._outside
         self._stage: Stage = self._outside
         self._held = ""
         self._block = Hoard()  # an open block, from its first character on
@@ -32,6 +33,11 @@ class CallReader(ABC):
         self._blank = Hoard()  # blanks that a call would take with it
         self._after_call = False
         self._said: Said = []
+
+    def lead(self) -> None:
+        """Calls may only begin the answer and follow each other: once there is text, all is text."""
+        self._stage = self._resting = self._leading
+        self._after_text = self._text
 
     def feed(self, piece: str) -> Said:
         """What `piece` makes certain."""
@@ -77,6 +83,26 @@ class CallReader(ABC):
                 return at + len(word)
             at += 1
         self._tell(whole[start:])
+        return len(whole)
+
+    def _leading(self, whole: str, at: int) -> int:
+        """Blanks, and then a marker, or text to the end."""
+        start = at
+        while at < len(whole) and whole[at].isspace():
+            at += 1
+        self._tell(whole[start:at])
+        word = self._word(whole, at, *self.openings) if at < len(whole) else ""
+        if word is None:
+            self._stage = self._resting = self._after_text
+            return at
+        if not word:
+            return len(whole)
+        self._block.add(word)
+        self._open(word)
+        return at + len(word)
+
+    def _text(self, whole: str, at: int) -> int:
+        self._tell(whole[at:])
         return len(whole)
 
     @abstractmethod
