@@ -249,9 +249,8 @@ class ProcessHost:
             refusal = TooBig(f"The request is too large for the engine's process: {error}; send less")
         else:
             shape = order.job.shape if isinstance(order, Submit) else None
-            refusal = Unsupported(
-                "The JSON schema is nested too deeply; flatten it", param=None if shape is None else shape.param
-            )
+            param = None if shape is None else shape.param
+            refusal = Unsupported("The JSON schema is nested too deeply; flatten it", param=param)
         match order:
             case Submit(model, job):
                 self._hear(Heard(model, ((job.id, Failed(refusal)),)))
