@@ -34,8 +34,21 @@ class ToolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a turn, where `at` characters of its text are said: `data` in base64. `detail` is
+    how closely it is to be looked at. `place` is where the request has it."""
+
+    media_type: str
+    data: str = field(repr=False)
+    at: int = 0
+    detail: str | None = None
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `tool_call_id` names the call that a tool turn answers."""
+    """One turn. `tool_call_id` names the call that a tool turn answers. `images`, which users and
+    tools have, stand in the order of their `at`."""
 
     role: Role
     text: str = ""
@@ -43,6 +56,7 @@ class Message:
     tool_calls: tuple[ToolUse, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +171,8 @@ class Ask:
     template: Mapping[str, Scalar] = field(default_factory=dict)
     wishes: frozenset[str] = frozenset()
     sealed_thoughts: bool = False
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All pictures of all turns."""
+        return tuple(image for message in self.messages for image in message.images)

@@ -359,7 +359,7 @@ def test_a_chat_that_contradicts_itself_is_refused_by_name(fields: dict, param: 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "system", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         (
             {"messages": [HI, {"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages[1].content[0]",
@@ -631,9 +631,10 @@ def test_a_recorded_chat_is_read(name: str, seen) -> None:
     )
 
 
-def test_a_recorded_image_is_refused_and_not_dropped() -> None:
-    with pytest.raises(Unsupported, match="image_url"):
-        openai_chat.read(golden("langchain-image"))
+def test_a_recorded_image_stands_behind_its_text() -> None:
+    (turn,) = openai_chat.read(golden("langchain-image")).messages
+    (image,) = turn.images
+    assert turn.text and (image.media_type, image.at) == ("image/png", len(turn.text))
 
 
 def test_a_recorded_text_request_is_read() -> None:

@@ -113,7 +113,8 @@ class EngineFacts:
     input, answered by one Embedded before its Stopped.
 
     `chats`: it has a template, defaults of sampling and parsers of its own, and takes a whole
-    ask (`Job.chat`), also one that wants vectors. `context` is 0 where an upstream does not tell. `kv_tokens` is how many
+    ask (`Job.chat`), also one that wants vectors. `sees`: it says itself that it reads pictures.
+    `context` is 0 where an upstream does not tell. `kv_tokens` is how many
     tokens the KV cache holds for all jobs together, where that is less than a whole context for
     every slot; None where each slot has its own.
     """
@@ -125,6 +126,7 @@ class EngineFacts:
     chats: bool = False
     kv_tokens: int | None = None
     embeds: int = 0
+    sees: bool = False
 
     @property
     def bytes(self) -> int:

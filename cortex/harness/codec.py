@@ -57,6 +57,7 @@ _KINDS: Final[tuple[type, ...]] = (
     base.Job,
     ask.Ask,
     ask.Message,
+    ask.Image,
     ask.ToolUse,
     ask.Tool,
     ask.ToolChoice,

@@ -5,7 +5,7 @@ engine's own defaults hold under those of models.toml. Each choice is a job of i
 with every engine, and a chat's events pass as they come.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from cortex.ask import Ask, Sampling
@@ -14,6 +14,14 @@ from cortex.events import EngineEvent, Event, Failed, Stopped, Tokens
 from cortex.harness.base import Job
 from cortex.neuron.generation import Errand
 from cortex.text.projection import Projection
+from cortex.translator import media
+
+
+def check(ask: Ask, able: Collection[str]) -> None:
+    """Refuse what a model with these capabilities could not obey. None are those of one that is not
+    loaded, of which its upstream has yet to tell."""
+    if ask.images and able and "vision" not in able:
+        raise media.unseen(ask.images, ask.model, upstream=True)
 
 
 def prepare(ask: Ask, defaults: Sampling, request_id: str) -> Errand:

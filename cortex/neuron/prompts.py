@@ -19,6 +19,7 @@ from cortex.text.projection import Projection
 from cortex.text.template import ChatTemplate, no_template, no_tools
 from cortex.text.thinking import Thinking, opens_thought
 from cortex.text.toolcalls import CallReader, beside, force, reader
+from cortex.translator import media
 
 # Used where neither the request, nor the catalogue, nor the model says anything.
 FALLBACK: Final = Sampling(
@@ -85,6 +86,8 @@ class _Prompt:
 
 def check(ask: Ask) -> None:
     """Refuse what no resident could obey."""
+    if ask.images:
+        raise media.unseen(ask.images, ask.model, upstream=False)
     if "thinking_budget" in ask.template:
         raise Unsupported(
             "'chat_template_kwargs.thinking_budget' is not supported: no engine here ends a thought early. "

@@ -57,9 +57,11 @@ class Living:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What it can do, as far as its file tells. Of an upstream's model only the catalogue knows."""
+        """What it can do, as far as its file tells. Of an upstream's model the catalogue says, else
+        the upstream, which may tell that it sees."""
         if self.facts.chats:
-            return self.spec.capabilities or ("completion", "chat")
+            told = ("completion", "chat", *(["vision"] if self.facts.sees else []))
+            return self.spec.capabilities or told
         return _able(self.voice.templates)
 
 
@@ -208,10 +210,13 @@ class Residents:
         slots = self._promises.slots(spec) if promise is None else promise.order.slots
         if ask.n > slots:
             raise BadAsk(f"'n' is {ask.n}, and the model has {slots} slots", param="n")
-        if not self._passes(spec):
-            prompts.check(ask)
-            if promise is not None:
-                prompts.foresee(ask, promise.templates)
+        if self._passes(spec):
+            living = self._living.get(spec.id)
+            passing.check(ask, spec.capabilities if living is None else living.capabilities)
+            return
+        prompts.check(ask)
+        if promise is not None:
+            prompts.foresee(ask, promise.templates)
 
     def _ensure_possible(self, want: Want, weights_bytes: int) -> None:
         """Raises DoesNotFit for a model that no device here could hold: nobody downloads it."""
@@ -290,6 +295,7 @@ class Residents:
         are free when the block is left."""
         living = self.here(ask.model)
         if living.facts.chats:
+            passing.check(ask, living.capabilities)
             errand = passing.prepare(ask, living.voice.defaults, request_id)
         else:
             errand = await trio.to_thread.run_sync(

@@ -257,6 +257,7 @@ class View:
         if known:
             facts["capabilities"] = list(known)
             facts["tool_call"], facts["reasoning"] = "tools" in known, "reasoning" in known
+            facts["vision"] = "vision" in known
         aliases = self.residents.found.catalogue.names(spec) if spec is not None else ()
         return {**facts, "aliases": list(aliases)}
 

@@ -1,11 +1,12 @@
 """The messages of Anthropic's dialect become turns: nothing is added and nothing left out.
 
-Blocks of text are joined as they stand. A result of a tool becomes a turn of its own, and
-results of one round stand in the order of their calls: many templates tell by the order alone
-which result is whose. A system turn among the messages keeps its place; the template moves it
-where it knows only a leading one. One thing is taken out: the block that Claude Code puts
-before its system prompt for the vendor's bill. It differs with every prompt, says nothing to a
-model, and would defeat every prompt cache.
+Blocks of text are joined as they stand, with the pictures of users and tools between them. A
+document of plain text is its text, as lines of its own, below its title and its context. A result
+of a tool becomes a turn of its own, and results of one round stand in the order of their calls:
+many templates tell by the order alone which result is whose. A system turn among the messages
+keeps its place; the template moves it where it knows only a leading one. One thing is taken out:
+the block that Claude Code puts before its system prompt for the vendor's bill. It differs with
+every prompt, says nothing to a model, and would defeat every prompt cache.
 """
 
 from collections.abc import Iterator
@@ -14,15 +15,14 @@ from typing import Final
 
 from msgspec import Raw
 
-from cortex.ask import Message, ToolUse
+from cortex.ask import Image, Message, ToolUse
 from cortex.errors import BadAsk, Unsupported
+from cortex.translator import media
 from cortex.wire import reading
-from cortex.wire.anthropic_bodies import CONTENT, TURNS, BlockBody, TurnBody
+from cortex.wire.anthropic_bodies import CITATIONS, CONTENT, TURNS, BlockBody, SourceBody, TurnBody
 
 MOST_MESSAGES: Final = 2048
 _BILLING: Final = "x-anthropic-billing-header:"
-# What a model that reads text alone cannot be given.
-_SEEN: Final = frozenset({"image", "document", "search_result"})
 # A failed tool that says nothing must not look like one that found nothing.
 _SILENT_ERROR: Final = "error"
 
@@ -35,7 +35,7 @@ def turns(system: Raw, messages: Raw) -> tuple[Message, ...]:
     if len(bodies) > MOST_MESSAGES:
         raise BadAsk(f"'messages' has more than {MOST_MESSAGES} entries", param="messages")
     said = [turn for index, body in enumerate(bodies) for turn in _turn(body, f"messages[{index}]")]
-    return (*_system(system), *in_call_order(said))
+    return media.bounded((*_system(system), *in_call_order(said)))
 
 
 def _system(raw: Raw) -> Iterator[Message]:
@@ -68,6 +68,7 @@ def _blocks(content: str | list[BlockBody] | None) -> list[BlockBody]:
 
 
 def _text(content: str | list[BlockBody], at: str) -> str:
+    """What stands where text alone may."""
     if isinstance(content, str):
         return content
     for index, block in enumerate(content):
@@ -77,9 +78,70 @@ def _text(content: str | list[BlockBody], at: str) -> str:
 
 
 def _refused(block: BlockBody, at: str) -> BadAsk:
-    if block.type in _SEEN:
-        return Unsupported(f"'{at}': this model reads text only, and no '{block.type}' blocks", param=at)
-    return Unsupported(f"'{at}': blocks of type '{block.type}' are not supported here", param=at)
+    return media.misplaced(at) if block.type == "image" else media.stray(block.type, at)
+
+
+# -- what is shown
+
+
+def _content(blocks: list[tuple[str, BlockBody]]) -> media.Content:
+    said = media.Content()
+    for at, block in blocks:
+        match block.type:
+            case "text":
+                said.say(block.text or "")
+            case "image":
+                said.show(_picture(block, at))
+            case "document":
+                said.say(_document(block, at))
+            case _:
+                raise _refused(block, at)
+    return said
+
+
+def _numbered(content: list[BlockBody], at: str) -> list[tuple[str, BlockBody]]:
+    return [(f"{at}[{index}]", block) for index, block in enumerate(content)]
+
+
+def _source(block: BlockBody, at: str) -> SourceBody:
+    if not isinstance(block.source, SourceBody):
+        raise BadAsk(f"'{at}.source' is missing: it holds the {block.type}", param=f"{at}.source")
+    return block.source
+
+
+def _picture(block: BlockBody, at: str) -> Image:
+    source = _source(block, at)
+    match source.type:
+        case "base64":
+            label = source.media_type or ""
+            if not label.startswith("image/"):
+                name = f"{at}.source.media_type"
+                raise BadAsk(
+                    f"'{name}' must be image/png, jpeg, gif or webp", param=name, reason=media.REASON
+                )
+            return media.of_base64(source.data, f"{at}.source.data", at)
+        case "url":
+            return media.of_url(source.url, f"{at}.source.url", at)
+        case kind:
+            raise _unkept(kind, f"{at}.source")
+
+
+def _unkept(kind: str, at: str) -> BadAsk:
+    why = "no files are kept here" if kind == "file" else f"'{kind}' is not supported"
+    return Unsupported(f"'{at}': {why}; send the data itself, as base64", param=at, reason=media.REASON)
+
+
+def _document(block: BlockBody, at: str) -> str:
+    """A document of plain text, which can be told as one."""
+    source = _source(block, at)
+    if source.type != "text":
+        raise media.stray("document", at)
+    cited = reading.part(block.citations, CITATIONS, f"{at}.citations")
+    if cited is not None and cited.enabled:
+        name = f"{at}.citations"
+        raise Unsupported(f"'{name}' are not made here; leave it out", param=name)
+    lines = (line for line in (block.title, block.context, source.data) if line)
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
 
 
 # -- what the assistant said
@@ -120,25 +182,22 @@ def _use(block: BlockBody, at: str) -> ToolUse:
 
 
 def _heard(blocks: list[BlockBody], at: str) -> Iterator[Message]:
-    numbered = [(f"{at}.content[{index}]", block) for index, block in enumerate(blocks)]
+    numbered = _numbered(blocks, f"{at}.content")
     for is_result, group in groupby(numbered, key=lambda pair: pair[1].type == "tool_result"):
         if is_result:
             yield from (_result(block, where) for where, block in group)
-            continue
-        text: list[str] = []
-        for where, block in group:
-            if block.type != "text":
-                raise _refused(block, where)
-            text.append(block.text or "")
-        yield Message("user", "".join(text))
+        else:
+            yield _content(list(group)).turn(Message("user"))
 
 
 def _result(block: BlockBody, at: str) -> Message:
     if not block.tool_use_id:
         raise BadAsk(f"'{at}.tool_use_id' is missing: it says which call is answered", param=at)
-    content = reading.long_part(block.content, CONTENT, f"{at}.content") or ""
-    text = _text(content, f"{at}.content")
-    return Message("tool", text or (_SILENT_ERROR if block.is_error else ""), tool_call_id=block.tool_use_id)
+    content = reading.long_part(block.content, CONTENT, f"{at}.content")
+    said = _content(_numbered(_blocks(content), f"{at}.content"))
+    if block.is_error and not said.length and not said.images:
+        said.say(_SILENT_ERROR)
+    return said.turn(Message("tool", tool_call_id=block.tool_use_id))
 
 
 def in_call_order(said: list[Message]) -> Iterator[Message]:

@@ -1,20 +1,29 @@
 """The messages of a chat become turns: nothing is added, reordered or left out.
 
-Content is text or a list of text parts, which are joined as they stand. A developer is
-a system voice. The legacy function turns become tool turns, with ids made up from
-their position, so that an answer still finds its call. Anything that is not text is
-refused by the name of its part.
+Content is text or a list of parts: texts, which are joined as they stand, and pictures of users
+and tools between them. A developer is a system voice. The legacy function turns become tool
+turns, with ids made up from their position, so that an answer still finds its call. Any other
+part is refused by its name.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, cast
 
 from msgspec import Raw
 
-from cortex.ask import Message, Role, ToolUse
+from cortex.ask import Image, Message, Role, ToolUse
 from cortex.errors import BadAsk, Unsupported
+from cortex.translator import media
 from cortex.wire import reading
-from cortex.wire.openai_bodies import MESSAGES, CallBody, FunctionCallBody, MessageBody
+from cortex.wire.openai_bodies import (
+    MESSAGES,
+    CallBody,
+    FunctionCallBody,
+    MessageBody,
+    PartBody,
+    PictureBody,
+)
 
 MOST_MESSAGES: Final = 2048
 _ROLES: Final = {
@@ -34,7 +43,7 @@ def turns(raw: Raw) -> tuple[Message, ...]:
         raise BadAsk("'messages' is missing or empty: send at least one message", param="messages")
     if len(bodies) > MOST_MESSAGES:
         raise BadAsk(f"'messages' has more than {MOST_MESSAGES} entries", param="messages")
-    return tuple(_turns(bodies))
+    return media.bounded(_turns(bodies))
 
 
 def _turns(bodies: list[MessageBody]) -> Iterator[Message]:
@@ -47,14 +56,14 @@ def _turns(bodies: list[MessageBody]) -> Iterator[Message]:
             legacy[body.function_call.name] = f"call_{index}"
             calls.append(_called(f"call_{index}", body.function_call))
         answers = legacy.get(body.name or "") if body.role == "function" else body.tool_call_id
-        yield Message(
+        said = Message(
             role=cast(Role, _ROLES[body.role]),
-            text=_text(body, at),
             thought=body.reasoning_content or "",
             tool_calls=tuple(calls),
             tool_call_id=answers,
             name=body.name,
         )
+        yield _content(body, at).turn(said)
 
 
 def _check(body: MessageBody, at: str) -> None:
@@ -71,14 +80,31 @@ def _check(body: MessageBody, at: str) -> None:
         raise BadAsk(f"'{at}.name' is missing: it says which function answers", param=f"{at}.name")
 
 
-def _text(body: MessageBody, at: str) -> str:
+def _content(body: MessageBody, at: str) -> media.Content:
+    said = media.Content()
     if body.content is None or isinstance(body.content, str):
-        return body.content or ""
+        said.say(body.content or "")
+        return said
     for index, part in enumerate(body.content):
-        if part.type != "text":
-            name = f"{at}.content[{index}]"
-            raise Unsupported(f"'{name}': only text parts are supported, not '{part.type}'", param=name)
-    return "".join(part.text or "" for part in body.content)
+        place = f"{at}.content[{index}]"
+        match part.type:
+            case "text":
+                said.say(part.text or "")
+            case "image_url" if _ROLES[body.role] in ("user", "tool"):
+                said.show(_picture(part, place))
+            case "image_url":
+                raise media.misplaced(place)
+            case kind:
+                raise media.stray(kind, place)
+    return said
+
+
+def _picture(part: PartBody, place: str) -> Image:
+    at, body = f"{place}.image_url", part.image_url
+    if not isinstance(body, PictureBody):
+        return media.of_url(body, at, place)
+    detail = media.detail(body.detail, f"{at}.detail")
+    return replace(media.of_url(body.url, f"{at}.url", place), detail=detail)
 
 
 def _use(call: CallBody, at: str) -> ToolUse:

@@ -3,14 +3,17 @@
 Every field of the ask is in the body, or the ask is refused by the field's name: nothing is
 dropped because the engine at the other end would not know it. What nobody said is not sent,
 so that the engine's own defaults hold. A body asks for one answer as a stream, with its usage.
+Pictures are data URLs. A tool's message holds text alone in a chat: its pictures begin the turn of
+the user that comes next, or are one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
-from cortex.ask import Ask, Json, Message, Tool, ToolUse
+from cortex.ask import Ask, Image, Json, Message, Tool, ToolUse
 from cortex.errors import BadAsk, Unsupported
 from cortex.translator.openai_manners import Manner
 
@@ -98,7 +101,7 @@ def _text(ask: Ask, manner: Manner, context: int) -> dict[str, Json]:
 
 
 def _chat(ask: Ask, manner: Manner, context: int) -> dict[str, Json]:
-    said: dict[str, Json] = {"messages": [_message(message, manner) for message in ask.messages]}
+    said: dict[str, Json] = {"messages": [_message(turn, manner) for turn in _turns(ask.messages)]}
     # As much as the context has or more is no limit: the answer runs to its end.
     if ask.max_tokens is not None and not (context and ask.max_tokens >= context):
         said["max_tokens"] = ask.max_tokens
@@ -107,8 +110,48 @@ def _chat(ask: Ask, manner: Manner, context: int) -> dict[str, Json]:
     return {**said, **_tools(ask, manner), **_template(ask, manner)}
 
 
+def _turns(messages: Sequence[Message]) -> Iterator[Message]:
+    shown: tuple[Image, ...] = ()
+    for message in messages:
+        if message.role == "tool":
+            shown += tuple(replace(image, at=0) for image in message.images)
+            yield replace(message, images=())
+        elif shown and message.role == "user" and message.name is None:
+            yield replace(message, images=shown + message.images)
+            shown = ()
+        else:
+            if shown:
+                yield Message("user", images=shown)
+                shown = ()
+            yield message
+    if shown:
+        yield Message("user", images=shown)
+
+
+def _content(message: Message) -> Json:
+    if not message.images:
+        return message.text
+    parts: list[Json] = []
+    begin = 0
+    for image in message.images:
+        if image.at > begin:
+            parts.append({"type": "text", "text": message.text[begin : image.at]})
+            begin = image.at
+        parts.append(_picture(image))
+    if begin < len(message.text):
+        parts.append({"type": "text", "text": message.text[begin:]})
+    return parts
+
+
+def _picture(image: Image) -> Json:
+    said: dict[str, Json] = {"url": f"data:{image.media_type};base64,{image.data}"}
+    if image.detail is not None:
+        said["detail"] = image.detail
+    return {"type": "image_url", "image_url": said}
+
+
 def _message(message: Message, manner: Manner) -> Json:
-    said: dict[str, Json] = {"role": message.role, "content": message.text}
+    said: dict[str, Json] = {"role": message.role, "content": _content(message)}
     if message.tool_calls:
         said["content"] = message.text or None
         said["tool_calls"] = [_call(use) for use in message.tool_calls]

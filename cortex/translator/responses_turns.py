@@ -1,7 +1,8 @@
 """The items of OpenAI's Responses dialect become turns: nothing is added and nothing left out.
 
 An answer is several items there (a reasoning, a message, calls) and one turn here: items of the
-assistant's that follow each other are joined, but two messages side by side stay two turns. Of a
+assistant's that follow each other are joined, but two messages side by side stay two turns. Pictures
+of users and tools keep their place between the texts of their turn. Of a
 thought that was sealed here the seal is read, which is the thought to the letter; seals of
 others say nothing to another model, and there the summary is what is known. Results of one
 round stand in the order of their calls, as in `anthropic_turns`.
@@ -10,13 +11,14 @@ round stand in the order of their calls, as in `anthropic_turns`.
 import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
 
-from cortex.ask import Message, ToolUse
+from cortex.ask import Image, Message, ToolUse
 from cortex.errors import BadAsk, Unsupported
+from cortex.translator import media
 from cortex.translator.anthropic_turns import in_call_order
 from cortex.translator.responses_tools import called
 from cortex.wire import reading
@@ -26,8 +28,6 @@ MOST_ITEMS: Final = 4096
 # Told apart from the vendor's own, which only the vendor can read.
 _SEAL: Final = b"cortex:"
 _TEXTS: Final = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
-# What a model that reads text alone cannot be given.
-_SEEN: Final = frozenset({"input_image", "input_file", "input_audio"})
 _CALLS: Final = ("function_call", "custom_tool_call")
 _RESULTS: Final = ("function_call_output", "custom_tool_call_output")
 
@@ -47,7 +47,7 @@ def turns(body: ResponsesBody) -> tuple[Message, ...]:
     first = [Message("system", body.instructions)] if body.instructions else []
     if isinstance(found, str):
         return (*first, Message("user", found))
-    return (*first, *in_call_order(list(_turns(found))))
+    return media.bounded((*first, *in_call_order(list(_turns(found)))))
 
 
 @dataclass(slots=True)
@@ -86,20 +86,19 @@ def _turns(items: list[ItemBody]) -> Iterator[Message]:
                 said.calls.append(_use(item, at))
             case kind if kind in _RESULTS:
                 yield from said.take("")
-                text = _text(item.output, f"{at}.output")
-                yield Message("tool", text, tool_call_id=_needed(item, "call_id", at))
+                answer = Message("tool", tool_call_id=_needed(item, "call_id", at))
+                yield _shown(item.output, f"{at}.output").turn(answer)
             case _:
                 raise _stranger(item, at)
     yield from said.take("")
 
 
 def _heard(item: ItemBody, at: str) -> Message:
-    text = _text(item.content, f"{at}.content")
     match item.role:
         case "system" | "developer":
-            return Message("system", text)
+            return Message("system", _text(item.content, f"{at}.content"))
         case "user":
-            return Message("user", text)
+            return _shown(item.content, f"{at}.content").turn(Message("user"))
         case _:
             name = f"{at}.role"
             raise BadAsk(f"'{name}' must be user, assistant, system or developer", param=name)
@@ -116,9 +115,30 @@ def _piece(part: PartBody, at: str) -> str:
         return part.text or ""
     if part.type == "refusal":
         return part.refusal or ""
-    if part.type in _SEEN:
-        raise Unsupported(f"'{at}': this model reads text only, and no '{part.type}' parts", param=at)
-    raise Unsupported(f"'{at}': parts of type '{part.type}' are not supported here", param=at)
+    raise media.misplaced(at) if part.type == "input_image" else media.stray(part.type, at)
+
+
+def _shown(content: Content, at: str) -> media.Content:
+    """What somebody said who may show pictures."""
+    said = media.Content()
+    if content is None or isinstance(content, str):
+        said.say(content or "")
+        return said
+    for index, part in enumerate(content):
+        place = f"{at}[{index}]"
+        if part.type == "input_image":
+            said.show(_picture(part, place))
+        else:
+            said.say(_piece(part, place))
+    return said
+
+
+def _picture(part: PartBody, at: str) -> Image:
+    if part.file_id:
+        name = f"{at}.file_id"
+        raise Unsupported(f"'{name}': no files are kept here; send the data itself as image_url", param=name)
+    detail = media.detail(part.detail, f"{at}.detail")
+    return replace(media.of_url(part.image_url, f"{at}.image_url", at), detail=detail)
 
 
 def _thought(item: ItemBody, at: str) -> list[str]:

@@ -43,8 +43,18 @@ class MessagesBody(Foreign, kw_only=True):
     max_completion_tokens: Raw = ABSENT
 
 
+class SourceBody(msgspec.Struct):
+    """Where a picture or a document is."""
+
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+
 class BlockBody(msgspec.Struct):
-    """One block of a content, of any type; `content` is a tool result's own."""
+    """One block of a content, of any type; `content` is a tool result's own. The source of a search
+    result is a text; `title`, `context` and `citations` are a document's."""
 
     type: str
     text: str | None = None
@@ -55,6 +65,14 @@ class BlockBody(msgspec.Struct):
     tool_use_id: str | None = None
     content: Raw = ABSENT
     is_error: bool | None = None
+    source: SourceBody | str | None = None
+    title: str | None = None
+    context: str | None = None
+    citations: Raw = ABSENT
+
+
+class CitationsBody(msgspec.Struct):
+    enabled: bool | None = None
 
 
 class TurnBody(msgspec.Struct):
@@ -104,6 +122,7 @@ class ContextBody(msgspec.Struct):
 BODY: Final = msgspec.json.Decoder(MessagesBody)
 TURNS: Final = msgspec.json.Decoder(list[TurnBody])
 CONTENT: Final = msgspec.json.Decoder(str | list[BlockBody])
+CITATIONS: Final = msgspec.json.Decoder(CitationsBody)
 TOOLS: Final = msgspec.json.Decoder(list[ToolBody])
 CHOICE: Final = msgspec.json.Decoder(ChoiceBody)
 THINKING: Final = msgspec.json.Decoder(ThinkingBody)

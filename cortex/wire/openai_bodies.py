@@ -146,11 +146,17 @@ class StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
+class PictureBody(msgspec.Struct):
+    url: str | None = None
+    detail: str | None = None
+
+
 class PartBody(msgspec.Struct):
-    """One piece of a message's content; only `text` has a meaning here."""
+    """One piece of a message's content, of any type; some clients send a picture's url bare."""
 
     type: str
     text: str | None = None
+    image_url: PictureBody | str | None = None
 
 
 class FunctionCallBody(msgspec.Struct):

@@ -134,6 +134,11 @@ class HeardMeta(msgspec.Struct):
 
 class HeardParameters(msgspec.Struct):
     max_seq_len: int | None = None
+    use_vision: bool | None = None
+
+
+class HeardArchitecture(msgspec.Struct):
+    input_modalities: list[str] | None = None
 
 
 class HeardMetadata(msgspec.Struct):
@@ -141,7 +146,7 @@ class HeardMetadata(msgspec.Struct):
 
 
 class HeardModel(msgspec.Struct):
-    """One entry of GET /v1/models, with every name that engines have for the context."""
+    """One entry of GET /v1/models, with every name that engines have for the context, and for sight."""
 
     id: str
     owned_by: str | None = None
@@ -151,6 +156,14 @@ class HeardModel(msgspec.Struct):
     meta: HeardMeta | None = None
     parameters: HeardParameters | None = None
     metadata: HeardMetadata | None = None
+    architecture: HeardArchitecture | None = None
+    vision: bool | None = None
+
+    @property
+    def sees(self) -> bool:
+        """Whether it says, in the words of llama-server, TabbyAPI or cortex, that it reads pictures."""
+        inputs = (self.architecture and self.architecture.input_modalities) or ()
+        return "image" in inputs or bool(self.vision or (self.parameters and self.parameters.use_vision))
 
     @property
     def trained(self) -> int | None:

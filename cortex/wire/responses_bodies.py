@@ -45,6 +45,9 @@ class PartBody(msgspec.Struct):
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | None = None
+    detail: str | None = None
+    file_id: str | None = None
 
 
 Content = str | list[PartBody] | None

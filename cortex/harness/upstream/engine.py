@@ -186,7 +186,8 @@ class UpstreamEngine:
     def _answer(self, call: _Call, ask: Ask, exchange: Exchange) -> None:
         there, until = self._there, time.monotonic() + self._waits.first_token_s
         body = write(ask, there.name, there.manner, self._facts.context)
-        call.sent_bytes = len(body)
+        # A picture's bytes say nothing of the tokens that it becomes.
+        call.sent_bytes = len(body) - sum(len(image.data) for image in ask.images)
         route = "/completions" if ask.prompt is not None else "/chat/completions"
         headers = {"accept": "text/event-stream", "x-request-id": call.job.request_id}
         status = exchange.ask("POST", route, body, until, **headers)
