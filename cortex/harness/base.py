@@ -243,6 +243,15 @@ class Releasing(Protocol):
         """That memory is the device's again. On the device's thread, with no engine loaded."""
 
 
+@runtime_checkable
+class Tokenising(Protocol):
+    """Also kept by a harness that knows the tokens of a model which is not loaded."""
+
+    @property
+    def vocabulary(self) -> "Harness":
+        """What loads a model's tokens alone, in a child of its own: its engines take no jobs."""
+
+
 Progress: TypeAlias = Callable[[int, int], bool]
 
 

@@ -12,6 +12,7 @@ from cortex.weights.safetensors import ModelFolder, Tensor, read_folder, read_sh
 from cortex.weights.settings import Facts, Settings, object_of, read_settings
 from cortex.weights.templates import TemplateSources, stamp, templates_of
 
+from cortex.weights.vocabulary import write_vocabulary
 __all__ = [
     "CACHE_BYTES",
     "EXL2_CACHE_BYTES",
@@ -35,3 +36,4 @@ __all__ = [
     "stamp",
     "templates_of",
 ]
+    "write_vocabulary",

@@ -11,6 +11,7 @@ from typing import IO, Final
 from cortex.errors import Unfit
 from cortex.units import size
 
+_LENGTH: Final = struct.Struct("<Q")
 HEADER_LIMIT: Final = 32 * 2**20  # the largest vocabularies in use (262k tokens, with merges) need 15 MiB
 
 
@@ -41,6 +42,7 @@ class Bytes:
         self.at = 0
         self._file = file
         self._data = b""
+        self._safe = 0  # so many of them are within all limits
 
     def fault(self, what: str, remedy: str = "download it again, or choose another file") -> Unfit:
         return Unfit(f"{self.path}: {what}; {remedy}")
@@ -57,6 +59,7 @@ class Bytes:
             if not more:
                 raise self.fault(f"truncated while it was read, at {len(self._data)} of {self.total} bytes")
             self._data += more
+            self._safe = min(len(self._data), HEADER_LIMIT)
         self.at = end
         return start
 
@@ -74,6 +77,21 @@ class Bytes:
             raise self.fault(f"{what} claims {length} bytes, more than {most}")
         start = self.skip(length, what)
         return self._data[start : self.at].decode("utf-8", "replace")
+
+    def skip_texts(self, count: int, what: str) -> None:
+        """Step over so many texts, each with its length before it. A vocabulary has half a million:
+        what was read already is stepped through without another question."""
+        for _ in range(count):
+            if (at := self.at + _LENGTH.size) <= self._safe:
+                end = at + _LENGTH.unpack_from(self._data, self.at)[0]
+                if end <= self._safe:
+                    self.at = end
+                    continue
+            self.skip(self.count(what), what)
+
+    def since(self, start: int) -> bytes:
+        """What was read from `start` on, as it stands in the file."""
+        return self._data[start : self.at]
 
     def head(self, count: int) -> bytes:
         self.skip(min(count, self.total), "the magic number")

@@ -84,7 +84,7 @@ class _Array:
 def read_gguf(path: Path) -> GgufHeader:
     """The header of a GGUF whose tensors all lie inside the file, or inside its parts: the first one
     stands for all. Raises Unfit."""
-    with _opened(path) as data:
+    with opened(path) as data:
         tensors, facts = _facts(data)
         files = _parts(data, facts)
         if not tensors and len(files) == 1:
@@ -92,7 +92,7 @@ def read_gguf(path: Path) -> GgufHeader:
         types = _tensors(data, tensors, facts)
         total = data.total
     for number, other in enumerate(files[1:], 2):
-        with _opened(other) as part:
+        with opened(other) as part:
             tensors, of_part = _facts(part)
             if (of_part.number("split.no", 0), of_part.number("split.count", 1)) != (number - 1, len(files)):
                 raise part.fault(f"is not part {number} of {len(files)}, as its name says")
@@ -104,7 +104,8 @@ def read_gguf(path: Path) -> GgufHeader:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Bytes]:
+def opened(path: Path) -> Iterator[Bytes]:
+    """The bytes of a regular file. Raises Unfit."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -120,17 +121,17 @@ def _opened(path: Path) -> Iterator[Bytes]:
 
 def _facts(data: Bytes) -> tuple[int, "_Meta"]:
     """How many tensors follow, and what the file says of itself."""
-    tensors, pairs = _preamble(data)
+    tensors, pairs = preamble(data)
     meta: dict[str, Scalar | _Array | tuple[int, ...]] = {}
     for index in range(pairs):
         key = data.text(f"key {index + 1} of {pairs}", most=65535)
         if key in meta:
             raise data.fault(f"key {key!r} comes twice")
-        meta[key] = _value(data, key)
+        meta[key] = read_value(data, key)
     return tensors, _Meta(data, meta)
 
 
-def _preamble(data: Bytes) -> tuple[int, int]:
+def preamble(data: Bytes) -> tuple[int, int]:
     """How many tensors and key-value pairs follow."""
     if data.total == 0:
         raise data.fault("is empty")
@@ -158,7 +159,8 @@ def _looks_like(magic: bytes) -> str:
     return "nothing known (it starts with " + magic[:8].hex(" ") + ")"
 
 
-def _value(data: Bytes, key: str) -> Scalar | _Array | tuple[int, ...]:
+def read_value(data: Bytes, key: str) -> Scalar | _Array | tuple[int, ...]:
+    """The value of `key`, which follows it; stepped over where it is long."""
     kind = int(data.number("<I", f"the type of {key}"))
     if kind == _STRING:
         return data.text(key)
@@ -176,8 +178,7 @@ def _value(data: Bytes, key: str) -> Scalar | _Array | tuple[int, ...]:
     elif inner == _STRING:
         if count > data.total // 8:
             raise data.fault(f"{key} claims {count} texts, more than the file has room for")
-        for _ in range(count):
-            data.skip(data.count(key), key)
+        data.skip_texts(count, key)
     else:
         raise data.fault(f"array {key!r} has the unsupported element type {inner}")
     return _Array(inner, count, start)
@@ -264,8 +265,7 @@ class _Meta:
         if index >= tokens.count:
             raise self.data.fault(f"key {key!r} is {index}, but there are {tokens.count} tokens")
         self.data.at = tokens.start
-        for _ in range(index):
-            self.data.skip(self.data.count(key), key)
+        self.data.skip_texts(index, key)
         return self.data.text(key)
 
 

@@ -5,5 +5,6 @@ Nothing here imports torch or exllamav2 but on the device's thread: a host witho
 """
 
 from cortex.harness.exllamav2.loading import ExLlamaV2Harness, in_child
+from cortex.harness.exllamav2.words import vocabulary_in_child
 
-__all__ = ["ExLlamaV2Harness", "in_child"]
+__all__ = ["ExLlamaV2Harness", "in_child", "vocabulary_in_child"]

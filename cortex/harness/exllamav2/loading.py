@@ -16,6 +16,7 @@ from cortex.harness.exllamav2.loaded import Loaded, devices_of
 from cortex.harness.exllamav2.probe import Cards
 from cortex.harness.exllamav2.runtime import Runtime
 from cortex.harness.exllamav2.vocabulary import Vocabulary
+from cortex.harness.exllamav2.words import ExLlamaV2Vocabulary
 
 
 class ExLlamaV2Harness:
@@ -43,6 +44,10 @@ class ExLlamaV2Harness:
 
     def unavailable(self) -> Unavailable | None:
         return None if self._cards is None else probe.why_not(self._cards())
+
+    @property
+    def vocabulary(self) -> ExLlamaV2Vocabulary:
+        return ExLlamaV2Vocabulary()
 
     def release(self) -> None:
         self._runtime.give_back()

@@ -20,6 +20,7 @@ from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.allocator import settle, trim
 from cortex.harness.llamacpp.engine import LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
+from cortex.harness.llamacpp.vocabulary import LlamaCppVocabulary
 from cortex.weights import GgufHeader, footprint, read_gguf, templates_of
 
 CONTEXT_STEP: Final = 256  # the engine rounds a sequence's context up to this
@@ -52,6 +53,10 @@ class LlamaCppHarness:
             return metadata.version("xllamacpp")
         except metadata.PackageNotFoundError:
             return None
+
+    @property
+    def vocabulary(self) -> LlamaCppVocabulary:
+        return LlamaCppVocabulary(self)
 
     def release(self) -> None:
         """Each unload does so, too; this is for what came free since."""
@@ -127,6 +132,11 @@ class LlamaCppHarness:
 def in_child() -> LlamaCppHarness:
     """The one of a process that loads one model."""
     return LlamaCppHarness(alone=True)
+
+
+def vocabulary_in_child() -> LlamaCppVocabulary:
+    """The one of a process that tokenises for one model."""
+    return LlamaCppHarness(alone=True).vocabulary
 
 
 def _memory(promised: Preflight, grown: int) -> Memory:

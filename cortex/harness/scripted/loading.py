@@ -34,6 +34,10 @@ class ScriptedHarness:
         self.releases = 0
         self._script, self._scripts = script or Script(), dict(scripts or {})
 
+    @property
+    def vocabulary(self) -> "ScriptedHarness":
+        return self
+
     def release(self) -> None:
         self.releases += 1
 
