@@ -171,7 +171,8 @@ def unknown(name: str, known: Iterable[str]) -> UnknownModel | BadAsk:
     if not valid_id(name):
         return BadAsk("'model' must be a model id: letters, digits and ._:/- only", param="model")
     like = near(name, known)
-    hint = f" Did you mean {' or '.join(like)}?" if like else " GET /v1/models lists what there is."
+    listed = " `cortex models list` and GET /v1/models tell what there is."
+    hint = f" Did you mean {' or '.join(like)}?" if like else listed
     return UnknownModel(f"The model '{name}' does not exist here.{hint}", param="model")
 
 

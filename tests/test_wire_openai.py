@@ -92,6 +92,20 @@ def test_a_field_of_the_wrong_type_is_named(body: bytes, param: str) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
+        (b'{"model":5}', "'model': Expected `string | null`, got `integer`"),
+        (b'{"model":"m","stream":1.5}', "'stream': Expected `boolean | null`, got `number`"),
+        (b'["str"]', "The body: Expected `object`, got `array`"),
+    ],
+)
+def test_kinds_of_values_have_the_names_that_json_has_for_them(body: bytes, says: str) -> None:
+    with pytest.raises(BadAsk) as caught:
+        peek(body)
+    assert caught.value.message == says
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
         (b"", "truncated"),
         (b"{", "truncated"),
         (b'{"model":"m"', "truncated"),

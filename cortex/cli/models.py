@@ -75,7 +75,9 @@ def load(site: Site, model: Model) -> None:
 def unload(
     site: Site,
     model: Model,
-    force: Annotated[bool, typer.Option("--force", help="End the requests that use it.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when it is pinned or in use: requests that use it are cut.")
+    ] = False,
 ) -> None:
     """Unload a model wherever it is resident."""
     from cortex.cli import ordering

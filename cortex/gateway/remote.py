@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import trio
 
+from cortex.causes import bottom
 from cortex.config.gateway import NeuronRef
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web.names import Address
@@ -119,14 +120,15 @@ class Remote:
                 return answer.status_code, answer.headers, await self._whole(answer, path)
         except httpx.ConnectError as error:
             raise Unreachable(
-                f"Neuron '{name}' at {self._ref.endpoint} cannot be reached: {error}"
+                f"Neuron '{name}' at {self._ref.endpoint} cannot be reached: {bottom(error)}"
             ) from error
         except httpx.TimeoutException as error:
             late = TooSlow(f"Neuron '{name}' did not take the connection for {path} in time")
             late.not_started = True  # the client has no other timeout than that for connecting
             raise late from error
         except httpx.HTTPError as error:
-            raise UpstreamFailed(f"Neuron '{name}' broke off at {path} ({error}); see its log") from error
+            why = bottom(error)
+            raise UpstreamFailed(f"Neuron '{name}' broke off at {path} ({why}); see its log") from error
 
     async def _whole(self, answer: httpx.Response, path: str) -> bytes:
         """The bytes as they came: one that is encoded, unasked, is nonsense like any other."""

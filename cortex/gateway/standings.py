@@ -13,25 +13,26 @@ from cortex.ledger import Ledger, Want
 MOST: Final = 64
 # So many neurons are told by name for each reason.
 _NAMED: Final = 4
+# For one neuron as for several.
 _WORDS: Final = {
-    "serves": "can serve it",
-    "full": "has no seat free",
-    "loading": "loads it",
-    "leaving": "unloads it",
-    "recovering": "has it and cannot serve",
-    "fits": "has room",
-    "evicts": "can make room",
-    "waits": "is full, and all that may leave is busy or has just come",
-    "promised": "has its room promised to others",
-    "no_room": "is full of what may not leave for it",
-    "refused": "failed or refused it a moment ago",
-    "device_lost": "has lost its devices",
-    "unhealthy": "is away",
-    "unknown": "does not know it",
-    "pinned_elsewhere": "may not hold it, by pinned_on",
-    "no_device": "has no device for it",
-    "too_few_devices": "has too few devices",
-    "too_small": "is too small",
+    "serves": "able to serve it",
+    "full": "no seat free",
+    "loading": "loading it",
+    "leaving": "unloading it",
+    "recovering": "has it, unable to serve",
+    "fits": "room for it",
+    "evicts": "able to make room",
+    "waits": "full of what is busy or has just come",
+    "promised": "room promised to others",
+    "no_room": "full of what may not leave for it",
+    "refused": "refused or failed it a moment ago",
+    "device_lost": "devices lost",
+    "unhealthy": "away",
+    "unknown": "model not known there",
+    "pinned_elsewhere": "not among pinned_on",
+    "no_device": "no device for it",
+    "too_few_devices": "too few devices",
+    "too_small": "too small",
 }
 
 

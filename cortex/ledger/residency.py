@@ -205,7 +205,7 @@ class Residency:
             raise Busy(f"Model '{model}' is {resident.phase} already")
         if resident.pinned and not force:
             raise Busy(
-                f"Model '{model}' is pinned at '{place}'; unpin it first, or repeat with force",
+                f"Model '{model}' is pinned; unpin it first, or repeat with force",
                 facts={"blocked_by": [model]},
             )
         if not force and not resident.idle:

@@ -180,7 +180,7 @@ def _one_model(app: QuartTrio, view: View) -> None:
     async def endpoint(name: str) -> Response:
         model = view.residents.meant(name)
         if view.residents.living(model) is None:
-            raise NotResident(f"Model '{name}' is not resident on this neuron; see GET /models", param="id")
+            raise NotResident(f"Model '{name}' is not resident here; see `cortex status`", param="id")
         return answer({"url": f"{view.at.url}/v1"})
 
     @app.get("/models/<path:name>/capabilities")

@@ -146,7 +146,7 @@ class Orders:
         NotResident when it is not loaded here."""
         residents, ledger, said = self._residents, self._dispatch.ledger, order.keep
         if (living := residents.living(order.id)) is None:
-            raise NotResident(f"Model '{order.id}' is not loaded on this neuron; see GET /models", param="id")
+            raise NotResident(f"Model '{order.id}' is not loaded here; see `cortex status`", param="id")
         spec = living.spec
         if residents.found.spec(order.id) is None:
             # The catalogue pins to neurons. Here the places are devices: all of them, or none.
@@ -167,9 +167,7 @@ class Orders:
         model = self._residents.meant(order.id)
         holders = self._dispatch.ledger.holders(model)
         if not holders:
-            raise NotResident(
-                f"Model '{order.id}' is not resident on this neuron; see GET /models", param="id"
-            )
+            raise NotResident(f"Model '{order.id}' is not resident here; see `cortex status`", param="id")
         for place, _ in holders:
             resident = self._dispatch.ledger.leaving(place.name, model, force=order.force)
             leaving = _Leaving()

@@ -7,8 +7,6 @@ save that a load once ordered goes on at the other side.
 """
 
 import logging
-import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +19,7 @@ import msgspec
 
 from cortex.ask import Json
 from cortex.catalogue import unknown
+from cortex.causes import bottom
 from cortex.errors import BadAsk, CortexError, Denied, Unauthorised, Unreachable, UpstreamFailed, named
 from cortex.wire import fleet, keeping, neuron
 from cortex.wire.openai_answers import ModelList
@@ -132,7 +131,7 @@ class Asker:
             return answer
         except httpx.TransportError as error:
             raise Unreachable(
-                f"no cortex answers at {self.endpoint} ({_cause(error)}); start one with 'cortex up', "
+                f"no cortex answers at {self.endpoint} ({bottom(error)}); start one with 'cortex up', "
                 "or name another address with --endpoint"
             ) from error
 
@@ -216,22 +215,6 @@ def _not_let_in(answer: httpx.Response, endpoint: str) -> CortexError:
         "(--token-file names a file with the key of the gateway, or the token of the neuron; the variable "
         "CORTEX_API_KEY may hold it instead)"
     )
-
-
-def _cause(error: BaseException) -> str:
-    """What the system said at the bottom of it, such as "Connection refused"."""
-    if isinstance(error, socket.gaierror):
-        return str(error.strerror)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}; SSL_CERT_FILE may name its authority"
-    if isinstance(error, ssl.SSLError):
-        return f"it does not speak TLS: {error.reason}"
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    if isinstance(error, BaseExceptionGroup):
-        return _cause(error.exceptions[0])
-    below = error.__cause__ or error.__context__
-    return _cause(below) if below is not None else str(error) or type(error).__name__
 
 
 def _alone(endpoint: str, health: neuron.Health, residents: neuron.Residents) -> fleet.FleetReport:

@@ -229,3 +229,15 @@ async def test_a_pin_that_is_saved_is_in_force_when_the_command_ends(tmp_path: P
     keeps = [order for order in fake.orders if b"/models/keep" in order.raw]
     assert [b'"pinned":true' in order.raw for order in keeps] == [True, False]
     assert fake.ordered("/models/unpin") == 1
+
+
+async def test_an_order_with_a_value_of_the_wrong_kind_names_the_field_in_the_words_of_json() -> None:
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        for path, body, told in (
+            ("load", {"model": 5}, "'model': Expected `string`, got `integer`"),
+            ("unload", {"model": "a", "force": "yes"}, "'force': Expected `boolean`, got `string`"),
+        ):
+            answer = await gateway.http.post(f"/fleet/models/{path}", json=body)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["message"]) == (400, told)
+            assert error["param"] == told.split("'")[1]

@@ -29,13 +29,13 @@ async def refused_for_room() -> None:
             answer = await gateway.ask("big")
             assert (answer.status_code, fault_of(answer)["code"]) == (503, "no_capacity")
             said = fault_of(answer)["message"]
-            assert "n1: is full of what may not leave for it; n2: is too small" in said
+            assert "n1: full of what may not leave for it; n2: too small" in said
             assert "secret" not in said
             await one.die()
             await gateway.knows(lambda ledger: not ledger.place("n1").ready)
             answer = await gateway.ask("big")
             assert answer.headers["retry-after"]
-            assert "n1: is away; n2: is too small" in fault_of(answer)["message"]
+            assert "n1: away; n2: too small" in fault_of(answer)["message"]
 
 
 def ledger_of(count: int) -> tuple[Ledger, Want]:
