@@ -4,10 +4,10 @@ Inference does not pass here: its routes belong to the door.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -16,6 +16,7 @@ from cortex import __version__
 from cortex.ask import Json
 from cortex.dispatch import Dispatch
 from cortex.errors import BadAsk, Busy, CortexError, NotResident, TooSlow
+from cortex.gateway.description import ABOUT, OPERATIONS
 from cortex.gateway.listing import Listing
 from cortex.gateway.pins import Pins
 from cortex.gateway.planning import plan_of
@@ -23,13 +24,16 @@ from cortex.gateway.report import Report
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.gateway.watch import Watch
-from cortex.web.application import answer, as_site_app, bare, body_as, new_application
+from cortex.openapi import Description
+from cortex.openapi.everywhere import OPENAPI
+from cortex.web.application import access, answer, as_site_app, bare, body_as, kept, new_application
 from cortex.web.connection import EVENT_STREAM
-from cortex.web.guard import Scope
+from cortex.web.guard import Policy, Scope
 from cortex.web.site import App
 from cortex.wire import neuron as wire
 from cortex.wire.anthropic_answers import VERSION, ModelEntry, ModelPage
-from cortex.wire.fleet import FleetReport
+from cortex.wire.briefs import FleetUnloaded, Version
+from cortex.wire.fleet import FleetReport, ModelOrder, PinOrder
 
 # A neuron drains by force for seconds; one that takes longer than this hangs.
 LONGEST_UNLOAD_S: Final = 60.0
@@ -40,6 +44,7 @@ CONTROL: Final = {
     "/readyz": ("GET",),
     "/health": ("GET",),
     "/version": ("GET",),
+    OPENAPI: ("GET",),
     "/fleet": ("GET",),
     "/fleet/events": ("GET",),
     "/fleet/plan": ("GET",),
@@ -54,20 +59,6 @@ CONTROL: Final = {
 log = logging.getLogger(__name__)
 
 
-class ModelOrder(msgspec.Struct, frozen=True):
-    """POST /fleet/models/{load,unload}. `force` cuts what is seated."""
-
-    model: str
-    force: bool = False
-
-
-class PinOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /fleet/models/{pin,unpin}. Without a `neuron`, wherever the model is."""
-
-    model: str
-    neuron: str | None = None
-
-
 def scope_of(method: str, path: str) -> Scope:
     """What a request demands of its caller; an unknown route demands most."""
     if path in ("/livez", "/readyz"):
@@ -79,14 +70,31 @@ def scope_of(method: str, path: str) -> Scope:
     return "read" if method in ("GET", "HEAD") and "GET" in CONTROL.get(path, ()) else "admin"
 
 
-def build_app(report: Report, views: Views, dispatch: Dispatch, pins: Pins, watch: Watch) -> App:
-    """The application of one gateway."""
-    return as_site_app(application(report, views, dispatch, pins, watch))
+def build_app(
+    report: Report,
+    views: Views,
+    dispatch: Dispatch,
+    pins: Pins,
+    watch: Watch,
+    *,
+    policy: Callable[[], Policy],
+) -> App:
+    """The application of one gateway. `policy` is what its door goes by at present."""
+    return as_site_app(application(report, views, dispatch, pins, watch, policy=policy))
 
 
-def application(report: Report, views: Views, dispatch: Dispatch, pins: Pins, watch: Watch) -> QuartTrio:
+def application(
+    report: Report,
+    views: Views,
+    dispatch: Dispatch,
+    pins: Pins,
+    watch: Watch,
+    *,
+    policy: Callable[[], Policy] = Policy,
+) -> QuartTrio:
     """The same with its routes to be looked at."""
     app = new_application("cortex.gateway")
+    _described(app, policy)
     _probes(app, report, views)
     _orders(app, views, dispatch, watch)
     _events(app, report, views, watch)
@@ -129,7 +137,15 @@ def _probes(app: QuartTrio, report: Report, views: Views) -> None:
 
     @app.get("/version")
     async def version() -> Response:
-        return answer({"version": __version__, "role": "gateway"})
+        return answer(Version(version=__version__))
+
+
+def _described(app: QuartTrio, policy: Callable[[], Policy]) -> None:
+    description = Description("gateway", ABOUT, OPERATIONS, scope_of)
+
+    @app.get(OPENAPI)
+    async def openapi() -> Response:
+        return kept(await trio.to_thread.run_sync(description.page, access(policy())))
 
 
 def _events(app: QuartTrio, report: Report, views: Views, watch: Watch) -> None:
@@ -178,7 +194,7 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch, watch: Watch) -> N
                 dispatch.ledger.gone(place.name, model)
             log.info("unload.done model=%s neuron=%s", model, place.name)
             dispatch.wake()
-        return answer({"model": model, "unloaded": True})
+        return answer(FleetUnloaded(model=model))
 
 
 def _pins(app: QuartTrio, views: Views, pins: Pins) -> None:

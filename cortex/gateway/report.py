@@ -7,11 +7,11 @@ from typing import Final
 import trio
 
 from cortex import __version__
-from cortex.ask import Json
 from cortex.gateway import belief
 from cortex.gateway.fleet import CLASH_S, Fleet, Neuron
 from cortex.gateway.listing import Listing
 from cortex.ledger import Ledger
+from cortex.wire.briefs import GatewayHealth, Reporting
 from cortex.wire.fleet import (
     FleetLoad,
     FleetModel,
@@ -79,15 +79,15 @@ class Report:
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
         return [*known, f"the files were not taken over: {count}, told to the scope admin only"]
 
-    def health(self, *, governs: bool, named: Callable[[list[str]], list[str]]) -> dict[str, Json]:
+    def health(self, *, governs: bool, named: Callable[[list[str]], list[str]]) -> GatewayHealth:
         """GET /health, for a caller that governs here or not, and to whom models are `named` so."""
         neurons, unservable = list(self.fleet), self.unservable()
-        return {
-            "status": self.status(unservable),
-            "neurons": {"healthy": sum(neuron.up for neuron in neurons), "total": len(neurons)},
-            "unservable": [*named(unservable)],
-            "warnings": [*self.told(governs=governs)],
-        }
+        return GatewayHealth(
+            status=self.status(unservable),
+            neurons=Reporting(healthy=sum(neuron.up for neuron in neurons), total=len(neurons)),
+            unservable=named(unservable),
+            warnings=self.told(governs=governs),
+        )
 
     def fleet_report(self, *, governs: bool) -> FleetReport:
         """GET /fleet, for a caller that governs here or not."""

@@ -140,7 +140,8 @@ async def _assemble(
     report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, warnings_of(config))
     report.loads = headway.loads
     passage = Passage(boot_id, views, dispatch, config.limits, metrics)
-    site = Site(passage.routes(), build_app(report, views, dispatch, pins, watch), _policy(config), scope_of)
+    app = build_app(report, views, dispatch, pins, watch, policy=lambda: api.policy)
+    site = Site(passage.routes(), app, _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
     api = Door(site, config.limits, metrics)
     nursery.start_soon(watch_lag, metrics.lagged)

@@ -5,7 +5,7 @@ Inference does not pass here: its routes belong to the door.
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -17,15 +17,19 @@ from quart_trio import QuartTrio
 from cortex.ask import Json
 from cortex.catalogue import unknown
 from cortex.errors import BadAsk, NotResident
+from cortex.neuron.description import ABOUT, OPERATIONS
 from cortex.neuron.orders import Orders
 from cortex.neuron.tokens import Tokeniser
 from cortex.neuron.view import View
-from cortex.web.application import answer, as_site_app, bare, body_as, new_application
-from cortex.web.guard import Scope
+from cortex.openapi import Description
+from cortex.openapi.everywhere import OPENAPI
+from cortex.web.application import access, answer, as_site_app, bare, body_as, kept, new_application
+from cortex.web.guard import Policy, Scope
 from cortex.web.site import App
 from cortex.wire import keeping, sse
 from cortex.wire import neuron as wire
 from cortex.wire.anthropic_answers import VERSION, ModelEntry, ModelPage
+from cortex.wire.briefs import Capabilities, Endpoint, Unloaded
 
 # As often as a stream of answers: what stands between shall not take the silence for an end.
 KEEP_ALIVE_S: Final = 10.0
@@ -36,6 +40,7 @@ CONTROL: Final = {
     "/readyz": ("GET",),
     "/health": ("GET",),
     "/version": ("GET",),
+    OPENAPI: ("GET",),
     "/discovery": ("GET",),
     "/models": ("GET",),
     "/models/load": ("POST",),
@@ -68,15 +73,22 @@ def scope_of(method: str, path: str) -> Scope:
     return "read" if method in ("GET", "HEAD") and known else "admin"
 
 
-def build_app(view: View, orders: Orders, tokeniser: Tokeniser) -> App:
-    """The application of one neuron, as a site takes it."""
-    return as_site_app(routes(view, orders, tokeniser))
+def build_app(view: View, orders: Orders, tokeniser: Tokeniser, policy: Policy) -> App:
+    """The application of one neuron, as a site takes it. `policy` is what its door goes by."""
+    return as_site_app(routes(view, orders, tokeniser, lambda: policy))
 
 
-def routes(view: View, orders: Orders, tokeniser: Tokeniser) -> QuartTrio:
+def routes(
+    view: View, orders: Orders, tokeniser: Tokeniser, policy: Callable[[], Policy] = Policy
+) -> QuartTrio:
     """The application with every route of `CONTROL`, and no other."""
     app = new_application("cortex.neuron")
     _probes(app, view)
+    description = Description("neuron", ABOUT, OPERATIONS, scope_of)
+
+    @app.get(OPENAPI)
+    async def openapi() -> Response:
+        return kept(await trio.to_thread.run_sync(description.page, access(policy())))
 
     @app.get("/discovery")
     async def discovery() -> Response:
@@ -106,7 +118,7 @@ def _models(app: QuartTrio, view: View, orders: Orders) -> None:
     async def unload() -> Response:
         order = await body_as(wire.UnloadRequest)
         await orders.unload(order)
-        return answer({"id": order.id, "unloaded": True})
+        return answer(Unloaded(id=order.id))
 
     @app.get("/v1/models")
     async def catalogue() -> Response:
@@ -181,14 +193,14 @@ def _one_model(app: QuartTrio, view: View) -> None:
         model = view.residents.meant(name)
         if view.residents.living(model) is None:
             raise NotResident(f"Model '{name}' is not resident here; see `cortex status`", param="id")
-        return answer({"url": f"{view.at.url}/v1"})
+        return answer(Endpoint(url=f"{view.at.url}/v1"))
 
     @app.get("/models/<path:name>/capabilities")
     async def capabilities(name: str) -> Response:
         can = await view.residents.capabilities(view.residents.meant(name))
         if can is None:
             raise unknown(name, view.ids())
-        return answer({"capabilities": list(can)})
+        return answer(Capabilities(capabilities=list(can)))
 
 
 def _tokens(app: QuartTrio, tokeniser: Tokeniser) -> None:

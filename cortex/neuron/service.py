@@ -234,7 +234,8 @@ async def _assemble(
 def _site(config: NeuronConfig, view: View, orders: Orders, tokeniser: Tokeniser) -> Site:
     """All routes of the API."""
     routes = {**view.speech.routes(), **tokeniser.routes()}
-    return Site(routes, build_app(view, orders, tokeniser), _policy(config), scope_of)
+    policy = _policy(config)
+    return Site(routes, build_app(view, orders, tokeniser, policy), policy, scope_of)
 
 
 def _kinds(

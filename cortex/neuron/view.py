@@ -29,6 +29,7 @@ from cortex.neuron.vigil import Vigil
 from cortex.places import Phase, Place, Resident, Room
 from cortex.translator.dialects import DIALECTS
 from cortex.wire import neuron as wire
+from cortex.wire.briefs import NeuronVersion
 
 # The words of GET /v1/models for a resident's phase.
 _STATES: Final[dict[Phase, str]] = {
@@ -235,16 +236,14 @@ class View:
             **self._facts(model),
         }
 
-    def version(self) -> dict[str, Json]:
+    def version(self) -> NeuronVersion:
         """GET /version."""
-        engines: dict[str, Json] = dict(self.residents.engines.versions)
-        return {
-            "version": __version__,
-            "role": "neuron",
-            "name": self.name,
-            "python": platform.python_version(),
-            "engines": engines,
-        }
+        return NeuronVersion(
+            version=__version__,
+            name=self.name,
+            python=platform.python_version(),
+            engines=dict(self.residents.engines.versions),
+        )
 
     def _facts(self, model: str) -> dict[str, Json]:
         """Live facts first, then those of the catalogue."""

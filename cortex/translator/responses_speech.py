@@ -175,7 +175,7 @@ class _Answer:
             usage=UsageBody.of(stopped.usage) if stopped else None,
         )
 
-    def _choice(self) -> Json:
+    def _choice(self) -> str | dict[str, Json]:
         choice = self._ask.tool_choice
         tool = self._tools.get(choice.name or "")
         if tool is None:

@@ -13,7 +13,9 @@ from werkzeug.exceptions import HTTPException
 
 from cortex.ask import Json
 from cortex.errors import BadAsk, BadMethod, CortexError, UnknownRoute
+from cortex.openapi import Access, Page
 from cortex.web import faults
+from cortex.web.guard import Policy
 from cortex.web.site import App, Receive, Send
 
 T = TypeVar("T")
@@ -48,6 +50,23 @@ def bare(status: int) -> Response:
     return Response(
         "ok\n" if status == 200 else "not ready\n", status, content_type="text/plain; charset=utf-8"
     )
+
+
+def kept(page: Page) -> Response:
+    """A document that changes seldom: whoever has it as it is gets no body."""
+    if request.if_none_match.contains_weak(page.tag):
+        answered = Response(b"", 304)
+        del answered.headers["content-type"]
+    else:
+        answered = Response(page.body, content_type="application/json")
+    answered.set_etag(page.tag)
+    answered.headers["cache-control"] = "no-cache"
+    return answered
+
+
+def access(policy: Policy) -> Access:
+    """As what keys `policy` asks for are described."""
+    return Access(keyed=bool(policy.credentials), anonymous=policy.anonymous)
 
 
 async def body_as(kind: type[T]) -> T:

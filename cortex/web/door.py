@@ -68,6 +68,11 @@ class Door:
         """Whether inference is refused because the role is going."""
         return self._hall.draining
 
+    @property
+    def policy(self) -> Policy:
+        """Who is let in at present."""
+        return self._hall.site.policy
+
     async def run(self, host: str, port: int, *, task_status: Bound = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled or drained. `started` hands over the bound address. OSError when
         it is taken. Cancelled, it leaves no connection open, and says no farewell: `drain` does.

@@ -99,6 +99,20 @@ class FleetLoad(msgspec.Struct, kw_only=True, frozen=True):
     eta_s: float | None = None
 
 
+class ModelOrder(msgspec.Struct, frozen=True):
+    """POST /fleet/models/{load,unload}. `force` cuts what is seated."""
+
+    model: str
+    force: bool = False
+
+
+class PinOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /fleet/models/{pin,unpin}. Without a `neuron`, wherever the model is."""
+
+    model: str
+    neuron: str | None = None
+
+
 class PinReport(msgspec.Struct, kw_only=True, frozen=True):
     """The answer of POST /fleet/models/pin and unpin: the `neurons` that obeyed, at which of them the
     model is awaited, and why others did not obey."""

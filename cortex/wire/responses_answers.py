@@ -7,12 +7,11 @@ responses.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from cortex.ask import Json
 from cortex.events import Usage
 from cortex.wire.openai_answers import LogprobBody
 from cortex.wire.sse import Frame
@@ -130,7 +129,8 @@ class ResponseBody(msgspec.Struct, kw_only=True):
     previous_response_id: None = None
     store: Literal[False] = False
     temperature: float | None = None
-    tool_choice: Json = "auto"
+    # Json in truth; msgspec cannot look into a type that names itself.
+    tool_choice: str | dict[str, Any] = "auto"
     tools: tuple[()] = ()
     top_p: float | None = None
     truncation: Literal["disabled"] = "disabled"

@@ -38,6 +38,7 @@ DEMANDS = {
     "GET /readyz": "open",
     "GET /health": "read",
     "GET /version": "read",
+    "GET /openapi.json": "read",
     "GET /fleet": "read",
     "GET /fleet/events": "read",
     "GET /fleet/plan": "admin",

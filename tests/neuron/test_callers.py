@@ -93,6 +93,7 @@ async def test_what_a_route_demands() -> None:
         "GET /readyz": "open",
         "GET /health": "read",
         "GET /version": "read",
+        "GET /openapi.json": "read",
         "GET /discovery": "read",
         "GET /models": "read",
         "POST /models/load": "admin",

@@ -1,0 +1,195 @@
+"""The description of both roles: whole, true to the structs and the routes, and served."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+import schemathesis
+import trio
+
+from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
+from cortex.gateway import app as gateway_app
+from cortex.gateway import description as gateway
+from cortex.gateway.passage import Passage
+from cortex.harness.scripted import Script
+from cortex.keys import digest
+from cortex.neuron import app as neuron_app
+from cortex.neuron import description as neuron
+from cortex.neuron.speech import Speech
+from cortex.neuron.tokens import Tokeniser
+from cortex.openapi import Access, Description
+from cortex.openapi.raw import DEMANDED, FILLS
+from cortex.openapi.shapes import Shapes, name_of
+from tests.calls import settings
+from tests.roles import running_gateway, running_neuron, specs
+
+KEY = "sk-user"
+ROLES = {
+    "gateway": Description("gateway", gateway.ABOUT, gateway.OPERATIONS, gateway_app.scope_of),
+    "neuron": Description("neuron", neuron.ABOUT, neuron.OPERATIONS, neuron_app.scope_of),
+}
+EACH = pytest.mark.parametrize("role", ROLES)
+
+
+def document(role: str, access: Access = Access(keyed=True)) -> dict:
+    return msgspec.json.decode(ROLES[role].page(access).body)
+
+
+def real(role: str) -> set[tuple[str, str]]:
+    """The routes that there are, by method and path without the names of its parts."""
+    nothing = SimpleNamespace(listing=None, accounts=None)
+    if role == "gateway":
+        app = gateway_app.application(nothing, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+        inference = Passage("", nothing, None, None, None).routes()  # type: ignore[arg-type]
+    else:
+        app = neuron_app.routes(None, None, None)  # type: ignore[arg-type]
+        inference = {
+            **Speech("n1", None, None, None, None).routes(),  # type: ignore[arg-type]
+            **Tokeniser("n1", None, None).routes(),  # type: ignore[arg-type]
+        }
+    found = {("POST", path) for path in inference}
+    for rule in app.url_map.iter_rules():
+        path = re.sub("<[^>]*>", "{}", rule.rule)
+        found |= {(method, path) for method in rule.methods or () if method not in ("HEAD", "OPTIONS")}
+    return found
+
+
+@EACH
+def test_every_route_is_described_and_nothing_else_is(role: str) -> None:
+    described = [
+        (method.upper(), re.sub("{[^}]*}", "{}", path))
+        for path, item in document(role)["paths"].items()
+        for method in item
+    ]
+    assert sorted(described) == sorted(real(role))
+
+
+@EACH
+def test_it_is_openapi(role: str) -> None:
+    schemathesis.openapi.from_dict(document(role)).validate()
+    broken = document(role)
+    broken["paths"]["/livez"]["get"]["responses"]["200"]["description"] = None
+    with pytest.raises(Exception, match="description"):
+        schemathesis.openapi.from_dict(broken).validate()
+
+
+@EACH
+def test_it_says_what_each_route_demands_of_its_caller(role: str) -> None:
+    """As the door does: with a scope where one is asked for, and nothing of keys where there are none."""
+    for path, item in document(role)["paths"].items():
+        for method, told in item.items():
+            real_path = re.sub("{[^}]*}", "some-model", path)
+            scope = (gateway_app if role == "gateway" else neuron_app).scope_of(method.upper(), real_path)
+            roles = {"open": None, "read": [], "inference": ["inference"], "admin": ["admin"]}[scope]
+            assert told["security"] == ([] if roles is None else [{"bearer": roles}, {"x-api-key": roles}])
+    open_to_all = document(role, Access())
+    assert all(told["security"] == [] for item in open_to_all["paths"].values() for told in item.values())
+    anonymous = document(role, Access(keyed=True, anonymous=True))["paths"]
+    assert {} in anonymous["/v1/chat/completions"]["post"]["security"]
+    assert {} not in anonymous["/health"]["get"]["security"]
+
+
+@EACH
+def test_the_same_routes_make_the_same_bytes_and_one_page_is_made_once(role: str) -> None:
+    one = ROLES[role]
+    again = Description(role, one._about, one.operations, one._scope_of)
+    assert again.page(Access(keyed=True)) == one.page(Access(keyed=True))
+    assert one.page(Access()) is one.page(Access())
+    assert one.page(Access()).tag != one.page(Access(keyed=True)).tag
+
+
+def asked() -> list[type[msgspec.Struct]]:
+    """Every struct that reads a body."""
+    kinds = [op.asked.kind for one in ROLES.values() for op in one.operations if op.asked is not None]
+    return list(dict.fromkeys(kinds))
+
+
+@pytest.mark.parametrize("kind", asked(), ids=lambda kind: kind.__name__)
+def test_every_field_that_is_read_is_described(kind: type[msgspec.Struct]) -> None:
+    """A field that its struct keeps raw, too: as what it is read in the end."""
+    schemas = {**document("gateway")["components"]["schemas"], **document("neuron")["components"]["schemas"]}
+    told = schemas[name_of(kind)]
+    assert set(told["properties"]) == set(kind.__struct_encode_fields__)
+    for field in msgspec.structs.fields(kind):
+        if field.type is msgspec.Raw:
+            assert told["properties"][field.encode_name], f"nothing is said of {field.name}: see openapi/raw"
+    assert set(told.get("required", ())) == {
+        field.encode_name
+        for field in msgspec.structs.fields(kind)
+        if field.required or field.name in DEMANDED.get(kind, ())
+    }
+
+
+def test_what_is_said_of_raw_fields_is_of_fields_that_there_are() -> None:
+    for table in (FILLS, DEMANDED):
+        for kind, fields in table.items():
+            assert set(fields) <= set(kind.__struct_fields__), kind
+
+
+class Inner(msgspec.Struct):
+    text: str = "a"
+
+
+class Outer(msgspec.Struct, tag_field="type", tag="outer"):
+    inner: Inner
+    counts: dict[int, float]
+    raw: msgspec.Raw = msgspec.Raw()
+    left_out: int | msgspec.UnsetType = msgspec.UNSET
+    nothing: str | None = None
+
+
+def test_a_struct_is_told_with_all_that_it_bounds() -> None:
+    shapes = Shapes({Outer: {"raw": msgspec.json.Decoder(list[int])}}, {Outer: ("nothing",)})
+    assert shapes.of(Outer) == {"$ref": "#/components/schemas/Outer"}
+    assert shapes.components["Inner"] == {
+        "type": "object",
+        "properties": {"text": {"type": "string", "default": "a"}},
+    }
+    assert shapes.components["Outer"] == {
+        "type": "object",
+        "properties": {
+            "type": {"const": "outer"},
+            "inner": {"$ref": "#/components/schemas/Inner"},
+            "counts": {
+                "type": "object",
+                "additionalProperties": {"type": "number"},
+                "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
+            },
+            "raw": {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]},
+            "left_out": {"type": "integer"},
+            "nothing": {"type": "string"},
+        },
+        "required": ["type", "inner", "counts", "nothing"],
+    }
+
+
+def test_two_structs_of_one_name_are_not_mixed_up() -> None:
+    shapes = Shapes({}, {})
+    shapes.of(Inner)
+    with pytest.raises(ValueError, match="two structs would be called Inner"):
+        shapes.of(msgspec.defstruct("Inner", [], module=__name__))
+
+
+async def test_both_roles_serve_it_with_a_tag(tmp_path: Path) -> None:
+    keyed = GatewayConfig(keys=(Key("ann", digest(KEY), ("inference",)),))
+    with trio.fail_after(30):
+        async with (
+            running_neuron(tmp_path, specs(tmp_path, "a"), Script(reply="hi"), config=settings()) as one,
+            running_gateway(one, config=keyed) as front,
+        ):
+            for role, access, headers in (
+                (one, Access(), {}),
+                (front, Access(keyed=True), {"x-api-key": KEY}),
+            ):
+                name = "neuron" if role is one else "gateway"
+                answer = await role.http.get("/openapi.json", headers=headers)
+                assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+                assert answer.content == ROLES[name].page(access).body
+                known = {"if-none-match": answer.headers["etag"], **headers}
+                again = await role.http.get("/openapi.json", headers=known)
+                assert (again.status_code, again.content) == (304, b"")
+                assert again.headers["etag"] == answer.headers["etag"]
+            assert (await front.http.get("/openapi.json")).status_code == 401
