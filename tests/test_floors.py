@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "cortex"
 
 FLOORS = {
-    0: {"errors", "events", "ask", "places", "catalogue", "units", "demo"},
+    0: {"causes", "errors", "events", "ask", "places", "catalogue", "units", "demo"},
     1: {"config", "wire"},
     2: {"router", "evictor", "translator", "text"},
     3: {"ledger", "metrics", "logs", "keys", "weights", "openapi"},

@@ -183,7 +183,7 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch, watch: Watch) -> N
         model = views.known(_caller(), order.model)
         holders = dispatch.ledger.holders(model)
         if not holders:
-            raise NotResident(f"Model '{model}' is loaded nowhere; see GET /fleet", param="model")
+            raise NotResident(f"Model '{model}' is loaded nowhere; see `cortex status`", param="model")
         for place, resident in holders:
             if resident.phase == "loading":
                 raise Busy(f"Model '{model}' is loading on '{place.name}'; unload it when it is there")

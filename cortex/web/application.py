@@ -17,6 +17,7 @@ from cortex.openapi import Access, Page
 from cortex.web import faults
 from cortex.web.guard import Policy
 from cortex.web.site import App, Receive, Send
+from cortex.wire.reading import decode
 
 T = TypeVar("T")
 
@@ -72,10 +73,7 @@ def access(policy: Policy) -> Access:
 async def body_as(kind: type[T]) -> T:
     """The request's body, decoded as `kind`. BadAsk names what is wrong with it."""
     data = await request.get_data(as_text=False)
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadAsk(f"The body cannot be read: {error}") from error
+    return decode(data, msgspec.json.Decoder(kind))
 
 
 async def _told(error: Exception) -> Response:

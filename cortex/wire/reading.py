@@ -24,6 +24,10 @@ MOST_NODES: Final = 131_072
 MOST_DEPTH: Final = 64
 
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
+# How a fault names kinds of values: by the words of Python, and what JSON calls them.
+_QUOTED: Final = re.compile(r"(?:(?<=^Expected )|(?<=, got ))`[^`]*`")
+_JSON_WORDS: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_KINDS: Final = re.compile(rf"\b(?:{'|'.join(_JSON_WORDS)})\b")
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -41,7 +45,7 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: st
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as fault:
-        text = str(fault)
+        text = _in_json_words(str(fault))
         place = _PLACE.search(text)
         path = name + place[1][1:] if place else name
         path = path.removeprefix(".")
@@ -142,6 +146,11 @@ def _bearable(raw: bytes, most_nodes: int) -> bool:
         return True
     bones, strings = _STRING.subn(b"", raw, count=most_nodes + 1)
     return strings <= most_nodes and bones.count(b",") + bones.count(b"{") + bones.count(b"[") <= most_nodes
+
+
+def _in_json_words(text: str) -> str:
+    """The decoder's words for what it expected and got, as JSON has them."""
+    return _QUOTED.sub(lambda named: _KINDS.sub(lambda kind: _JSON_WORDS[kind[0]], named[0]), text, count=2)
 
 
 def _children(node: Json) -> Iterator[Json]:
