@@ -131,7 +131,7 @@ def test_a_damaged_or_foreign_file_is_named_for_what_it_is(
         ({"general.architecture": 7}, "is not text"),
         ({"qwen3.block_count": "three"}, "is not a number"),
         ({"qwen3.block_count": True}, "is not a number"),
-        ({"qwen3.block_count": 10**6}, "is not a number from 0 to 4096"),
+        ({"qwen3.block_count": 10**6}, "is not a number from 0 to 512"),
         ({"qwen3.context_length": Raw(5, struct.pack("<i", -1))}, "is not a number"),
         ({"qwen3.context_length": Raw(10, struct.pack("<Q", 2**64 - 1))}, "is not a number"),
         ({"qwen3.attention.head_count_kv": [1, 2]}, "one number for each of 3 layers"),

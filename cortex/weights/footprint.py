@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cortex.weights.gguf import GgufHeader
+from cortex.weights.numbers import ENCODERS
 from cortex.weights.safetensors import ModelFolder, Tensor
 from cortex.weights.settings import Settings
 
@@ -29,7 +30,8 @@ def footprint(
     """Bytes of weights, KV cache and overhead in llama.cpp, for `slots` sequences of `context` tokens.
 
     KV cache: for each layer kv_heads x (key_length + value_length) elements a token; layers with
-    a sliding window keep that and one batch. Recurrent layers keep a state a sequence.
+    a sliding window keep that and one batch. Recurrent layers keep a state a sequence. Encoders
+    keep nothing; their batch is a whole context, for which the estimate below is up to twice too much.
 
     Overhead: 12 MiB for the engine itself, 192 bytes a token of the vocabulary, and the
     compute buffers of one batch: 4 bytes x batch x (4 x embedding + 3 x feed-forward +
@@ -39,6 +41,7 @@ def footprint(
     window = min(context, _paged((header.sliding_window or 0) + batch))
     cells = (window if windowed else context for windowed in header.windowed)
     tokens = sum(heads * count for heads, count in zip(header.kv_heads, cells, strict=True))
+    tokens = 0 if header.architecture in ENCODERS else tokens
     elements = tokens * (header.key_length + header.value_length) * slots
     buffers = 4 * batch * (4 * header.embedding_length + 3 * header.feed_forward_length + context)
     overhead = 12 * 2**20 + 192 * header.vocabulary + buffers

@@ -21,7 +21,16 @@ from typing import Final, TypeAlias
 
 from cortex.errors import Unfit
 from cortex.weights.bounded import Bytes
-from cortex.weights.numbers import BPE_WITH_BOS, LOOKS, MIXTURES, TENSOR_TYPES, WINDOW_PERIODS
+from cortex.weights.numbers import (
+    AROUND_WORDPIECES,
+    BPE_WITH_BOS,
+    LOOKS,
+    MIXTURES,
+    MOST_LAYERS,
+    POOLINGS,
+    TENSOR_TYPES,
+    WINDOW_PERIODS,
+)
 
 TENSOR_LIMIT: Final = 100_000  # the widest mixtures of experts have some thousands
 KEPT_ARRAY: Final = 4096  # per-layer numbers are kept; anything longer is a vocabulary
@@ -44,7 +53,8 @@ class GgufHeader:
 
     `kv_heads` has one entry a layer, 0 where it attends to nothing;
     `windowed` says which layers keep no more than the `sliding_window`. `state_bytes` is what the
-    recurrent layers keep of one sequence, however long. Lengths are in elements."""
+    recurrent layers keep of one sequence, however long. `pooling` is how a model that makes vectors
+    makes one of many. Lengths are in elements."""
 
     path: Path
     files: tuple[Path, ...]
@@ -70,6 +80,7 @@ class GgufHeader:
     bos: str | None
     eos: str | None
     adds_bos: bool
+    pooling: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +250,8 @@ class _Meta:
             raise self.data.fault(f"key {key!r} is not a number from 0 to {most}")
         return value
 
-    def optional(self, key: str) -> int | None:
-        return self.number(key) if key in self.pairs else None
+    def optional(self, key: str, most: int = 2**31) -> int | None:
+        return self.number(key, most=most) if key in self.pairs else None
 
     def per_layer(self, key: str, layers: int, default: int) -> tuple[int, ...]:
         """One number for each layer, from an array or from one number for all."""
@@ -297,10 +308,13 @@ def _header(facts: _Meta, types: Counter[str], files: tuple[Path, ...], total: i
     def own(key: str, default: int | None = None) -> int:
         return facts.number(f"{architecture}.{key}", default)
 
-    layers, embedding = facts.number(f"{architecture}.block_count", most=4096), own("embedding_length")
+    layers, embedding = facts.number(f"{architecture}.block_count", most=MOST_LAYERS), own("embedding_length")
+    if not layers:
+        raise facts.data.fault(f"key '{architecture}.block_count' is 0")
     heads = facts.per_layer(f"{architecture}.attention.head_count", layers, 0)
     head_length = embedding // max((*heads, 1))
     file_type = facts.optional("general.file_type")
+    pooling = facts.optional(f"{architecture}.pooling_type", most=len(POOLINGS) - 1)
     tokens = facts.pairs.get("tokenizer.ggml.tokens")
     known = tokens.count if isinstance(tokens, _Array) else 0
     window = facts.pairs.get(f"{architecture}.attention.sliding_window")
@@ -334,6 +348,7 @@ def _header(facts: _Meta, types: Counter[str], files: tuple[Path, ...], total: i
         bos=facts.token("tokenizer.ggml.bos_token_id"),
         eos=facts.token("tokenizer.ggml.eos_token_id"),
         adds_bos=_adds_bos(facts),
+        pooling=None if pooling is None else POOLINGS[pooling],
     )
 
 
@@ -358,6 +373,7 @@ def _state_bytes(facts: _Meta, architecture: str, layers: int) -> int:
 
 def _adds_bos(facts: _Meta) -> bool:
     """What the file says, else what llama.cpp does for that kind of vocabulary."""
+    _check_around(facts)
     said = facts.pairs.get("tokenizer.ggml.add_bos_token")
     if isinstance(said, bool):
         return said
@@ -365,3 +381,16 @@ def _adds_bos(facts: _Meta) -> bool:
     return model in ("llama", "bert") or (
         model == "gpt2" and facts.text("tokenizer.ggml.pre") in BPE_WITH_BOS
     )
+
+
+def _check_around(facts: _Meta) -> None:
+    """Unfit when the engine would end the process for want of a token that it puts beside a text."""
+    tokens, model = facts.pairs.get("tokenizer.ggml.tokens"), facts.text("tokenizer.ggml.model")
+    needed: Mapping[str, int | None] = AROUND_WORDPIECES if model == "bert" else {}
+    if model == "t5" and facts.pairs.get("tokenizer.ggml.add_bos_token") is True:
+        needed = {"bos": None}
+    for name, usual in needed.items():
+        key = f"tokenizer.ggml.{name}_token_id"
+        known = tokens.count if isinstance(tokens, _Array) else 0
+        if facts.token(key) is None and (usual is None or usual >= known):
+            raise facts.data.fault(f"key {key!r} is missing, and texts need that token", "convert it again")

@@ -70,5 +70,26 @@ LOOKS: Final = (
 BPE_WITH_BOS: Final = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"}
 )
+# Architectures that see a whole input at once: they keep no KV cache, and write nothing.
+ENCODERS: Final = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    }
+)
+# By the file's number, how the vectors of an input's tokens become one; `rank` scores pairs.
+POOLINGS: Final = ("none", "mean", "cls", "last", "rank")
+# llama.cpp ends the process at more layers.
+MOST_LAYERS: Final = 512
+# Special tokens that llama.cpp puts around each text without looking whether the file names them, with
+# the ids that it takes where it does not.
+AROUND_WORDPIECES: Final[Mapping[str, int]] = {"bos": 101, "seperator": 102}
 # Of so many layers one looks at everything, the last; the others look at a window only.
 WINDOW_PERIODS: Final[Mapping[str, int]] = {"gemma2": 2, "gemma3": 6, "cohere2": 4, "gpt-oss": 2}

@@ -45,9 +45,10 @@ Complete: TypeAlias = Callable[[bytes, Callable[[bytes], bool]], object]
 
 
 @dataclass(slots=True)
-class _Call:
+class Call:
     """One live job, and what is known of it. `ended` is set by the device's thread. Until
-    `counted_by` its prompt may still be cut into tokens, which says nothing."""
+    `counted_by` it may be at work that says nothing: its prompt is cut into tokens, or it is an
+    input, of which `vector` is what it came to."""
 
     job: Job
     cancelled: bool = False
@@ -56,6 +57,7 @@ class _Call:
     predicted: int = 0
     reason: StopReason | None = None
     error: CortexError | None = None
+    vector: bytes | None = None
     heard_at: float = field(default_factory=time.monotonic)  # set by its call thread
     counted_by: float = 0.0
 
@@ -85,7 +87,7 @@ class _Words:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class Ended:
     """The call has returned; `bug` is what it raised, if that was not the engine's."""
 
     bug: BaseException | None = None
@@ -109,8 +111,8 @@ class LlamaCppEngine:
         self._complete: Complete | None = complete
         self._listener, self._header, self._facts, self._ring = listener, header, facts, ring
         self._measure = measure
-        self._live: dict[int, _Call] = {}
-        self._heard: deque[tuple[_Call, bytes | _Ended]] = deque()
+        self._live: dict[int, Call] = {}
+        self._heard: deque[tuple[Call, bytes | Ended]] = deque()
         self._schemas: dict[bytes, bool] = {}  # whether the engine enforces it
         self._stray = listener.tokenise("z")[-1]  # no JSON and no call begins with it
         plain, added = listener.tokenise("z"), listener.tokenise("z", as_prompt=True)
@@ -129,7 +131,7 @@ class LlamaCppEngine:
     def submit(self, job: Job) -> None:
         if len(self._live) >= self._facts.slots:
             raise RuntimeError(f"more than {self._facts.slots} jobs at once")
-        call = self._live[job.id] = _Call(job)
+        call = self._live[job.id] = Call(job)
         if isinstance(job.prompt, str):
             call.counted_by = call.heard_at + len(job.prompt) * COUNTING_S
         self._threads.submit(self._hold_call, call)
@@ -154,7 +156,7 @@ class LlamaCppEngine:
         for _ in range(min(len(self._heard), CHUNKS_A_TURN)):
             call, chunk = self._heard.popleft()
             gathered = words.setdefault(call.job.id, _Words())
-            events = self._end(call, chunk) if isinstance(chunk, _Ended) else _read(call, chunk, gathered)
+            events = self._end(call, chunk) if isinstance(chunk, Ended) else _read(call, chunk, gathered)
             for event in events:
                 said.extend((call.job.id, tokens) for tokens in gathered.flush())
                 said.append((call.job.id, event))
@@ -187,7 +189,7 @@ class LlamaCppEngine:
         self._listener.close()
         trim()
 
-    def _end(self, call: _Call, ended: _Ended) -> list[EngineEvent]:
+    def _end(self, call: Call, ended: Ended) -> list[EngineEvent]:
         """The slot is free: how the job ended. What the call raised by a bug is raised here."""
         del self._live[call.job.id]
         if ended.bug is not None:
@@ -202,7 +204,7 @@ class LlamaCppEngine:
 
     # What follows runs on a call thread.
 
-    def _hold_call(self, call: _Call) -> None:
+    def _hold_call(self, call: Call) -> None:
         bug: BaseException | None = None
         try:
             self._make_call(call)
@@ -213,10 +215,10 @@ class LlamaCppEngine:
             call.error = EngineFailed(f"llama.cpp: {error}")
         except BaseException as error:  # noqa: BLE001 - raised again by the turn that reads it
             bug = error
-        self._heard.append((call, _Ended(bug)))
+        self._heard.append((call, Ended(bug)))
         self._ring()
 
-    def _make_call(self, call: _Call) -> None:
+    def _make_call(self, call: Call) -> None:
         job = call.job
         asking.check(job, self._header)
         said = asking.body(job, self._prompt(job), self._facts.context)
@@ -227,7 +229,7 @@ class LlamaCppEngine:
                 return
         self._listen(call, asking.encode(said), lambda chunk: self._heard.append((call, chunk)))
 
-    def _listen(self, call: _Call, body: bytes, hear: Callable[[bytes], None]) -> None:
+    def _listen(self, call: Call, body: bytes, hear: Callable[[bytes], None]) -> None:
         """Make the engine's call; a bug of ours in its callback is raised here."""
         bugs: list[BaseException] = []
 
@@ -257,7 +259,7 @@ class LlamaCppEngine:
         tokens = self._listener.tokenise(text)
         return tokens[0] if len(tokens) == 1 else None
 
-    def _enforces(self, form: Mapping[str, Json], param: str, call: _Call, said: dict[str, Json]) -> bool:
+    def _enforces(self, form: Mapping[str, Json], param: str, call: Call, said: dict[str, Json]) -> bool:
         """Whether the call may go on; False when it has ended meanwhile."""
         key = asking.encode(form)
         enforced = self._schemas.get(key)
@@ -275,7 +277,7 @@ class LlamaCppEngine:
             )
         return True
 
-    def _try(self, call: _Call, said: dict[str, Json]) -> bool | None:
+    def _try(self, call: Call, said: dict[str, Json]) -> bool | None:
         """Whether the engine obeys the schema: a letter that no JSON and no call begins with gets
         every advantage, and must not come. The prompt is read for this, and cached for the answer.
         None when the call ended."""
@@ -293,7 +295,7 @@ class LlamaCppEngine:
         return None if ended else enforced
 
 
-def _read(call: _Call, data: bytes, words: _Words) -> Iterator[EngineEvent]:
+def _read(call: Call, data: bytes, words: _Words) -> Iterator[EngineEvent]:
     """What a chunk says beyond words, which are gathered."""
     chunk = asking.read(data)
     if chunk.error is not None:
@@ -307,7 +309,7 @@ def _read(call: _Call, data: bytes, words: _Words) -> Iterator[EngineEvent]:
         _read_words(call, chunk, words)
 
 
-def _read_prompt(call: _Call, chunk: Chunk) -> Iterator[Prefilled]:
+def _read_prompt(call: Call, chunk: Chunk) -> Iterator[Prefilled]:
     """Said once: when the prompt is read, or at the latest before the first word."""
     if call.prefilled is not None:
         return
@@ -320,7 +322,7 @@ def _read_prompt(call: _Call, chunk: Chunk) -> Iterator[Prefilled]:
         yield call.prefilled
 
 
-def _read_words(call: _Call, chunk: Chunk, words: _Words) -> None:
+def _read_words(call: Call, chunk: Chunk, words: _Words) -> None:
     choice = chunk.choice
     if choice.finish_reason is not None:
         call.reason = "stop" if choice.finish_reason == "stop" else "length"

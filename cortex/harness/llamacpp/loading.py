@@ -10,18 +10,20 @@ import os
 import platform
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from cortex.errors import LoadFailed, Unfit
 from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress, Unavailable
-from cortex.harness.llamacpp import asking
+from cortex.harness.llamacpp import asking, embedding
 from cortex.harness.llamacpp.allocator import settle, trim
-from cortex.harness.llamacpp.engine import LlamaCppEngine
+from cortex.harness.llamacpp.embedding import LlamaCppEmbedder
+from cortex.harness.llamacpp.engine import Complete, LlamaCppEngine
 from cortex.harness.llamacpp.listener import Listener
 from cortex.harness.llamacpp.vocabulary import LlamaCppVocabulary
-from cortex.weights import GgufHeader, footprint, read_gguf, templates_of
+from cortex.weights import ENCODERS, GgufHeader, footprint, read_gguf, templates_of
 
 CONTEXT_STEP: Final = 256  # the engine rounds a sequence's context up to this
 READ_BYTES: Final = 8 * 2**20  # some milliseconds between two reports of progress
@@ -29,7 +31,7 @@ PROMPT_CACHE_LIMIT: Final = 512 * 2**20  # the engine's own default is 8 GiB
 # The constructor holds Python's lock for about a second a GiB: up to here nobody notices.
 APART_BYTES: Final = 64 * 2**20
 DEFAULT_BATCH: Final = 256  # a batch in flight cannot be cancelled: bigger is later, not faster
-_OPTIONS: Final = frozenset({"batch", "mmap", "threads"})
+_OPTIONS: Final = frozenset({"batch", "mmap", "pooling", "threads"})
 _GGML_CACHE: Final = (("fp16", "F16"), ("q8", "Q8_0"), ("q4", "Q4_0"))
 _NEEDED_FLAGS: Final = frozenset({"avx2", "fma", "f16c"})
 
@@ -81,23 +83,26 @@ class LlamaCppHarness:
     def preflight(self, order: LoadOrder) -> Preflight:
         header = read_gguf(order.path)
         _check(order, header)
-        context = _granted(order.context, header)
-        batch = int(order.options.get("batch", DEFAULT_BATCH))
+        context, batch = _granted(order.context, header), int(order.options.get("batch", DEFAULT_BATCH))
+        pooling = embedding.pooling_of(order, header)
+        if pooling is not None:
+            context = embedding.context_of(context, pooling, header)
+            batch = embedding.batch_of(context, batch, pooling, header)
         weights, cache, overhead = footprint(header, context, order.slots, order.cache, batch)
-        beside = templates_of(order.path)
-        return Preflight(
+        promised = Preflight(
             weights_bytes=weights,
             cache_bytes=cache,
             overhead_bytes=overhead + _prompt_cache_mib(cache) * 2**20,
             context=context,
             trained_context=header.context_length,
             architecture=header.architecture,
-            template=beside.plain if beside.found else header.chat_template,
-            tool_template=beside.tool_use if beside.found else header.tool_template,
+            template=None,
             bos=header.bos,
             eos=header.eos,
             adds_bos=header.adds_bos,
+            embeds=pooling is not None,
         )
+        return promised if promised.embeds else _with_templates(promised, header)
 
     def load(self, order: LoadOrder, progress: Progress, ring: Callable[[], None]) -> LlamaCppEngine:
         promised, header = self.preflight(order), read_gguf(order.path)
@@ -107,13 +112,22 @@ class LlamaCppHarness:
         try:
             before = _resident_bytes()
             server = _construct(order, promised, header, listener)
-            _warm_up(order, server)
+            complete: Complete = server.handle_completions
+            wide = 0
+            if promised.embeds:
+                complete = embedding.completes(server)
+                wide = embedding.width(order, complete)
+            else:
+                _warm_up(order, server)
             memory = _memory(promised, _resident_bytes() - before)
+            if not listener.tokenise("z"):
+                raise LoadFailed(f"{order.model}: the vocabulary of {order.path} has no tokens for letters")
             if progress(header.file_bytes, header.file_bytes):
                 raise LoadFailed(f"{order.model}: the load was given up")
-            facts = EngineFacts(memory, promised.context, order.slots)
-            return LlamaCppEngine(
-                server.handle_completions,
+            facts = EngineFacts(memory, promised.context, order.slots, embeds=wide)
+            made = LlamaCppEmbedder if promised.embeds else LlamaCppEngine
+            return made(
+                complete,
                 listener,
                 header,
                 facts,
@@ -122,7 +136,7 @@ class LlamaCppHarness:
             )
         except BaseException as error:
             # The error must not keep the engine's memory alive through its frames.
-            server = None
+            server = complete = None  # type: ignore[assignment]
             traceback.clear_frames(error.__traceback__)
             listener.close()
             trim()
@@ -137,6 +151,15 @@ def in_child() -> LlamaCppHarness:
 def vocabulary_in_child() -> LlamaCppVocabulary:
     """The one of a process that tokenises for one model."""
     return LlamaCppHarness(alone=True).vocabulary
+
+
+def _with_templates(promised: Preflight, header: GgufHeader) -> Preflight:
+    beside = templates_of(header.path)
+    return replace(
+        promised,
+        template=beside.plain if beside.found else header.chat_template,
+        tool_template=beside.tool_use if beside.found else header.tool_template,
+    )
 
 
 def _memory(promised: Preflight, grown: int) -> Memory:
@@ -154,7 +177,8 @@ def _check(order: LoadOrder, header: GgufHeader) -> None:
         raise Unfit(f"{order.model}: context = {order.context} and slots = {order.slots} must be positive")
     if order.cache not in dict(_GGML_CACHE):
         raise Unfit(f"{order.model}: cache = '{order.cache}' is not for llama.cpp; choose fp16, q8 or q4")
-    if order.cache != "fp16" and (header.key_length % 32 or header.value_length % 32):
+    caches = header.architecture not in ENCODERS
+    if caches and order.cache != "fp16" and (header.key_length % 32 or header.value_length % 32):
         raise Unfit(
             f"{order.model}: heads of {header.key_length} cannot be cached as {order.cache}; choose fp16"
         )
@@ -228,7 +252,10 @@ def _construct(order: LoadOrder, promised: Preflight, header: GgufHeader, listen
     import xllamacpp  # noqa: PLC0415
 
     try:
-        return xllamacpp.Server(parameters(order, promised, listener))
+        chosen = parameters(order, promised, listener)
+        if promised.embeds:
+            embedding.choose(chosen, order, promised, header, CONTEXT_STEP)
+        return xllamacpp.Server(chosen)
     except RuntimeError as error:
         what = f"architecture {header.architecture}, {header.quant}, vocabulary {header.tokeniser}"
         raise LoadFailed(
