@@ -12,8 +12,8 @@ from cortex.weights.numbers import ENCODERS
 from cortex.weights.safetensors import ModelFolder, Tensor, read_folder, read_shard
 from cortex.weights.settings import Facts, Settings, object_of, read_settings
 from cortex.weights.templates import TemplateSources, stamp, templates_of
-
 from cortex.weights.vocabulary import write_vocabulary
+
 __all__ = [
     "CACHE_BYTES",
     "ENCODERS",
@@ -37,5 +37,5 @@ __all__ = [
     "read_shard",
     "stamp",
     "templates_of",
-]
     "write_vocabulary",
+]
