@@ -64,6 +64,7 @@ class ModelSpec:
     speculation: str | None = None
     lora: tuple[str, ...] = ()
     cache_tokens: int | None = None
+    pooling: str | None = None
     aliases: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     cost: Cost | None = None

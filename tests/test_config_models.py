@@ -214,6 +214,17 @@ def test_a_key_of_exllamav2_is_a_fault_where_another_engine_would_ignore_it(faul
     ]
 
 
+def test_pooling_is_llamacpps_alone(read, faults):
+    assert read(LARGE + 'harness = "llamacpp"\npooling = "cls"')[0].specs["large"].pooling == "cls"
+    assert faults(LARGE + 'pooling = "rank"') == [
+        "4: models[0].pooling: must be 'mean' or 'cls' or 'last', not 'rank'"
+    ]
+    assert faults('[[models]]\nid = "m"\nsource = "upstream:http://h/v1"\npooling = "mean"') == [
+        "4: models[0].pooling: is for harness llamacpp, and this entry is, by its source, for upstream; "
+        "leave it out"
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
@@ -440,18 +451,22 @@ FIELDS = dict(
     speculation=maybe,
     lora=st.just(()),
     cache_tokens=maybe,
+    pooling=maybe,
 )
 CUDA = dict(
     source=st.just("path:/srv/folder"),
     harness=maybe | st.just("exllamav2"),
     lora=st.lists(st.sampled_from(["/a", "/b c"]), unique=True).map(tuple),
 )
+POOLED = dict(harness=st.just("llamacpp"), pooling=st.sampled_from(["mean", "cls", "last"]))
 SPOKEN_AHEAD = (
     dict(draft=maybe | ids | st.just("hf:org/d@v1")),
     dict(speculation=st.just("ngram"), context=maybe, cache_tokens=maybe | st.integers(1, 2**31)),
 )
 specs = st.one_of(
-    st.builds(ModelSpec, **FIELDS), *(st.builds(ModelSpec, **(FIELDS | CUDA | each)) for each in SPOKEN_AHEAD)
+    st.builds(ModelSpec, **FIELDS),
+    st.builds(ModelSpec, **(FIELDS | POOLED)),
+    *(st.builds(ModelSpec, **(FIELDS | CUDA | each)) for each in SPOKEN_AHEAD),
 )
 
 

@@ -23,8 +23,9 @@ from cortex.errors import BadAsk, ConfigError, Unsupported
 MIB = 2**20
 # The head of a request holds 16 KiB, and so many fill no more than 10 of them.
 MOST_ALIAS_BIAS: Final = 256
-# What only exllamav2 knows.
+# What only one harness knows.
 CUDA_KEYS: Final = ("draft", "speculation", "lora", "cache_tokens")
+OWN_KEYS: Final = {"exllamav2": CUDA_KEYS, "llamacpp": ("pooling",)}
 _HARNESS: Final = MODEL_KEYS.keys["harness"]
 _FORMER: Final = _HARNESS.former if isinstance(_HARNESS, Known) else ()
 # By these an entry is known to be the predecessor's.
@@ -216,10 +217,11 @@ def _check_row(row: Values, at: Path, found: Findings) -> None:
     _check_origin(row, at, found)
     said = [key for key in CUDA_KEYS if row.get(key)]
     name = _sketch(row).harness_name
-    if name not in ("exllamav2", None):
-        why = f"says harness = '{name}'" if "harness" in row else f"is, by its source, for {name}"
-        for key in said:
-            found.fault((*at, key), f"is for harness exllamav2, and this entry {why}; leave it out")
+    why = f"says harness = '{name}'" if "harness" in row else f"is, by its source, for {name}"
+    for harness, keys in OWN_KEYS.items():
+        for key in keys if name not in (harness, None) else ():
+            if row.get(key):
+                found.fault((*at, key), f"is for harness {harness}, and this entry {why}; leave it out")
     if "draft" in said and "speculation" in said:
         found.fault((*at, "speculation"), "and draft exclude each other; keep one of them")
     kept, context = -(-row.get("cache_tokens", 0) // PAGE) * PAGE, row.get("context", 0)

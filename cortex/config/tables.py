@@ -105,6 +105,7 @@ MODEL_KEYS: Final = Table(
         "draft": Known(DRAFT),
         "speculation": Known(one_of("ngram")),
         "lora": Known(FOLDER, form="list"),
+        "pooling": Known(one_of("mean", "cls", "last")),
         "idle_unload_s": Known(spans()),
         "slots": Known(whole(1, 1024)),
         "aliases": Known(MODEL, form="list"),
@@ -129,7 +130,9 @@ MODELS_FILE: Final = Table(
 # cortex.toml
 
 # As discovery calls them; a test holds them to what the translator has.
-DIALECT: Final = one_of("openai_chat", "openai_text", "openai_responses", "anthropic_messages")
+DIALECT: Final = one_of(
+    "openai_chat", "openai_text", "openai_responses", "openai_embeddings", "anthropic_messages"
+)
 
 GATEWAY_FILE: Final = Table(
     {

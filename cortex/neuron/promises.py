@@ -119,12 +119,13 @@ class Promises:
 
     def _options(self, spec: ModelSpec) -> dict[str, str | int | bool]:
         """What neuron.toml says of the harness that loads `spec`, and the entry beyond an order's own."""
+        beside = {"speculation": spec.speculation, "pooling": spec.pooling}
+        said: dict[str, str | int | bool] = {key: each for key, each in beside.items() if each is not None}
         if spec.harness_name == "exllamav2":
             cuda = self._config.exllamav2
-            said: dict[str, str | int | bool] = {"chunk": cuda.chunk, "attention": cuda.attention}
-            return said if spec.speculation is None else {**said, "speculation": spec.speculation}
+            return {**said, "chunk": cuda.chunk, "attention": cuda.attention}
         cpu = self._config.llamacpp
-        said = {"batch": cpu.batch, "mmap": cpu.mmap}
+        said = {**said, "batch": cpu.batch, "mmap": cpu.mmap}
         return said if cpu.threads is None else {**said, "threads": cpu.threads}
 
     def _path(self, spec: ModelSpec) -> Path | None:
