@@ -104,3 +104,25 @@ def talks():
 def upstream():
     """What a child of its own makes of an upstream's harness; products keep it on a thread."""
     return UpstreamHarness(UpstreamConfig())
+
+
+def _at_tokens(deed):
+    """Its engine does its worst when it is asked for tokens."""
+    harness = ScriptedHarness()
+    load = harness.load
+
+    def fragile(*said):
+        engine = load(*said)
+        engine.tokenise = lambda text: deed()
+        return engine
+
+    harness.load = fragile
+    return harness
+
+
+def aborts_at_tokens():
+    return _at_tokens(os.abort)
+
+
+def hangs_at_tokens():
+    return _at_tokens(hang)

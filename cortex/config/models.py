@@ -5,11 +5,12 @@ clash with nothing, keys of the predecessor are carried over with a warning each
 key without effect is left out of the spec, so that a spec says only what is acted on.
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path as FilePath
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -125,6 +126,19 @@ def spec_from_plain(plain: Mapping[str, Json]) -> ModelSpec:
         param = dotted(findings[0].path)
         raise kind("the model entry cannot be used: " + "; ".join(map(str, findings)), param=param)
     return spec_of(values)
+
+
+def spec_to_text(spec: ModelSpec) -> str:
+    """The entry as one line of JSON, for a header, which has no letters but ASCII's."""
+    return json.dumps(spec_to_plain(spec))
+
+
+def spec_from_text(text: str) -> ModelSpec:
+    """The same, read. Raises BadAsk."""
+    try:
+        return spec_from_plain(msgspec.json.decode(text, type=dict[str, Any]))
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadAsk(f"the model entry cannot be read: {error}") from error
 
 
 def sampling_to_text(sampling: Sampling) -> str:

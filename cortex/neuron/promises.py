@@ -19,7 +19,7 @@ from cortex.errors import CortexError, TooSlow, Unfit
 from cortex.harness.base import Harness, LoadOrder, Preflight
 from cortex.hub import Hub, Source
 from cortex.neuron.fetching import formats
-from cortex.neuron.prompts import Templates
+from cortex.neuron.prompts import Templates, Voice
 from cortex.neuron.sources import adapters, locate
 from cortex.text.template import ChatTemplate
 from cortex.weights import digest, stamp
@@ -39,6 +39,10 @@ class Promise:
     order: LoadOrder
     header: Preflight
     templates: Templates
+
+    def voice(self, spec: ModelSpec) -> Voice:
+        """How the model is spoken to, once it is loaded as `spec` says."""
+        return Voice(self.templates, self.header, spec.sampling.over(self.header.defaults))
 
 
 class Promises:

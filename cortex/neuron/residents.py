@@ -158,14 +158,19 @@ class Residents:
         load = self._ledger.loads.get(model)
         return load.want.spec if load is not None else await self.found.find(model)
 
+    async def on_disk(self, spec: ModelSpec) -> Promise | None:
+        """What a load of `spec` would find in its files; None when some are not here. Raises Unfit."""
+        promise = await self._look(spec)
+        if promise is not None:
+            await self.crashes.admit(spec.id, promise.order.digest)
+        return promise
+
     async def want(self, spec: ModelSpec, ask: Ask | None = None) -> Want:
         """What the dispatcher must be asked for the seats of `ask`, with the bytes that the file's
         header promises. Raises Unfit when the header says that no engine should see the file. What
         is loaded is served although its file has changed or gone."""
         living = self._living.get(spec.id)
-        promise = await self._look(spec) if living is None else living.promise
-        if living is None and promise is not None:
-            await self.crashes.admit(spec.id, promise.order.digest)
+        promise = await self.on_disk(spec) if living is None else living.promise
         if ask is not None:
             # Known before the load, which would be for nothing.
             self._foresee(spec, ask, promise)
@@ -265,8 +270,7 @@ class Residents:
         # No await until the model is registered: who is cancelled here would lose it.
         if facts.bytes:
             self.footprints.measured(promise.order, facts.memory, promised)
-        voice = Voice(promise.templates, promise.header, spec.sampling.over(promise.header.defaults))
-        self._living[spec.id] = Living(spec, harness.name, promise, facts, voice, worker)
+        self._living[spec.id] = Living(spec, harness.name, promise, facts, promise.voice(spec), worker)
         return Resident(
             spec.id,
             "loaded",

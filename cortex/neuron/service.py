@@ -30,7 +30,7 @@ from cortex.harness.worker import STOP_S, DeviceWorker
 from cortex.ledger import Ledger
 from cortex.ledger import Policy as LedgerPolicy
 from cortex.metrics import Metrics
-from cortex.neuron import upstreams
+from cortex.neuron import upstreams, vocabularies
 from cortex.neuron.app import build_app, scope_of
 from cortex.neuron.cards import cards_of
 from cortex.neuron.crashes import Crashes
@@ -52,6 +52,7 @@ from cortex.neuron.upkeep import Upkeep
 from cortex.neuron.upstreams import Upstreams
 from cortex.neuron.view import Activation, Endpoint, View
 from cortex.neuron.vigil import LAST_WORDS_S, Vigil
+from cortex.neuron.vocabularies import Vocabularies
 from cortex.notify import Notify
 from cortex.places import Room
 from cortex.web.door import Door, Site
@@ -198,7 +199,7 @@ async def _assemble(
     residents = Residents(config, found, workers, engines, ledger, pins=pins, elsewhere=elsewhere)
     residents.footprints, residents.crashes = await Footprints.remembered(state), crashes
     metrics = _metrics(found, ledger)
-    jobs = Jobs(residents, ledger, residents.progress)
+    jobs, tongues = Jobs(residents, ledger, residents.progress), _vocabularies(config, crashes, metrics)
     dispatch = Dispatch(ledger, jobs, _patience(config), LoadBook(metrics))
     spending = Spending(state)
     speech = Speech(name, residents, dispatch, metrics, spending)
@@ -223,11 +224,11 @@ async def _assemble(
     )
     orders = Orders(residents, dispatch, view, metrics, jobs=jobs, terms=terms)
     books: tuple[_Part, ...] = (residents.footprints, crashes, spending)
-    for part in (*books, found, *workers.values(), elsewhere, dispatch, orders, jobs, upkeep):
+    for part in (*books, found, *workers.values(), elsewhere, tongues, dispatch, orders, jobs, upkeep):
         await nursery.start(part.run)
     nursery.start_soon(_tell, view, metrics)
     nursery.start_soon(watch_lag, metrics.lagged)
-    site = _site(config, view, orders, Tokeniser(name, residents, dispatch))
+    site = _site(config, view, orders, Tokeniser(name, residents, tongues))
     return _Neuron(*_doors(config, site, metrics), view, orders)
 
 
@@ -303,6 +304,16 @@ def _vigil(
         lost=residents.forget,
         elsewhere=(upstreams.PLACE,),
     )
+
+
+def _vocabularies(config: NeuronConfig, crashes: Crashes, metrics: Metrics) -> Vocabularies:
+    """Whose children, when they die, are held against their models like others."""
+
+    def died(crash: Crash) -> None:
+        metrics.device_fault("child")
+        crashes.died(vocabularies.PLACE, crash)
+
+    return Vocabularies(_limits(config), died)
 
 
 def _note_faults(workers: Mapping[str, DeviceWorker], crashes: Crashes, metrics: Metrics) -> None:

@@ -1,22 +1,28 @@
 """What a text or a chat is in the tokens of a model, and back.
 
 The bodies of /tokenize and /detokenize are those of vLLM's routes of these names;
-/v1/messages/count_tokens is Anthropic's. A model is brought in as for a
-request, since only a loaded engine has the tokens; no slot is taken. A chat is rendered
-by the same hands as a generation's, so the count is what that would be charged for.
+/v1/messages/count_tokens is Anthropic's. A loaded model is asked itself; of one that lies on this disk
+a child has the vocabulary alone: nothing is loaded to count, nobody makes room, no slot is taken. A
+chat is rendered by the same hands as a generation's, so the count is what that would be charged for.
 """
 
-from dataclasses import replace
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, TypeVar
 
 import trio
 
 from cortex.ask import Ask
-from cortex.catalogue import unknown
-from cortex.dispatch import Dispatch
-from cortex.errors import BadAsk, Unsupported
+from cortex.catalogue import ModelSpec, unknown
+from cortex.config.models import spec_from_text
+from cortex.errors import BadAsk, NotHereNow, NotResident, Unsupported
+from cortex.harness.base import Tokenising
 from cortex.neuron import prompts
+from cortex.neuron.prompts import Voice
 from cortex.neuron.residents import Living, Residents
+from cortex.neuron.vocabularies import Vocabularies
 from cortex.translator import openai_chat
 from cortex.translator.dialects import MESSAGES
 from cortex.web.connection import Reply, Request
@@ -25,13 +31,37 @@ from cortex.wire import neuron as wire
 from cortex.wire.anthropic_answers import CountBody, encode
 
 COUNT: Final = "/v1/messages/count_tokens"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tongue:
+    """The tokens of one model, loaded or not, and how it is spoken to."""
+
+    model: str
+    context: int
+    voice: Voice
+    tokenise: Callable[[str], Awaitable[tuple[int, ...]]]
+    detokenise: Callable[[Sequence[int]], Awaitable[str]]
+
+    async def tokens(self, ask: Ask) -> tuple[int, ...]:
+        """What a generation of `ask` has for its prompt."""
+        return await self.tokenise(await trio.to_thread.run_sync(self._prompt, ask, abandon_on_cancel=True))
+
+    def _prompt(self, ask: Ask) -> str:
+        """As the engine gets it, with the begin token that the engine adds."""
+        ask = replace(ask, model=self.model)
+        prompts.check(ask)
+        job = prompts.prepare(ask, self.voice, "-").jobs[0]
+        assert isinstance(job.prompt, str)  # noqa: S101 - a chat's prompt is rendered text
+        return self.voice.bos + job.prompt
 
 
 class Tokeniser:
     """Answers the three routes, on a neuron of that name."""
 
-    def __init__(self, name: str, residents: Residents, dispatch: Dispatch) -> None:
-        self._name, self._residents, self._dispatch = name, residents, dispatch
+    def __init__(self, name: str, residents: Residents, vocabularies: Vocabularies) -> None:
+        self._name, self._residents, self._vocabularies = name, residents, vocabularies
 
     def routes(self) -> dict[str, Route]:
         """What is not for the application: a chat may be longer than what that reads."""
@@ -40,44 +70,101 @@ class Tokeniser:
     async def count(self, request: Request, reply: Reply) -> None:
         """POST /v1/messages/count_tokens: what the same body would be charged for its prompt."""
         ask = await trio.to_thread.run_sync(MESSAGES.read, request.body, abandon_on_cancel=True)
-        living = await self._brought(ask.model, may_load=request.headers.get(wire.ROUTE) is None)
-        text = await trio.to_thread.run_sync(_prompt, living, ask, abandon_on_cancel=True)
-        ids = await living.worker.tokenise(living.spec.id, text)
-        said = ((wire.NEURON, self._name), (wire.MODEL, living.spec.id))
-        await reply.whole(200, encode(CountBody(len(ids))), said)
+        if request.headers.get(wire.ROUTE) is None:
+            model = self._residents.meant(ask.model)
+            tokens = await self._of(model, lambda tongue: tongue.tokens(ask))
+        else:
+            model, tokens = ask.model, await self._routed(ask, request.headers.get(wire.SPEC))
+        said = ((wire.NEURON, self._name), (wire.MODEL, model))
+        await reply.whole(200, encode(CountBody(len(tokens))), said)
 
     async def tokenise(self, order: wire.Tokenize, body: bytes) -> wire.Tokenized:
         """The tokens of a prompt, or of a chat: then `body` is read as that of a completion."""
         if (order.prompt is None) == (order.messages is None):
             raise BadAsk("Send either 'prompt', a text, or 'messages', a chat", param="prompt")
         _check(order)
-        living = await self._brought(order.model)
-        if order.prompt is not None:
-            text = ("" if order.add_special_tokens is False else living.voice.bos) + order.prompt
-        else:
+        model = self._residents.meant(order.model)
+        if order.prompt is None:
             ask = await trio.to_thread.run_sync(openai_chat.read, body, abandon_on_cancel=True)
-            text = await trio.to_thread.run_sync(_prompt, living, ask, abandon_on_cancel=True)
-        ids = await living.worker.tokenise(living.spec.id, text)
-        return wire.Tokenized(count=len(ids), max_model_len=living.facts.context, tokens=list(ids))
+        else:
+            ask = None
+
+        async def tokenised(tongue: _Tongue) -> wire.Tokenized:
+            if ask is not None:
+                ids = await tongue.tokens(ask)
+            else:
+                begin = "" if order.add_special_tokens is False else tongue.voice.bos
+                ids = await tongue.tokenise(begin + (order.prompt or ""))
+            return wire.Tokenized(count=len(ids), max_model_len=tongue.context, tokens=list(ids))
+
+        return await self._of(model, tokenised)
 
     async def detokenise(self, order: wire.Detokenize) -> wire.Detokenized:
         """The text of tokens; bytes that are no whole character are shown as U+FFFD."""
-        living = await self._brought(order.model)
-        text = await living.worker.detokenise(living.spec.id, tuple(order.tokens))
-        return wire.Detokenized(prompt=text)
+        model = self._residents.meant(order.model)
+        return wire.Detokenized(prompt=await self._of(model, lambda tongue: tongue.detokenise(order.tokens)))
 
-    async def _brought(self, name: str, *, may_load: bool = True) -> Living:
-        model = self._residents.meant(name)
-        spec = await self._residents.spec(model)
+    async def _routed(self, ask: Ask, sent: str | None) -> tuple[int, ...]:
+        """The tokens for a gateway, which asks the next neuron where this one has not the files."""
+        spec = None if sent is None else spec_from_text(sent)
+        known = ask.model in self._residents.found.known() or self._residents.living(ask.model) is not None
+        if spec is None and not known:
+            raise NotHereNow(f"Neuron '{self._name}' does not know model '{ask.model}'")
+        try:
+            return await self._of(ask.model, lambda tongue: tongue.tokens(ask), spec)
+        except NotResident as error:
+            raise NotHereNow(error.message) from error
+
+    async def _of(
+        self, model: str, question: Callable[[_Tongue], Awaitable[_T]], sent: ModelSpec | None = None
+    ) -> _T:
+        """The answer for the model of that id; of one that our own catalogue does not have, as `sent`."""
+        living = self._residents.living(model)
+        if living is not None and living.facts.chats:
+            raise _elsewhere(model)
+        if living is not None and _sound(living):
+            with suppress(NotResident):  # it was unloaded meanwhile
+                return await question(_loaded(living))
+        return await question(await self._unloaded(model, sent))
+
+    async def _unloaded(self, model: str, sent: ModelSpec | None) -> _Tongue:
+        spec = await self._residents.spec(model) or sent
         if spec is None:
-            raise unknown(name, list(self._residents.found.known()))
-        await self._dispatch.bring(replace(await self._residents.want(spec), may_load=may_load))
-        living = self._residents.here(model)
-        if living.facts.chats:
-            raise Unsupported(
-                f"Model '{name}' is an upstream's, and so are its tokens; ask the upstream", param="model"
+            raise unknown(model, list(self._residents.found.known()))
+        harness = self._residents.engines.of(spec)
+        if not isinstance(harness, Tokenising):
+            raise _elsewhere(model)
+        promise = await self._residents.on_disk(spec)
+        if promise is None:
+            raise NotResident(
+                f"Model '{model}' is not loaded, and its files are not on the disk of neuron '{self._name}': "
+                f"download them with `cortex models pull {model}`, or load the model, then count again",
+                param="model",
             )
-        return living
+        return _Tongue(
+            model,
+            promise.order.context,
+            promise.voice(spec),
+            partial(self._vocabularies.tokenise, harness, promise.order),
+            partial(self._vocabularies.detokenise, harness, promise.order),
+        )
+
+
+def _loaded(living: Living) -> _Tongue:
+    model, worker = living.spec.id, living.worker
+    tokenise, detokenise = partial(worker.tokenise, model), partial(worker.detokenise, model)
+    return _Tongue(model, living.facts.context, living.voice, tokenise, detokenise)
+
+
+def _sound(living: Living) -> bool:
+    """Whether its engine answers: a broken one is not asked, nor one on a device that is lost."""
+    return living.worker.poisoned is None and living.worker.fault(living.spec.id) is None
+
+
+def _elsewhere(model: str) -> Unsupported:
+    return Unsupported(
+        f"Model '{model}' is an upstream's, and so are its tokens; ask the upstream", param="model"
+    )
 
 
 def _check(order: wire.Tokenize) -> None:
@@ -91,12 +178,3 @@ def _check(order: wire.Tokenize) -> None:
             "'add_special_tokens' is for a 'prompt': a chat has what its template and its engine add",
             param="add_special_tokens",
         )
-
-
-def _prompt(living: Living, ask: Ask) -> str:
-    """The prompt of a chat as its engine gets it, with the begin token that the engine adds."""
-    ask = replace(ask, model=living.spec.id)
-    prompts.check(ask)
-    job = prompts.prepare(ask, living.voice, "-").jobs[0]
-    assert isinstance(job.prompt, str)  # noqa: S101 - a chat's prompt is rendered text
-    return living.voice.bos + job.prompt

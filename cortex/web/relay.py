@@ -50,6 +50,7 @@ _INTERNAL: Final = frozenset(
         neuron.PATIENCE,
         neuron.USAGE,
         neuron.SAMPLING,
+        neuron.SPEC,
     }
 )
 

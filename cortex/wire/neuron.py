@@ -279,6 +279,8 @@ KEY_SHARE: Final = "x-cortex-key-share"
 PATIENCE: Final = "x-cortex-patience"
 # What the alias of a request samples with where its body says nothing: a JSON object.
 SAMPLING: Final = "x-cortex-sampling"
+# The catalogue's entry of a model whose tokens are counted: a JSON object.
+SPEC: Final = "x-cortex-spec"
 
 # No count of tokens is longer; int() of a longer text only burns time.
 _DIGITS: Final = 15

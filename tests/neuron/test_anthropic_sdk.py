@@ -12,7 +12,7 @@ from anthropic import Anthropic
 
 from cortex.demo import MODEL_ID
 from cortex.harness.scripted import Gate, Script
-from tests.calls import calling, fault_of, figures, residents
+from tests.calls import calling, fault_of, figures
 from tests.demo_questions import FIFTY
 from tests.roles import MIB, Running, demo_neuron, running_neuron, specs
 
@@ -148,17 +148,6 @@ async def test_the_count_is_what_the_same_body_is_charged_for(demo: Running, mor
     assert counted.status_code == 200
     assert counted.json() == {"input_tokens": usage["input_tokens"] + usage["cache_read_input_tokens"]}
     assert counted.headers["x-cortex-model"] == MODEL_ID
-
-
-async def test_a_gateways_count_loads_nothing(tmp_path: Path) -> None:
-    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(reply="hi")) as role:
-        body = {"model": "a", "messages": HELLO}
-        refused = await role.http.post(COUNT, json=body, headers={"x-cortex-route": "gw"})
-        assert refused.status_code == 409 and refused.headers["x-cortex-not-started"] == "1"
-        assert await residents(role) == {}
-        assert (await role.http.post(COUNT, json=body)).status_code == 200
-        routed = await role.http.post(COUNT, json=body, headers={"x-cortex-route": "gw"})
-        assert routed.status_code == 200 and routed.json()["input_tokens"] > 0
 
 
 async def test_the_librarys_errors_are_told_apart(demo: Running) -> None:

@@ -48,8 +48,10 @@ async def test_a_text_comes_back_from_its_tokens(text: str) -> None:
         assert back.json() == {"prompt": text}
 
 
-async def test_a_model_is_brought_in_for_it_and_no_slot_is_taken(tmp_path: Path) -> None:
+async def test_a_loaded_model_is_asked_itself_and_no_slot_is_taken(tmp_path: Path) -> None:
     async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(bytes=MIB)) as role:
+        await role.http.post("/models/load", json={"spec": {"id": "a"}})
+        (tmp_path / "a.gguf").unlink()
         told = (await role.http.post("/tokenize", json={"model": "a", "prompt": "one two"})).json()
         assert told["count"] == 2 and set(await residents(role)) == {"a"}
         assert role.engines["a"].jobs == []
@@ -87,7 +89,7 @@ async def test_a_model_tells_where_it_answers_and_what_it_can_do() -> None:
         assert can == {"capabilities": ["completion", "chat", "tools", "reasoning"]}
         cold = await role.http.get(f"/models/{MODEL_ID}/endpoint")
         assert (cold.status_code, fault_of(cold)["code"]) == (404, "not_resident")
-        await role.http.post("/tokenize", json={"model": MODEL_ID, "prompt": "x"})
+        await role.http.post("/models/load", json={"spec": {"id": MODEL_ID}})
         assert (await role.http.get(f"/models/{MODEL_ID}/endpoint")).json() == {"url": f"{role.url}/v1"}
         assert (await role.http.get(f"/models/{MODEL_ID}/capabilities")).json() == can
         for what in ("endpoint", "capabilities"):
