@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cortex.cli.ports import CannotListen, ensure_free
+from cortex.cli.ports import CannotListen, cortex_has, ensure_free, who_has
 from cortex.config.files import candidates
 from cortex.config.network import Address
 from cortex.config.neuron import NeuronConfig
@@ -70,8 +70,11 @@ def _port(key: str, address: Address) -> Check:
             ensure_free([address], f"stop it, or set {key} of [neuron]", f"set {key} of [neuron]")
         except CannotListen as error:
             what, _, remedy = error.message.rpartition("; ")
-            # A neuron that runs has it: then all is as it should be.
             taken = "the port is taken" in what
+            if taken and cortex_has(address.port):
+                yield Finding(subject, "ok", f"{address} has a cortex: {who_has(address.port)}")
+                return
+            # Another user's neuron may have it: then all is as it should be.
             yield Finding(subject, "warn" if taken else "fail", what, remedy)
         else:
             yield Finding(subject, "ok", f"{address} is free")

@@ -88,9 +88,13 @@ def _file_of(report: FleetReport, endpoint: str) -> tuple[Path, bytes]:
     if not report.gateway.boot_id:
         raise Usage(f"--save edits a gateway's models.toml, and {endpoint} is a neuron's; leave it out")
     if not report.gateway.models_file:
+        if report.gateway.withheld:
+            raise Usage(
+                f"the gateway at {endpoint} tells of its models.toml only to keys with the scope admin"
+            )
         raise Usage(
-            f"the gateway at {endpoint} has no models.toml in force: name one in [gateway] models_config. "
-            "One with keys tells of its file to those with the scope admin alone"
+            f"the gateway at {endpoint} has no models.toml to write into: leave --save out, and neurons keep "
+            "the pin themselves. `cortex up` has no files; a gateway has the one of [gateway] models_config"
         )
     path = Path(report.gateway.models_file)
     if not path.is_file():

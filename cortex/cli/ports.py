@@ -16,6 +16,7 @@ from cortex.config.network import Address
 from cortex.errors import CortexError
 
 _COMMAND: Final = 60  # so much of a command line tells whose it is
+_OURS: Final = {"cortex", "cortex.py"}
 _REASONS: Final = {
     errno.EACCES: "only root may listen there; choose a port above 1023",
     errno.EADDRNOTAVAIL: "this host has no such address",
@@ -46,29 +47,40 @@ def ensure_free(addresses: Iterable[Address], port_remedy: str, host_remedy: str
 
 def who_has(port: int) -> str:
     """The process that listens on `port`, as far as this user may know."""
-    try:
-        found = [
-            each
-            for each in psutil.net_connections("tcp")
-            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port
-        ]
-    except psutil.AccessDenied:
-        found = []
-    for each in found:
-        if each.pid is not None:
-            return f"pid {each.pid}{_name(each.pid)}"
+    for pid in _holders(port):
+        # The command line says more than "python3" does.
+        words = _command(pid)
+        text = " ".join([os.path.basename(words[0]), *words[1:]]) if words else ""
+        short = text if len(text) <= _COMMAND else text[:_COMMAND] + "…"
+        return f"pid {pid} ({short})" if short else f"pid {pid}"
     return "another user's process (ss -ltnp as root names it)"
 
 
-def _name(pid: int) -> str:
+def cortex_has(port: int) -> bool:
+    """Whether a cortex listens on `port`, as far as this user may know."""
+    return any(_is_cortex(_command(pid)) for pid in _holders(port))
+
+
+def _holders(port: int) -> list[int]:
+    try:
+        found = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return []
+    there = (each for each in found if each.status == psutil.CONN_LISTEN and each.laddr)
+    return [each.pid for each in there if each.laddr.port == port and each.pid is not None]
+
+
+def _command(pid: int) -> list[str]:
     try:
         process = psutil.Process(pid)
-        # The command line says more than "python3" does.
-        words = process.cmdline()
-        text = " ".join([os.path.basename(words[0]), *words[1:]]) if words else process.name()
+        return process.cmdline() or [process.name()]
     except psutil.Error:
-        return ""
-    return f" ({text if len(text) <= _COMMAND else text[:_COMMAND] + '…'})"
+        return []
+
+
+def _is_cortex(words: list[str]) -> bool:
+    """Whether it is the command, by itself or as a script or module of a Python."""
+    return any(os.path.basename(word) in _OURS for word in words[:2]) or words[1:3] == ["-m", "cortex"]
 
 
 def _try(address: Address) -> None:

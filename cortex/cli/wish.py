@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from cortex.cli.options import AsJson
-
 
 class ClientName(StrEnum):
     """As `cortex.connect` has them: `--help` does without importing it, and a test holds the two together."""
@@ -32,4 +30,6 @@ class Wish:
     write: Annotated[bool, typer.Option("--write", help="Merge the settings into the file.")] = False
     undo: Annotated[bool, typer.Option("--undo", help="Take out again what --write has put in.")] = False
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Send no request to try it.")] = False
-    as_json: AsJson = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the settings, and how the request went, as JSON.")
+    ] = False

@@ -8,6 +8,7 @@ from typing import Final
 
 import httpx
 
+from cortex.causes import bottom
 from cortex.config.hub import HubConfig
 from cortex.errors import CortexError, Unauthorised, Unreachable
 from cortex.hub.refusals import unusable
@@ -40,10 +41,10 @@ def knock(config: HubConfig) -> Reached:
         return Reached("cannot be used", unusable(error))
     except httpx.HTTPError as error:
         why = Unreachable(
-            f"{str(error) or type(error).__name__}; see whether this host reaches it, perhaps by a proxy "
-            "(HTTPS_PROXY), or set [hub] endpoint, or offline"
+            "see whether this host reaches it, perhaps by a proxy (HTTPS_PROXY), or set [hub] endpoint, "
+            "or offline"
         )
-        return Reached(f"{settings.endpoint} is not reached", why)
+        return Reached(f"{settings.endpoint} is not reached: {bottom(error)}", why)
     if settings.token is not None and status in (401, 403):
         return Reached(
             f"{settings.endpoint} refuses the token", Unauthorised(f"put a valid one into {settings.secret}")

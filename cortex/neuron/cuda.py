@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.exllamav2 import archs, extension, installed, toolchain
+from cortex.harness.exllamav2.archs import Capability
 from cortex.harness.exllamav2.probe import EXTRA
 from cortex.neuron.cards import cards_of
 from cortex.neuron.devices import Driver, Gpu, find
@@ -35,8 +36,11 @@ def plugged(bus: Path = Path("/sys/bus/pci/devices"), wsl: Path = Path("/dev/dxg
 
 def devices(config: NeuronConfig) -> Iterator[Finding]:
     """What CUDA devices there are. None is no fault, unless the configuration wants one."""
-    driver, there = find(dict(os.environ)), plugged()
     wanted = [name for name in config.devices.use if name.startswith("cuda")]
+    if spared(config):
+        yield Finding("devices", "ok", "[devices] use names no CUDA device: models run on the CPU")
+        return
+    driver, there = find(dict(os.environ)), plugged()
     if driver.why_not is not None:
         if wanted:
             remedy = f"see to it, or take {', '.join(wanted)} out of [devices] use"
@@ -46,12 +50,19 @@ def devices(config: NeuronConfig) -> Iterator[Finding]:
             yield Finding("driver", "warn", f"{there} NVIDIA GPUs, and {driver.why_not}", remedy)
         else:
             yield Finding("devices", "ok", "no NVIDIA GPU here: models run on the CPU")
-    for gpu in driver.gpus:
+    used = [gpu for gpu in driver.gpus if not wanted or gpu.name in wanted]
+    for gpu in used:
         yield _gpu(gpu, driver)
     for note in driver.notes:
         yield Finding("devices", "warn", "not as one may expect", note)
-    if driver.gpus:
-        yield from _engine(driver)
+    if used:
+        yield from _engine(driver, cards_of(driver, wanted or None).capabilities)
+
+
+def spared(config: NeuronConfig) -> bool:
+    """Whether the devices to use are named, and none of CUDA's is among them."""
+    use = config.devices.use
+    return bool(use) and not any(name.startswith("cuda") for name in use)
 
 
 def _gpu(gpu: Gpu, driver: Driver) -> Finding:
@@ -65,7 +76,7 @@ def _gpu(gpu: Gpu, driver: Driver) -> Finding:
     return Finding(f"device {gpu.name}", "ok", what)
 
 
-def _engine(driver: Driver) -> Iterator[Finding]:
+def _engine(driver: Driver, capabilities: tuple[Capability, ...]) -> Iterator[Finding]:
     """What exllamav2 needs beside a GPU."""
     torch, missing = installed.torch(), installed.missing()
     if torch is None:
@@ -78,17 +89,16 @@ def _engine(driver: Driver) -> Iterator[Finding]:
         yield Finding("torch", "ok", f"{torch.version}, built for CUDA {torch.cuda}")
     if others := [name for name in missing if name != "torch"]:
         yield Finding("packages", "warn", f"{', '.join(others)} not installed", EXTRA)
-    capabilities = cards_of(driver).capabilities
     here = extension.choose(capabilities)
     if here is not None:
-        yield from _extension(here, driver)
+        yield from _extension(here, capabilities)
     elif torch is not None and torch.cuda is not None:
         yield Finding("extension", "warn", extension.absence(capabilities), extension.command())
     yield from _compilers(needed=here is None)
 
 
-def _extension(here: extension.Extension, driver: Driver) -> Iterator[Finding]:
-    what, capabilities = f"{here.folder}, for {here.archs}", cards_of(driver).capabilities
+def _extension(here: extension.Extension, capabilities: tuple[Capability, ...]) -> Iterator[Finding]:
+    what = f"{here.folder}, for {here.archs}"
     if short := [each for each in capabilities if not here.covers(each)]:
         what += f", not for {', '.join(archs.names(short))}"
         yield Finding("extension", "warn", what, extension.command())

@@ -21,7 +21,7 @@ import trio
 from cortex.config.neuron import NeuronConfig
 from cortex.harness.base import Harness
 from cortex.hub import cache_of, knock
-from cortex.neuron.cuda import devices, plugged
+from cortex.neuron.cuda import devices, plugged, spared
 from cortex.neuron.devices import Cpu
 from cortex.neuron.findings import Check, Finding
 from cortex.neuron.harnesses import version_of
@@ -68,7 +68,7 @@ def checks(config: NeuronConfig, harnesses: Mapping[str, Harness]) -> dict[str, 
         "memory": partial(memory, config),
         "state": partial(state, config),
         "weights": partial(weights, config.model_roots),
-        "engines": partial(engines, harnesses),
+        "engines": partial(engines, harnesses, spared=spared(config)),
         "devices": partial(devices, config),
         "hub": partial(hub, config),
     }
@@ -126,15 +126,17 @@ def weights(roots: Iterable[Path]) -> Iterator[Finding]:
             yield Finding("weights", "ok", f"{root}, {size(shutil.disk_usage(root).free)} free")
 
 
-def engines(harnesses: Mapping[str, Harness]) -> Iterator[Finding]:
+def engines(harnesses: Mapping[str, Harness], *, spared: bool = False) -> Iterator[Finding]:
     """Which engines can run here. One is enough: the lack of another only costs its formats, and
-    one that is for a kind of device that this host has none of is not missed."""
+    one that is for a kind of device that this host has none of, or that are `spared`, is not missed."""
     why_not = {name: harness.unavailable() for name, harness in harnesses.items()}
     none = all(why is not None for why in why_not.values())
     for name, why in why_not.items():
         subject = f"engine {name}"
         if why is None:
             yield Finding(subject, "ok", f"can run here {version_of(harnesses[name]) or ''}".rstrip())
+        elif why.code == "no_driver" and not none and spared:
+            yield Finding(subject, "ok", "not used: [devices] use names no CUDA device")
         elif why.code == "no_driver" and not none and not plugged():
             yield Finding(subject, "ok", "not for this host, which has no NVIDIA GPU")
         else:

@@ -74,6 +74,24 @@ def test_a_host_without_nvidia_gets_one_calm_line(monkeypatch: pytest.MonkeyPatc
     assert [line.verdict for line in lines] == ["ok", "warn"]
 
 
+def test_gpus_that_are_not_to_be_used_are_no_concern(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remedy for an engine that the neuron's file leaves out would be work for nothing."""
+    plug(monkeypatch, PASCAL, ADA)
+    monkeypatch.setattr(doctor, "plugged", lambda: 2)
+    config = NeuronConfig(devices=Devices(use=("cpu",)))
+    (finding,) = cuda.devices(config)
+    assert (finding.subject, finding.verdict, finding.remedy) == ("devices", "ok", "")
+    kinds = {
+        "llamacpp": Engine(None),
+        "exllamav2": Engine(Unavailable("no_driver", "none is used", "use it")),
+    }
+    told = list(doctor.checks(config, kinds)["engines"]())
+    assert [(line.verdict, line.remedy) for line in told] == [("ok", ""), ("ok", "")]
+    assert set(found()) >= {"device cuda:0", "device cuda:1"}
+    one = found(NeuronConfig(devices=Devices(use=("cuda:1", "cpu"))))
+    assert "device cuda:1" in one and "device cuda:0" not in one
+
+
 def test_a_gpu_without_a_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     plug(monkeypatch, bus=2)
     (finding,) = cuda.devices(NeuronConfig())

@@ -3,6 +3,8 @@
 import os
 import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cortex.cli.doctor import _port
 from cortex.config.hub import HubConfig
+from cortex.config.network import Address
 from cortex.config.neuron import Devices, NeuronConfig
 from cortex.harness.base import Unavailable
 from cortex.neuron import doctor
@@ -138,7 +142,7 @@ class Hub(BaseHTTPRequestHandler):
         ("", "", "ok", "without a token"),
         ("/ill", "", "warn", "503"),
         ("/other", "good", "warn", "404"),
-        ("gone", "", "warn", "not reached"),
+        ("gone", "", "warn", "not reached: Connection refused"),
     ],
 )
 def test_the_hub_is_asked_once_whether_it_would_serve(
@@ -158,6 +162,7 @@ def test_the_hub_is_asked_once_whether_it_would_serve(
     assert verdicts(found) == [("hub", verdict), ("hub cache", "ok")]
     assert said in found[0].what
     assert bool(found[0].remedy) == (verdict != "ok")
+    assert not found[0].remedy or found[0].remedy.split()[0] in ("see", "put", "try")
     assert "good" not in repr(found) and "bad" not in repr(found)
 
 
@@ -199,6 +204,7 @@ async def test_the_command_tells_a_taken_port_a_faulty_file_and_its_exit_code(tm
     assert (said.returncode, found["port of listen"]["verdict"]) == (0, "warn")
     assert f"pid {os.getpid()}" in found["port of listen"]["what"]
     assert found["port of metrics_listen"]["verdict"] == "ok"
+    assert found["port of listen"]["remedy"].startswith("stop it, or")
     bad = tmp_path / "bad.toml"
     bad.write_text('[neuron]\nlistn = "127.0.0.1:1"\n')
     said = await told("doctor", "--config", str(bad))
@@ -206,3 +212,27 @@ async def test_the_command_tells_a_taken_port_a_faulty_file_and_its_exit_code(tm
     assert (said.returncode, shown.startswith("fail  config")) == (1, True)
     assert "listn" in "".join(shown.split())
     assert any(line.startswith("ok    engine llamacpp") for line in shown.splitlines())
+
+
+LISTENS = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as taken:
+    print(taken.getsockname()[1], flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize(("command", "verdict"), [("cortex", "ok"), ("another", "warn")])
+def test_a_port_that_a_cortex_has_already_is_well(tmp_path: Path, command: str, verdict: str) -> None:
+    """Whoever asks the doctor about a neuron that runs is not told to stop it."""
+    script = tmp_path / command
+    script.write_text(LISTENS)
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        (found,) = _port("listen", Address("127.0.0.1", port))()
+        child.communicate("\n", timeout=20)
+    assert (found.verdict, bool(found.remedy)) == (verdict, verdict == "warn")
+    assert f"pid {child.pid}" in found.what
