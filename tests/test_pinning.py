@@ -199,7 +199,7 @@ def test_what_the_gateway_does_not_have_in_force_is_not_touched(told, file: Path
         (there, changed, "not what the gateway"),
         (report(file, "n1", boot=""), TEXT, "is a neuron's"),
         (FleetReport(gateway=GatewayReport(boot_id="b")), TEXT, "`cortex up` has no files"),
-        (FleetReport(gateway=GatewayReport(boot_id="b", withheld=True)), TEXT, "only to keys with the scope admin"),
+        (FleetReport(gateway=GatewayReport(boot_id="b", withheld=True)), TEXT, "only to keys"),
     ):
         file.write_text(text)
         told(answer)
