@@ -7,9 +7,22 @@ Anything that is not a `CortexError` is a bug and becomes a plain 500.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 Fact: TypeAlias = str | int | float | bool | list[str] | dict[str, int]
+
+# Of what somebody else wrote, as much is quoted as tells what is wrong: an answer must not grow with
+# the request.
+LONGEST_WORDS: Final = 1000
+LONGEST_NAME: Final = 200
+
+
+def brief(words: str, longest: int = LONGEST_WORDS) -> str:
+    """`words`, without the middle of very long ones."""
+    if len(words) <= longest:
+        return words
+    half = (longest - 3) // 2
+    return f"{words[:half]} … {words[-half:]}"
 
 
 class CortexError(Exception):
@@ -20,7 +33,8 @@ class CortexError(Exception):
     must not repeat the call by itself. `not_started` becomes
     `x-cortex-not-started: 1`: nothing ran, another neuron may be tried.
     `facts` are further fields of the error object (numbers a client acts on).
-    `reason` is what metrics call it, where its code tells too little; no client sees it.
+    `reason` is what metrics call it, where its code tells too little; no client sees it. One that
+    `quotes` a caller's words is brief.
     """
 
     status: ClassVar[int] = 500
@@ -30,6 +44,7 @@ class CortexError(Exception):
     not_started: bool = False
     default_retry_after_s: ClassVar[float | None] = None
     reason: str = ""
+    quotes: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -40,6 +55,8 @@ class CortexError(Exception):
         facts: Mapping[str, Fact] | None = None,
         reason: str = "",
     ) -> None:
+        if self.quotes:
+            message, param = brief(message), param and brief(param, LONGEST_NAME)
         super().__init__(message)
         self.message = message
         self.param = param
@@ -49,9 +66,10 @@ class CortexError(Exception):
 
 
 class BadAsk(CortexError):
-    """The request cannot be read, or contradicts itself."""
+    """The request cannot be read, or contradicts itself. Messages quote the caller, and stay short."""
 
     status, code, blame = 400, "invalid_request", "caller"
+    quotes = True
 
 
 class Unsupported(BadAsk):

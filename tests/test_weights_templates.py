@@ -74,6 +74,7 @@ def test_beside_weights_only_a_template_of_its_own_counts(tmp_path: Path) -> Non
         ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}', "is not what it should be"),
         ("tokenizer_config.json", b"[" * 100_000, "is not what it should be"),
         ("chat_template.json", b"<html>", "is not what it should be"),
+        ("chat_template.json", b'{"chat_template": "\xff"}', "is not what it should be"),
         ("chat_template.jinja", b"\xff\xfe{", "is not UTF-8"),
         ("chat_template.jinja", None, "is not a regular file"),
     ],

@@ -109,7 +109,7 @@ def _streamed(path: str, body: bytes) -> str:
 def _decoded(data: bytes) -> Json:
     try:
         said: Json = msgspec.json.decode(data)
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         return None
     return said
 

@@ -17,7 +17,7 @@ from cortex.config.gateway import NeuronRef
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web.names import Address
 from cortex.web.pool import Pool
-from cortex.wire import keeping, refusals
+from cortex.wire import keeping, reading, refusals
 from cortex.wire import neuron as wire
 
 T = TypeVar("T")
@@ -85,8 +85,8 @@ class Remote:
         if status != 200:
             raise self._refusal(status, headers, said, path)
         try:
-            return msgspec.json.decode(said, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+            return reading.of_peer(said, kind)
+        except ValueError as error:
             raise UpstreamFailed(f"Neuron '{name}' spoke nonsense at {path}: {error}") from error
 
     async def _ask(

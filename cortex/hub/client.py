@@ -96,7 +96,7 @@ class Client:
             await self._read(answer, take)
         try:
             model = msgspec.json.decode(said, type=_Model)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise LoadFailed(
                 f"{self._settings.endpoint} lists {source.repo} in no known form: {error}"
             ) from error

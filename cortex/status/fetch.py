@@ -21,7 +21,7 @@ from cortex.ask import Json
 from cortex.catalogue import unknown
 from cortex.causes import bottom
 from cortex.errors import BadAsk, CortexError, Denied, Unauthorised, Unreachable, UpstreamFailed, named
-from cortex.wire import fleet, keeping, neuron
+from cortex.wire import fleet, keeping, neuron, reading
 from cortex.wire.openai_answers import ModelList
 from cortex.wire.plan import PlanReport
 
@@ -139,8 +139,8 @@ class Asker:
         if answer.status_code != 200:
             raise _refusal(answer, self.endpoint)
         try:
-            return msgspec.json.decode(answer.content, type=kind)
-        except msgspec.MsgspecError as error:
+            return reading.of_peer(answer.content, kind)
+        except ValueError as error:
             raise UpstreamFailed(
                 f"{answer.url} answers, but not as a cortex does ({error}); check --endpoint"
             ) from error
@@ -197,8 +197,8 @@ def _refusal(answer: httpx.Response, endpoint: str) -> CortexError:
     if answer.status_code in {401, 403}:
         return _not_let_in(answer, endpoint)
     try:
-        fault = msgspec.json.decode(answer.content, type=_Refusal).error
-    except msgspec.MsgspecError:
+        fault = reading.of_peer(answer.content, _Refusal).error
+    except ValueError:
         said = answer.text[:_EXCERPT].strip() or "nothing"
         return UpstreamFailed(f"{endpoint} answers {answer.status_code} and says {said!r}; is it a cortex?")
     return named(fault.code or "", answer.status_code, fault.message)
@@ -206,8 +206,8 @@ def _refusal(answer: httpx.Response, endpoint: str) -> CortexError:
 
 def _not_let_in(answer: httpx.Response, endpoint: str) -> CortexError:
     try:
-        said = msgspec.json.decode(answer.content, type=_Refusal).error.message
-    except msgspec.MsgspecError:
+        said = reading.of_peer(answer.content, _Refusal).error.message
+    except ValueError:
         said = answer.text[:_EXCERPT].strip()
     kind = Unauthorised if answer.status_code == 401 else Denied
     return kind(

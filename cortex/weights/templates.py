@@ -102,7 +102,7 @@ def _sources(path: Path) -> TemplateSources:
         return TemplateSources()
     try:
         config = msgspec.json.decode(data, type=_Config)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Unfit(f"{path}: is not what it should be: {error}; download it again") from error
     given = config.chat_template
     named = {each.name: each.template for each in given} if isinstance(given, list) else {"default": given}

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from cortex.ask import Json
-from cortex.errors import BadAsk
+from cortex.errors import BadAsk, brief
 
 T = TypeVar("T")
 
@@ -22,6 +22,7 @@ SMALL_BYTES: Final = 64 * 1024
 # About 40 ms of decoding: 2048 messages of some sixty nodes each.
 MOST_NODES: Final = 131_072
 MOST_DEPTH: Final = 64
+_DETAIL: Final = 300
 
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
 # How a fault names kinds of values: by the words of Python, and what JSON calls them.
@@ -56,6 +57,16 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: st
     except ValueError as fault:  # malformed JSON, or text that is not UTF-8
         detail = str(fault).removeprefix("JSON is malformed: ")
         raise BadAsk(f"{subject} is not valid JSON: {detail}", param=name or None) from fault
+
+
+def of_peer(data: bytes, kind: type[T]) -> T:
+    """What another process of ours says. ValueError, and nothing else, when it is no `kind`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError as fault:
+        raise ValueError("it is nested too deeply") from fault
+    except ValueError as fault:  # of msgspec, or text that is not UTF-8
+        raise ValueError(brief(str(fault), _DETAIL)) from fault
 
 
 def is_object(text: bytes) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from cortex.errors import CortexError, Fact, NeverFits, named
+from cortex.wire import reading
 
 
 class _Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,15 +58,15 @@ class _Body(msgspec.Struct):
     error: Refusal
 
 
-_BODY: Final = msgspec.json.Decoder(_Body)
+_NO_WORDS: Final = "the neuron that failed did not say why; its log may"
 
 
 def read(body: bytes) -> Refusal | None:
     """The error object of `body`; None when it holds none."""
-    with suppress(msgspec.DecodeError, RecursionError):
-        error = _BODY.decode(body).error
+    with suppress(ValueError):
+        error = reading.of_peer(body, _Body).error
         code = error.code or (error.details.error_code if error.details else None)
-        return msgspec.structs.replace(error, code=code)
+        return msgspec.structs.replace(error, code=code, message=error.message or _NO_WORDS)
     return None
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from cortex.ask import Json
 from cortex.errors import UpstreamFailed
+from cortex.wire import reading
 from cortex.wire.sse_reading import EventReader
 
 _NUMBER: Final = b'"sequence_number":'
@@ -19,9 +20,6 @@ _NUMBER: Final = b'"sequence_number":'
 
 class _Event(msgspec.Struct):
     response: dict[str, Any]
-
-
-_FIRST: Final = msgspec.json.Decoder(_Event)
 
 
 class Trail:
@@ -47,5 +45,5 @@ class Trail:
     def _begin(self, event: bytes) -> None:
         self._reader = None
         if self.response is None:
-            with suppress(msgspec.DecodeError, RecursionError):
-                self.response = _FIRST.decode(event).response
+            with suppress(ValueError):
+                self.response = reading.of_peer(event, _Event).response

@@ -106,7 +106,7 @@ def decoded(path: Path, kind: type[Kind], most: int = SETTINGS_BYTES) -> Kind | 
     data = contents(path, most)
     try:
         return None if data is None else msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Unfit(f"{path}: is not what it should be: {error}; download it again") from error
 
 

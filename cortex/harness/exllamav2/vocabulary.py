@@ -137,7 +137,7 @@ def _opened(path: Path) -> tuple[_File, "Tokenizer"]:
         )
     try:
         file = msgspec.json.decode(data, type=_File)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(path, error) from error
     try:
         tokenizer = Tokenizer.from_str(data.decode())
