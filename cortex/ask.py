@@ -63,8 +63,9 @@ class Message:
 class Tool:
     """A function that the model may call; `parameters` is a JSON schema.
 
-    The last two tell how its calls are told back: `name` begins with `namespace`, which the client
-    has apart, and what is `free_form` has one text as its input there.
+    The last three tell how its calls are told back: `name` begins with `namespace`, which the client
+    has apart, what is `free_form` has one text as its input there, and the call of what is `legacy`
+    is the message's only one.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Tool:
     strict: bool = False
     namespace: str = ""
     free_form: bool = False
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from cortex.ask import Ask, Tool
 from cortex.errors import EngineFailed, Loading
 from cortex.events import (
     Event,
@@ -18,6 +19,7 @@ from cortex.events import (
     Prefilled,
     Started,
     Stopped,
+    StopReason,
     Text,
     Thought,
     TokenLogprob,
@@ -361,3 +363,46 @@ def test_the_vendors_library_reads_a_whole_answer() -> None:
     assert final.usage is not None
     assert final.usage.prompt_tokens_details is not None
     assert final.usage.prompt_tokens_details.cached_tokens == 3
+
+
+LEGACY = replace(REPLY, ask=Ask("m", tools=(Tool("f", legacy=True),)))
+CUSTOM = replace(REPLY, ask=Ask("m", tools=(Tool("patch", free_form=True), Tool("f"))))
+
+
+def test_who_sent_functions_reads_the_one_function_call_of_the_message() -> None:
+    """A client from before `tools` looks for nothing else, and its loop goes by the finish_reason."""
+    said = [ToolCall("call_a", "f", '{"a": 1}'), Stopped("tool_calls", Usage(1, 0, 1))]
+    called = {"name": "f", "arguments": '{"a": 1}'}
+    frames = play(speak(LEGACY), said)
+    assert kinds(frames) == ["role", "tool_call", "finish", "done"]
+    assert choice(frames[1])["delta"] == {"function_call": called}
+    assert choice(frames[2])["finish_reason"] == "function_call"
+    (answered,) = json.loads(whole(LEGACY, said))["choices"]
+    assert answered["message"]["function_call"] == called
+    assert "tool_calls" not in answered["message"] and answered["message"]["content"] is None
+    assert answered["finish_reason"] == "function_call"
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_an_answer_without_a_call_is_the_same_to_who_sent_functions(reason: StopReason) -> None:
+    said = [Text("hm"), Stopped(reason, Usage(1, 0, 1))]
+    assert play(speak(LEGACY), said) == play(speak(REPLY), said)
+    assert whole(LEGACY, said) == whole(REPLY, said)
+
+
+def test_a_custom_tool_is_called_with_its_text_beside_functions() -> None:
+    said = [
+        ToolCall("call_a", "patch", '{"input": "*** Begin\\n"}'),
+        ToolCall("call_b", "f", "{}"),
+        Stopped("tool_calls", Usage(1, 0, 1)),
+    ]
+    custom = {"id": "call_a", "type": "custom", "custom": {"name": "patch", "input": "*** Begin\n"}}
+    function = {"id": "call_b", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    frames = play(speak(CUSTOM), said)
+    assert [choice(frame)["delta"]["tool_calls"] for frame in frames[1:3]] == [
+        [{"index": 0, **custom}],
+        [{"index": 1, **function}],
+    ]
+    (answered,) = json.loads(whole(CUSTOM, said))["choices"]
+    assert answered["message"]["tool_calls"] == [custom, function]
+    assert answered["finish_reason"] == "tool_calls"

@@ -224,6 +224,30 @@ def test_a_call_that_the_length_cuts_is_text_and_no_call() -> None:
     assert [type(event) for event in whole][-2:] == [ToolCall, Stopped]
 
 
+@pytest.mark.parametrize("arguments", ['{"a":', "[1]", "Oslo", '{"a": 1} and more'])
+def test_a_call_whose_arguments_are_no_object_is_text_and_no_call(arguments: str) -> None:
+    """Engines that hold no call to a grammar send what their model wrote; the vendor's library for
+    Python raises ValueError for the whole answer where it is no JSON."""
+    for pieces in ([arguments], list(arguments)):
+        events = heard(
+            chunk(call(0, "", id="c1", name="f")),
+            *(chunk(call(0, piece)) for piece in pieces),
+            chunk({}, "tool_calls"),
+            DONE,
+        )
+        assert [event for event in events if isinstance(event, ToolCall)] == []
+        assert "".join(event.text for event in events if isinstance(event, Text)) == f"f {arguments}"
+        assert isinstance(events[-1], Stopped) and events[-1].reason == "stop"
+    events = heard(
+        chunk(call(0, arguments, id="c1", name="f")),
+        chunk(call(1, "{}", id="c2", name="g")),
+        chunk({}, "tool_calls"),
+        DONE,
+    )
+    assert [event.id for event in events if isinstance(event, ToolCall)] == ["c2"]
+    assert isinstance(events[-1], Stopped) and events[-1].reason == "tool_calls"
+
+
 def test_calls_without_end_are_cut() -> None:
     piece = chunk(call(0, "x" * 2**19, name="x"))
     error = failure(*[piece] * (MOST_CALL_BYTES // 2**19 + 2))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cortex.ask import Ask, Message, Sampling, Shape, Tool, ToolChoice, ToolUse
 from cortex.errors import BadAsk, CortexError, Unsupported
 from cortex.translator import openai_chat, openai_text
+from cortex.translator.free_tools import PARAMETERS
 
 GOLDEN = Path(__file__).parent / "golden" / "openai"
 HI = {"role": "user", "content": "hi"}
@@ -19,7 +20,12 @@ TEXT = {"model": "m", "prompt": "hi"}
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
 TOOL = {"type": "function", "function": FUNCTION}
 OTHER = {"type": "function", "function": {"name": "g"}}
+CUSTOM = {"type": "custom", "custom": {"name": "patch", "description": ""}}
+RULED = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[a-z]+"}}
 F, G = Tool("f", parameters={"type": "object"}), Tool("g")
+PATCH = Tool("patch", parameters=PARAMETERS, free_form=True)
+# One `function_call` is all that a message has.
+LEGACY = {"tools": (replace(F, legacy=True),), "parallel_tool_calls": False}
 PLAIN = Ask("m", (Message("user", "hi"),))
 
 JSON = st.recursive(
@@ -76,6 +82,7 @@ def test_a_sampling_field_reaches_the_ask_of_both_dialects(
         ({"stop": "a"}, {"stop": ("a",)}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
         ({"stop": []}, {}),
+        ({"stop": ""}, {}),
         ({"n": 8}, {"n": 8}),
         ({"max_tokens": 5}, {"max_tokens": 5}),
         ({"stream": True}, {"stream": True}),
@@ -154,14 +161,30 @@ def test_a_shared_field_reaches_the_ask_of_both_dialects(fields: dict, changes: 
             },
             {"tools": (F,)},
         ),
-        ({"functions": [FUNCTION]}, {"tools": (F,)}),
-        (
-            {"functions": [FUNCTION], "function_call": "none"},
-            {"tools": (F,), "tool_choice": ToolChoice("none")},
-        ),
+        ({"functions": [FUNCTION]}, LEGACY),
+        ({"functions": [FUNCTION], "function_call": "none"}, {**LEGACY, "tool_choice": ToolChoice("none")}),
         (
             {"functions": [FUNCTION], "function_call": {"name": "f"}},
-            {"tools": (F,), "tool_choice": ToolChoice("named", "f")},
+            {**LEGACY, "tool_choice": ToolChoice("named", "f")},
+        ),
+        ({"tools": [TOOL, CUSTOM]}, {"tools": (F, PATCH)}),
+        (
+            {"tools": [TOOL, CUSTOM], "tool_choice": {"type": "custom", "custom": {"name": "patch"}}},
+            {"tools": (F, PATCH), "tool_choice": ToolChoice("named", "patch")},
+        ),
+        (
+            {
+                "tools": [TOOL, CUSTOM, OTHER],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"tools": [{"type": "custom", "custom": {"name": "patch"}}, TOOL]},
+                },
+            },
+            {"tools": (F, PATCH)},
+        ),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "patch", "format": RULED}}]},
+            {"tools": (replace(PATCH, description="The input follows this grammar (regex):\n[a-z]+"),)},
         ),
         ({"modalities": ["text"]}, {}),
     ],
@@ -252,7 +275,6 @@ BOUNDS = [
     ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": 2**63}, "max_tokens"),
     ({"max_tokens": 10**400}, "max_tokens"),
-    ({"stop": ""}, "stop"),
     ({"stop": ["a", ""]}, "stop[1]"),
     ({"stop": ["a"] * 17}, "stop"),
     ({"stop": "a" * 257}, "stop"),
@@ -305,6 +327,7 @@ def test_a_value_out_of_bounds_is_refused_by_name_in_both_dialects(fields: dict,
             "messages[0].tool_calls",
         ),
         ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "refusal": "no"}]}, "messages[0].refusal"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"top_logprobs": -1, "logprobs": True}, "top_logprobs"),
@@ -320,6 +343,21 @@ def test_a_value_out_of_bounds_is_refused_by_name_in_both_dialects(fields: dict,
             "reasoning_effort",
         ),
         ({"tools": [TOOL] * 129}, "tools"),
+        ({"tools": [TOOL, OTHER, TOOL]}, "tools"),
+        ({"tools": [CUSTOM, {"function": {"name": "patch"}}]}, "tools"),
+        ({"functions": [FUNCTION, FUNCTION]}, "functions"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].custom"),
+        ({"tools": [{"type": "custom", "custom": {"name": "a b"}}]}, "tools[0].custom.name"),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "a", "format": {"type": "grammar"}}}]},
+            "tools[0].custom.format.grammar",
+        ),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "a", "format": {"type": "jpeg"}}}]},
+            "tools[0].custom.format.type",
+        ),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice.custom"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "a" * 129}}]}, "tools[0].function.name"),
@@ -368,19 +406,21 @@ def test_a_chat_that_contradicts_itself_is_refused_by_name(fields: dict, param: 
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file"}]}]},
             "messages[0].content[1]",
         ),
-        ({"messages": [{"role": "assistant", "content": [{"type": "refusal"}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "assistant", "refusal": "no"}]}, "messages[0].refusal"),
+        ({"messages": [{"role": "user", "content": [{"type": "refusal"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio"),
         (
-            {
-                "messages": [
-                    {"role": "assistant", "tool_calls": [{"id": "c", "type": "custom", "custom": {}}]}
-                ]
-            },
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "type": "mcp", "mcp": {}}]}]},
             "messages[0].tool_calls[0]",
         ),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
-        ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice.type"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [{"type": "mcp"}]}},
+            },
+            "tool_choice",
+        ),
         ({"audio": {"voice": "v", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {}}, "web_search_options"),
@@ -474,6 +514,22 @@ def test_every_form_of_a_message_becomes_a_turn() -> None:
 def test_arguments_of_an_earlier_call_are_kept_and_never_empty(sent: str | None, read: str) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": sent}}
     assert turns({"role": "assistant", "tool_calls": [call]})[0].tool_calls == (ToolUse("c", "f", read),)
+
+
+def test_what_the_assistant_refused_with_is_what_it_said() -> None:
+    parts = [{"type": "text", "text": "Oh "}, {"type": "refusal", "refusal": "no"}]
+    assert turns({"role": "assistant", "content": None, "refusal": "no"}) == (Message("assistant", "no"),)
+    assert turns({"role": "assistant", "content": parts}) == (Message("assistant", "Oh no"),)
+
+
+def test_an_earlier_call_of_a_custom_tool_is_one_with_its_text() -> None:
+    """Fault 46: ids pass as they are, whatever their form."""
+    call = {"id": "any id/1", "type": "custom", "custom": {"name": "patch", "input": 'a "b"'}}
+    answer = {"role": "tool", "tool_call_id": "any id/1", "content": "done"}
+    assert turns({"role": "assistant", "tool_calls": [call]}, answer) == (
+        Message("assistant", tool_calls=(ToolUse("any id/1", "patch", '{"input":"a \\"b\\""}'),)),
+        Message("tool", "done", tool_call_id="any id/1"),
+    )
 
 
 def test_a_legacy_answer_finds_its_call() -> None:

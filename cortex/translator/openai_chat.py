@@ -3,18 +3,18 @@
 `read` obeys every field it knows, refuses by name what cortex cannot do, and skips
 unknown fields. Deliberately without effect, because the answer is right without them:
 user, metadata, service_tier, safety_identifier, prompt_cache_key and its retention,
-verbosity, prediction, store=false, name and schema name of a response_format. A message
-in a legacy form is answered in the modern one.
+verbosity, prediction, store=false, name and schema name of a response_format. Who sends the
+legacy `functions` reads the one `function_call` of a message: that is told back to them.
 `speak` and `whole` say the same, the first event by event, the second at the end.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from cortex.ask import TEMPLATE_WORDS, Ask, Scalar
+from cortex.ask import TEMPLATE_WORDS, Ask, Scalar, Tool
 from cortex.errors import BadAsk, EngineFailed, Unsupported
 from cortex.events import (
     Event,
@@ -22,6 +22,7 @@ from cortex.events import (
     Prefilled,
     Started,
     Stopped,
+    StopReason,
     Text,
     Thought,
     TokenLogprob,
@@ -29,6 +30,7 @@ from cortex.events import (
     Usage,
 )
 from cortex.translator import openai_fields, openai_messages, openai_tools
+from cortex.translator.free_tools import free_input
 from cortex.wire import faults, reading
 from cortex.wire.openai import Reply
 from cortex.wire.openai_answers import (
@@ -36,6 +38,8 @@ from cortex.wire.openai_answers import (
     CallShape,
     ChatChoice,
     ChatCompletion,
+    CustomShape,
+    FinishReason,
     FunctionShape,
     LogprobBody,
     Logprobs,
@@ -63,7 +67,7 @@ def read(body: bytes) -> Ask:
         max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
         tools=tools,
         tool_choice=choice,
-        parallel_tool_calls=wanted.parallel_tool_calls is not False,
+        parallel_tool_calls=wanted.parallel_tool_calls is not False and not any(map(_legacy, tools)),
         logprobs=_logprobs(wanted),
         template=_template(wanted),
     )
@@ -125,7 +129,7 @@ def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
     which no end mark follows. A late event raises StopIteration: a bug of its sender.
     """
     mould = Mould(reply, "chat.completion.chunk")
-    called = [0] * reply.n
+    tools, called = _tools(reply), [0] * reply.n
     usages: dict[int, Usage] = {}
     frames = [Frame(mould.chunk(choice, _ROLE), "role") for choice in range(reply.n)]
     while True:
@@ -137,14 +141,13 @@ def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
                 inner = b'"delta":{"reasoning_content":%b}' % encode(text)
                 frames = [Frame(mould.chunk(choice, inner), "thought")]
             case ToolCall() as call:
-                shape = encode(_shape(call, called[call.choice]))
+                inner = b'"delta":{%b}' % _delta(call, called[call.choice], tools)
                 called[call.choice] += 1
-                frames = [
-                    Frame(mould.chunk(call.choice, b'"delta":{"tool_calls":[%b]}' % shape), "tool_call")
-                ]
+                frames = [Frame(mould.chunk(call.choice, inner), "tool_call")]
             case Stopped(reason, usage, choice=choice):
                 usages[choice] = usage
-                frames = [Frame(mould.chunk(choice, b'"delta":{}', b'"%b"' % reason.encode()), "finish")]
+                finish = b'"%b"' % _finish(reason, tools).encode()
+                frames = [Frame(mould.chunk(choice, b'"delta":{}', finish), "finish")]
                 if len(usages) == reply.n:
                     break
             case Failed(error):
@@ -163,12 +166,31 @@ def _beside(logprobs: tuple[TokenLogprob, ...], reply: Reply) -> bytes:
     return b',"logprobs":%b' % encode(Logprobs([LogprobBody.of(token, reply.logprobs) for token in logprobs]))
 
 
-def _shape(call: ToolCall, index: int | None = None) -> CallShape:
-    return CallShape(
-        index=UNSET if index is None else index,
-        id=call.id,
-        function=FunctionShape(call.name, call.arguments),
-    )
+def _tools(reply: Reply) -> dict[str, Tool]:
+    """By the names that the model calls them."""
+    return {tool.name: tool for tool in reply.ask.tools} if reply.ask else {}
+
+
+def _legacy(tool: Tool) -> bool:
+    return tool.legacy
+
+
+def _finish(reason: StopReason, tools: Mapping[str, Tool]) -> FinishReason:
+    return "function_call" if reason == "tool_calls" and any(map(_legacy, tools.values())) else reason
+
+
+def _delta(call: ToolCall, index: int, tools: Mapping[str, Tool]) -> bytes:
+    if any(map(_legacy, tools.values())):
+        return b'"function_call":%b' % encode(FunctionShape(call.name, call.arguments))
+    return b'"tool_calls":[%b]' % encode(_shape(call, tools, index))
+
+
+def _shape(call: ToolCall, tools: Mapping[str, Tool], index: int | UnsetType = UNSET) -> CallShape:
+    tool = tools.get(call.name)
+    if tool is not None and tool.free_form:
+        custom = CustomShape(call.name, free_input(call.arguments))
+        return CallShape(index=index, id=call.id, type="custom", custom=custom)
+    return CallShape(index=index, id=call.id, function=FunctionShape(call.name, call.arguments))
 
 
 @dataclass(slots=True)
@@ -177,7 +199,7 @@ class _Answer:
 
     text: list[str] = field(default_factory=list)
     thought: list[str] = field(default_factory=list)
-    calls: list[CallShape] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     stopped: Stopped | None = None
 
@@ -194,7 +216,7 @@ def whole(reply: Reply, events: Iterable[Event]) -> bytes:
             case Thought(text):
                 answer.thought.append(text)
             case ToolCall():
-                answer.calls.append(_shape(event))
+                answer.calls.append(event)
             case Stopped():
                 answer.stopped = event
             case Failed(error):
@@ -211,13 +233,17 @@ def whole(reply: Reply, events: Iterable[Event]) -> bytes:
 def _choice(index: int, answer: _Answer, reply: Reply) -> ChatChoice:
     if answer.stopped is None:
         raise EngineFailed(f"the generation ended without a reason for choice {index}; send it again")
-    text = "".join(answer.text)
+    text, tools = "".join(answer.text), _tools(reply)
     message = AnswerMessage(
         content=text if text or not answer.calls else None,
         reasoning_content="".join(answer.thought) or UNSET,
-        tool_calls=answer.calls or UNSET,
     )
+    if any(map(_legacy, tools.values())):
+        for call in answer.calls:
+            message.function_call = FunctionShape(call.name, call.arguments)
+    else:
+        message.tool_calls = [_shape(call, tools) for call in answer.calls] or UNSET
     logprobs = None
     if reply.logprobs is not None:
         logprobs = Logprobs([LogprobBody.of(token, reply.logprobs) for token in answer.logprobs])
-    return ChatChoice(index, message, logprobs, answer.stopped.reason)
+    return ChatChoice(index, message, logprobs, _finish(answer.stopped.reason, tools))

@@ -76,7 +76,7 @@ def sampling(body: Spoken, bias: Raw = ABSENT) -> Sampling:
 
 
 def _stop(body: Body) -> tuple[str, ...]:
-    stop = reading.part(body.stop, STOP, "stop") or ()
+    stop = reading.part(body.stop, STOP, "stop") or ()  # forms send "" where nothing was typed
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 

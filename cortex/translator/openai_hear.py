@@ -141,6 +141,8 @@ class _Answer:
             )
         said = [*self._begun(), *self._whole()]
         reason = "tool_calls" if self.called else self.reason
+        if reason == "tool_calls" and not self.called:
+            reason = "stop"  # nobody could act on it
         return [*said, Stopped(reason, self._used(), self.stop)]
 
     def _choice(self, choice: HeardChoice) -> list[Event]:
@@ -157,7 +159,7 @@ class _Answer:
             self.reason = _REASONS[choice.finish_reason]
             stop = choice.stop_reason if choice.stop_reason is not None else choice.matched_stop
             self.stop = stop if isinstance(stop, str) else None
-            said += self._cut() if self.reason == "length" else self._whole()
+            said += self._whole()
         return said
 
     def _delta(self, delta: Delta) -> list[Event]:
@@ -219,27 +221,21 @@ class _Answer:
             raise UpstreamFailed(f"The calls of one answer are longer than {MOST_CALL_BYTES} bytes")
         return said
 
-    def _cut(self) -> list[Event]:
-        """The answer ends by its length. A call that was not complete by then is none: what there is
-        of it is text, as where the model writes calls in its own words."""
-        call = self.call
-        written = "" if call is None else "".join(call.arguments)
-        if call is None or is_object(written.encode()):
-            return self._whole()
-        self.call = None
-        return [Text(f"{call.name} {written}".strip() or " ")]
-
     def _whole(self) -> list[Event]:
-        """The call in hand is complete."""
+        """The call in hand is complete. One whose arguments are no object, or were cut, is none: what
+        there is of it is text, as where the model writes calls in its own words."""
         call, self.call = self.call, None
         if call is None:
             return []
+        written = "".join(call.arguments) or ("" if self.reason == "length" else "{}")
+        if not is_object(written.encode("utf-8", "surrogatepass")):
+            return [Text(f"{call.name} {written}".strip() or " ")]
         if not call.name:
             raise UpstreamFailed("The engine that serves this model calls a tool without saying which")
         self.called += 1
         if self.called > 1 and not self.hearing.parallel:
             return []
-        return [ToolCall(call.id, call.name, "".join(call.arguments) or "{}")]
+        return [ToolCall(call.id, call.name, written)]
 
     # -- usage
 

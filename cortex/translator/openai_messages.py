@@ -15,6 +15,7 @@ from msgspec import Raw
 from cortex.ask import Image, Message, Role, ToolUse
 from cortex.errors import BadAsk, Unsupported
 from cortex.translator import media
+from cortex.translator.free_tools import as_arguments
 from cortex.wire import reading
 from cortex.wire.openai_bodies import (
     MESSAGES,
@@ -69,11 +70,10 @@ def _turns(bodies: list[MessageBody]) -> Iterator[Message]:
 def _check(body: MessageBody, at: str) -> None:
     if body.role not in _ROLES:
         raise BadAsk(f"'{at}.role' must be one of {', '.join(_ROLES)}", param=f"{at}.role")
-    for name in ("refusal", "audio"):
-        if getattr(body, name):
-            raise Unsupported(f"'{at}.{name}' is not supported; send text content", param=f"{at}.{name}")
+    if body.audio:
+        raise Unsupported(f"'{at}.audio' is not supported; send text content", param=f"{at}.audio")
     if body.role != "assistant":
-        for name in ("tool_calls", "function_call", "reasoning_content"):
+        for name in ("tool_calls", "function_call", "reasoning_content", "refusal"):
             if getattr(body, name):
                 raise BadAsk(f"'{at}.{name}' belongs to assistant messages only", param=f"{at}.{name}")
     if body.role == "function" and not body.name:
@@ -83,13 +83,16 @@ def _check(body: MessageBody, at: str) -> None:
 def _content(body: MessageBody, at: str) -> media.Content:
     said = media.Content()
     if body.content is None or isinstance(body.content, str):
-        said.say(body.content or "")
+        # What the assistant refused with is what it said.
+        said.say(body.content or body.refusal or "")
         return said
     for index, part in enumerate(body.content):
         place = f"{at}.content[{index}]"
         match part.type:
             case "text":
                 said.say(part.text or "")
+            case "refusal" if body.role == "assistant":
+                said.say(part.refusal or "")
             case "image_url" if _ROLES[body.role] in ("user", "tool"):
                 said.show(_picture(part, place))
             case "image_url":
@@ -108,8 +111,10 @@ def _picture(part: PartBody, place: str) -> Image:
 
 
 def _use(call: CallBody, at: str) -> ToolUse:
+    if call.type == "custom" and call.custom is not None:
+        return ToolUse(call.id, call.custom.name, as_arguments(call.custom.input or ""))
     if call.type not in (None, "function") or call.function is None:
-        raise Unsupported(f"'{at}': only function calls are supported", param=at)
+        raise Unsupported(f"'{at}': only calls of functions and custom tools are supported", param=at)
     return _called(call.id, call.function)
 
 

@@ -1,15 +1,17 @@
 """The tools of a chat, and which of them the model may or must call.
 
-Tools are functions; the legacy `functions` and `function_call` mean the same and are
-answered as tool calls. A choice that names a tool must name one of those given, and
-`allowed_tools` leaves only the ones it lists.
+Tools are functions and custom tools. The legacy `functions` and `function_call` mean the same,
+but for how their calls are told back. A choice that names a tool must name one of those given,
+and `allowed_tools` leaves only the ones it lists.
 """
 
 import re
+from dataclasses import replace
 from typing import Final
 
 from cortex.ask import Tool, ToolChoice
 from cortex.errors import BadAsk, Unsupported
+from cortex.translator.free_tools import PARAMETERS, with_grammar
 from cortex.wire import reading
 from cortex.wire.openai_bodies import (
     FUNCTION_CHOICE,
@@ -19,6 +21,7 @@ from cortex.wire.openai_bodies import (
     AllowedTools,
     ChatBody,
     ChoiceBody,
+    CustomBody,
     FunctionBody,
     ToolBody,
 )
@@ -37,6 +40,10 @@ def tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice]:
     given, param = (legacy, "function_call") if legacy else (modern, "tool_choice")
     if not reading.absent(body.function_call) and not reading.absent(body.tool_choice):
         raise BadAsk("'function_call' is the old name of 'tool_choice': send one", param="function_call")
+    names = [tool.name for tool in given]
+    if twins := [name for name in names if names.count(name) > 1]:
+        field = "functions" if legacy else "tools"
+        raise BadAsk(f"'{field}' has two that are called {twins[0]!r}", param=field)
     choice, allowed = _choice(body)
     if allowed is not None:
         _known(allowed, given, param)
@@ -51,15 +58,16 @@ def tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice]:
 def _modern(body: ChatBody) -> tuple[Tool, ...]:
     found = reading.part(body.tools, TOOLS, "tools", TOOLS_BYTES) or []
     _few(found, "tools")
-    return tuple(
-        _tool(_function(tool, index), f"tools[{index}].function") for index, tool in enumerate(found)
-    )
+    return tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(found))
 
 
 def _legacy(body: ChatBody) -> tuple[Tool, ...]:
     found = reading.part(body.functions, FUNCTIONS, "functions", TOOLS_BYTES) or []
     _few(found, "functions")
-    return tuple(_tool(function, f"functions[{index}]") for index, function in enumerate(found))
+    return tuple(
+        replace(_function(function, f"functions[{index}]"), legacy=True)
+        for index, function in enumerate(found)
+    )
 
 
 def _few(found: list[ToolBody] | list[FunctionBody], name: str) -> None:
@@ -67,20 +75,38 @@ def _few(found: list[ToolBody] | list[FunctionBody], name: str) -> None:
         raise BadAsk(f"'{name}' has more than {MOST_TOOLS} entries", param=name)
 
 
-def _function(tool: ToolBody, index: int) -> FunctionBody:
-    if tool.type not in (None, "function"):
-        name = f"tools[{index}].type"
-        raise Unsupported(f"'{name}': only 'function' is supported, not '{tool.type}'", param=name)
-    if tool.function is None:
-        raise BadAsk(f"'tools[{index}].function' is missing", param=f"tools[{index}].function")
-    return tool.function
+def _tool(tool: ToolBody, at: str) -> Tool:
+    kind = tool.type or "function"
+    if kind not in ("function", "custom"):
+        name = f"{at}.type"
+        raise Unsupported(f"'{name}': only function and custom are supported, not '{kind}'", param=name)
+    if kind == "function" and tool.function is not None:
+        return _function(tool.function, f"{at}.function")
+    if kind == "custom" and tool.custom is not None:
+        return _custom(tool.custom, f"{at}.custom")
+    raise BadAsk(f"'{at}.{kind}' is missing", param=f"{at}.{kind}")
 
 
-def _tool(function: FunctionBody, at: str) -> Tool:
-    if not _NAME.match(function.name):
+def _custom(custom: CustomBody, at: str) -> Tool:
+    said, form = custom.description or "", custom.format
+    if form is not None and form.type not in ("text", "grammar"):
+        raise BadAsk(f"'{at}.format.type' must be text or grammar", param=f"{at}.format.type")
+    if form is not None and form.type == "grammar":
+        if form.grammar is None:
+            raise BadAsk(f"'{at}.format.grammar' is missing", param=f"{at}.format.grammar")
+        said = with_grammar(said, form.grammar.syntax, form.grammar.definition)
+    return Tool(_named(custom.name, at), said, PARAMETERS, free_form=True)
+
+
+def _named(name: str, at: str) -> str:
+    if not _NAME.match(name):
         raise BadAsk(f"'{at}.name' must be 1 to 128 of A-Z a-z 0-9 _ . -", param=f"{at}.name")
+    return name
+
+
+def _function(function: FunctionBody, at: str) -> Tool:
     return Tool(
-        name=function.name,
+        name=_named(function.name, at),
         description=function.description or "",
         parameters=reading.tree(function.parameters, f"{at}.parameters", TOOLS_BYTES),
         strict=bool(function.strict),
@@ -116,15 +142,19 @@ def _mode(word: str, param: str) -> ToolChoice:
 
 def _object(wanted: ChoiceBody) -> tuple[ToolChoice, set[str] | None]:
     match wanted:
-        case ChoiceBody(type="function", function=function) if function is not None:
-            return ToolChoice("named", function.name), None
+        case ChoiceBody(type="function" | "custom", name=str(name)):
+            return ToolChoice("named", name), None
         case ChoiceBody(type="allowed_tools", allowed_tools=AllowedTools(mode=mode, tools=refs)):
             if mode not in (None, "auto", "required"):
                 raise BadAsk("'tool_choice.allowed_tools.mode' must be auto or required", param="tool_choice")
-            if any(ref.function is None for ref in refs):
-                raise Unsupported("'tool_choice.allowed_tools': only functions", param="tool_choice")
-            return _mode(mode or "auto", "tool_choice"), {ref.function.name for ref in refs if ref.function}
-        case ChoiceBody(type="function" | "allowed_tools"):
+            names = {ref.name for ref in refs}
+            if None in names:
+                raise Unsupported(
+                    "'tool_choice.allowed_tools.tools': only functions and custom tools, by name",
+                    param="tool_choice",
+                )
+            return _mode(mode or "auto", "tool_choice"), {name for name in names if name}
+        case ChoiceBody(type="function" | "custom" | "allowed_tools"):
             raise BadAsk(f"'tool_choice.{wanted.type}' is missing", param=f"tool_choice.{wanted.type}")
         case _:
             raise Unsupported(

@@ -25,7 +25,8 @@ from cortex.events import (
     TokenLogprob,
     ToolCall,
 )
-from cortex.translator.responses_tools import bare, free_input
+from cortex.translator.free_tools import free_input
+from cortex.translator.responses_tools import bare
 from cortex.translator.responses_turns import sealed
 from cortex.wire import faults
 from cortex.wire.openai import Reply

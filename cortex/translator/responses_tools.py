@@ -1,22 +1,19 @@
 """The tools of OpenAI's Responses dialect, and which of them the model may or must call.
 
 A model knows functions alone. A tool in a namespace is one whose name begins with the
-namespace's, and a custom tool is one with a text as its only argument; `bare` and `free_input`
-turn their calls back. A grammar for that text is told to the model and held by nobody. The
-vendor's hosted tools (`web_search` and kin) are run by nobody here: they are left out, since
-their clients take an answer without them. Tools whose calls the client waits for without telling
-their form (`apply_patch` and kin) are refused, and so are MCP servers.
+namespace's, and `bare` turns it back; custom tools are those of `free_tools`. The vendor's
+hosted tools (`web_search` and kin) are run by nobody here: they are left out, since their clients
+take an answer without them. Tools whose calls the client waits for without telling their form
+(`apply_patch` and kin) are refused, and so are MCP servers.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
-from cortex.ask import Json, Tool, ToolChoice
+from cortex.ask import Tool, ToolChoice
 from cortex.errors import BadAsk, Unsupported
+from cortex.translator.free_tools import PARAMETERS, with_grammar
 from cortex.translator.openai_tools import MOST_TOOLS, TOOLS_BYTES
 from cortex.wire import reading
 from cortex.wire.responses_bodies import (
@@ -35,21 +32,6 @@ _OURS: Final = ("function", "custom", "namespace")
 _CLIENTS: Final = frozenset(
     {"local_shell", "shell", "apply_patch", "computer", "computer_use", "computer_use_preview"}
 )
-_FREE: Final[Mapping[str, Json]] = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
-
-
-class _Free(msgspec.Struct):
-    """The arguments of a custom tool's call."""
-
-    input: str
-
-
-_FREE_INPUT: Final = msgspec.json.Decoder(_Free)
 
 
 def called(name: str, namespace: str | None) -> str:
@@ -60,13 +42,6 @@ def called(name: str, namespace: str | None) -> str:
 def bare(tool: Tool) -> str:
     """What the client knows `tool` as, within its namespace."""
     return tool.name.removeprefix(f"{tool.namespace}{_BETWEEN}") if tool.namespace else tool.name
-
-
-def free_input(arguments: str) -> str:
-    """The text that a custom tool was called with. A model that kept to no form said all of it."""
-    with suppress(msgspec.DecodeError, RecursionError):
-        return _FREE_INPUT.decode(arguments).input
-    return arguments
 
 
 def tools(body: ResponsesBody) -> tuple[tuple[Tool, ...], ToolChoice]:
@@ -93,7 +68,7 @@ def _given(found: list[ToolBody], at: str, namespace: str = "") -> Iterator[Tool
                 yield Tool(name, tool.description or "", parameters, bool(tool.strict), namespace)
             case "custom":
                 name = _joined(tool, where, namespace)
-                yield Tool(name, _described(tool, where), _FREE, False, namespace, free_form=True)
+                yield Tool(name, _described(tool, where), PARAMETERS, False, namespace, free_form=True)
             case kind:
                 _leave_out(kind, where, namespace)
 
@@ -133,8 +108,7 @@ def _described(tool: ToolBody, at: str) -> str:
         case "text":
             return said
         case "grammar" if form and form.definition:
-            rule = f"The input follows this grammar ({form.syntax or 'lark'}):\n{form.definition}"
-            return f"{said}\n\n{rule}" if said else rule
+            return with_grammar(said, form.syntax, form.definition)
         case "grammar":
             raise BadAsk(f"'{at}.format.definition' is missing", param=f"{at}.format.definition")
         case _:

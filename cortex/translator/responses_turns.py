@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import msgspec
-
 from cortex.ask import Image, Message, ToolUse
 from cortex.errors import BadAsk, Unsupported
 from cortex.translator import media
 from cortex.translator.anthropic_turns import in_call_order
+from cortex.translator.free_tools import as_arguments
 from cortex.translator.responses_tools import called
 from cortex.wire import reading
 from cortex.wire.responses_bodies import INPUT, Content, ItemBody, PartBody, ResponsesBody
@@ -164,7 +163,7 @@ def _use(item: ItemBody, at: str) -> ToolUse:
     # A call without arguments comes back as an empty text.
     arguments = item.arguments or "{}"
     if item.type == "custom_tool_call":
-        arguments = msgspec.json.encode({"input": item.input or ""}).decode()
+        arguments = as_arguments(item.input or "")
     return ToolUse(call_id, called(name, item.namespace), arguments)
 
 

@@ -60,13 +60,19 @@ class FunctionShape(msgspec.Struct):
     arguments: str
 
 
+class CustomShape(msgspec.Struct):
+    name: str
+    input: str
+
+
 class CallShape(msgspec.Struct, kw_only=True):
-    """A tool call; `index` only in a stream."""
+    """A tool call, of a function or of a custom tool; `index` only in a stream."""
 
     index: int | UnsetType = UNSET
     id: str
-    type: Literal["function"] = "function"
-    function: FunctionShape
+    type: Literal["function", "custom"] = "function"
+    function: FunctionShape | UnsetType = UNSET
+    custom: CustomShape | UnsetType = UNSET
 
 
 class TopLogprob(msgspec.Struct):
@@ -117,13 +123,18 @@ class AnswerMessage(msgspec.Struct, kw_only=True):
     refusal: None = None
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[CallShape] | UnsetType = UNSET
+    function_call: FunctionShape | UnsetType = UNSET
+
+
+# The last is that of the one call which legacy clients know.
+FinishReason: TypeAlias = StopReason | Literal["function_call"]
 
 
 class ChatChoice(msgspec.Struct):
     index: int
     message: AnswerMessage
     logprobs: Logprobs | None
-    finish_reason: StopReason
+    finish_reason: FinishReason
 
 
 class TextChoice(msgspec.Struct):

@@ -18,7 +18,7 @@ ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]
-StopTexts = StopText | Annotated[list[StopText], Meta(max_length=16)]
+StopTexts = Annotated[str, Meta(max_length=256)] | Annotated[list[StopText], Meta(max_length=16)]
 Bias = Annotated[
     dict[Annotated[int, Meta(ge=0, le=2**31 - 1)], Annotated[float, Meta(ge=-100, le=100)]],
     Meta(max_length=1024),
@@ -156,6 +156,7 @@ class PartBody(msgspec.Struct):
 
     type: str
     text: str | None = None
+    refusal: str | None = None
     image_url: PictureBody | str | None = None
 
 
@@ -164,10 +165,16 @@ class FunctionCallBody(msgspec.Struct):
     arguments: str | None = None
 
 
+class CustomCallBody(msgspec.Struct):
+    name: str
+    input: str | None = None
+
+
 class CallBody(msgspec.Struct):
     id: str
     type: str | None = None
     function: FunctionCallBody | None = None
+    custom: CustomCallBody | None = None
 
 
 class Present(msgspec.Struct):
@@ -193,9 +200,28 @@ class FunctionBody(msgspec.Struct):
     strict: bool | None = None
 
 
+class GrammarBody(msgspec.Struct):
+    definition: str
+    syntax: str | None = None
+
+
+class InputFormatBody(msgspec.Struct):
+    """The form of a custom tool's input."""
+
+    type: str
+    grammar: GrammarBody | None = None
+
+
+class CustomBody(msgspec.Struct):
+    name: str
+    description: str | None = None
+    format: InputFormatBody | None = None
+
+
 class ToolBody(msgspec.Struct):
     type: str | None = None
     function: FunctionBody | None = None
+    custom: CustomBody | None = None
 
 
 class Named(msgspec.Struct):
@@ -203,8 +229,17 @@ class Named(msgspec.Struct):
 
 
 class ToolRef(msgspec.Struct):
+    """A tool by its name, which stands where its `type` says."""
+
     type: str | None = None
     function: Named | None = None
+    custom: Named | None = None
+
+    @property
+    def name(self) -> str | None:
+        """None where it is not said, or the kind of tool is not known here."""
+        named = {"function": self.function, "custom": self.custom}.get(self.type or "function")
+        return named.name if named else None
 
 
 class AllowedTools(msgspec.Struct):
@@ -212,9 +247,7 @@ class AllowedTools(msgspec.Struct):
     mode: str | None = None
 
 
-class ChoiceBody(msgspec.Struct):
-    type: str
-    function: Named | None = None
+class ChoiceBody(ToolRef):
     allowed_tools: AllowedTools | None = None
 
 

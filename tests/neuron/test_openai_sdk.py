@@ -96,6 +96,48 @@ async def test_a_tool_is_called_answered_and_used(demo: Running) -> None:
     assert second.choices[0].message.content == "It is sunny in Oslo, 21 degrees."
 
 
+async def test_who_sends_functions_reads_a_function_call(demo: Running) -> None:
+    def deed(client: OpenAI):
+        messages: Messages = user("What is the weather in Oslo?")
+        said: Any = {"model": MODEL_ID, "functions": [WEATHER["function"]], "temperature": 0}
+        first = client.chat.completions.create(messages=messages, **said).choices[0]
+        streamed = list(client.chat.completions.create(messages=messages, stream=True, **said))
+        messages.append(first.message)
+        result = '{"city": "Oslo", "weather": "sunny", "temperature": 21}'
+        messages.append({"role": "function", "name": "get_weather", "content": result})
+        return first, streamed, client.chat.completions.create(messages=messages, **said).choices[0]
+
+    first, streamed, second = await using(demo, deed)
+    assert (first.finish_reason, first.message.tool_calls) == ("function_call", None)
+    assert first.message.function_call.name == "get_weather"
+    assert json.loads(first.message.function_call.arguments) == {"city": "Oslo"}
+    (call,) = (c.choices[0].delta.function_call for c in streamed if c.choices[0].delta.function_call)
+    assert call == openai.types.chat.chat_completion_chunk.ChoiceDeltaFunctionCall(
+        **first.message.function_call.to_dict()
+    )
+    assert streamed[-1].choices[0].finish_reason == "function_call"
+    assert second.message.content == "It is sunny in Oslo, 21 degrees."
+
+
+async def test_a_custom_tool_is_called_with_a_text_and_answered(demo: Running) -> None:
+    def deed(client: OpenAI):
+        messages: Messages = user("What is the weather in Oslo?")
+        tool: Any = {"type": "custom", "custom": {"name": "note", "description": "Takes a note"}}
+        said: Any = {"model": MODEL_ID, "tools": [tool], "temperature": 0, "max_tokens": 300}
+        named: Any = {"type": "custom", "custom": {"name": "note"}}
+        first = client.chat.completions.create(messages=messages, tool_choice=named, **said)
+        (call,) = first.choices[0].message.tool_calls
+        messages.append(first.choices[0].message)
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": "noted"})
+        return first.choices[0], call, client.chat.completions.create(messages=messages, **said)
+
+    first, call, second = await using(demo, deed)
+    assert first.finish_reason == "tool_calls"
+    assert (call.type, call.custom.name) == ("custom", "note")
+    assert isinstance(call.custom.input, str)
+    assert second.choices[0].finish_reason in ("stop", "length", "tool_calls")
+
+
 class Weather(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
     sky: Literal["sunny", "rainy"]
