@@ -99,7 +99,7 @@ def _gif(data: bytes) -> Header:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at, frames = 13 + _table(flags), 0
     steps = _steps()
-    while next(steps) >= 0:
+    for _ in steps:
         if data[at] == 0x2C:
             left, top, wide, high, flags = struct.unpack_from("<HHHHB", data, at + 1)
             # Decoders draw what stands out of the screen as well.
