@@ -7,12 +7,13 @@ knows is absent, never 0.
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from cortex.ask import Json
 from cortex.catalogue import Catalogue, ModelSpec, unknown
-from cortex.errors import CortexError, Recovering, UnknownModel
+from cortex.errors import CortexError, Recovering, UnknownModel, Unreachable
 from cortex.gateway.feasible import Feasible
 from cortex.gateway.fleet import Fleet
 from cortex.ledger import Ledger
@@ -126,6 +127,17 @@ class Listing:
         """Whether a request for it would be taken where it is, by a neuron on probation for one."""
         return any(place.ready and resident.servable for place, resident in self.ledger.holders(model))
 
+    def sees(self, model: str) -> bool | None:
+        """Whether it can be shown pictures; None when nobody knows before it is loaded."""
+        if told := set(self._told(model)):
+            return "vision" in told
+        spec = self.catalogue.specs.get(model)
+        if spec is None or spec.kind is None:
+            return None
+        if spec.kind != "upstream":
+            return False  # no engine of ours sees
+        return "vision" in spec.capabilities if spec.capabilities else None
+
     def unservable(self) -> list[str]:
         """Those that nobody could serve at present, by id."""
         stands = ((model, self._state(model, self.spec(model))[0]) for model in self.ids())
@@ -166,6 +178,8 @@ class Listing:
             facts["context_length"] = facts["max_model_len"] = context
         live = sorted({name for report in reports for name in report.capabilities})
         capabilities = live or (list(spec.capabilities) if spec else [])
+        if self.sees(model) is False:
+            capabilities = [name for name in capabilities if name != "vision"]
         if capabilities:
             facts["capabilities"] = list(capabilities)
             facts["tool_call"], facts["reasoning"] = "tools" in capabilities, "reasoning" in capabilities
@@ -178,6 +192,13 @@ class Listing:
                 cost["cache_write"] = spec.cost.cache_write
             facts["cost"] = cost
         return facts
+
+    def _told(self, model: str) -> Iterator[str]:
+        """What those can do who have it, by their last reports."""
+        for place, _ in self.ledger.holders(model):
+            with suppress(Unreachable):  # taken out of the fleet, and not empty yet
+                reports = self.fleet[place.name].residents.models
+                yield from (name for report in reports if report.id == model for name in report.capabilities)
 
     def _reports(self, model: str) -> Iterator[ResidentReport]:
         for neuron in self.fleet:

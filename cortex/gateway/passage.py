@@ -29,6 +29,7 @@ from cortex.errors import (
     Unreachable,
     Unsupported,
 )
+from cortex.gateway import sight
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
@@ -120,6 +121,9 @@ class Passage:
             journey.streams = seen.stream and journey.way is not COUNTS
             named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
             journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
+            if sight.doubtful(journey, self._listing):
+                ask = await _aside(journey.body, lambda body: journey.way.read(body, model))
+                sight.ensure(ask, journey, self._views)
             if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):
                 journey.progress = Progress(self._dispatch.ledger, journey.request.id, journey.name)
         finally:
@@ -240,8 +244,10 @@ class Passage:
         way = journey.way
         if self._fleet.tongues.speaks(neuron.name, way):
             return None
-        ask = await _aside(journey.body, lambda body: way.read(body, journey.model))
-        return Retelling(way.dialect, ask, journey.request.id)
+        dialect, request_id = way.dialect, journey.request.id
+        return await _aside(
+            journey.body, lambda body: Retelling(dialect, way.read(body, journey.model), request_id)
+        )
 
     @contextmanager
     def _patience(self, journey: Journey, neuron: Neuron) -> Iterator[float]:
@@ -270,7 +276,7 @@ class Passage:
         if retelling is None:
             return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
         # What the client says of its dialect and of the form of the answer is not of the retold.
-        return request_bytes("POST", RETOLD, (), retelling.body(), to=to, own={**own, **_JSON})
+        return request_bytes("POST", RETOLD, (), retelling.body, to=to, own={**own, **_JSON})
 
     def _patient_s(self, journey: Journey) -> str:
         """How long the neuron may let it wait: who waited here has waited, and is not to do so twice."""

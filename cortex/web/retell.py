@@ -40,17 +40,18 @@ PATH: Final = CHAT.path
 
 @dataclass(slots=True)
 class Retelling:
-    """One request of `dialect`, read as `ask`."""
+    """One request of `dialect`, read as `ask`. `body` is what the neuron is asked; with pictures it can
+    be long, and is made where this is. Raises Unsupported for what that dialect cannot say."""
 
     dialect: Dialect
     ask: Ask
     request_id: str
+    body: bytes = field(init=False)
     _said: list[Event] = field(default_factory=list)
     _speaking: Generator[list[Frame], Event, None] | None = None
 
-    def body(self) -> bytes:
-        """What the neuron is asked. Raises Unsupported for what that dialect cannot say."""
-        return write(self.ask, self.ask.model, CORTEX)
+    def __post_init__(self) -> None:
+        self.body = write(self.ask, self.ask.model, CORTEX)
 
     async def tell(
         self, answer: Answer, reply: Reply, *, meter: Meter, limits: Limits, extra_headers: Pairs = ()

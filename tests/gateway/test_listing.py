@@ -70,10 +70,10 @@ async def test_the_catalogue_is_merged_from_the_file_and_the_neurons() -> None:
                 "aliases": ["short"],
                 "context_length": 4096,
                 "max_model_len": 4096,
-                "capabilities": ["chat", "tools", "vision"],
+                "capabilities": ["chat", "tools"],
                 "tool_call": True,
                 "reasoning": False,
-                "vision": True,
+                "vision": False,
                 "cost": {"input": 0.5, "output": 1.5, "cache_read": 0.1},
             }
             assert models["theirs"]["feasible_on"] == ["n1"]

@@ -107,7 +107,7 @@ def heard(data: bytes) -> list[dict[str, Any]]:
 
 
 async def test_the_neuron_is_asked_for_a_stream_with_all_that_was_said() -> None:
-    sent = json.loads(asked(stream=False).body())
+    sent = json.loads(asked(stream=False).body)
     assert sent["stream"] is True and sent["stream_options"] == {"include_usage": True}
     assert sent["messages"] == [{"role": "user", "content": "hi"}] and sent["max_tokens"] == 9
 
@@ -271,6 +271,5 @@ async def test_a_neuron_that_stops_talking_is_given_up(said: bytes, reason: str)
 
 
 async def test_what_the_other_dialect_cannot_say_is_refused_before_anything_runs() -> None:
-    request = Retelling(MESSAGES, Ask("m", prompt="x", echo=True), "req-1")
     with pytest.raises(errors.Unsupported):
-        request.body()
+        Retelling(MESSAGES, Ask("m", prompt="x", echo=True), "req-1")

@@ -1,0 +1,45 @@
+"""What a model cannot be shown is refused here, before anybody loads it for that.
+
+A body that may hold pictures, documents or sounds is read as a neuron would read it, and what that
+would refuse is refused at once. Who is known to see gets every body unread. What only a neuron can
+know is left to it.
+"""
+
+from typing import Final
+
+from cortex.ask import Ask
+from cortex.gateway.journey import Journey
+from cortex.gateway.listing import Listing
+from cortex.gateway.views import Views
+from cortex.translator import media
+from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES
+
+# Types of parts, as they stand in a body; within a text their quotes are escaped. One that is
+# spelt in another way passes, and meets the neuron's refusal.
+_MARKS: Final = {
+    CHAT.name: (b'"image_url"', b'"input_audio"', b'"file_data"'),
+    RESPONSES.name: (b'"input_image"', b'"input_file"'),
+    MESSAGES.name: (b'"image"', b'"document"'),
+}
+_MOST_NAMED: Final = 3
+
+
+def doubtful(journey: Journey, listing: Listing) -> bool:
+    """Whether the body must be read to know that its model can be shown what is in it."""
+    marks = _MARKS.get(journey.way.dialect.name, ())
+    return any(mark in journey.body for mark in marks) and not listing.sees(journey.model)
+
+
+def ensure(ask: Ask, journey: Journey, views: Views) -> None:
+    """Raises Unsupported for pictures that the model is known not to see. The models that do are named
+    as the caller knows them."""
+    listing, caller = views.listing, journey.request.caller
+    if not ask.images or listing.sees(journey.model) is not False:
+        return
+    spec = listing.spec(journey.model)
+    raise media.unseen(
+        ask.images,
+        journey.name,
+        upstream=spec is not None and spec.kind == "upstream",
+        seers=views.names(caller, filter(listing.sees, listing.ids()))[:_MOST_NAMED],
+    )
