@@ -46,7 +46,8 @@ class Bookkeeping:
 
     def _left(self, journey: Journey) -> Outcome:
         """How a request came to its end that was cancelled."""
-        if journey.reply.done:  # the client has all of it, and was quick to leave
+        # The client has all of it, and was quick to leave.
+        if journey.reply.done or (journey.reply.streaming and journey.meter.complete):
             return journey.verdict
         if not journey.reply.lost:
             return "cut"

@@ -30,6 +30,7 @@ class Account:
     stop: StopReason | None = None
     key: str = ""
     code: str = "-"
+    told: bool = False  # the client was sent all of it
 
     def hear(self, events: Iterable[Event], usage: Usage) -> None:
         """Take note of what was said, and of what was used so far."""

@@ -175,6 +175,7 @@ class Speech:
                         opening = []
                     if frames:
                         await stream.send(*frames)
+                account.told = True
             await stream.finish(trailers=[(wire.USAGE, wire.render_usage(account.usage))])
 
     async def _whole(self, exchange: Exchange) -> None:
@@ -220,7 +221,7 @@ class Speech:
 
     def _left(self, exchange: Exchange) -> Outcome:
         """How a request came to its end that was cancelled."""
-        if exchange.reply.done:  # the client has all of it, and was quick to leave
+        if exchange.reply.done or exchange.account.told:  # the client has all of it, and was quick to leave
             return "ok"
         if not exchange.reply.lost:
             return "cut"

@@ -38,6 +38,8 @@ _FORWARDED: Final = frozenset(
 )
 _RETURNED: Final = frozenset({"cache-control", "retry-after", "x-should-retry"})
 _OURS: Final = "x-cortex-"
+# From the end mark to what a neuron says behind it, when nobody waits for that any more.
+LAST_S: Final = 0.5
 # What a neuron said of its own line would pass for its first words.
 _DONE_HERE: Final = frozenset({neuron.PROGRESS})
 # Between gateway and neuron alone: never from a client, never to one.
@@ -158,13 +160,15 @@ async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail
     bytes are not.
     """
     late_at = answer.asked_at + limits.first_token_s
-    while data := await next_piece(answer, late_at, begun=tail.begun):
+    while data := await next_piece(answer, late_at, begun=tail.begun, told=tail.ended):
         came_at = trio.current_time()
         tail.feed(data)
         if tail.whole:
             await reply.write(tail.whole)
             meter.bytes += len(tail.whole)
             meter.passed(tail.whole, came_at)
+        if tail.ended:
+            meter.ended({}, failed=tail.failed)
         if tail.fault is not None:
             raise UpstreamFailed(tail.fault, reason="oversize" if tail.fault == TOO_BIG else "protocol")
         passed_at = trio.current_time()
@@ -178,8 +182,12 @@ async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail
         )
 
 
-async def next_piece(answer: Answer, late_at: float, *, begun: bool) -> bytes:
-    """More of a stream's body, b"" at its end. TooSlow when none came by the trio time `late_at`."""
+async def next_piece(answer: Answer, late_at: float, *, begun: bool, told: bool = False) -> bytes:
+    """More of a stream's body, b"" at its end. TooSlow when none came by the trio time `late_at`. Once
+    its answer was `told`, the client may be gone: what the neuron says last is heard all the same."""
+    if told:
+        with trio.move_on_after(LAST_S, shield=True):
+            return await answer.receive()
     with trio.move_on_at(late_at):
         return await answer.receive()
     raise TooSlow(

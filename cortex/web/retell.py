@@ -95,6 +95,7 @@ class Retelling:
                     continue
                 begun = True
                 if await self._hear(machine, event, reply, meter):
+                    meter.ended({}, failed=False)
                     await self._to_trailers(answer, limits)
                     return
             # Whoever waits for a whole answer waits for as long as the neuron shows that it lives.
@@ -107,7 +108,8 @@ class Retelling:
     async def _to_trailers(self, answer: Answer, limits: Limits) -> None:
         """What follows the end mark is of no use but for its trailers, and cuts nothing."""
         with suppress(UpstreamFailed, TooSlow):
-            while await next_piece(answer, trio.current_time() + limits.upstream_stall_s, begun=True):
+            late_at = trio.current_time() + limits.upstream_stall_s
+            while await next_piece(answer, late_at, begun=True, told=True):
                 pass
 
     async def _hear(self, machine: Machine, event: bytes | None, reply: Reply, meter: Meter) -> bool:

@@ -3,8 +3,8 @@
 import pytest
 import trio
 
-from tests.fake_neuron import STREAM, STREAMED, WORDS, Open, body, fake_neuron, open_gateway
-from tests.fake_upstream import STREAM_HEAD, Hang, chunks
+from tests.fake_neuron import DONE, STREAM, STREAMED, USAGE, WORDS, Open, body, fake_neuron, open_gateway
+from tests.fake_upstream import STREAM_HEAD, Hang, Wait, chunks, last_chunk
 from tests.fake_web import Client, ask, reset
 
 CHAT = "/v1/chat/completions"
@@ -77,6 +77,23 @@ async def test_a_stream_is_stopped_at_the_neuron(way) -> None:
         page = await gateway.page()
         assert 'cortex_completion_tokens_total{model="a",neuron="n1"} 3.0' in page, "counted by its events"
         await books(gateway)
+
+
+@WAYS
+async def test_who_leaves_with_the_end_mark_has_had_the_whole_answer(way) -> None:
+    """OpenAI's own library for Python does, and Codex: neither waits for what comes after it."""
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        left = trio.Event()
+        neuron.then(STREAM_HEAD, chunks(STREAM), Wait(left), last_chunk(USAGE))
+        client = await gateway.dial()
+        await client.send(ask(CHAT, body(stream=True)))
+        await client.until(DONE)
+        await way(client)
+        left.set()
+        await gateway.knows(lambda ledger: "seats=0" in repr(ledger))
+        page = await gateway.page()
+        assert 'outcome="ok"} 1.0' in page and 'outcome="hung_up"' not in page
+        assert 'cortex_prompt_tokens_total{model="a",neuron="n1"} 7.0' in page, "as the neuron tells last"
 
 
 @WAYS

@@ -177,6 +177,20 @@ async def test_llama_cpp_stops_computing_when_the_client_leaves(stream: bool) ->
         assert made > 0 or not stream
 
 
+@pytest.mark.parametrize("how", WAYS)
+async def test_who_leaves_with_the_end_mark_has_had_the_whole_answer(tmp_path: Path, how: str) -> None:
+    """Row 31 the other way round: what comes behind the mark is of no use to a client."""
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(reply="one two")) as role:
+        for _ in range(20):
+            async with calling(role) as caller:
+                await caller.ask(CHAT, hello(stream=True))
+                await caller.until(b"data: [DONE]")
+                await caller.leave(how)
+            await reaches(role, 0, 0)
+        page = (await role.http.get(role.metrics_url)).text
+        assert 'outcome="ok"} 20.0' in page and 'outcome="hung_up"' not in page
+
+
 # -- what the tests wait for
 
 
