@@ -29,7 +29,7 @@ _COUNTS: Final = "/count_tokens"
 
 @dataclass(frozen=True)
 class Recorded:
-    """One request. `dialect` is None for what is none of a chat's."""
+    """One request. `dialect` is None for what is in none that is known."""
 
     client: str
     scenario: str
@@ -52,7 +52,7 @@ def clients() -> list[str]:
 
 
 def requests(client: str) -> list[Recorded]:
-    """All of that client's that are of a chat."""
+    """All of that client's that are in a dialect."""
     found = []
     for line in (FOLDER / f"{client}.jsonl").read_text().splitlines():
         said = json.loads(line)
@@ -79,6 +79,8 @@ def _request(one: Recorded, seen: dict[str, str]) -> Iterator[str]:
     yield f"ask {_line(said)}"
     yield from (f"  turn {_line(_plain(turn))}" for turn in ask.messages)
     yield from _tools([_plain(tool) for tool in ask.tools], "tools", one, seen)
+    if not ask.messages and ask.prompt is None:
+        return  # of vectors, which are asked for in one way alone
     if one.dialect is not CHAT and not one.path.endswith(_COUNTS):
         yield from _written(ask, CORTEX, one, seen)
     yield from _written(ask, VLLM, one, seen)

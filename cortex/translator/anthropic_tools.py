@@ -27,6 +27,9 @@ def tools(body: MessagesBody) -> tuple[tuple[Tool, ...], ToolChoice, bool]:
     given = tuple(
         _tool(tool, f"tools[{index}]") for index, tool in enumerate(found) if _ours(tool, f"tools[{index}]")
     )
+    names = [tool.name for tool in given]
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise BadAsk(f"'tools' has two that are called {twins[0]!r}", param="tools")
     wanted = reading.part(body.tool_choice, CHOICE, "tool_choice")
     if wanted is None:
         return given, ToolChoice(), True

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from cortex.errors import CortexError, Fact, NeverFits, named
+from cortex.errors import CortexError, Fact, NeverFits, brief, named
 from cortex.wire import reading
 
 
@@ -58,6 +58,7 @@ class _Body(msgspec.Struct):
     error: Refusal
 
 
+_LONGEST: Final = 2000
 _NO_WORDS: Final = "the neuron that failed did not say why; its log may"
 
 
@@ -66,7 +67,8 @@ def read(body: bytes) -> Refusal | None:
     with suppress(ValueError):
         error = reading.of_peer(body, _Body).error
         code = error.code or (error.details.error_code if error.details else None)
-        return msgspec.structs.replace(error, code=code, message=error.message or _NO_WORDS)
+        words = brief(error.message.strip() or _NO_WORDS, _LONGEST)
+        return msgspec.structs.replace(error, code=code, message=words)
     return None
 
 
