@@ -40,7 +40,7 @@ _OBJECT: Final = msgspec.json.Decoder(_Object)
 _TREE: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str = "") -> T:
+def decode(body: bytes | str | msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str = "") -> T:
     """The value of `body`. `name` is the field that it is the value of, "" for a whole body."""
     subject = f"'{name}'" if name else "The body"
     try:
@@ -151,17 +151,17 @@ class _Twins(msgspec.Struct):
     stream: _Stream = _Stream()
 
 
+def _in_json_words(text: str) -> str:
+    """The decoder's words for what it expected and got, as JSON has them."""
+    return _QUOTED.sub(lambda named: _KINDS.sub(lambda kind: _JSON_WORDS[kind[0]], named[0]), text, count=2)
+
+
 def _bearable(raw: bytes, most_nodes: int) -> bool:
     """Whether `raw` has at most `most_nodes` values; commas and braces within text are free."""
     if raw.count(b",") + raw.count(b"{") + raw.count(b"[") <= most_nodes:
         return True
     bones, strings = _STRING.subn(b"", raw, count=most_nodes + 1)
     return strings <= most_nodes and bones.count(b",") + bones.count(b"{") + bones.count(b"[") <= most_nodes
-
-
-def _in_json_words(text: str) -> str:
-    """The decoder's words for what it expected and got, as JSON has them."""
-    return _QUOTED.sub(lambda named: _KINDS.sub(lambda kind: _JSON_WORDS[kind[0]], named[0]), text, count=2)
 
 
 def _children(node: Json) -> Iterator[Json]:
