@@ -143,7 +143,11 @@ class Catalogue:
 
     def names(self, spec: ModelSpec) -> tuple[str, ...]:
         """Every alias of `spec`, sorted."""
-        return self._names.get(spec.id, ())
+        return self.aliases_of(spec.id)
+
+    def aliases_of(self, model: str) -> tuple[str, ...]:
+        """Every alias that stands for that id, sorted."""
+        return self._names.get(model, ())
 
 
 def computes(kind: str | None, device: str) -> bool:

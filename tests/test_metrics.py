@@ -69,6 +69,7 @@ Read = Callable[..., float | None]
 
 
 def test_a_request_is_in_flight_from_arrival_to_end(metrics: Metrics, read: Read) -> None:
+    metrics.neuron_reported("a", [], {})
     metrics.request_began("small")
     assert read("in_flight", model="small") == 1
     assert read("requests_total", model="small", neuron="a", dialect="openai_chat", outcome="ok") is None
@@ -78,6 +79,7 @@ def test_a_request_is_in_flight_from_arrival_to_end(metrics: Metrics, read: Read
 
 
 def test_a_finished_request_feeds_every_figure_once(metrics: Metrics, read: Read) -> None:
+    metrics.neuron_reported("a", [], {})
     usage = Usage(prompt=100, cached=60, completion=11)
     serve(metrics, done(duration_s=3.0, ttft_s=1.0, queue_s=0.25, usage=usage))
     assert read("request_duration_seconds_sum", model="small") == 3
@@ -108,6 +110,7 @@ def test_speed_is_told_only_where_there_was_one(
 
 
 def test_models_that_nobody_knows_count_as_other(metrics: Metrics, read: Read) -> None:
+    metrics.neuron_reported("a", [], {})
     serve(metrics, done("invented\n"))
     serve(metrics, done("invented too"))
     assert read("requests_total", model="other", neuron="a", dialect="openai_chat", outcome="ok") == 2
@@ -117,8 +120,8 @@ def test_models_that_nobody_knows_count_as_other(metrics: Metrics, read: Read) -
 
 def test_ten_thousand_invented_names_add_nothing_to_the_page(metrics: Metrics, clock: Clock) -> None:
     """faults.md row 54."""
-    serve(metrics, done("x"))
     metrics.neuron_reported("a", [], {"x": 1})
+    serve(metrics, done("x"))
     before = len(samples(metrics.render()))
     for n in range(10_000):
         serve(metrics, done(f"x{n}"))

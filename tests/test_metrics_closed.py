@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cortex.errors import CortexError, Overloaded, TooSlow, UpstreamFailed, named
 from cortex.metrics import OTHER, Done, Metrics, Role
+from cortex.metrics.page import MOST_MODELS
 from cortex.metrics.traffic import MOST_KEYS, MOST_NEURONS
 from cortex.wire.neuron import DeviceHealth, ModelLoad
 
@@ -102,8 +103,35 @@ def test_neurons_that_come_and_go_under_ever_new_names_leave_nothing() -> None:
     assert 'cortex_neuron_up{neuron="the 2001st"} 1.0' in metrics.render().decode()
 
 
+def test_what_ends_after_its_neuron_left_does_not_take_its_name_again() -> None:
+    """A request ends in the books a moment after it gave its seat back, which its neuron waited for."""
+    metrics = made()
+    metrics.neuron_reported("pod", [], {})
+    for known in (True, False):
+        metrics.request_began("model-1")
+        metrics.request_done(done("model-1", neuron="pod"))
+        metrics.upstream_failed("pod")
+        page = metrics.render().decode()
+        assert ('neuron="pod"' in page) is known
+        assert (
+            f'cortex_upstream_failures_total{{kind="engine",neuron="{"pod" if known else OTHER}"}} 1.0'
+            in page
+        )
+        metrics.neuron_gone("pod")
+
+
+def test_models_beyond_any_choice_are_others() -> None:
+    metrics = Metrics(lambda model: True)
+    for number in range(MOST_MODELS + 20):
+        metrics.load_failed(f"m{number}", TooSlow("x"))
+    page = metrics.render().decode()
+    assert page.count("\ncortex_load_failures_total{") == MOST_MODELS + 1
+    assert f'cortex_load_failures_total{{model="{OTHER}",reason="upstream_timeout"}} 20.0' in page
+
+
 def test_kinds_of_failure_are_a_closed_set() -> None:
     metrics = made()
+    metrics.neuron_reported("n1", [], {})
     metrics.upstream_failed("n1", UpstreamFailed("x", reason="no_end"))
     metrics.upstream_failed("n1", UpstreamFailed("x", reason="invented"))
     metrics.upstream_failed("n1")

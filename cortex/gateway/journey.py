@@ -16,7 +16,7 @@ from cortex.errors import CortexError
 from cortex.events import Usage
 from cortex.gateway.ways import Way
 from cortex.ledger import Ticket
-from cortex.metrics import Done, Outcome, Phase
+from cortex.metrics import NO_NEURON, Done, Outcome, Phase
 from cortex.router import Route
 from cortex.web.connection import Reply, Request
 from cortex.web.meter import Meter
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Journey:
     """`model` is an id of the catalogue, `name` what the client calls it and `label` what metrics do.
-    `sampling` is what its alias adds. `seated` is the trio time of the first seat, `neuron` where the
-    last one was and `route` what decided for it. `answered` once a neuron's answer is passed on, whole
-    or not. `avoid` names neurons that refused, `full` is the refusal of one that has the model, and
-    `error` what the client is told."""
+    `sampling` is what its alias adds, `entry` what the catalogue says of a model whose tokens are counted.
+    `seated` is the trio time of the first seat, `neuron` where the last one was and `route` what decided
+    for it. `answered` once a neuron's answer is passed on, whole or not. `avoid` names neurons that
+    refused, `full` is the refusal of one that has the model, and `error` what the client is told."""
 
     way: Way
     request: Request
@@ -46,9 +46,10 @@ class Journey:
     affinity: str = ""
     stream: Stream | None = None
     progress: Progress | None = None
-    neuron: str = "none"
+    neuron: str = NO_NEURON
     route: Route | None = None
     sampling: Sampling | None = None
+    entry: str = ""
     seated: float | None = None
     answered: bool = False
     retried: bool = False
@@ -90,7 +91,7 @@ class Journey:
         first, now = self.meter.first_content_at, trio.current_time()
         return Done(
             model=self.label,
-            dialect=self.way.dialect.name,
+            dialect=self.way.label,
             outcome=outcome,
             duration_s=now - self.request.arrived,
             neuron=self.neuron,

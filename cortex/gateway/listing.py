@@ -201,7 +201,8 @@ class Listing:
                 yield from (name for report in reports if report.id == model for name in report.capabilities)
 
     def _reports(self, model: str) -> Iterator[ResidentReport]:
-        for neuron in self.fleet:
+        for place, _ in self.ledger.holders(model):
+            neuron = self.fleet[place.name]
             if neuron.up:
                 yield from (report for report in neuron.residents.models if report.id == model)
 

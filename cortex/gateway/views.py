@@ -8,10 +8,10 @@ may be named that are not his, takes the scope admin.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -24,7 +24,6 @@ from cortex.wire.happenings import Happening, LoadFailed
 
 # Refusals that name who takes up the room.
 _CROWDED: Final = frozenset({Busy.code, DoesNotFit.code, NoRoom.code})
-Namer: TypeAlias = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,10 @@ class Views:
     def name(self, caller: str, model: str) -> str | None:
         """What `caller` calls the model of that id: the id, else the first alias that he may use; None
         when he may not know of it."""
-        return self._namer(caller)(model)
+        if self.accounts.allows(caller, model):
+            return model
+        aliases = self.listing.catalogue.aliases_of(model)
+        return next((alias for alias in aliases if self.accounts.allows(caller, alias)), None)
 
     def happening(self, caller: str, event: Happening) -> Happening | None:
         """An event as `caller` may hear of it; None when it is about a model that he may not know of."""
@@ -96,31 +98,22 @@ class Views:
         may name them."""
         if not self.accounts.narrow(caller):
             return whole
-        named = self._namer(caller)
-        loads = [replace(row, model=name) for row in whole.loads if (name := named(row.model))]
+        loads = [replace(row, model=name) for row in whole.loads if (name := self.name(caller, row.model))]
         return replace(
             whole,
-            neurons=[self._neuron(caller, neuron, named) for neuron in whole.neurons],
-            models=[_row(row, name) for row in whole.models if (name := named(row.id))],
+            neurons=[self._neuron(caller, neuron) for neuron in whole.neurons],
+            models=[_row(row, name) for row in whole.models if (name := self.name(caller, row.id))],
             loads=loads,
         )
 
     def names(self, caller: str, models: Iterable[str]) -> list[str]:
         """Those of these ids that `caller` may know of, as he calls them."""
-        return [name for name in map(self._namer(caller), models) if name]
+        return [name for model in models if (name := self.name(caller, model))]
 
-    def _neuron(self, caller: str, neuron: FleetNeuron, named: Namer) -> FleetNeuron:
-        models = [replace(row, id=name) for row in neuron.models if (name := named(row.id))]
+    def _neuron(self, caller: str, neuron: FleetNeuron) -> FleetNeuron:
+        models = [replace(row, id=name) for row in neuron.models if (name := self.name(caller, row.id))]
         warnings = neuron.warnings if self.accounts.governs(caller) else []
         return replace(neuron, models=models, warnings=warnings)
-
-    def _namer(self, caller: str) -> Namer:
-        if not self.accounts.narrow(caller):
-            return lambda model: model
-        # The first alias of a model is written last.
-        aliases = sorted(self._aliases(caller), reverse=True)
-        ids = {self.listing.catalogue.resolve(alias): alias for alias in aliases}
-        return lambda model: model if self.accounts.allows(caller, model) else ids.get(model)
 
     def resolve(self, caller: str, name: str) -> str:
         """The id that `name` stands for. Raises for one that `caller` may not use; what everybody

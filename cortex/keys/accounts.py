@@ -8,12 +8,13 @@ guessed wrong, and not by the length of the burst. Callers without a key have no
 nothing here limits them.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Final
 
 from cortex.config.keys import Key
@@ -38,6 +39,8 @@ class _Account:
     is what those under way may come to, in tokens, and `usual` what an answer has had of late."""
 
     key: Key
+    # What the names of the models match that it may use; None for all.
+    models: re.Pattern[str] | None = None
     in_flight: int = 0
     begun: deque[float] = field(default_factory=deque)
     reserved: int = 0
@@ -70,6 +73,11 @@ class Claim:
         self._account.reserved -= self._prompt + self._answer
 
 
+def _pattern(globs: tuple[str, ...]) -> re.Pattern[str] | None:
+    """One pattern for all of them, since a list of models asks for each name."""
+    return re.compile("|".join(map(translate, globs))) if globs else None
+
+
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -94,7 +102,7 @@ class Accounts:
         for key in keys:
             known = before.pop(key.name, None)
             account = self._accounts[key.name] = known or _Account(key)
-            account.key = key
+            account.key, account.models = key, _pattern(key.models)
         self._former = {name: account for name, account in before.items() if self._counts(account)}
 
     def days(self) -> dict[str, tuple[int, int]]:
@@ -121,9 +129,9 @@ class Accounts:
     def allows(self, caller: str, *names: str) -> bool:
         """Whether `caller` may use a model that has these names: any of them will do."""
         account = self._accounts.get(caller)
-        if account is None or not account.key.models:
+        if account is None or account.models is None:
             return not self._gone(caller)
-        return any(fnmatchcase(name, glob) for glob in account.key.models for name in names)
+        return any(map(account.models.match, names))
 
     @contextmanager
     def held(self, caller: str, body_bytes: int) -> Iterator[Claim]:

@@ -74,7 +74,7 @@ class Metrics(Stock):
         self, neuron: str, devices: Iterable[DeviceHealth], resident_bytes: Mapping[str, int]
     ) -> None:
         """The neuron is up, and these are all its devices and residents."""
-        if self._neuron(neuron) != neuron:
+        if self._neurons.label(neuron) != neuron:
             return
         figures = _Devices()
         for device in devices:
@@ -92,7 +92,7 @@ class Metrics(Stock):
 
     def neuron_away(self, neuron: str) -> None:
         """The neuron does not report: its old figures go, rather than look alive."""
-        if self._neuron(neuron) != neuron:
+        if self._neurons.label(neuron) != neuron:
             return
         self._clear(neuron)
         self._neuron_up.only(neuron, {(): 0})
@@ -106,15 +106,15 @@ class Metrics(Stock):
 
     def ejected(self, neuron: str, reason: Ejection) -> None:
         """The neuron was taken out of the choice."""
-        self._ejections.at(self._neuron(neuron), reason).inc()
+        self._ejections.at(self._neurons.label(neuron), reason).inc()
 
     def disbelieved(self, neuron: str, reason: Disbelief) -> None:
         """A report came that nobody goes by."""
-        self._refused.at(self._neuron(neuron), reason).inc()
+        self._refused.at(self._neurons.label(neuron), reason).inc()
 
     def on_probation(self, neuron: str, *, tried: bool) -> None:
         """The neuron is back and `tried` with little, or has all of its share again."""
-        if self._neuron(neuron) == neuron:
+        if self._neurons.label(neuron) == neuron:
             self._probation.only(neuron, {(): float(tried)})
 
     def serving(self, loads: Iterable[ModelLoad]) -> None:

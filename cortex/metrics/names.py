@@ -10,7 +10,12 @@ from cortex.events import StopReason, Usage
 
 Role: TypeAlias = Literal["gateway", "neuron"]
 Dialect: TypeAlias = Literal[
-    "openai_chat", "openai_text", "openai_responses", "openai_embeddings", "anthropic_messages"
+    "openai_chat",
+    "openai_text",
+    "openai_responses",
+    "openai_embeddings",
+    "anthropic_messages",
+    "anthropic_count",
 ]
 # Whom an unfinished request is blamed on; `hung_up` is a client that left, `cut` what cortex ended
 # itself (a drain's deadline, a revoked key), `bug` a plain 500.
@@ -28,6 +33,8 @@ Ejection: TypeAlias = Literal["silent", "unreachable", "restarted", "failing"]
 Disbelief: TypeAlias = Literal["duplicate", "stale"]
 
 OTHER: Final = "other"
+# Where a request was that came to no neuron.
+NO_NEURON: Final = "none"
 FRESH_S: Final = 1.0  # a storm of scrapes costs one rendering a second
 # How an exchange with a neuron failed, as the errors of the relay say it; `engine` is a failure that
 # the neuron told of in good order, and whatever else an engine is to blame for.
@@ -66,7 +73,7 @@ class Done:
     dialect: Dialect
     outcome: Outcome
     duration_s: float
-    neuron: str = "none"
+    neuron: str = NO_NEURON
     ttft_s: float | None = None
     queue_s: float | None = None
     usage: Usage = Usage()

@@ -16,13 +16,17 @@ from prometheus_client.registry import Collector
 
 from cortex import __version__
 from cortex.metrics.names import FRESH_S, OTHER, Role
-from cortex.metrics.series import Counters, Gauges, ModelSeries, model_series
+from cortex.metrics.series import Counters, Gauges, ModelSeries, Names, model_series
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 # A loop at rest is late by fractions of a millisecond; a second of lag stops the watchdog's pings
 # being believed.
 _LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+# Each has some hundred lines on the page, and stays there; far more than anybody has to choose from.
+MOST_MODELS: Final = 1000
 
 
 class Page:
@@ -47,6 +51,7 @@ class Page:
             __version__, role, platform.python_version()
         ).set(1)
         self._lag = self._histogram("loop_lag_seconds", "How late the event loop woke a sleeper", _LAG_S)
+        self._shown = Names(MOST_MODELS, OTHER)
         self._models: dict[str, ModelSeries] = {}
         self._series = model_series(self._registry)
         self._page, self._made_at = b"", -FRESH_S
@@ -70,7 +75,9 @@ class Page:
     # -- for those who count
 
     def _label(self, model: str) -> str:
-        return model if model in self._models or model == OTHER or self._known(model) else OTHER
+        if model == OTHER or self._shown.of(model) == model:
+            return model
+        return self._shown.label(model) if self._known(model) else OTHER
 
     def _of(self, model: str) -> ModelSeries:
         label = self._label(model)

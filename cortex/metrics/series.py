@@ -144,6 +144,10 @@ class Names:
         self._known.add(name)
         return name
 
+    def of(self, name: str) -> str:
+        """The same for who takes no room: a name that is not shown is `rest`."""
+        return name if name in self._known else self._rest
+
     def forget(self, name: str) -> None:
         """There is room for another."""
         self._known.discard(name)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final, get_args
 
 from cortex.errors import CortexError
-from cortex.metrics.names import FAILURES, OTHER, Done, Phase, Role
+from cortex.metrics.names import FAILURES, NO_NEURON, OTHER, Done, Phase, Role
 from cortex.metrics.page import Page
 from cortex.metrics.series import Counters, Names
 
@@ -136,7 +136,8 @@ class Traffic(Page):
         self._key_limit.all({name: most for name, (_, most) in told.items()})
 
     def _neuron(self, name: str) -> str:
-        return self._neurons.label(name)
+        """Of requests, which may end when their neuron has left: only the fleet says who belongs to it."""
+        return name if name == NO_NEURON else self._neurons.of(name)
 
     def _forget_neuron(self, name: str) -> None:
         """Its counters go: fleets whose neurons come and go under ever new names stay small."""

@@ -3,7 +3,7 @@
 Only what is known: what vLLM measures a token at a time is known here a request at a time, so that
 its sums and counts are right, and its buckets hold each request's mean. Names and labels are those of
 vLLM 0.32 (`model_name`; no `engine`, of which there is one), and two that were renamed on the way there
-stand under both names. The page collects from another thread: figures are replaced, never half changed.
+stand under both names. The page collects from another thread: of a request it may meet one half counted.
 """
 
 from bisect import bisect_left

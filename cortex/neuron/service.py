@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -350,7 +351,9 @@ def _metrics(found: Found, ledger: Ledger) -> Metrics:
 async def _tell(view: View, metrics: Metrics) -> None:
     """Keep the gauges fresh until cancelled."""
     while True:
-        residents = {resident.model: resident.bytes for place in view.ledger for resident in place}
+        residents = Counter[str]()
+        for place in view.ledger:
+            residents.update({resident.model: resident.bytes for resident in place})
         health = view.health()
         metrics.neuron_reported(view.name, health.devices, residents)
         metrics.serving(health.models)

@@ -3,13 +3,17 @@
 from collections import Counter
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex import router
 from cortex.catalogue import ModelSpec
 from cortex.config.gateway import Poll
+from cortex.config.keys import Key
 from cortex.gateway import feasible
+from cortex.gateway.views import Views
+from cortex.keys import Accounts, digest
 from cortex.metrics.traffic import MOST_NEURONS
 from cortex.places import Place, Room
 from cortex.router import choice
@@ -72,6 +76,27 @@ async def test_who_knows_a_model_is_known_without_asking_all(monkeypatch: pytest
     assert big.listing.has("y") and not big.listing.has("z") and big.listing.spec("z") is None
     assert big.listing.spec("x") is spec, "what is known of it elsewhere is known by the entry"
     assert not asked
+
+
+async def test_a_list_of_models_walks_no_neuron_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = Believed(20, 300)
+    walks, walk = Counter[str](), type(big.fleet).__iter__
+    monkeypatch.setattr(type(big.fleet), "__iter__", lambda fleet: walks.update(["all"]) or walk(fleet))
+    views = Views(big.listing, Accounts([], trio.current_time))
+    entries = [views.entry("", name) for name in views.ids("")]
+    assert len(entries) == 300 and walks.total() < 5
+
+
+async def test_what_is_told_of_one_model_looks_at_the_names_of_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An event goes to every reader, and a refusal to whoever comes: both name a model as he may know it."""
+    big = Believed(2, 300)
+    accounts = Accounts([Key("k", digest("k"), models=("am*",))], trio.current_time)
+    views, asked = Views(big.listing, accounts), []
+    monkeypatch.setattr(accounts, "allows", lambda caller, *names: asked.append(names) or "am" in names[0])
+    assert views.name("k", "m0007") == "am0007"
+    assert len(asked) == 2
 
 
 async def test_what_a_neuron_knows_is_forgotten_when_it_tells_of_it_no_more() -> None:
