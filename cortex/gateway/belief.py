@@ -21,11 +21,14 @@ Doubt: TypeAlias = tuple[Disbelief, str]
 _PHASES: Final[dict[str, Phase]] = {"loaded": "loaded", "loading": "loading", "leaving": "leaving"}
 
 
-def rooms(health: wire.Health, residents: wire.Residents) -> list[Room]:
-    """The devices."""
+def rooms(neuron: Neuron) -> list[Room]:
+    """The devices; and where it has upstreams, room for their models, which take none."""
     found = []
-    for device in health.devices:
-        ours = sum(report.bytes.get(device.name, 0) for report in residents.models)
+    harnesses = neuron.discovery.harnesses if neuron.discovery is not None else []
+    if any(harness.name == ELSEWHERE and harness.available for harness in harnesses):
+        found.append(Room(ELSEWHERE, 0))
+    for device in neuron.health.devices:
+        ours = sum(report.bytes.get(device.name, 0) for report in neuron.residents.models)
         lost = _lost(device)
         others = BEYOND_BYTES if lost else device.memory_total - device.memory_free - ours
         found.append(Room(device.name, device.memory_total, others, device.place, lost))

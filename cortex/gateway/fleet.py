@@ -306,9 +306,7 @@ class Fleet:
     def _enter(self, neuron: Neuron) -> None:
         """The ledger knows what it told."""
         ledger, name = self._dispatch.ledger, neuron.name
-        ledger.report(
-            name, belief.rooms(neuron.health, neuron.residents), belief.told(neuron), neuron.asked_at
-        )
+        ledger.report(name, belief.rooms(neuron), belief.told(neuron), neuron.asked_at)
         if neuron.stopping:
             ledger.shut(name, "it is shutting down")
         elif neuron.dismissed:

@@ -206,6 +206,14 @@ async def test_a_gateway_finds_and_loads_them_like_any_other_model() -> None:
         await until(back, 5)
 
 
+async def test_a_gateways_own_catalogue_may_name_one_of_an_address_that_the_neuron_knows() -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        named = Catalogue({"ours": ModelSpec("ours", source=f"upstream:{engine.url}#m")})
+        async with running_gateway(role, catalogue=named) as front:
+            assert text_of(await front.http.post(CHAT, json=hello("ours"))) == "Hello"
+            assert engine.body["model"] == "m"
+
+
 # -- what is said to it
 
 
