@@ -13,6 +13,7 @@ from cortex.openapi.inference import INFERENCE, SERVED
 from cortex.openapi.operation import EVENTS
 from cortex.wire.briefs import FleetUnloaded, GatewayHealth, Version
 from cortex.wire.fleet import FleetReport, ModelOrder, PinOrder, PinReport
+from cortex.wire.happenings import Happening
 from cortex.wire.openai_answers import ModelEntry
 from cortex.wire.plan import PlanReport
 
@@ -32,7 +33,7 @@ OPERATIONS: Final = (
         "/fleet/events",
         FLEET,
         "What happens in the fleet, while it happens",
-        (Told("Server-sent events without an end.", media=EVENTS),),
+        (Told("Server-sent events without an end.", Happening, media=EVENTS),),
         detail="The first event is a `snapshot` with what `GET /fleet` answers.",
         parameters=(Parameter("last-event-id", "header", "Go on behind this event, if it is not long ago."),),
         raises=(BadAsk, Overloaded),

@@ -85,7 +85,11 @@ _LOADS: Final = (
         "Tell of one load",
         (
             Told("The load.", keeping.LoadJob),
-            Told("Where `accept` asks for it: an event for each change, to its end.", media=EVENTS),
+            Told(
+                "Where `accept` asks for it: an event for each change, to its end.",
+                keeping.LoadJob,
+                media=EVENTS,
+            ),
         ),
         parameters=(_JOB,),
         raises=(UnknownJob,),

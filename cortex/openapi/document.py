@@ -14,9 +14,9 @@ import msgspec
 from cortex import __version__
 from cortex.ask import Json
 from cortex.openapi import refusals
-from cortex.openapi.operation import JSON, Operation, Parameter, Told
+from cortex.openapi.operation import EVENTS, JSON, Operation, Parameter, Told
 from cortex.openapi.raw import DEMANDED, FILLS
-from cortex.openapi.shapes import Schema, Shapes, any_of
+from cortex.openapi.shapes import REF, Schema, Shapes, any_of
 
 _IN_PATH: Final = re.compile(r"{([a-z_]+)}")
 _SCHEMES: Final[Schema] = {
@@ -131,7 +131,21 @@ def _answers(operation: Operation, shapes: Shapes) -> Schema:
 
 
 def _form(told: Told, shapes: Shapes) -> Schema:
-    return {"type": "string"} if told.kind is None else shapes.of(told.kind)
+    form: Schema = {"type": "string"} if told.kind is None else shapes.of(told.kind)
+    if told.media != EVENTS:
+        return form
+    # As later OpenAPI has it: the schema of one event, whose data is a text that may hold JSON.
+    data: Schema = {"type": "string"}
+    if told.kind is not None:
+        error: Schema = {"$ref": REF + "Error"}
+        data = {**data, "contentMediaType": JSON, "contentSchema": any_of([form, error])}
+    properties: Schema = {"event": {"type": "string"}, "data": data}
+    return {
+        "type": "object",
+        "description": "One event. Comments between events tell that the stream lives.",
+        "properties": properties,
+        "required": ["data"],
+    }
 
 
 def _parameter(parameter: Parameter) -> Schema:

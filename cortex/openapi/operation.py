@@ -42,8 +42,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One form of an answer: `kind` is the struct or type that it is made of, None for plain text.
-    Without a `media` type it has no body."""
+    """One form of an answer: `kind` is the struct or type that it is made of, None for plain text;
+    of a stream it is each event's data. Without a `media` type it has no body."""
 
     about: str
     kind: object = None
