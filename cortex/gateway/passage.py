@@ -31,6 +31,7 @@ from cortex.errors import (
 )
 from cortex.gateway import sight
 from cortex.gateway.bookkeeping import Bookkeeping
+from cortex.gateway.counting import Counting
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
 from cortex.gateway.standings import explained
@@ -59,6 +60,8 @@ BIG_BODY: Final = 64 * 2**10
 MOST_STALE: Final = 3
 # Who has a seat at last is not refused for the moment that it takes to sit down.
 LEAST_WAIT_S: Final = 1.0
+# What a neuron says of a count that every other one would say, too.
+ANSWERED: Final = frozenset({200, 400, 413})
 _JSON: Final = {"content-type": "application/json"}
 # How the clients of today name a conversation, the most telling first.
 SESSIONS: Final = ("x-session-affinity", "x-session-id", "x-claude-code-session-id", "session-id")
@@ -74,6 +77,7 @@ class Passage:
         self._listing, self._accounts = views.listing, views.accounts
         self._limits, self._metrics = limits, metrics
         self._books = Bookkeeping(metrics, views, dispatch)
+        self._counting = Counting(views.listing, metrics, self._exchange)
 
     @property
     def _fleet(self) -> Fleet:
@@ -132,6 +136,9 @@ class Passage:
     async def _travel(self, journey: Journey) -> None:
         """Seat and pass on, until it was passed on or must not be tried again."""
         with self._discreetly(journey):
+            if journey.way is COUNTS:
+                await self._count(journey)
+                return
             while (error := await self._attempt(journey)) is not None:
                 if isinstance(error, NotHereNow):
                     await self._unbelieve(journey)
@@ -139,6 +146,14 @@ class Passage:
                     self._avoid(journey, error)
                 log.info("request.again neuron=%s code=%s", journey.neuron, error.code)
                 self._metrics.retried(error)
+
+    async def _count(self, journey: Journey) -> None:
+        """Passed on to whoever can tell, without a seat."""
+        try:
+            await self._counting.travel(journey)
+        except NoRoom as error:
+            told = self._parting(error) or self._unspoken(journey, error)
+            raise error if told is None else told from error
 
     @contextmanager
     def _discreetly(self, journey: Journey) -> Iterator[None]:
@@ -230,7 +245,8 @@ class Passage:
                 exchange = neuron.pool.exchange(head, first_byte_s=first_byte_s)
                 stack.enter_context(journey.elsewhere())
                 answer = await stack.enter_async_context(exchange)
-            if answer.headers.get(wire.NOT_STARTED) == "1":
+            refused = journey.way is COUNTS and answer.status not in ANSWERED
+            if refused or answer.headers.get(wire.NOT_STARTED) == "1":
                 raise await refusal(answer, self._limits)
             if journey.stream is not None:
                 await journey.stream.hand_over()
@@ -266,6 +282,8 @@ class Passage:
             wire.REQUEST_ID: request.id,
             wire.PATIENCE: self._patient_s(journey),
         }
+        if journey.entry:
+            own[wire.SPEC] = journey.entry
         if journey.sampling is not None:
             own[wire.SAMPLING] = sampling_to_text(journey.sampling)
         if request.caller:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cortex.ask import Ask
+from cortex.metrics.names import Dialect as Label
 from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES, TEXT, Dialect
 
 # A neuron that tells nothing of it speaks what every one always spoke.
@@ -18,11 +19,18 @@ USUAL: Final = frozenset({CHAT.name, TEXT.name})
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One inference route. `retold`: what is asked there can be said in OpenAI's chat as well."""
+    """One inference route. `retold`: what is asked there can be said in OpenAI's chat as well. `counts`:
+    it is answered without an answer being made."""
 
     dialect: Dialect
     path: str
     retold: bool = False
+    counts: bool = False
+
+    @property
+    def label(self) -> Label:
+        """What metrics call it: counts take no seat, and are none of the dialect's answers."""
+        return "anthropic_count" if self.counts else self.dialect.name
 
     def read(self, body: bytes, model: str) -> Ask:
         """The request in neutral words, for the model of that id."""
@@ -33,7 +41,7 @@ CHATS: Final = Way(CHAT, CHAT.path)
 TEXTS: Final = Way(TEXT, TEXT.path)
 ANTHROPIC: Final = Way(MESSAGES, MESSAGES.path, retold=True)
 ITEMS: Final = Way(RESPONSES, RESPONSES.path, retold=True)
-COUNTS: Final = Way(MESSAGES, "/v1/messages/count_tokens")
+COUNTS: Final = Way(MESSAGES, "/v1/messages/count_tokens", counts=True)
 WAYS: Final = (CHATS, TEXTS, ITEMS, ANTHROPIC, COUNTS)
 
 
