@@ -147,7 +147,8 @@ class Embed:
 class Ask:
     """A chat (`messages`), a plain completion (`prompt`) or vectors (`embed`); exactly one of the three.
 
-    `prompt` is text or token ids. `stop` strings end the visible text.
+    `prompt` is text or token ids; `further` ones of the same request are answered like it, in the
+    order of choices, `n` each. `stop` strings end the visible text.
     `logprobs` asks for that many alternatives beside each token (0 = the token alone).
     `template` holds scalars for the chat template, of TEMPLATE_WORDS; those of them that are
     `wishes` may find a template that cannot obey, the others are conditions. `sealed_thoughts`:
@@ -157,6 +158,7 @@ class Ask:
     model: str
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] | None = None
+    further: tuple[str | tuple[int, ...], ...] = ()
     embed: Embed | None = None
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
@@ -173,6 +175,16 @@ class Ask:
     template: Mapping[str, Scalar] = field(default_factory=dict)
     wishes: frozenset[str] = frozenset()
     sealed_thoughts: bool = False
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """All prompts of plain completions."""
+        return () if self.prompt is None else (self.prompt, *self.further)
+
+    @property
+    def choices(self) -> int:
+        """How many answers there are, those of one prompt side by side."""
+        return self.n * (1 + len(self.further))
 
     @property
     def images(self) -> tuple[Image, ...]:

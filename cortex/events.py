@@ -7,6 +7,7 @@ the answers of one request (`n`), from 0. After `Stopped` or `Failed` nothing mo
 for that choice. Of inputs that are embedded each is a choice, and `Embedded` all that is said of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -25,6 +26,19 @@ class Usage:
     completion: int = 0
     reasoning: int = 0
     estimated: bool = False
+
+    @classmethod
+    def total(cls, counts: "Sequence[Usage]", each: int) -> "Usage":
+        """What choices used together, of which `each` have one prompt. That counts once, and cached is
+        what the first of them found, since the others find what it left behind."""
+        asked = [counts[at : at + each] for at in range(0, len(counts), each)]
+        return cls(
+            sum(max(count.prompt for count in one) for one in asked),
+            sum(min(count.cached for count in one) for one in asked),
+            sum(count.completion for count in counts),
+            sum(count.reasoning for count in counts),
+            any(count.estimated for count in counts),
+        )
 
 
 @dataclass(frozen=True, slots=True)

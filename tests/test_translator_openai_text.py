@@ -72,7 +72,7 @@ def test_a_stream_is_byte_for_byte_the_recorded_one() -> None:
 
 
 def test_an_echo_comes_before_everything_else_for_each_choice() -> None:
-    reply = replace(REPLY, n=2, echo="once ")
+    reply = replace(REPLY, n=2, each=2, echo=("once ",))
     opening = next(speak(reply))
     assert [(frame.kind, choice(frame)["index"], choice(frame)["text"]) for frame in opening] == [
         ("echo", 0, "once "),
@@ -82,6 +82,26 @@ def test_an_echo_comes_before_everything_else_for_each_choice() -> None:
         whole(reply, [Text("a"), Stopped("stop"), Text("b", choice=1), Stopped("stop", choice=1)])
     )
     assert [part["text"] for part in body["choices"]] == ["once a", "once b"]
+
+
+def test_choices_of_several_prompts_stand_in_their_order_and_repeat_their_own() -> None:
+    """The second prompt is answered before the first: counts go by the choice, not by who ended first."""
+    reply = replace(REPLY, n=4, each=2, echo=("a ", "b "), include_usage=True)
+    counts = {0: Usage(5, 0, 1), 1: Usage(5, 5, 1), 2: Usage(7, 2, 1), 3: Usage(7, 7, 1)}
+    said: list[Event] = []
+    for at in (3, 0, 2, 1):
+        said += [Text(str(at), choice=at), Stopped("stop", counts[at], choice=at)]
+    body = json.loads(whole(reply, said))
+    assert [(part["index"], part["text"]) for part in body["choices"]] == [
+        (0, "a 0"),
+        (1, "a 1"),
+        (2, "b 2"),
+        (3, "b 3"),
+    ]
+    frames = play(speak(reply), said)
+    assert chunks(frames)[-1]["usage"] == body["usage"]
+    assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (12, 4)
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
 
 
 def test_a_thought_is_text_here() -> None:
@@ -131,7 +151,7 @@ def test_a_whole_answer_holds_the_logprobs_of_all_its_text(asked: int, top: list
 
 
 def test_several_choices_end_once_when_all_have_stopped() -> None:
-    machine = speak(replace(REPLY, n=2, include_usage=True))
+    machine = speak(replace(REPLY, n=2, each=2, include_usage=True))
     assert next(machine) == []
     assert kinds(machine.send(Stopped("stop", Usage(3, 0, 1)))) == ["finish"]
     assert choice(machine.send(Text("x", choice=1))[0])["index"] == 1
@@ -175,7 +195,7 @@ TOKENS = st.lists(st.builds(TokenLogprob, st.text(max_size=2), st.floats(-50, 0)
     st.text(max_size=4),
 )
 def test_a_stream_adds_up_to_the_whole_answer(events: list[Event], logprobs: int | None, echo: str) -> None:
-    reply = replace(REPLY, logprobs=logprobs, echo=echo, include_usage=True)
+    reply = replace(REPLY, logprobs=logprobs, echo=(echo,), include_usage=True)
     events = [*events, Stopped("stop", Usage(1, 0, 2))]
     said = chunks(play(speak(reply), events))
     body = json.loads(whole(reply, events))

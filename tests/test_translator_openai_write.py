@@ -131,6 +131,7 @@ OTHER = {
 ELSEWHERE = {
     "model": "its name there is given beside the ask",
     "prompt": "a plain completion's",
+    "further": "a plain completion's, each of which is asked for by itself",
     "echo": "a plain completion's",
     "n": "one body asks for one answer",
     "stream": "always asked for: what the client gets is made here",

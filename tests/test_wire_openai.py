@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -354,7 +355,7 @@ def test_the_path_of_a_fault_within_a_part_begins_with_its_name() -> None:
 
 
 def test_usage_counts_the_prompt_once_and_completions_all() -> None:
-    usage = UsageBody.over([Usage(10, 4, 3, 1), Usage(10, 10, 5, 2)])
+    usage = UsageBody.over([Usage(10, 4, 3, 1), Usage(10, 10, 5, 2)], 2)
     assert json.loads(msgspec.json.encode(usage)) == {
         "prompt_tokens": 10,
         "completion_tokens": 8,
@@ -362,6 +363,12 @@ def test_usage_counts_the_prompt_once_and_completions_all() -> None:
         "prompt_tokens_details": {"cached_tokens": 4},
         "completion_tokens_details": {"reasoning_tokens": 3},
     }
+
+
+def test_usage_of_several_prompts_counts_each_of_them_once() -> None:
+    counts = [Usage(10, 4, 3, 1), Usage(10, 10, 5, 2), Usage(7, 0, 1), Usage(7, 6, 1, estimated=True)]
+    assert Usage.total(counts, 2) == Usage(17, 4, 10, 3, estimated=True)
+    assert Usage.total(counts, 1) == Usage(34, 20, 10, 3, estimated=True)
 
 
 def test_a_logprob_is_always_a_number() -> None:
@@ -376,8 +383,12 @@ def test_a_logprob_is_always_a_number() -> None:
 
 def test_a_reply_is_framed_by_its_ask() -> None:
     ask = Ask("m", prompt="p", n=3, include_usage=True, logprobs=2, echo=True)
-    assert Reply.to(ask, id="i", created=7, request_id="r") == Reply("i", "m", 7, "r", 3, True, 2, "p", ask)
-    assert Reply.to(Ask("m", prompt="p"), id="i", created=7).echo == ""
+    framed = Reply.to(ask, id="i", created=7, request_id="r")
+    assert framed == Reply("i", "m", 7, "r", 3, 3, True, 2, ("p",), ask)
+    assert Reply.to(Ask("m", prompt="p"), id="i", created=7).echo == ()
+    several = Reply.to(replace(ask, further=("q",)), id="i", created=7)
+    assert (several.n, several.each) == (6, 3)
+    assert [several.echoed(choice) for choice in range(6)] == ["p"] * 3 + ["q"] * 3
 
 
 def test_a_model_entry_leaves_out_what_is_unknown() -> None:

@@ -22,20 +22,25 @@ LONGEST_TOKEN: Final = 256
 async def budgeted(
     jobs: Iterable[Job], facts: EngineFacts, bos: str, tokenise: Callable[[str], Awaitable[tuple[int, ...]]]
 ) -> tuple[Job, ...]:
-    """`jobs`, which have one prompt, with what each may come to occupy. `bos` is what the engine
-    puts before a text by itself."""
+    """`jobs` with what each may come to occupy. `bos` is what the engine puts before a text by itself."""
     jobs = tuple(jobs)
-    prompt = jobs[0].prompt
-    if facts.context and isinstance(prompt, str) and len(prompt) > facts.context * LONGEST_TOKEN:
-        raise PromptTooLong.of(-(-len(prompt) // LONGEST_TOKEN), facts.context, at_least=True)
+    prompts = dict.fromkeys(job.prompt for job in jobs)
+    for prompt in prompts:
+        if facts.context and isinstance(prompt, str) and len(prompt) > facts.context * LONGEST_TOKEN:
+            raise PromptTooLong.of(-(-len(prompt) // LONGEST_TOKEN), facts.context, at_least=True)
     if facts.kv_tokens is None:
         return jobs
-    count = len(await tokenise(bos + prompt) if isinstance(prompt, str) else prompt)
     # A prompt that fills the context leaves no room for a word of the answer.
     most = min(facts.context, facts.kv_tokens)
-    if count >= most:
-        raise PromptTooLong.of(count, most)
+    counts: dict[str | tuple[int, ...], int] = {}
+    for prompt in prompts:
+        counts[prompt] = len(await tokenise(bos + prompt) if isinstance(prompt, str) else prompt)
+        if counts[prompt] >= most:
+            raise PromptTooLong.of(counts[prompt], most)
     return tuple(
-        replace(job, kv_tokens=most if job.max_tokens is None else min(count + job.max_tokens, most))
+        replace(
+            job,
+            kv_tokens=most if job.max_tokens is None else min(counts[job.prompt] + job.max_tokens, most),
+        )
         for job in jobs
     )

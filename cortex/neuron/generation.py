@@ -44,10 +44,11 @@ class Errand:
 
 
 class Generation:
-    """One mailbox, read through one reader a choice. `usage` is what was used so far."""
+    """One mailbox, read through one reader a choice, `each` of them for one prompt. `usage` is what
+    was used so far."""
 
-    def __init__(self, mailbox: Mailbox, readers: Sequence[Reader]) -> None:
-        self._mailbox, self._readers = mailbox, readers
+    def __init__(self, mailbox: Mailbox, readers: Sequence[Reader], each: int) -> None:
+        self._mailbox, self._readers, self._each = mailbox, readers, each
         self._failure: CortexError | None = None
         self._counts = [Usage() for _ in readers]
 
@@ -58,15 +59,8 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        """The prompt counts once, however many choices it has; cached is what the first of
-        them found, since the others find what it left behind."""
-        return Usage(
-            max(count.prompt for count in self._counts),
-            min(count.cached for count in self._counts),
-            sum(count.completion for count in self._counts),
-            sum(count.reasoning for count in self._counts),
-            any(count.estimated for count in self._counts),
-        )
+        """Of all choices together."""
+        return Usage.total(self._counts, self._each)
 
     async def take(self) -> list[Event]:
         """What was said since the last call, at least one event. A choice that fails fails the

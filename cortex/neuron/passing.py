@@ -28,16 +28,17 @@ def prepare(ask: Ask, defaults: Sampling, request_id: str) -> Errand:
     """One job a choice. With a seed, each has its own that follows from it."""
     said = ask.sampling.over(defaults)
     jobs: list[Job] = []
-    for choice in range(ask.n):
-        seed = None if said.seed is None else (said.seed + choice) % 2**31
+    choices = [prompt for prompt in ask.prompts or (None,) for _ in range(ask.n)]
+    for choice, prompt in enumerate(choices):
+        seed = None if said.seed is None else (said.seed + choice % ask.n) % 2**31
         one = replace(ask, sampling=replace(said, seed=seed), n=1, echo=False, stream=True)
-        if ask.prompt is None:
+        if prompt is None:
             jobs.append(Job(choice, "", one.sampling, request_id=request_id, chat=one))
         else:
             jobs.append(
                 Job(
                     choice,
-                    ask.prompt,
+                    prompt,
                     one.sampling,
                     max_tokens=ask.max_tokens,
                     shape=ask.shape,
@@ -46,8 +47,8 @@ def prepare(ask: Ask, defaults: Sampling, request_id: str) -> Errand:
                 )
             )
     readers = (
-        AsSaid(choice) if ask.prompt is None else Matched(choice, ask.prompt, ask.stop)
-        for choice in range(ask.n)
+        AsSaid(choice) if prompt is None else Matched(choice, prompt, ask.stop)
+        for choice, prompt in enumerate(choices)
     )
     return Errand(tuple(jobs), tuple(readers))
 

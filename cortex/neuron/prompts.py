@@ -6,7 +6,7 @@ closed, and the marker of a call that must come is said for the model; a grammar
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -127,8 +127,9 @@ def _both(shape: Shape, ask: Ask, template: ChatTemplate) -> Shape:
 
 def prepare(ask: Ask, voice: Voice, request_id: str) -> Errand:
     """What the engine is handed. Raises BadAsk when the template refuses the messages."""
-    prompt = _Prompt(ask.prompt, shape=ask.shape) if ask.prompt is not None else _render(ask, voice)
-    return Errand(tuple(_jobs(ask, prompt, voice, request_id)), tuple(_projections(ask, prompt)))
+    prompts = [_Prompt(prompt, shape=ask.shape) for prompt in ask.prompts] or [_render(ask, voice)]
+    choices = [prompt for prompt in prompts for _ in range(ask.n)]
+    return Errand(tuple(_jobs(ask, choices, voice, request_id)), tuple(_projections(ask, choices)))
 
 
 def forced(ask: Ask) -> bool:
@@ -188,26 +189,26 @@ def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, Scalar]:
     return {**ask.template, **dict.fromkeys(read, wanted)}
 
 
-def _jobs(ask: Ask, prompt: _Prompt, voice: Voice, request_id: str) -> list[Job]:
-    """With a seed, each choice has its own that follows from it."""
+def _jobs(ask: Ask, prompts: Sequence[_Prompt], voice: Voice, request_id: str) -> list[Job]:
+    """With a seed, each choice of a prompt has its own that follows from it."""
     sampling = ask.sampling.over(voice.defaults).over(FALLBACK)
     seed = sampling.seed
     return [
         Job(
             id=choice,
             prompt=prompt.text,
-            sampling=sampling if seed is None else replace(sampling, seed=(seed + choice) % 2**32),
+            sampling=sampling if seed is None else replace(sampling, seed=(seed + choice % ask.n) % 2**32),
             max_tokens=ask.max_tokens,
             shape=prompt.shape,
             logprobs=ask.logprobs,
             visible=prompt.template.markers if prompt.template else (),
             request_id=request_id,
         )
-        for choice in range(ask.n)
+        for choice, prompt in enumerate(prompts)
     ]
 
 
-def _projections(ask: Ask, prompt: _Prompt) -> list[Projection]:
+def _projections(ask: Ask, prompts: Sequence[_Prompt]) -> list[Projection]:
     made = [
         Projection(
             choice=choice,
@@ -216,10 +217,10 @@ def _projections(ask: Ask, prompt: _Prompt) -> list[Projection]:
             stops=ask.stop,
             parallel=ask.parallel_tool_calls,
         )
-        for choice in range(ask.n)
+        for choice, prompt in enumerate(prompts)
     ]
-    if prompt.opening:
-        for projection in made:
+    for projection, prompt in zip(made, prompts, strict=True):
+        if prompt.opening:
             projection.feed(Tokens(prompt.opening.encode(), 0))
     return made
 

@@ -183,7 +183,7 @@ class Residents:
             here,
             # What is to be downloaded first needs no room before it is here.
             0 if promise is None else self._need(spec, promise),
-            weight=0 if ask is None else ask.n,
+            weight=0 if ask is None else min(ask.choices, self._slots(spec, promise)),
             pinned=self._pinned(here),
             avoid=self._unfit(spec),
         )
@@ -210,9 +210,12 @@ class Residents:
         """Bytes to make room for."""
         return self.footprints.need(promise.order, promise.header.bytes, spec.footprint)
 
+    def _slots(self, spec: ModelSpec, promise: Promise | None) -> int:
+        return self._promises.slots(spec) if promise is None else promise.order.slots
+
     def _foresee(self, spec: ModelSpec, ask: Ask, promise: Promise | None) -> None:
         """Raises what the model would refuse `ask` with, as far as that is known."""
-        slots = self._promises.slots(spec) if promise is None else promise.order.slots
+        slots = self._slots(spec, promise)
         if ask.n > slots:
             raise BadAsk(f"'n' is {ask.n}, and the model has {slots} slots", param="n")
         if self._passes(spec):
@@ -310,7 +313,7 @@ class Residents:
                 errand.jobs, living.facts, living.voice.bos, partial(living.worker.tokenise, ask.model)
             )
             async with living.worker.generate(ask.model, jobs) as mailbox:
-                yield Generation(mailbox, errand.readers)
+                yield Generation(mailbox, errand.readers, ask.n)
         except CortexError as error:
             if error.blame == "engine":
                 self._upstreams.suspect(living.spec)

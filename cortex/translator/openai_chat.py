@@ -156,7 +156,7 @@ def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
             case Started() | Prefilled():
                 frames = []
     if reply.include_usage:
-        frames.append(Frame(mould.usage(UsageBody.over(usages.values())), "usage"))
+        frames.append(Frame(mould.usage(UsageBody.over(usages.values(), reply.n)), "usage"))
     yield [*frames, DONE]
 
 
@@ -224,7 +224,7 @@ def whole(reply: Reply, events: Iterable[Event]) -> bytes:
             case Started() | Prefilled():
                 pass
     choices = [_choice(index, answer, reply) for index, answer in enumerate(answers)]
-    usage = UsageBody.over(answer.stopped.usage for answer in answers if answer.stopped)
+    usage = UsageBody.over((answer.stopped.usage for answer in answers if answer.stopped), reply.n)
     return encode(
         ChatCompletion(id=reply.id, created=reply.created, model=reply.model, choices=choices, usage=usage)
     )

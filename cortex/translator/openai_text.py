@@ -1,12 +1,12 @@
 """POST /v1/completions: one prompt as it stands, no template, legacy shapes.
 
-The prompt is a text, a list with one text, or token ids; a list of several prompts is
-refused, since an `Ask` carries one. max_tokens is 16 where nothing is said, as the
+The prompt is a text or token ids, or a list of such: then each is answered, `n` times, choice
+after choice. max_tokens is 16 where nothing is said, as the
 vendor has it. echo needs a text prompt, and no logprobs: those of the prompt are not
 known. Deliberately without effect: user, metadata, service_tier.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -42,6 +42,8 @@ from cortex.wire.openai_bodies import PROMPT, TEXT, TextBody
 from cortex.wire.sse import DONE, Frame
 
 MAX_TOKENS: Final = 16
+# Those that have no slot yet wait for one.
+MOST_CHOICES: Final = 64
 # A million token ids: the longest contexts there are.
 _MOST_NODES: Final = 1_048_576
 
@@ -51,47 +53,57 @@ def read(body: bytes) -> Ask:
     wanted = reading.decode(body, TEXT)
     reading.refuse_twins(body)
     ask = openai_fields.begin(wanted)
-    prompt = _prompt(wanted.prompt)
-    _refuse(wanted, prompt, ask.n)
+    prompt, *further = prompts = _prompts(wanted.prompt)
+    if len(prompts) * ask.n > MOST_CHOICES:
+        raise BadAsk(f"'prompt' and 'n' ask for more than {MOST_CHOICES} answers", param="prompt")
+    _refuse(wanted, prompts, ask.n)
     return replace(
         ask,
         prompt=prompt,
+        further=tuple(further),
         max_tokens=wanted.max_tokens or MAX_TOKENS,
         logprobs=wanted.logprobs,
         echo=bool(wanted.echo),
     )
 
 
-def _prompt(raw: Raw) -> str | tuple[int, ...]:
-    found = reading.long_part(raw, PROMPT, "prompt", _MOST_NODES)
-    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], str | list):
-        found = found[0]
-    match found:
+def _prompts(raw: Raw) -> tuple[str | tuple[int, ...], ...]:
+    match reading.long_part(raw, PROMPT, "prompt", _MOST_NODES):
         case None | "" | []:
             raise BadAsk("'prompt' is missing or empty", param="prompt")
-        case str():
-            return found
-        case _:
-            return _tokens(found)
+        case str() as text:
+            return (text,)
+        case [int(), *_] as ids:
+            return (_tokens(ids, "prompt"),)
+        case several:
+            return tuple(_one(entry, f"prompt[{index}]") for index, entry in enumerate(several))
 
 
-def _tokens(found: list[str | int | list[int]] | list[int]) -> tuple[int, ...]:
+def _one(entry: str | int | list[int], at: str) -> str | tuple[int, ...]:
+    if isinstance(entry, int):
+        raise BadAsk(f"'{at}' is a number among prompts; token ids are a list of their own", param=at)
+    if not entry:
+        raise BadAsk(f"'{at}' is empty", param=at)
+    return entry if isinstance(entry, str) else _tokens(entry, at)
+
+
+def _tokens(found: Sequence[object], at: str) -> tuple[int, ...]:
     ids = tuple(entry for entry in found if isinstance(entry, int))
     if len(ids) != len(found):
-        raise BadAsk("'prompt' holds several prompts: send one in each request", param="prompt")
+        raise BadAsk(f"'{at}' holds something else beside token ids", param=at)
     if min(ids) < 0 or max(ids) >= 2**31:
-        raise BadAsk("'prompt' holds a number that is no token id", param="prompt")
+        raise BadAsk(f"'{at}' holds a number that is no token id", param=at)
     return ids
 
 
-def _refuse(wanted: TextBody, prompt: str | tuple[int, ...], n: int) -> None:
+def _refuse(wanted: TextBody, prompts: Sequence[str | tuple[int, ...]], n: int) -> None:
     if wanted.suffix:
         raise Unsupported("'suffix' is not supported: there is no infilling", param="suffix")
     if wanted.best_of is not None and wanted.best_of > n:
         raise Unsupported("'best_of' above 'n' is not supported", param="best_of")
     if wanted.best_of is not None and wanted.best_of < n:
         raise BadAsk("'best_of' is smaller than 'n'", param="best_of")
-    if wanted.echo and not isinstance(prompt, str):
+    if wanted.echo and not all(isinstance(prompt, str) for prompt in prompts):
         raise Unsupported("'echo' needs a text prompt", param="echo")
     if wanted.echo and wanted.logprobs is not None:
         raise Unsupported("'echo' with 'logprobs' is not supported", param="echo")
@@ -108,8 +120,10 @@ def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
     usages: dict[int, Usage] = {}
     frames: list[Frame] = []
     if reply.echo:
-        echo = b'"text":%b' % encode(reply.echo)
-        frames = [Frame(mould.chunk(choice, echo), "echo") for choice in range(reply.n)]
+        frames = [
+            Frame(mould.chunk(choice, b'"text":%b' % encode(reply.echoed(choice))), "echo")
+            for choice in range(reply.n)
+        ]
     while True:
         match (yield frames):
             case (Text(text, choice=choice) | Thought(text, choice=choice)) as piece:
@@ -129,7 +143,8 @@ def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
             case ToolCall():
                 raise TypeError("a plain completion has no tool calls")
     if reply.include_usage:
-        frames.append(Frame(mould.usage(UsageBody.over(usages.values())), "usage"))
+        used = UsageBody.over((usages[choice] for choice in range(reply.n)), reply.each)
+        frames.append(Frame(mould.usage(used), "usage"))
     yield [*frames, DONE]
 
 
@@ -190,7 +205,7 @@ def whole(reply: Reply, events: Iterable[Event]) -> bytes:
             case ToolCall():
                 raise TypeError("a plain completion has no tool calls")
     choices = [_choice(index, answer, reply) for index, answer in enumerate(answers)]
-    usage = UsageBody.over(answer.stopped.usage for answer in answers if answer.stopped)
+    usage = UsageBody.over((answer.stopped.usage for answer in answers if answer.stopped), reply.each)
     return encode(
         TextCompletion(id=reply.id, created=reply.created, model=reply.model, choices=choices, usage=usage)
     )
@@ -210,4 +225,4 @@ def _choice(index: int, answer: _Answer, reply: Reply) -> TextChoice:
     if answer.stopped is None:
         raise EngineFailed(f"the generation ended without a reason for choice {index}; send it again")
     logprobs = None if reply.logprobs is None else answer.logprobs
-    return TextChoice("".join([reply.echo, *answer.pieces]), index, logprobs, answer.stopped.reason)
+    return TextChoice("".join([reply.echoed(index), *answer.pieces]), index, logprobs, answer.stopped.reason)

@@ -167,7 +167,8 @@ class Reply:
     """The frame around one answer. `created` is in Unix seconds.
 
     `logprobs` is how many alternatives beside each token were asked for, None when no
-    log probabilities were. `echo` is the prompt that a text completion repeats. `ask` is what is
+    log probabilities were. There are `n` choices, `each` of them for one prompt. `echo` are the
+    prompts that text completions repeat. `ask` is what is
     answered, where it is known: Responses repeats some of it.
     """
 
@@ -176,9 +177,10 @@ class Reply:
     created: int
     request_id: str = "-"
     n: int = 1
+    each: int = 1
     include_usage: bool = False
     logprobs: int | None = None
-    echo: str = ""
+    echo: tuple[str, ...] = ()
     ask: Ask | None = None
 
     @classmethod
@@ -189,9 +191,14 @@ class Reply:
             model=ask.model,
             created=created,
             request_id=request_id,
-            n=ask.n,
+            n=ask.choices,
+            each=ask.n,
             include_usage=ask.include_usage,
             logprobs=ask.logprobs,
-            echo=ask.prompt if ask.echo and isinstance(ask.prompt, str) else "",
+            echo=tuple(prompt for prompt in ask.prompts if isinstance(prompt, str)) if ask.echo else (),
             ask=ask,
         )
+
+    def echoed(self, choice: int) -> str:
+        """What `choice` repeats of its prompt."""
+        return self.echo[choice // self.each] if self.echo else ""

@@ -37,21 +37,16 @@ class UsageBody(msgspec.Struct):
     estimated: Literal[True] | UnsetType = UNSET
 
     @classmethod
-    def over(cls, usages: Iterable[Usage]) -> "UsageBody":
-        """The usage of one request from that of its choices, whose prompt is one and the same.
-
-        Cached is what the first choice found: the others find what it left behind.
-        """
-        usages = list(usages)
-        prompt = max(usage.prompt for usage in usages)
-        completion = sum(usage.completion for usage in usages)
+    def over(cls, usages: Iterable[Usage], each: int) -> "UsageBody":
+        """The usage of one request from that of its choices, `each` of which have one prompt."""
+        total = Usage.total(list(usages), each)
         return cls(
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            total_tokens=prompt + completion,
-            prompt_tokens_details=PromptDetails(min(usage.cached for usage in usages)),
-            completion_tokens_details=CompletionDetails(sum(usage.reasoning for usage in usages)),
-            estimated=True if any(usage.estimated for usage in usages) else UNSET,
+            prompt_tokens=total.prompt,
+            completion_tokens=total.completion,
+            total_tokens=total.prompt + total.completion,
+            prompt_tokens_details=PromptDetails(total.cached),
+            completion_tokens_details=CompletionDetails(total.reasoning),
+            estimated=True if total.estimated else UNSET,
         )
 
 

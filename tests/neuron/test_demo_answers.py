@@ -175,12 +175,36 @@ async def test_a_json_schema_holds_the_answer(demo: Running) -> None:
     assert isinstance(json.loads(plain.json()["choices"][0]["message"]["content"]), dict)
 
 
-async def test_a_form_and_free_tools_together_are_refused_by_name(demo: Running) -> None:
-    """The form would forbid every call: taken and ignored is a defect."""
-    asked = user("Hello", tools=[WEATHER], response_format={"type": "json_object"})
-    answer = await demo.http.post(CHAT, json=asked)
-    assert (answer.status_code, fault_of(answer)["param"]) == (400, "response_format")
-    assert await residents(demo) == {}
+async def test_several_prompts_are_answered_in_their_order_though_there_are_fewer_slots(
+    demo: Running,
+) -> None:
+    """The model has four slots."""
+    asked = ["Thank you", "Count to ten.", "What is 2 + 2?", "Hello", "Thank you", "Hello"]
+    prompts = [
+        f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        for text in asked
+    ]
+    body = {"model": MODEL_ID, "prompt": prompts, "temperature": 0, "max_tokens": 30, "n": 2}
+    told = (await demo.http.post(TEXT, json=body)).json()
+    assert [choice["index"] for choice in told["choices"]] == list(range(12))
+    said = [choice["text"] for choice in told["choices"]]
+    alone = [
+        (await demo.http.post(TEXT, json={**body, "prompt": prompt, "n": 1})).json() for prompt in prompts
+    ]
+    assert said == [one["choices"][0]["text"] for one in alone for _ in range(2)]
+    assert told["usage"]["prompt_tokens"] == sum(one["usage"]["prompt_tokens"] for one in alone)
+    assert told["usage"]["completion_tokens"] == 2 * sum(one["usage"]["completion_tokens"] for one in alone)
+    streamed = await demo.http.post(
+        TEXT, json={**body, "stream": True, "stream_options": {"include_usage": True}}
+    )
+    pieces = [""] * 12
+    chunks = [json.loads(data) for data in events(streamed.content)[:-1]]
+    for chunk in chunks[:-1]:
+        for choice in chunk["choices"]:
+            pieces[choice["index"]] += choice["text"]
+    assert pieces == said
+    assert chunks[-1]["usage"]["total_tokens"] == told["usage"]["total_tokens"]
+    assert await figures(demo) == {MODEL_ID: (0, 0)}
 
 
 async def test_two_choices_with_one_seed_are_two_answers_and_repeatable(demo: Running) -> None:

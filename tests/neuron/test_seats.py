@@ -11,6 +11,7 @@ import trio
 from cortex.harness.scripted import Gate, Script
 from tests.calls import (
     CHAT,
+    TEXT,
     calling,
     events,
     fault_of,
@@ -82,6 +83,25 @@ async def test_a_request_with_two_choices_takes_two_seats(tmp_path: Path) -> Non
             gate.open()
         assert [len(answer.json()["choices"]) for answer in answers] == [2, 2]
         assert role.engines["a"].most_live == 2
+
+
+async def test_a_request_with_more_prompts_than_slots_takes_all_of_them_and_no_more(tmp_path: Path) -> None:
+    gate = Gate()
+    script = Script(hold=gate)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script, config=settings(slots=3)) as role:
+        prompts = [f"prompt {number} " for number in range(7)]
+        told: list[httpx.Response] = []
+
+        async def ask() -> None:
+            told.append(await role.http.post(TEXT, json={"model": "a", "prompt": prompts, "max_tokens": 9}))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await stand(role, 3, 0)
+            gate.open()
+        assert [choice["text"] for choice in told[0].json()["choices"]] == prompts
+        assert role.engines["a"].most_live == 3
+        assert await figures(role) == {"a": (0, 0)}
 
 
 async def test_a_full_line_answers_at_once_that_it_is_full(tmp_path: Path) -> None:
