@@ -2,37 +2,49 @@
 
 What a model says depends on the last thing that it was told: `CALL` makes it call a tool that the
 client offered, `THINK` makes it think first, and the answer to a call is repeated. The gateway
-serves whom it knows by `KEY` only, where a test asks for that.
+serves whom it knows by `KEY` only, where a test asks for that; `SLOW` may ask once within what it
+takes for a minute, and `SPENT` has had its day's tokens after one answer.
 """
 
 import json
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
+from time import sleep
 from typing import Any, Final
 
+import httpx
 import trio
 
 from cortex.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
+from cortex.config.limits import Limits
 from cortex.harness.base import Job
 from cortex.harness.scripted import Gate, Script
 from cortex.keys import digest
-from tests.calls import settings
-from tests.roles import running_gateway, running_neuron, specs
+from tests.calls import figures, settings, until
+from tests.roles import Running, running_gateway, running_neuron, specs
 from tests.toxic import toxic_proxy
 
 KEY: Final = "sk-cortex-1"
+SLOW: Final = "sk-cortex-slow"
+SPENT: Final = "sk-cortex-spent"
 WRONG: Final = "sk-cortex-2"
+NOBODYS: Final = "none"
 PLAIN: Final = "Four."
 COLD_S: Final = 8.0
+# What a test sets to what it takes for a minute.
+MINUTE: Final = "cortex.keys.accounts.MINUTE_S"
 # The largest prompt of these clients is Claude Code's: some 20000 tokens of real models, and more of ours.
 CONTEXT: Final = 200_000
 SMALL: Final = 12
+FULL: Final = ("full", "full2", "full3")
+HOLD: Final = "HOLD"
 TEMPLATE: Final = (
     "{% if tools %}<tools>{{ tools | tojson }}</tools>\n{% endif %}"
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
@@ -46,25 +58,43 @@ CALLS: Final[Mapping[str, dict[str, object]]] = {
     "Bash": {"command": "cat note.txt", "description": "read"},
     "bash": {"command": "cat note.txt", "description": "read"},
     "run_shell_command": {"command": "cat note.txt", "description": "read", "is_background": False},
+    "exec_command": {"cmd": "cat note.txt"},
+    "multi_agent_v1__close_agent": {"target": "nobody"},
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fleet:
-    """Where the gateway is. `asked` are the jobs that reached the model of that name."""
+    """Where the gateway is. A page of its metrics is kept for a second, and asked for by nobody else."""
 
     url: str
-    page: Callable[[], Any]
+    http: httpx.AsyncClient
+    metrics_url: str
+    _looked: float = -math.inf
+
+    async def ask(self, key: str = NOBODYS, model: str = "m", text: str = "Hello") -> httpx.Response:
+        """A request of somebody else's."""
+        body = {"model": model, "messages": [{"role": "user", "content": text}]}
+        return await self.http.post(f"{self.v1}/chat/completions", json=body, headers={"x-api-key": key})
 
     @property
     def v1(self) -> str:
         return f"{self.url}/v1"
 
-    async def requests(self, model: str = "m") -> int:
-        """How many requests of that model the gateway has ended."""
-        lines = (await self.page()).text.splitlines()
-        counted = [line for line in lines if line.startswith("cortex_requests_total{")]
-        return sum(round(float(line.split()[-1])) for line in counted if f'model="{model}"' in line)
+    async def requests(self, model: str, outcome: str) -> int:
+        """How many requests of that model have ended so."""
+        return await self._count("cortex_requests_total{", f'model="{model}"', f'outcome="{outcome}"')
+
+    async def refusals(self, reason: str) -> int:
+        """How many requests it refused for that reason."""
+        return await self._count("cortex_rejections_total{", f'reason="{reason}"')
+
+    async def _count(self, name: str, *labels: str) -> int:
+        await trio.sleep_until(self._looked + 1.0)
+        self._looked = trio.current_time()
+        lines = (await self.http.get(self.metrics_url)).text.splitlines()
+        found = [line for line in lines if line.startswith(name) and all(label in line for label in labels)]
+        return sum(round(float(line.split()[-1])) for line in found)
 
 
 def reply(job: Job) -> str:
@@ -76,7 +106,7 @@ def reply(job: Job) -> str:
     asked, _, results = job.prompt.rpartition("<|user|>")[2].partition("<|tool|>")
     if results:
         return f"The tool said: {results.split('<|end|>')[0][:200]}"
-    if "CALL" in asked and (name := _offered(job.prompt)):
+    if "CALL" in asked and (name := _offered(job.prompt, asked)):
         call = json.dumps({"name": name, "arguments": CALLS[name]})
         return f"Let me look.\n<tool_call>\n{call}\n</tool_call>"
     if "THINK" in turns[-1]:
@@ -84,9 +114,11 @@ def reply(job: Job) -> str:
     return PLAIN
 
 
-def _offered(prompt: str) -> str | None:
+def _offered(prompt: str, asked: str) -> str | None:
+    """One that is asked for goes first."""
     tools = prompt.partition("<tools>")[2].partition("</tools>\n")[0]
-    return next((name for name in CALLS if f'"name": "{name}"' in tools), None)
+    names = [name for name in CALLS if f'"name": "{name}"' in tools]
+    return next((name for name in names if name.rpartition("__")[2] in asked), next(iter(names), None))
 
 
 def instance(schema: Any, root: Any) -> Any:
@@ -110,28 +142,32 @@ def instance(schema: Any, root: Any) -> Any:
     return {"string": "Oslo", "integer": 4, "number": 4.5, "boolean": True, "null": None}[kind]
 
 
+KEYS: Final = (
+    Key("one", digest(KEY)),
+    Key("slow", digest(SLOW), requests_per_minute=1),
+    Key("spent", digest(SPENT), tokens_per_day=1),
+)
+
+
 @asynccontextmanager
-async def fleet(folder: Path, *, keyed: bool = False) -> AsyncIterator[Fleet]:
-    """A gateway with `m`, with `cold` that takes `COLD_S` to load, with `small` whose context is
+async def fleet(folder: Path, *, keyed: bool = False, cold_s: float = COLD_S) -> AsyncIterator[Fleet]:
+    """A gateway with `m`, with `cold` that takes `cold_s` to load, with `small` whose context is
     `SMALL`, and with `mortal`, whose neuron's connections break in the middle of its first answer."""
-    dying, late = Gate(turns=2), partial(threading.Event().wait, COLD_S)
+    dying, late = Gate(turns=2), partial(sleep, cold_s)
     whole = Script(reply=reply, template=TEMPLATE, trained_context=CONTEXT)
     scripts = {
         "m": whole,
-        "small": Script(reply=reply, template=TEMPLATE, trained_context=SMALL),
-        "cold": Script(reply=reply, template=TEMPLATE, trained_context=CONTEXT, on_load=late),
+        "small": replace(whole, trained_context=SMALL),
+        "cold": replace(whole, on_load=late),
     }
-    mortal = Script(reply="one two three " + PLAIN, template=TEMPLATE, trained_context=CONTEXT, hold=dying)
-    config = GatewayConfig(keys=(Key("one", digest(KEY), ("inference",)),)) if keyed else GatewayConfig()
-    catalogue = Catalogue(
-        {
-            **specs(folder, "m", "cold", context=CONTEXT).specs,
-            **specs(folder, "small", context=SMALL).specs,
-        }
-    )
+    mortal = replace(whole, reply="one two three " + PLAIN, hold=dying)
+    known = {
+        **specs(folder, "m", "cold", context=CONTEXT).specs,
+        **specs(folder, "small", context=SMALL).specs,
+    }
     (other := folder / "mortal").mkdir()
     async with (
-        running_neuron(folder, catalogue, scripts, config=settings()) as one,
+        running_neuron(folder, Catalogue(known), scripts, config=settings()) as one,
         running_neuron(other, specs(other, "mortal", context=CONTEXT), mortal, config=settings()) as two,
         toxic_proxy(int(two.url.rpartition(":")[2])) as wire,
         trio.open_nursery() as nursery,
@@ -146,6 +182,48 @@ async def fleet(folder: Path, *, keyed: bool = False) -> AsyncIterator[Fleet]:
             dying.open()
 
         nursery.start_soon(kill)
-        async with running_gateway(one, two, config=config) as gateway:
-            yield Fleet(gateway.url, lambda: gateway.http.get(gateway.metrics_url))
+        async with running_gateway(one, two, config=GatewayConfig(keys=KEYS if keyed else ())) as gateway:
+            yield Fleet(gateway.url, gateway.http, gateway.metrics_url)
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def crowd(folder: Path) -> AsyncIterator[Fleet]:
+    """A gateway whose line is full, so that it refuses at once. The models of `FULL` have a slot each, and
+    somebody in it, who leaves once the gateway has refused a request for that model."""
+    script = Script(reply=_long, template=TEMPLATE, trained_context=CONTEXT, on_turn=lambda _: sleep(0.01))
+    models = specs(folder, "line", *FULL, context=CONTEXT, slots=1)
+    config = GatewayConfig(limits=Limits(queue=1))
+    async with (
+        running_neuron(folder, models, script, config=settings(queue=0)) as neuron,
+        running_gateway(neuron, config=config) as gateway,
+        trio.open_nursery() as nursery,
+    ):
+        site = Fleet(gateway.url, gateway.http, gateway.metrics_url)
+
+        async def hold(model: str) -> None:
+            async with trio.open_nursery() as held:
+                held.start_soon(partial(site.ask, model=model, text=HOLD))
+                while not await site.requests(model, "cortex"):
+                    pass
+                held.cancel_scope.cancel()
+
+        for model in ("line", *FULL):
+            nursery.start_soon(hold, model)
+            await until(partial(_taken, neuron, model), within_s=10)
+        nursery.start_soon(site.ask, NOBODYS, "line")
+        await until(partial(_waits, gateway), within_s=10)
+        yield site
+        nursery.cancel_scope.cancel()
+
+
+def _long(job: Job) -> str | Iterable[bytes]:
+    return repeat(b"and ") if HOLD in str(job.prompt) else reply(job)
+
+
+async def _taken(neuron: Running, model: str) -> bool:
+    return (await figures(neuron)).get(model) == (1, 0)
+
+
+async def _waits(gateway: Running) -> bool:
+    return bool((await gateway.http.get("/fleet")).json()["waiting"] == 1)

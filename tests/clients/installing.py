@@ -35,6 +35,7 @@ NODE: Final = {
     "@ai-sdk/openai-compatible": "2.0.87",
     "@anthropic-ai/claude-code": "2.1.197",
     "@anthropic-ai/sdk": "1.12.0",
+    "@openai/codex": "0.169.0",
     "@qwen-code/qwen-code": "0.15.10",
     "ai": "6.0.326",
     "openai": "6.49.0",
@@ -45,6 +46,15 @@ NODE: Final = {
 wanted = pytest.mark.skipif(
     not os.environ.get(WANTED), reason=f"installs clients from their registries: {WANTED}=1 or =FOLDER"
 )
+
+
+def told(client: str) -> tuple[str, ...]:
+    """What a client of Python is called, with its version."""
+    return tuple(" ".join(pin.split("==")) for pin in PYTHON[client] if "==" in pin)
+
+
+def told_node(*packages: str) -> tuple[str, ...]:
+    return tuple(f"{package} {NODE[package]} (Node)" for package in packages)
 
 
 def folder(session: Path) -> Path:
@@ -58,7 +68,7 @@ def python(root: Path, client: str) -> Path:
     """The folder with the client's programs, and the Python that has its packages."""
     home = root / client
     bin = home / "bin"
-    if not (home / "complete").exists():
+    if not _complete(home, pins := "\n".join(PYTHON[client])):
         tools = _tools(root)
         _run([tools / "uv", "venv", "--quiet", "--clear", "--python", sys.executable, home], root)
         into = [
@@ -72,7 +82,7 @@ def python(root: Path, client: str) -> Path:
             bin / "python",
         ]
         _run([*into, *PYTHON[client]], root)
-        (home / "complete").touch()
+        (home / "complete").write_text(pins)
     return bin
 
 
@@ -80,12 +90,19 @@ def python(root: Path, client: str) -> Path:
 def node(root: Path) -> Path:
     """The folder whose node_modules has the clients."""
     home = root / "node"
-    if not (home / "complete").exists():
+    pins = json.dumps({"private": True, "dependencies": NODE})
+    if not _complete(home, pins):
         home.mkdir(parents=True, exist_ok=True)
-        (home / "package.json").write_text(json.dumps({"private": True, "dependencies": NODE}))
+        (home / "package.json").write_text(pins)
         _run(["npm", "install", "--before", UNTIL, "--no-audit", "--no-fund", "--loglevel=error"], home)
-        (home / "complete").touch()
+        (home / "complete").write_text(pins)
     return home
+
+
+def _complete(home: Path, pins: str) -> bool:
+    """Whether all of `pins` are there, from this run or from one before it."""
+    note = home / "complete"
+    return note.exists() and note.read_text() == pins
 
 
 def _tools(root: Path) -> Path:

@@ -97,6 +97,30 @@ def claude_code(root: Path, aim: Aim, text: str) -> Call:
     return Call([program, "--model", aim.model, "-p", text, "--allowedTools", "Bash"], environ)
 
 
+def codex(root: Path, aim: Aim, text: str, *, more: Sequence[str | Path] = ()) -> Call:
+    """It may do what it likes: its sandbox wants more of the host than a test may ask for."""
+    settings = aim.home / "codex"
+    settings.mkdir(exist_ok=True)
+    (settings / "config.toml").write_text(f"""\
+model = "{aim.model}"
+model_provider = "cortex"
+model_context_window = 200000
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+[otel]
+exporter = "none"
+[model_providers.cortex]
+name = "cortex"
+base_url = "{aim.url}/v1"
+wire_api = "responses"
+env_key = "CORTEX_API_KEY"
+""")
+    free = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+    words = [installing.node(root) / "node_modules/.bin/codex", "exec", *free, *more, text]
+    return Call(words, {"CODEX_HOME": str(settings), "CORTEX_API_KEY": aim.key})
+
+
 def opencode(root: Path, aim: Aim, text: str) -> Call:
     program = installing.node(root) / "node_modules/.bin/opencode"
     model = f"cortex/{aim.model}"

@@ -178,6 +178,7 @@ def surprises(outcomes: dict[str, dict[str, Any]], expected: dict[str, object]) 
     return wrong
 
 
+@pytest.mark.client(*installing.told_node("openai", "@anthropic-ai/sdk", "ai"))
 async def test_node_libraries_have_what_they_ask_for(root: Path, tmp_path: Path) -> None:
     home = await trio.to_thread.run_sync(installing.node, root)
     # Packages are looked for beside the script.
@@ -189,7 +190,10 @@ async def test_node_libraries_have_what_they_ask_for(root: Path, tmp_path: Path)
     assert outcomes["openai_cold"]["seconds"] >= COLD_S * 0.9
 
 
-@pytest.mark.parametrize("library", PYTHON)
+@pytest.mark.parametrize(
+    "library",
+    [pytest.param(each, marks=pytest.mark.client(*installing.told(each)), id=each) for each in PYTHON],
+)
 async def test_a_python_library_has_what_it_asks_for(library: str, root: Path, tmp_path: Path) -> None:
     bin = await trio.to_thread.run_sync(installing.python, root, library)
     script = SCRIPTS / f"drive_{library}.py"
@@ -199,6 +203,7 @@ async def test_a_python_library_has_what_it_asks_for(library: str, root: Path, t
     assert outcomes["cold"]["seconds"] >= COLD_S * 0.9
 
 
+@pytest.mark.client(*installing.told("litellm"))
 async def test_a_newcomers_gateway_answers_a_newcomers_program(root: Path, tmp_path: Path) -> None:
     """`cortex up` with the bundled model, and LiteLLM as somebody has it."""
     bin = await trio.to_thread.run_sync(installing.python, root, "litellm")

@@ -16,6 +16,7 @@ from tests.calls import calling, fault_of, figures
 from tests.demo_questions import FIFTY
 from tests.roles import MIB, Running, demo_neuron, running_neuron, specs
 
+pytestmark = pytest.mark.client("anthropic")
 T = TypeVar("T")
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -203,7 +204,13 @@ async def test_a_failure_in_the_middle_is_a_named_event_without_an_end_mark(tmp_
 async def test_the_dialect_is_among_those_that_discovery_tells(tmp_path: Path) -> None:
     async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(), memory=256 * MIB) as role:
         told = (await role.http.get("/discovery")).json()["dialects"]
-        assert told == ["openai_chat", "openai_text", "openai_responses", "anthropic_messages"]
+        assert told == [
+            "openai_chat",
+            "openai_text",
+            "openai_responses",
+            "openai_embeddings",
+            "anthropic_messages",
+        ]
 
 
 async def test_the_list_of_models_is_in_the_librarys_own_shape(demo: Running) -> None:

@@ -14,6 +14,7 @@ from cortex.demo import MODEL_ID
 from tests.demo_questions import FIFTY, WEATHER
 from tests.roles import Running, demo_neuron
 
+pytestmark = pytest.mark.client("openai")
 T = TypeVar("T")
 Messages = list[Any]
 

@@ -16,6 +16,7 @@ from tests.calls import calling, fault_of, figures
 from tests.demo_questions import FIFTY
 from tests.roles import Running, demo_neuron, running_gateway, running_neuron, specs
 
+pytestmark = pytest.mark.client("openai")
 T = TypeVar("T")
 RESPONSES = "/v1/responses"
 WEATHER: Any = {
