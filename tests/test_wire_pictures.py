@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.wire.pictures import Header, header_of
-from tests.pictures import KINDS, MOVING, SIZE, picture, png
+from cortex.wire.pictures import Header, header_of, text_bytes
+from tests.pictures import KINDS, MOVING, SIZE, picture, png, text
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
@@ -101,3 +101,23 @@ def test_no_bytes_make_it_fail(name: str, draw: st.DataObject) -> None:
         data[draw.draw(st.integers(8, len(data) - 1))] = draw.draw(st.integers(0, 255))
     header = header_of(bytes(data))
     assert header is None or (header.width >= 0 and header.height >= 0)
+
+
+LONG = text(png(9, 9, rest=30_000)).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [
+        (b"", 0),
+        (b'{"messages": "hi"}', 18),
+        (b'[{"url":"data:image/png;base64,%b"},"a"]' % LONG, 40 - 2),
+        (b'[{"url":"data:image/png;base64,%b"},{"data":"%b"},{"data": "%b"}]' % (LONG, LONG, LONG), 59),
+        (b'[";base64,%b' % LONG, 10),
+        (b'[";base64,%b"]' % LONG[:4000], 4012),
+        (b'[";base64,%b"]' % (b"a few words " * 1000), 12_012),
+    ],
+)
+def test_a_body_is_as_long_as_its_text(body: bytes, length: int) -> None:
+    """By it tokens are guessed, of which a picture has few."""
+    assert text_bytes(body) == length

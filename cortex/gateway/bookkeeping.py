@@ -76,6 +76,6 @@ class Bookkeeping:
         """The key's tokens of the day are right from here on, and once the neuron reports."""
         accounts, caller, neuron = self._views.accounts, journey.request.caller, done.neuron
         if done.outcome in ("hung_up", "cut") and journey.seated is not None:
-            accounts.left(caller, neuron, done.usage, len(journey.request.body))
+            accounts.left(caller, neuron, done.usage, journey.text_bytes)
         else:
             accounts.spent(caller, neuron, done.usage)

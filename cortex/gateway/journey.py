@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Journey:
     """`model` is an id of the catalogue, `name` what the client calls it and `label` what metrics do.
-    `sampling` is what its alias adds, `entry` what the catalogue says of a model whose tokens are counted.
-    `seated` is the trio time of the first seat, `neuron` where the last one was and `route` what decided
-    for it. `answered` once a neuron's answer is passed on, whole or not. `avoid` names neurons that
-    refused, `full` is the refusal of one that has the model, and `error` what the client is told."""
+    `text_bytes` is the length of its body without pictures, `sampling` what its alias adds, `entry` what
+    the catalogue says of a model whose tokens are counted. `seated` is the trio time of the first seat,
+    `neuron` where the last one was and `route` what decided for it. `answered` once a neuron's answer is
+    passed on, whole or not. `avoid` names neurons that refused, `full` is the refusal of one that has the
+    model, and `error` what the client is told."""
 
     way: Way
     request: Request
@@ -42,6 +43,7 @@ class Journey:
     name: str = ""
     label: str = ""
     body: bytes = b""
+    text_bytes: int = 0
     streams: bool = False
     affinity: str = ""
     stream: Stream | None = None

@@ -49,6 +49,7 @@ from cortex.web.site import Route
 from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
 from cortex.wire.openai import affinity_of, peek, rename
+from cortex.wire.pictures import text_bytes
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ class Passage:
         whatever its body holds. Whatever becomes of it, it is in the books."""
         body = journey.request.body
         try:
-            claim = stack.enter_context(self._accounts.held(journey.request.caller, len(body)))
+            journey.text_bytes = await _aside(body, text_bytes) if journey.request.caller else len(body)
+            claim = stack.enter_context(self._accounts.held(journey.request.caller, journey.text_bytes))
             seen = await _aside(body, peek)
             claim.expect(seen.answer_tokens)
             journey.model = model = self._views.resolve(journey.request.caller, seen.model)

@@ -13,8 +13,10 @@ from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.web.listeners import fleet_credential
 from tests.fake_neuron import fake_neuron, open_gateway
+from tests.fake_upstream import Hang
+from tests.fake_web import ask
 from tests.gateway.test_dialects import chat
-from tests.pictures import distinct, url
+from tests.pictures import distinct, png, url
 from tests.roles import MIB
 
 UPSTREAM = "upstream:http://127.0.0.1:1/v1"
@@ -233,3 +235,21 @@ async def test_the_list_says_who_sees() -> None:
         assert {name for name, entry in entries.items() if entry.get("vision")} == {"sees", "sees-too"}
         assert "capabilities" not in entries["claims"], "it says what is not so"
         assert "vision" not in entries["silent"], "absent when nobody knows"
+
+
+async def test_a_key_is_not_charged_for_the_bytes_of_a_picture() -> None:
+    """Of a client that left nobody has told how long its prompt was."""
+    ann = Key("ann", fleet_credential("ann-secret").sha256, tokens_per_day=2000)
+    config = replace(GatewayConfig(), keys=(ann,))
+    body = asked("/v1/chat/completions", "sees", url(png(9, 9, rest=100_000)))
+    header = ("authorization", "Bearer ann-secret")
+    async with fake_neuron("sees") as neuron:
+        async with open_gateway(neuron, catalogue=catalogue(), config=config) as gateway:
+            neuron.then(Hang())
+            client = await gateway.dial()
+            await client.send(ask("/v1/chat/completions", json.dumps(body).encode(), authorization=header[1]))
+            await neuron.seen(1)
+            await client.close()
+            await neuron.until(hung_up=1)
+            again = await gateway.http.post("/v1/chat/completions", json=body, headers=[header])
+            assert again.status_code == 200, again.text
