@@ -387,3 +387,9 @@ async def test_nobody_is_said_to_hang_who_has_nothing_to_do(opened) -> None:
         await bench.say()
         while bench.worker.heartbeat_age_s:  # noqa: ASYNC110 - the thread rings no bell here
             await trio.sleep(0.01)
+        # Idle from here on: however long nobody asks, no age grows.
+        ages = []
+        for _ in range(3):
+            ages.append(bench.worker.heartbeat_age_s)
+            await trio.sleep(0.01)
+        assert ages == [0.0, 0.0, 0.0]

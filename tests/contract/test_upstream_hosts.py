@@ -94,7 +94,9 @@ async def test_a_job_that_is_left_is_over_at_the_upstream_too(opened) -> None:
         await eventually(over)
         # The slot is free again.
         async with bench.worker.generate("endless", (Job(0, "go", Sampling()),) * 2) as mailbox:
-            await mailbox.take()
+            assert await mailbox.take()
+        await eventually(over)
+        assert await over()
 
 
 async def test_a_model_that_the_upstream_has_not_is_not_loaded(opened) -> None:

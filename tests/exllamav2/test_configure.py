@@ -204,7 +204,9 @@ def test_headers_of_files_since_replaced_are_forgotten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pad", [-1, 10**6])
 def test_a_padding_beyond_the_vocabulary_is_left_out(tmp_path: Path, pad: int) -> None:
     folder = reworded(write(tmp_path / "m", "LlamaForCausalLM"), pad_token_id=pad)
-    model_of(told(folder))
+    config = told(folder)
+    assert config.pad_token_id is None
+    assert model_of(config).modules, "the library made a model of it"
 
 
 def test_what_is_guessed_ahead_of_the_context_has_positions(tmp_path: Path) -> None:

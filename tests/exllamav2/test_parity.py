@@ -74,7 +74,8 @@ def test_pages_change_no_answer(made: Any, opened: Open, family: str) -> None:
 def test_a_long_prompt_in_large_chunks_changes_no_answer(made: Any, opened: Open) -> None:
     folder, reference = made("qwen3")
     known = opened(folder, context=2048, slots=1, options={"chunk": 1024})
-    hold(known, reference, parity.cases(known, (2000,), (), (1, 256)))
+    total = hold(known, reference, parity.cases(known, (2000,), (), (1, 256)))
+    assert total.tokens
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -82,7 +83,8 @@ def test_unpaged_attention_changes_no_answer(made: Any, opened: Open, family: st
     folder, reference = made(family)
     known = opened(folder, options={"chunk": 256, "attention": "unpaged"})
     assert known.engine.facts.slots == 1
-    hold(known, reference, parity.cases(known, (1, 257, 600), (), (256,)))
+    total = hold(known, reference, parity.cases(known, (1, 257, 600), (), (256,)))
+    assert total.tokens
 
 
 @pytest.mark.parametrize("speculation", ["draft", "a stranger's draft", "ngram"])
@@ -96,7 +98,8 @@ def test_guessing_ahead_changes_no_answer(made: Any, opened: Open, tmp_path: Pat
     known = opened(folder, **more)
     again = known.prompt(40, 8) * 12
     cases = [*parity.cases(known, (31, 257), (31, 255, 256, 300), ()), parity.Case("in circles", ((again,),))]
-    hold(known, reference, cases)
+    total = hold(known, reference, cases)
+    assert total.tokens
 
 
 @pytest.mark.parametrize("speculation", ["draft", "ngram"])
@@ -105,7 +108,8 @@ def test_the_shortest_prompts_are_guessed_ahead_too(made: Any, opened: Open, spe
     more = {"draft": folder} if speculation == "draft" else {}
     told = {"chunk": 256, **({} if more else {"speculation": "ngram"})}
     known = opened(folder, options=told, **more)
-    hold(known, reference, parity.cases(known, (1, 2, 3), (1, 2, 3, 40), ()))
+    total = hold(known, reference, parity.cases(known, (1, 2, 3), (1, 2, 3, 40), ()))
+    assert total.tokens
 
 
 @pytest.mark.parametrize("name", planted.FAULTS)

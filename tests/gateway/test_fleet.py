@@ -210,6 +210,7 @@ async def test_a_model_on_a_poisoned_device_is_not_copied() -> None:
         one.poisoned = True
         async with open_gateway(one, two, catalogue=["a"]) as gateway:
             await recovering(gateway, one, two)
+            assert len(gateway.ledger.holders("a")) == 1
 
 
 async def test_a_poisoned_device_takes_nothing_and_is_not_forgotten() -> None:

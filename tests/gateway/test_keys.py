@@ -377,6 +377,8 @@ async def test_a_request_that_waits_for_a_seat_is_in_flight() -> None:
         await gateway.knows(lambda ledger: "seats=1 waiting=0" in repr(ledger))
         await first.close()
         await served_again(gateway)
+        # The one that hung, and the one that was served: nobody else came so far.
+        assert len(neuron.requests) == 2
 
 
 async def test_requests_of_a_minute_are_counted_and_the_wait_is_told() -> None:

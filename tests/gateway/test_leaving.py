@@ -130,6 +130,8 @@ async def test_a_client_that_does_not_read_does_not_hold_the_end_up() -> None:
         with trio.fail_after(4):
             await gateway.gateway.leave(0.1)
         await gateway.knows(lambda ledger: "seats=0" in repr(ledger))
+        await neuron.until(hung_up=1)
+        assert len(neuron.requests) == 1
 
 
 async def test_a_role_that_is_stopped_ends_by_itself_and_frees_its_ports() -> None:

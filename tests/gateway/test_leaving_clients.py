@@ -172,6 +172,7 @@ async def test_a_retry_ends_with_its_client() -> None:
             await client.close()
             await two.until(hung_up=1)
             await gateway.knows(lambda ledger: "seats=0 waiting=0" in repr(ledger))
+            assert (len(one.requests), len(two.requests)) == (0, 1)
 
 
 async def test_neighbours_do_not_notice() -> None:

@@ -87,19 +87,25 @@ async def test_who_waits_for_a_seat_elsewhere_takes_the_one_that_is_earned() -> 
             neuron.has("a", slots=1, queue=0)
         async with open_gateway(one, two) as gateway:
             await back_again(gateway, one)
-            first, others = trio.Event(), trio.Event()
+            first, others, statuses = trio.Event(), trio.Event(), list[int]()
+
+            async def answered() -> None:
+                statuses.append((await gateway.ask()).status_code)
+
             one.then(Wait(first), WHOLE)
             two.then(Wait(others), WHOLE)
             async with trio.open_nursery() as nursery:
                 for _ in range(2):
-                    nursery.start_soon(gateway.ask)
+                    nursery.start_soon(answered)
                 await one.seen(1)
                 await two.seen(1)
-                nursery.start_soon(gateway.ask)
+                nursery.start_soon(answered)
                 await gateway.knows(lambda ledger: ledger.waiting == 1)
                 first.set()
                 await one.seen(2)
+                assert len(two.requests) == 1, "who waited for it has gone where the seat was"
                 others.set()
+            assert statuses == [200, 200, 200]
 
 
 IN_STREAM = b'data: {"error":{"message":"the device is lost","type":"t","code":"engine_failed"}}\n\n'

@@ -322,6 +322,7 @@ async def test_a_catalogue_that_is_named_before_it_is_there_is_taken_when_it_com
         await gateway.warned("others.toml")
         gateway.files.put("others.toml", "[[models]]\nid = 'c'\n")
         await gateway.until(lambda told: "c" in [row["id"] for row in told["models"]])
+        assert (await gateway.health())["warnings"] == []
 
 
 @pytest.mark.parametrize(
@@ -489,6 +490,9 @@ async def test_a_volume_that_is_swapped_as_a_whole_is_seen(tmp_path: Path) -> No
                 (tmp_path / "next").symlink_to(name)
                 os.replace(tmp_path / "next", tmp_path / "data")
                 await gateway.until(lambda told, has=has: {row["id"] for row in told["models"]} == has)
+                listed = (await gateway.http.get("/v1/models")).json()["data"]
+                assert {entry["id"] for entry in listed} == has
+            assert (await gateway.health())["warnings"] == []
 
 
 @pytest.mark.slow

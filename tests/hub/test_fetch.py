@@ -490,7 +490,8 @@ async def test_what_another_download_has_written_is_not_counted_twice(tmp_path: 
             nursery.start_soon(fetched, ours)
             while not sum(partials(tmp_path).values()):  # noqa: ASYNC110
                 await trio.sleep(0.005)
-            await fetched(ours, Source("org/n"))
+            other = await fetched(ours, Source("org/n"))
+            assert other.path.read_bytes() == large[::-1]
             nursery.cancel_scope.cancel()
 
 

@@ -101,7 +101,9 @@ async def test_nobody_overtakes_who_needs_more_room_and_who_leaves_frees_those_b
             # An answer of the thread's: what was put before it has arrived.
             await worker.tokenise("a", "x")
             await submitted(engine, 20)
+            assert len(engine.jobs) == 1, "of 30 nobody goes past, though 5 had room"
         await submitted(engine, 20, 5, 15)
+        assert [each.kv_tokens for each in engine.jobs] == [20, 5, 15]
 
 
 @pytest.mark.parametrize(("count", "context", "limit"), [(KV, 8192, KV), (KV + 3, 8192, KV), (32, 30, 30)])

@@ -58,6 +58,7 @@ async def test_tokens_in_the_cache_are_those_of_live_jobs(tmp_path: Path) -> Non
             await is_(prompt + 1)
             gate.let(4)
             await is_(prompt + 5)
+            assert await kv() == (prompt + 5, 3 * 512), "and it stays, while nothing is computed"
             async with calling(role) as second:
                 await second.ask(CHAT, hello(stream=True))
                 await until(lambda: taken(role, 2), 10)

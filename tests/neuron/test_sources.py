@@ -265,6 +265,7 @@ async def test_what_lies_in_the_roots_is_looked_at_now_and_then(
             while "new" not in found.known():  # noqa: ASYNC110
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
+    assert list(found.known()) == ["new"]
 
 
 @pytest.mark.usefixtures("at_once")

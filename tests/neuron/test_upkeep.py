@@ -79,6 +79,7 @@ async def test_requests_that_meet_an_idle_unload_are_all_answered(hang_guard, tm
             return not await counted(role, 'cortex_evictions_total{reason="idle"} 0.0')
 
         await until(some_left, 5)
+        assert await some_left(), "else no request has met one"
 
 
 async def test_who_is_spoken_to_or_pinned_stays_beyond_its_idle_time(hang_guard, tmp_path) -> None:

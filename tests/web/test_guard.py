@@ -157,7 +157,10 @@ def test_who_is_not_let_in_learns_why(policy, scope, peer, fields, error):
     ],
 )
 def test_a_name_of_this_house_passes(host: str):
-    call(replace(OPEN, allowed_hosts=frozenset({"box"})), host=host)
+    policy = replace(OPEN, allowed_hosts=frozenset({"box"}))
+    call(policy, host=host)
+    with pytest.raises(Denied):
+        call(policy, host="evil.example")
 
 
 @pytest.mark.parametrize(

@@ -489,6 +489,7 @@ async def test_a_client_that_leaves_hangs_up_on_the_neuron() -> None:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await upstream.until(hung_up=1)
+                assert len(upstream.requests) == 1
 
 
 # --- time -------------------------------------------------------------------------------
