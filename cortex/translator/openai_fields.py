@@ -46,6 +46,8 @@ def refuse(body: Foreign) -> None:
     """Raises for a field that would let the caller in, or change the answer where cortex would not."""
     for name, neutral in NEUTRAL.items():
         value = getattr(body, name)
+        if not isinstance(value, Raw):
+            continue  # a dialect has a meaning of its own for it
         if value is ABSENT or memoryview(value).tobytes() in neutral:
             continue
         if name in Forbidden.__struct_fields__:

@@ -15,7 +15,6 @@ from cortex.ask import Ask, Scalar, Shape
 from cortex.errors import BadAsk, Unsupported
 from cortex.translator import openai_fields, responses_tools, responses_turns
 from cortex.wire import reading
-from cortex.wire.openai_bodies import Forbidden
 from cortex.wire.responses_bodies import (
     BODY,
     EDITS,
@@ -39,6 +38,20 @@ _NEVER_THERE: Final = (
     "computer_call_output.",
     "message.input_image.",
 )
+# Fields of other dialects, with what this one says instead.
+_ELSEWHERE: Final = {
+    "n": "",
+    "best_of": "",
+    "stop": "",
+    "stop_sequences": "",
+    "logit_bias": "",
+    "logprobs": " (here it is 'top_logprobs')",
+    "max_tokens": " (here it is 'max_output_tokens')",
+    "max_completion_tokens": " (here it is 'max_output_tokens')",
+    "response_format": " (here it is 'text.format')",
+    "reasoning_effort": " (here it is 'reasoning.effort')",
+    "enable_thinking": " (here it is 'reasoning.effort')",
+}
 _KEPT_NOWHERE: Final = {
     "previous_response_id": "no answer is kept here; send the whole conversation as 'input'",
     "conversation": "no conversation is kept here; send all of it as 'input'",
@@ -74,9 +87,14 @@ def read(body: bytes) -> Ask:
 
 
 def _refuse(wanted: ResponsesBody) -> None:
-    for name in (*Forbidden.__struct_fields__, "chat_template_kwargs"):
+    openai_fields.refuse(wanted)
+    if not reading.absent(wanted.chat_template_kwargs):
+        raise BadAsk(
+            "'chat_template_kwargs' is not accepted here; say 'reasoning'", param="chat_template_kwargs"
+        )
+    for name, instead in _ELSEWHERE.items():
         if not reading.absent(getattr(wanted, name)):
-            raise BadAsk(f"'{name}' is not accepted: it is the operator's to set", param=name)
+            raise Unsupported(f"'{name}' is a field of another dialect{instead}; leave it out", param=name)
     for name, why in _KEPT_NOWHERE.items():
         if not reading.absent(getattr(wanted, name)):
             raise Unsupported(f"'{name}' is not supported: {why}", param=name)

@@ -12,11 +12,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from cortex.wire.openai_bodies import ABSENT, Count, Spoken
+from cortex.wire.openai_bodies import ABSENT, Count, Foreign
 
 
-class ResponsesBody(Spoken, kw_only=True):
-    """POST /v1/responses."""
+class ResponsesBody(Foreign, kw_only=True):
+    """POST /v1/responses. The last fields are another dialect's words, which would be ignored."""
 
     instructions: str | None = None
     input: Raw = ABSENT
@@ -29,7 +29,7 @@ class ResponsesBody(Spoken, kw_only=True):
     reasoning: Raw = ABSENT
     include: Raw = ABSENT
     truncation: str | None = None
-    store: bool | None = None
+    store: bool | None = None  # type: ignore[assignment]  # true is what it is at the vendor when left out
     background: bool | None = None
     previous_response_id: Raw = ABSENT
     conversation: Raw = ABSENT
@@ -37,6 +37,17 @@ class ResponsesBody(Spoken, kw_only=True):
     context_management: Raw = ABSENT
     moderation: Raw = ABSENT
     chat_template_kwargs: Raw = ABSENT
+    n: Raw = ABSENT
+    best_of: Raw = ABSENT
+    stop: Raw = ABSENT
+    stop_sequences: Raw = ABSENT
+    logit_bias: Raw = ABSENT
+    logprobs: Raw = ABSENT
+    max_tokens: Raw = ABSENT
+    max_completion_tokens: Raw = ABSENT
+    response_format: Raw = ABSENT
+    reasoning_effort: Raw = ABSENT
+    enable_thinking: Raw = ABSENT
 
 
 class PartBody(msgspec.Struct):
