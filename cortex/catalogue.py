@@ -84,6 +84,12 @@ class ModelSpec:
         return self.harness or _harness_for(self.source, self.id, self.quant)
 
     @property
+    def able(self) -> tuple[str, ...]:
+        """What its entry says that it can do, save to see where no engine of its harness does."""
+        blind = self.kind not in (None, "upstream")
+        return tuple(name for name in self.capabilities if name != "vision" or not blind)
+
+    @property
     def origin(self) -> str | None:
         """Where its weights are, as a source; None when nothing says that."""
         source = self.source or (f"{HUB}{self.id}" if _REPO.fullmatch(self.id) else None)

@@ -156,3 +156,18 @@ def test_the_harness_is_as_said_else_by_the_format(spec, harness):
 )
 def test_the_origin_of_a_spec_is_one_source(spec, origin):
     assert spec.origin == origin
+
+
+@pytest.mark.parametrize(
+    ("more", "sees"),
+    [
+        ({"harness": "llamacpp"}, False),
+        ({"source": "path:/m/folder"}, False),
+        ({"source": "upstream:http://h/v1"}, True),
+        ({}, True),
+    ],
+)
+def test_an_entry_cannot_make_a_model_see_where_no_engine_does(more: dict, sees: bool) -> None:
+    """What nobody can tell the harness of is believed."""
+    able = ModelSpec("m", capabilities=("chat", "vision"), **more).able
+    assert able == (("chat", "vision") if sees else ("chat",))

@@ -177,9 +177,7 @@ class Listing:
         if context:
             facts["context_length"] = facts["max_model_len"] = context
         live = sorted({name for report in reports for name in report.capabilities})
-        capabilities = live or (list(spec.capabilities) if spec else [])
-        if self.sees(model) is False:
-            capabilities = [name for name in capabilities if name != "vision"]
+        capabilities = live or (list(spec.able) if spec else [])
         if capabilities:
             facts["capabilities"] = list(capabilities)
             facts["tool_call"], facts["reasoning"] = "tools" in capabilities, "reasoning" in capabilities

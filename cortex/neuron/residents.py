@@ -110,7 +110,7 @@ class Residents:
         if (spec := await self.spec(model)) is None:
             return None
         promise = None if self._passes(spec) else await self._look(spec)
-        return spec.capabilities if promise is None else _able(promise.templates)
+        return spec.able if promise is None else _able(promise.templates)
 
     def here(self, model: str) -> Living:
         """As `living`, for whoever was let in. NotHereNow when the model was quicker to leave."""

@@ -252,7 +252,7 @@ class View:
         context = living.facts.context if living is not None else spec.context if spec is not None else None
         if context:
             facts["context_length"] = facts["max_model_len"] = context
-        known = living.capabilities if living is not None else spec.capabilities if spec is not None else ()
+        known = living.capabilities if living is not None else spec.able if spec is not None else ()
         if known:
             facts["capabilities"] = list(known)
             facts["tool_call"], facts["reasoning"] = "tools" in known, "reasoning" in known

@@ -1,6 +1,7 @@
 """A neuron shows pictures to models of upstreams that see, and refuses them for all others."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.fake_upstream import STREAM_HEAD, chunks, last_chunk
 from tests.gateway.test_sight import PLACES, asked, every
 from tests.neuron.test_upstreams import bridge
 from tests.pictures import distinct, png, text, url
-from tests.roles import demo_neuron, running_gateway, running_neuron, specs
+from tests.roles import running_gateway, running_neuron, specs
 
 ASKING = {path: place for path, place in PLACES.items() if not path.endswith("count_tokens")}
 asking = pytest.mark.parametrize(("path", "place"), ASKING.items())
@@ -165,3 +166,11 @@ async def test_a_gateway_and_its_neuron_show_pictures_together(path: str, place:
             answer = await gateway.http.post(path, json=asked(path, "m", url(distinct(1))))
             assert answer.status_code == 200, answer.text
             assert _parts(engine)[1] == shown(1)
+
+
+async def test_the_list_believes_no_entry_that_has_a_model_of_ours_see(tmp_path: Path) -> None:
+    catalogue = specs(tmp_path, "a")
+    spec = replace(catalogue.specs["a"], harness="llamacpp", capabilities=("chat", "vision"))
+    async with running_neuron(tmp_path, Catalogue({"a": spec}), {"a": Script(reply="hi")}) as role:
+        entry = (await role.http.get("/v1/models/a")).json()
+        assert (entry["capabilities"], entry["vision"]) == (["chat"], False)
