@@ -136,6 +136,15 @@ async def test_nobody_makes_room_for_a_count(tmp_path: Path) -> None:
         assert await counted(role, "a") > 0 and role.engines["a"].jobs == []
 
 
+async def test_a_broken_engine_is_not_asked(tmp_path: Path) -> None:
+    """What it came to is for its next request; its file is as good as before."""
+    script = Script(bytes=MIB, crash_after=0, resets=False)
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), script) as role:
+        assert (await role.http.post(MESSAGES, json=asked("a"))).status_code == 502
+        assert not (await residents(role))["a"]["servable"]["ok"]
+        assert await counted(role, "a") > 0
+
+
 async def test_a_gateways_count_is_answered_from_the_disk_by_the_entry_that_it_sent(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(GGUF.read_bytes())
     entry = spec_to_text(ModelSpec("org/theirs", source=f"path:{tmp_path / 'm.gguf'}"))
