@@ -28,6 +28,7 @@ def new_application(name: str) -> QuartTrio:
     app.config.update(RESPONSE_TIMEOUT=None, BODY_TIMEOUT=None, MAX_CONTENT_LENGTH=None)
     # An odd path is nothing here, not a redirect to an address made from the client's Host.
     app.url_map.merge_slashes = False
+    app.before_request(_check_path)
     app.register_error_handler(Exception, _told)
     return app
 
@@ -76,6 +77,17 @@ async def body_as(kind: type[T]) -> T:
     return decode(data, msgspec.json.Decoder(kind))
 
 
+def _check_path() -> None:
+    """Werkzeug takes the slashes off that a path begins with, and a proxy's rule for a path does not."""
+    path: str = request.scope["path"]
+    if path.startswith("//"):
+        raise _unknown_route(path)
+
+
+def _unknown_route(path: str) -> UnknownRoute:
+    return UnknownRoute(f"There is nothing at {path}; GET /openapi.json lists the routes")
+
+
 async def _told(error: Exception) -> Response:
     request_id = request.headers.get("x-request-id", "-")
     if isinstance(error, HTTPException):
@@ -92,7 +104,7 @@ def _http(error: HTTPException) -> CortexError:
             f"{request.method} is not allowed at {request.path}; use {allowed}", facts={"allow": allowed}
         )
     if error.code == 404:
-        return UnknownRoute(f"There is nothing at {request.path}; see the README for the routes")
+        return _unknown_route(request.path)
     return BadAsk(error.description or f"The request was refused with status {error.code}")
 
 
