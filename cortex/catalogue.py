@@ -21,7 +21,7 @@ KINDS: Final[Mapping[str, str]] = {"llamacpp": "cpu", "exllamav2": "cuda", "upst
 HUB: Final = "hf:"
 PATH: Final = "path:"
 UPSTREAM: Final = "upstream:"
-# Tokens of a page of a KV cache that jobs share.
+# Tokens of a page of a KV cache: both engines round what they hold up to whole ones.
 PAGE: Final = 256
 _REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
@@ -154,6 +154,11 @@ class Catalogue:
     def aliases_of(self, model: str) -> tuple[str, ...]:
         """Every alias that stands for that id, sorted."""
         return self._names.get(model, ())
+
+
+def paged(tokens: int) -> int:
+    """So many tokens in whole pages."""
+    return -(-tokens // PAGE) * PAGE
 
 
 def computes(kind: str | None, device: str) -> bool:

@@ -29,7 +29,7 @@ from cortex.cli.running import leave
 from cortex.cli.trouble import Interrupted, Usage
 from cortex.config.hub import HubConfig
 from cortex.config.whole import whole_neuron
-from cortex.hub import HF, Format, Hub, Local, Phase, Source
+from cortex.hub import HF, Format, Hub, Local, Phase, Source, formats_of
 from cortex.logs import escape
 from cortex.units import size
 
@@ -45,7 +45,7 @@ def pull(model: str, config: Path | None, env: Mapping[str, str]) -> Local:
     spec = read.catalogue.find(model)
     meant = ModelSpec(model) if spec is None else spec
     source = Source.of(meant)
-    formats: Sequence[Format] = ("safetensors",) if meant.harness_name == "exllamav2" else ("gguf",)
+    formats: Sequence[Format] = formats_of(meant)
     if spec is None:
         # Nobody loads it yet: what a neuron would look for first, else whatever there is.
         formats = (*formats, *(form for form in ANY if form not in formats))

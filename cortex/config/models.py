@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from cortex.ask import Json, Sampling
-from cortex.catalogue import HUB, PAGE, PATH, Catalogue, Cost, ModelSpec
+from cortex.catalogue import HUB, PATH, Catalogue, Cost, ModelSpec, paged
 from cortex.config.lines import Path
 from cortex.config.reading import Findings, Known, Values, distinct, dotted, fill, near, open_document, take
 from cortex.config.tables import ALIAS_SAMPLING, MODEL_KEYS, MODELS_FILE
@@ -238,7 +238,7 @@ def _check_row(row: Values, at: Path, found: Findings) -> None:
                 found.fault((*at, key), f"is for harness {harness}, and this entry {why}; leave it out")
     if "draft" in said and "speculation" in said:
         found.fault((*at, "speculation"), "and draft exclude each other; keep one of them")
-    kept, context = -(-row.get("cache_tokens", 0) // PAGE) * PAGE, row.get("context", 0)
+    kept, context = paged(row.get("cache_tokens", 0)), row.get("context", 0)
     if "cache_tokens" in said and kept < context:
         found.fault(
             (*at, "cache_tokens"),

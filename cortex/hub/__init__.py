@@ -7,11 +7,23 @@ that could run as code; the token is seen by the hub's own host only. Which mode
 and what becomes of it, is the callers' business.
 """
 
-from cortex.hub.choice import Format
+from cortex.hub.choice import Format, formats_of
 from cortex.hub.hub import Hub, Phase, Tell
 from cortex.hub.reach import Reached, knock
 from cortex.hub.settings import cache_of
 from cortex.hub.source import HF, Source
 from cortex.hub.tree import Local
 
-__all__ = ["HF", "Format", "Hub", "Local", "Phase", "Reached", "Source", "Tell", "cache_of", "knock"]
+__all__ = [
+    "HF",
+    "Format",
+    "Hub",
+    "Local",
+    "Phase",
+    "Reached",
+    "Source",
+    "Tell",
+    "cache_of",
+    "formats_of",
+    "knock",
+]

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Literal, TypeAlias
 
+from cortex.catalogue import ModelSpec
 from cortex.errors import Unfit
 from cortex.hub.names import PICKLES, WEIGHTS, beside, folder_of, suffix
 from cortex.units import size
 
 Format: TypeAlias = Literal["gguf", "safetensors"]
+# What the engines load that load anything but GGUF.
+_LOADED: Final[Mapping[str | None, tuple[Format, ...]]] = {"exllamav2": ("safetensors",)}
 
 _PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 # The quants as llama.cpp names them, perhaps with the mark of who made them.
@@ -52,6 +55,11 @@ class _Candidate:
 
     def __str__(self) -> str:
         return f"{self.quant or self.name} ({size(self.bytes)})"
+
+
+def formats_of(spec: ModelSpec) -> tuple[Format, ...]:
+    """What the engine of `spec` can load."""
+    return _LOADED.get(spec.harness_name, ("gguf",))
 
 
 def choose(repo: str, files: Mapping[str, int], pick: str | None, formats: Sequence[Format]) -> Choice:

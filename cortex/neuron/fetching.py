@@ -8,13 +8,8 @@ from collections.abc import Callable, Sequence
 import trio
 
 from cortex.catalogue import ModelSpec
-from cortex.hub import Format, Hub, Phase, Source
+from cortex.hub import Format, Hub, Phase, Source, formats_of
 from cortex.neuron.progress import Progress, Underway
-
-
-def formats(spec: ModelSpec) -> tuple[Format, ...]:
-    """What the engine of `spec` can load."""
-    return ("safetensors",) if spec.harness_name == "exllamav2" else ("gguf",)
 
 
 class Fetching:
@@ -43,7 +38,7 @@ class Fetching:
 
         with self._underway.coming(spec.id):
             for part in reversed(parts):
-                source, wanted = Source.of(part), formats(part)
+                source, wanted = Source.of(part), formats_of(part)
                 if source is not None and not await self._has(source, wanted):
                     await self._hub.fetch(source, wanted, tell, plan)
 

@@ -13,12 +13,11 @@ from typing import Final
 
 import trio
 
-from cortex.catalogue import PAGE, ModelSpec
+from cortex.catalogue import ModelSpec, paged
 from cortex.config.neuron import NeuronConfig
 from cortex.errors import CortexError, TooSlow, Unfit
 from cortex.harness.base import Harness, LoadOrder, Preflight
-from cortex.hub import Hub, Source
-from cortex.neuron.fetching import formats
+from cortex.hub import Hub, Source, formats_of
 from cortex.neuron.prompts import Templates, Voice
 from cortex.neuron.sources import adapters, locate
 from cortex.text.template import ChatTemplate
@@ -104,7 +103,7 @@ class Promises:
             raise Unfit(
                 f"Model '{spec.id}': its draft is the model itself; name a smaller one in models.toml"
             )
-        kept = None if spec.cache_tokens is None else -(-spec.cache_tokens // PAGE) * PAGE
+        kept = None if spec.cache_tokens is None else paged(spec.cache_tokens)
         return LoadOrder(
             model=spec.id,
             path=path,
@@ -136,7 +135,7 @@ class Promises:
         source = Source.of(spec)
         if source is None:
             return locate(spec, self._config.model_roots)
-        local = self._hub.cached(source, formats(spec))
+        local = self._hub.cached(source, formats_of(spec))
         return None if local is None else local.path
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from cortex.catalogue import paged
 from cortex.weights.gguf import GgufHeader
 from cortex.weights.numbers import ENCODERS
 from cortex.weights.safetensors import ModelFolder, Tensor
@@ -18,7 +19,6 @@ from cortex.weights.settings import Settings
 CACHE_BYTES: Final[Mapping[str, float]] = {"fp16": 2.0, "q8": 34 / 32, "q4": 18 / 32}
 # The same for exllamav2, keys and values together: its q6 has keys of 8 bits and values of 4.
 EXL2_CACHE_BYTES: Final[Mapping[str, float]] = {"fp16": 4.0, "q8": 2.125, "q6": 1.625, "q4": 1.125}
-PAGE: Final = 256  # tokens: both engines round a sequence's cache up to it
 # What torch keeps beside tensors (workspaces of cuBLAS, what is left over in its blocks), by device.
 CUDA_SLACK: Final = 160 * 2**20
 DEQUANTISED_LIMIT: Final = 512 * 2**20  # elements
@@ -38,7 +38,7 @@ def footprint(
     context). Fitted to the resident memory of five models of 0.7 M to 190 M parameters
     with 1k to 131k tokens, loaded and run to the end of their context: within 10 %.
     """
-    window = min(context, _paged((header.sliding_window or 0) + batch))
+    window = min(context, paged((header.sliding_window or 0) + batch))
     cells = (window if windowed else context for windowed in header.windowed)
     tokens = sum(heads * count for heads, count in zip(header.kv_heads, cells, strict=True))
     tokens = 0 if header.architecture in ENCODERS else tokens
@@ -140,7 +140,3 @@ def _is_embedding(tensor: Tensor) -> bool:
 
 def _padded(vocabulary: int) -> int:
     return -(-vocabulary // 32) * 32
-
-
-def _paged(tokens: int) -> int:
-    return -(-tokens // PAGE) * PAGE

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from cortex.catalogue import PAGE
 from cortex.harness.base import LoadOrder
 from cortex.harness.exllamav2.configure import configured
 from cortex.harness.exllamav2.families import SERVED
-from cortex.harness.exllamav2.guards import PAGE, preflight
+from cortex.harness.exllamav2.guards import preflight
 from tests.exllamav2 import models
 from tests.exllamav2.emulation import emulated, opt_in
 from tests.fake_checkpoints import EXL2, GPTQ, checkpoint, config_of

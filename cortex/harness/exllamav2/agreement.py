@@ -14,12 +14,12 @@ from typing import Final
 
 import torch
 
+from cortex.catalogue import PAGE
 from cortex.errors import LoadFailed
 from cortex.harness.exllamav2.paged import Call, Index, Way
 
 log = logging.getLogger(__name__)
 
-PAGE: Final = 256
 # Inputs are of size one. Half precision leaves 0.001 there; a key too many or too few, 0.1.
 TOLERANCE: Final = 0.01
 _HEADS, _KV_HEADS = 8, 2

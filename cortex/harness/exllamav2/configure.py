@@ -8,10 +8,11 @@ what the guards have judged.
 
 from typing import Any, Final
 
+from cortex.catalogue import PAGE, paged
 from cortex.errors import Unfit
 from cortex.harness.base import LoadOrder, Preflight
 from cortex.harness.exllamav2.checkpoint import Checkpoint, read_checkpoint
-from cortex.harness.exllamav2.guards import PAGE, chunk_of, paged
+from cortex.harness.exllamav2.guards import chunk_of
 from cortex.harness.exllamav2.runtime import Library
 from cortex.weights import Facts
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from cortex.catalogue import PAGE
 from cortex.errors import BadAsk, CortexError, EngineFailed, PromptTooLong
 from cortex.events import EngineEvent, Failed, Prefilled, Started, Stopped
 from cortex.harness.base import EngineFacts, Job, Memory, Said
 from cortex.harness.exllamav2 import sampling
 from cortex.harness.exllamav2.grammar import Grammars
-from cortex.harness.exllamav2.guards import PAGE, chunk_of
+from cortex.harness.exllamav2.guards import chunk_of
 from cortex.harness.exllamav2.hearing import Call, Turn
 from cortex.harness.exllamav2.loaded import Loaded
 from cortex.harness.exllamav2.sampling import Chooser

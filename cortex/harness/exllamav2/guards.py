@@ -9,6 +9,7 @@ import importlib.util
 from dataclasses import replace
 from typing import Final
 
+from cortex.catalogue import PAGE, paged
 from cortex.errors import Unfit
 from cortex.harness.base import LoadOrder, Preflight
 from cortex.harness.exllamav2.adapters import adapter_bytes
@@ -17,7 +18,6 @@ from cortex.harness.exllamav2.checkpoint import Checkpoint, read_checkpoint
 from cortex.harness.exllamav2.vocabulary import Vocabulary
 from cortex.weights import EXL2_CACHE_BYTES, CudaUse, cuda_footprint, defaults_of, templates_of
 
-PAGE: Final = 256  # tokens of a page of the cache
 DRAFTED: Final = 4  # tokens that are guessed ahead; the model looks at one more in a step
 DEFAULT_CHUNK: Final = 1024
 MOST_CHUNK: Final = 65536
@@ -57,10 +57,6 @@ def preflight(order: LoadOrder) -> Preflight:
 def granted(order: LoadOrder, checkpoint: Checkpoint) -> int:
     """The context in whole pages, and no more than the model can have."""
     return min(paged(order.context), checkpoint.context)
-
-
-def paged(tokens: int) -> int:
-    return -(-tokens // PAGE) * PAGE
 
 
 def cache_tokens(order: LoadOrder) -> int:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cortex.ask import Sampling
+from cortex.catalogue import PAGE
 from cortex.errors import LoadFailed
 from cortex.harness.base import Job, LoadOrder, Preflight
 from cortex.harness.exllamav2.attention import Attention
 from cortex.harness.exllamav2.configure import configured
 from cortex.harness.exllamav2.generating import generator_of, job_of
-from cortex.harness.exllamav2.guards import DRAFTED, PAGE, cache_tokens, chunk_of, draft_order, preflight
+from cortex.harness.exllamav2.guards import DRAFTED, cache_tokens, chunk_of, draft_order, preflight
 from cortex.harness.exllamav2.runtime import Library
 from cortex.harness.exllamav2.sampling import Chooser, settings
 from cortex.harness.exllamav2.vocabulary import Vocabulary
