@@ -77,7 +77,13 @@ class FakeNeuron(FakeUpstream):
     loads: dict[str, wire.ModelLoad] = field(default_factory=dict)
     boot_id: str = field(default_factory=lambda: f"boot-{secrets.token_hex(4)}")
     state: str = "ready"
-    dialects: tuple[str, ...] = ("openai_chat", "openai_text", "openai_responses", "anthropic_messages")
+    dialects: tuple[str, ...] = (
+        "openai_chat",
+        "openai_text",
+        "openai_responses",
+        "openai_embeddings",
+        "anthropic_messages",
+    )
     memory: int = 1024 * MIB
     poisoned: bool = False
     warnings: list[str] = field(default_factory=list)

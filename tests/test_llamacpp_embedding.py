@@ -139,7 +139,8 @@ def test_a_cancelled_input_says_nothing_but_its_end(driven: Driven) -> None:
 
 
 def test_facts_tell_how_long_the_vectors_are(driven: Driven) -> None:
-    assert (driven.engine.facts.embeds, driven.engine.facts.context) == (WIDTH, CONTEXT)
+    facts = driven.engine.facts
+    assert (facts.embeds, facts.width, facts.context) == (True, WIDTH, CONTEXT)
 
 
 def test_an_encoder_keeps_no_cache(folder: Path) -> None:

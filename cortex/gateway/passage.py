@@ -37,7 +37,7 @@ from cortex.gateway.journey import Journey
 from cortex.gateway.standings import explained
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
-from cortex.gateway.ways import CHATS, COUNTS, WAYS, Way
+from cortex.gateway.ways import CHATS, COUNTS, VECTORS, WAYS, Way
 from cortex.ledger import Want
 from cortex.metrics import Metrics
 from cortex.web.connection import Reply, Request
@@ -124,7 +124,7 @@ class Passage:
             else:
                 journey.body = await _aside(body, lambda body: rename(body, seen.model, model))
                 journey.sampling = self._listing.catalogue.sampling(seen.model)
-            journey.streams = seen.stream and journey.way is not COUNTS
+            journey.streams = seen.stream and journey.way not in (COUNTS, VECTORS)
             named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
             journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
             if sight.doubtful(journey, self._listing):

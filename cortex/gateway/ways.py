@@ -11,7 +11,7 @@ from typing import Final
 
 from cortex.ask import Ask
 from cortex.metrics.names import Dialect as Label
-from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES, TEXT, Dialect
+from cortex.translator.dialects import CHAT, EMBEDDINGS, MESSAGES, RESPONSES, TEXT, Dialect
 
 # A neuron that tells nothing of it speaks what every one always spoke.
 USUAL: Final = frozenset({CHAT.name, TEXT.name})
@@ -42,7 +42,8 @@ TEXTS: Final = Way(TEXT, TEXT.path)
 ANTHROPIC: Final = Way(MESSAGES, MESSAGES.path, retold=True)
 ITEMS: Final = Way(RESPONSES, RESPONSES.path, retold=True)
 COUNTS: Final = Way(MESSAGES, "/v1/messages/count_tokens", counts=True)
-WAYS: Final = (CHATS, TEXTS, ITEMS, ANTHROPIC, COUNTS)
+VECTORS: Final = Way(EMBEDDINGS, EMBEDDINGS.path)
+WAYS: Final = (CHATS, TEXTS, ITEMS, ANTHROPIC, COUNTS, VECTORS)
 
 
 class Tongues:

@@ -109,8 +109,8 @@ class EngineFacts:
     """What is true of a loaded engine: memory as measured after the load, context and slots
     granted, and what jobs may ask of it.
 
-    `embeds` is how long its vectors are; 0 for one that writes. Every job of one that embeds is an
-    input, answered by one Embedded before its Stopped.
+    `embeds`: it makes vectors, of `width` numbers. Every job of such an engine is an input, answered
+    by one Embedded before its Stopped. An upstream's width is not known.
 
     `chats`: it has a template, defaults of sampling and parsers of its own, and takes a whole
     ask (`Job.chat`), also one that wants vectors. `sees`: it says itself that it reads pictures.
@@ -125,7 +125,8 @@ class EngineFacts:
     can: frozenset[Feature] = EVERYTHING
     chats: bool = False
     kv_tokens: int | None = None
-    embeds: int = 0
+    embeds: bool = False
+    width: int = 0
     sees: bool = False
 
     @property

@@ -12,6 +12,7 @@ from cortex.ask import Ask, Sampling
 from cortex.errors import EngineFailed
 from cortex.events import EngineEvent, Event, Failed, Stopped, Tokens
 from cortex.harness.base import Job
+from cortex.neuron import vectors
 from cortex.neuron.generation import Errand
 from cortex.text.projection import Projection
 from cortex.translator import media
@@ -20,6 +21,7 @@ from cortex.translator import media
 def check(ask: Ask, able: Collection[str]) -> None:
     """Refuse what a model with these capabilities could not obey. None are those of one that is not
     loaded, of which its upstream has yet to tell."""
+    vectors.check(ask, able)
     if ask.images and able and "vision" not in able:
         raise media.unseen(ask.images, ask.model, upstream=True)
 

@@ -20,6 +20,7 @@ from cortex.harness.base import Harness, LoadOrder, Preflight
 from cortex.hub import Hub, Source, formats_of
 from cortex.neuron.prompts import Templates, Voice
 from cortex.neuron.sources import adapters, locate
+from cortex.neuron.vectors import EMBEDS
 from cortex.text.template import ChatTemplate
 from cortex.weights import digest, stamp
 
@@ -38,6 +39,14 @@ class Promise:
     order: LoadOrder
     header: Preflight
     templates: Templates
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the model can do, as far as its file tells."""
+        if self.header.embeds:
+            return (EMBEDS,)
+        told = (("chat", "messages"), ("tools", "tools"), ("reasoning", "enable_thinking"))
+        return ("completion", *(name for name, variable in told if variable in self.templates.reads))
 
     def voice(self, spec: ModelSpec) -> Voice:
         """How the model is spoken to, once it is loaded as `spec` says."""

@@ -98,7 +98,7 @@ def check(ask: Ask) -> None:
 
 def foresee(ask: Ask, templates: Templates) -> None:
     """Refuse what a model with these templates could not obey, before it is loaded."""
-    if ask.prompt is not None:
+    if ask.prompt is not None or ask.embed is not None:
         return
     template = templates.of(ask)
     _controls(ask, template)

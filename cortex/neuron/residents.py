@@ -24,13 +24,13 @@ from cortex.harness.base import EngineFacts
 from cortex.harness.worker import DeviceWorker
 from cortex.hub import Hub
 from cortex.ledger import Ledger, Load, Want, refusals
-from cortex.neuron import passing, prompts, upstreams
+from cortex.neuron import passing, prompts, upstreams, vectors
 from cortex.neuron.budget import budgeted
 from cortex.neuron.crashes import Crashes
 from cortex.neuron.engines import Engines
 from cortex.neuron.fetching import Fetching
 from cortex.neuron.footprints import Footprints
-from cortex.neuron.generation import Generation
+from cortex.neuron.generation import Errand, Generation
 from cortex.neuron.pins import Pins
 from cortex.neuron.progress import Progress, Underway
 from cortex.neuron.promises import Promise, Promises
@@ -39,6 +39,7 @@ from cortex.neuron.shares import aimed, short, split
 from cortex.neuron.sources import Found
 from cortex.neuron.state import State
 from cortex.neuron.upstreams import Upstreams
+from cortex.neuron.vectors import Vectors
 from cortex.places import Resident
 
 log = logging.getLogger(__name__)
@@ -58,11 +59,11 @@ class Living:
     @property
     def capabilities(self) -> tuple[str, ...]:
         """What it can do, as far as its file tells. Of an upstream's model the catalogue says, else
-        the upstream, which may tell that it sees."""
-        if self.facts.chats:
-            told = ("completion", "chat", *(["vision"] if self.facts.sees else []))
-            return self.spec.capabilities or told
-        return _able(self.voice.templates)
+        the upstream, which may tell that it sees or makes vectors."""
+        if not self.facts.chats:
+            return self.promise.capabilities
+        told = ("completion", "chat", *(["vision"] if self.facts.sees else []))
+        return self.spec.capabilities or (("embeddings",) if self.facts.embeds else told)
 
 
 class Residents:
@@ -110,7 +111,7 @@ class Residents:
         if (spec := await self.spec(model)) is None:
             return None
         promise = None if self._passes(spec) else await self._look(spec)
-        return spec.able if promise is None else _able(promise.templates)
+        return spec.able if promise is None else promise.capabilities
 
     def here(self, model: str) -> Living:
         """As `living`, for whoever was let in. NotHereNow when the model was quicker to leave."""
@@ -224,6 +225,7 @@ class Residents:
             return
         prompts.check(ask)
         if promise is not None:
+            vectors.check(ask, promise.capabilities)
             prompts.foresee(ask, promise.templates)
 
     def _ensure_possible(self, want: Want, weights_bytes: int) -> None:
@@ -297,18 +299,23 @@ class Residents:
         log.info("unload.done model=%s place=%s", model, place)
 
     @asynccontextmanager
-    async def generate(self, ask: Ask, request_id: str) -> AsyncIterator[Generation]:
+    async def generate(self, ask: Ask, request_id: str) -> AsyncIterator[Generation | Vectors]:
         """The generation of `ask` by its resident. Leaving early ends its jobs, and the slots
         are free when the block is left."""
         living = self.here(ask.model)
-        if living.facts.chats:
-            passing.check(ask, living.capabilities)
+        passing.check(ask, living.capabilities)
+        if ask.embed is not None:
+            errand = Errand((), ())
+        elif living.facts.chats:
             errand = passing.prepare(ask, living.voice.defaults, request_id)
         else:
             errand = await trio.to_thread.run_sync(
                 prompts.prepare, ask, living.voice, request_id, abandon_on_cancel=True
             )
         try:
+            if ask.embed is not None:
+                yield Vectors(living.worker, living.facts, ask, request_id)
+                return
             jobs = await budgeted(
                 errand.jobs, living.facts, living.voice.bos, partial(living.worker.tokenise, ask.model)
             )
@@ -387,8 +394,3 @@ class Residents:
 
     def _pinned_on(self, spec: ModelSpec) -> tuple[str, ...]:
         return tuple(self._workers) if self._config.name in spec.pinned_on else ()
-
-
-def _able(templates: Templates) -> tuple[str, ...]:
-    told = (("chat", "messages"), ("tools", "tools"), ("reasoning", "enable_thinking"))
-    return ("completion", *(name for name, variable in told if variable in templates.reads))

@@ -27,7 +27,8 @@ from cortex.neuron.behalf import on_behalf
 from cortex.neuron.generation import Generation
 from cortex.neuron.residents import Residents
 from cortex.neuron.spending import Spending
-from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES, TEXT, Dialect
+from cortex.neuron.vectors import Vectors
+from cortex.translator.dialects import CHAT, EMBEDDINGS, MESSAGES, RESPONSES, TEXT, Dialect
 from cortex.web.connection import Reply, Request
 from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.site import Route
@@ -89,6 +90,7 @@ class Speech:
             Route(TEXT.path, self.text, TEXT.wire),
             Route(RESPONSES.path, self.responses, RESPONSES.wire),
             Route(MESSAGES.path, self.messages, MESSAGES.wire),
+            Route(EMBEDDINGS.path, self.embeddings, EMBEDDINGS.wire),
         )
         return {route.path: route for route in made}
 
@@ -107,6 +109,10 @@ class Speech:
     async def messages(self, request: Request, reply: Reply) -> None:
         """POST /v1/messages."""
         await self._answer(request, reply, MESSAGES)
+
+    async def embeddings(self, request: Request, reply: Reply) -> None:
+        """POST /v1/embeddings."""
+        await self._answer(request, reply, EMBEDDINGS)
 
     async def _answer(self, request: Request, reply: Reply, dialect: Dialect) -> None:
         account = Account(request.arrived, OTHER, self._name, key=request.headers.get(wire.KEY_NAME) or "")
@@ -185,11 +191,15 @@ class Speech:
                 events = await generation.take()
                 exchange.account.hear(events, generation.usage)
                 said.extend(events)
-        body = exchange.dialect.whole(exchange.envelope(), said)
+        envelope, whole = exchange.envelope(), exchange.dialect.whole
+        if exchange.ask.embed is None:
+            body = whole(envelope, said)
+        else:  # some million numbers may have to be written
+            body = await trio.to_thread.run_sync(whole, envelope, said, abandon_on_cancel=True)
         await exchange.reply.whole(200, body, self._headers(exchange.ask))
 
     @asynccontextmanager
-    async def _seated(self, exchange: Exchange) -> AsyncIterator[Generation]:
+    async def _seated(self, exchange: Exchange) -> AsyncIterator[Generation | Vectors]:
         """A seat, and the generation that sits there."""
         account = exchange.account
         async with AsyncExitStack() as stack:

@@ -22,11 +22,12 @@ from cortex.errors import (
 )
 from cortex.openapi.operation import EVENTS, Asked, Operation, Parameter, Told
 from cortex.openapi.shapes import Schema
-from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES, TEXT
+from cortex.translator.dialects import CHAT, EMBEDDINGS, MESSAGES, RESPONSES, TEXT
 from cortex.wire import neuron
 from cortex.wire.anthropic_answers import CountBody
 from cortex.wire.anthropic_answers import MessageBody as MessageAnswer
 from cortex.wire.anthropic_bodies import MessagesBody
+from cortex.wire.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from cortex.wire.openai_answers import ChatCompletion, TextCompletion
 from cortex.wire.openai_bodies import ChatBody, TextBody
 from cortex.wire.responses_answers import ResponseBody
@@ -101,6 +102,17 @@ INFERENCE: Final = (
         asked=Asked(
             ResponsesBody, _both({"model": MODEL_ID, "max_output_tokens": 16, "input": "Say hello."})
         ),
+        raises=SERVED,
+        seated=True,
+    ),
+    Operation(
+        "POST",
+        EMBEDDINGS.path,
+        TAG,
+        "Make vectors of texts, as OpenAI's embeddings",
+        (Told("A vector for each input, in their order.", EmbeddingsAnswer),),
+        detail=f"Of models whose capabilities name `embeddings`. {_SKIPPED}",
+        asked=Asked(EmbeddingsBody, {"two texts": {"model": MODEL_ID, "input": ["Say hello.", "Go away."]}}),
         raises=SERVED,
         seated=True,
     ),

@@ -10,6 +10,7 @@ import msgspec
 
 from cortex.openapi.shapes import Demands, Fills, Schema
 from cortex.wire import anthropic_bodies as anthropic
+from cortex.wire import embeddings
 from cortex.wire import openai_bodies as openai
 from cortex.wire import responses_bodies as responses
 
@@ -47,6 +48,10 @@ FILLS: Final[Fills] = {
         "audio": _REFUSED,
     },
     openai.TextBody: {"prompt": openai.PROMPT},
+    embeddings.EmbeddingsBody: {
+        "input": embeddings.INPUT,
+        **{name: _off(neutral) for name, neutral in embeddings.NEUTRAL.items()},
+    },
     openai.FunctionBody: {"parameters": _FREE},
     openai.SchemaBody: {"schema": _BY_TYPE},
     anthropic.MessagesBody: {
@@ -118,6 +123,7 @@ FILLS: Final[Fills] = {
 DEMANDED: Final[Demands] = {
     openai.ChatBody: ("model", "messages"),
     openai.TextBody: ("model", "prompt"),
+    embeddings.EmbeddingsBody: ("model", "input"),
     anthropic.MessagesBody: ("model", "messages"),
     responses.ResponsesBody: ("model", "input"),
 }

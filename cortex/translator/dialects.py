@@ -85,4 +85,4 @@ EMBEDDINGS: Final = Dialect(
     openai_embeddings.speak,
     openai_embeddings.whole,
 )
-DIALECTS: Final = (CHAT, TEXT, RESPONSES, MESSAGES)
+DIALECTS: Final = (CHAT, TEXT, RESPONSES, EMBEDDINGS, MESSAGES)

@@ -11,8 +11,8 @@ from typing import Final, NoReturn, TypeAlias
 from msgspec import Raw
 
 from cortex.ask import Ask, Embed
-from cortex.errors import BadAsk, EngineFailed, Unsupported
-from cortex.events import Embedded, Event, Failed, Stopped
+from cortex.errors import BadAsk, EngineFailed, Unsupported, UpstreamFailed
+from cortex.events import Embedded, Event, Failed, Stopped, Usage
 from cortex.wire import embeddings as wire
 from cortex.wire import reading
 from cortex.wire.openai import Reply
@@ -69,6 +69,38 @@ def whole(reply: Reply, events: Iterable[Event]) -> bytes:
         )
     ordered = (vectors[index] for index in range(len(vectors)))
     return wire.answer(reply.model, ordered, tokens, base64=embed.base64, estimated=estimated)
+
+
+def write(ask: Ask, model: str) -> bytes:
+    """The body that asks an upstream for all vectors of `ask` at once; `model` is its name there."""
+    if ask.embed is None:
+        raise ValueError("no vectors are asked for")
+    try:
+        return wire.question(model, ask.embed.inputs, ask.embed.dimensions)
+    except UnicodeEncodeError as error:
+        raise BadAsk(
+            "'input' holds half of a surrogate pair, which is no character", param="input"
+        ) from error
+
+
+def hear(body: bytes, ask: Ask, asked_bytes: int) -> tuple[list[Embedded], Stopped]:
+    """What an upstream's answer to that says: a vector for each input, in their order, and the end.
+    Raises UpstreamFailed for anything less."""
+    inputs = len(ask.embed.inputs) if ask.embed is not None else 0
+    try:
+        said = reading.decode(body, wire.HEARD)
+        vectors = {each.index if each.index is not None else at: each for at, each in enumerate(said.data)}
+        bits = [wire.bits_of(vectors[index].embedding) for index in range(inputs)]
+    except (BadAsk, ValueError, LookupError) as error:
+        raise UpstreamFailed("The upstream answers with what are no embeddings of the inputs") from error
+    if len(said.data) != inputs or len({len(each) for each in bits}) != 1:
+        raise UpstreamFailed("The upstream answers with another number of embeddings, or unlike ones")
+    tokens = None if said.usage is None else said.usage.prompt_tokens or said.usage.total_tokens
+    # As elsewhere where nobody tells: about four bytes are a token.
+    usage = (
+        Usage(prompt=-(-asked_bytes // 4), estimated=True) if tokens is None else Usage(prompt=max(0, tokens))
+    )
+    return [Embedded(each, choice=index) for index, each in enumerate(bits)], Stopped("stop", usage)
 
 
 def _refuse(wanted: wire.EmbeddingsBody) -> None:

@@ -2,21 +2,36 @@
 
 `input` and whatever another engine would obey are raw here and judged by the translator. A vector is
 single precision: as text each number has the nine digits that bring the same bits back, as base64
-it is those bits, little-endian.
+it is those bits, little-endian. What an upstream is asked and answers is here, too.
 """
 
+import math
 import struct
-from base64 import b64encode
-from collections.abc import Iterable
-from typing import Annotated, Final
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from cortex.wire.openai_bodies import ABSENT, Forbidden, ModelName
 from cortex.wire.openai_bodies import PROMPT as INPUT
 
-__all__ = ["BODY", "INPUT", "MOST_INPUTS", "NEUTRAL", "answer", "answer_bytes"]
+__all__ = [
+    "BODY",
+    "HEARD",
+    "INPUT",
+    "MOST_INPUTS",
+    "NEUTRAL",
+    "EmbeddingsAnswer",
+    "EmbeddingsBody",
+    "HeardEmbeddings",
+    "HeardVector",
+    "answer",
+    "answer_bytes",
+    "bits_of",
+    "question",
+]
 
 MOST_INPUTS: Final = 2048
 _FLOAT_BYTES: Final = 4
@@ -67,7 +82,52 @@ NEUTRAL: Final = {
     for name in EmbeddingsBody.__struct_fields__
     if name not in _SAID and name not in Forbidden.__struct_fields__
 }
+
+
+class EmbeddingAnswer(msgspec.Struct):
+    """One vector; as text the numbers of it in base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(msgspec.Struct):
+    """`estimated` is there, and true, where an upstream told no counts."""
+
+    prompt_tokens: int
+    total_tokens: int
+    estimated: Literal[True] | UnsetType = UNSET
+
+
+class EmbeddingsAnswer(msgspec.Struct):
+    """What `answer` writes."""
+
+    object: Literal["list"]
+    data: list[EmbeddingAnswer]
+    model: str
+    usage: EmbeddingsUsage
+
+
+class HeardVector(msgspec.Struct):
+    embedding: list[float] | str
+    index: int | None = None
+
+
+class HeardTokens(msgspec.Struct):
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class HeardEmbeddings(msgspec.Struct):
+    """What an upstream answers; its model is its own name for it."""
+
+    data: list[HeardVector]
+    usage: HeardTokens | None = None
+
+
 BODY: Final = msgspec.json.Decoder(EmbeddingsBody)
+HEARD: Final = msgspec.json.Decoder(HeardEmbeddings)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -86,6 +146,34 @@ def answer(
         b',"estimated":true' if estimated else b"",
     )
     return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (data, _encode(model), usage)
+
+
+def question(model: str, inputs: Sequence[str | tuple[int, ...]], dimensions: int | None) -> bytes:
+    """The body that an upstream is asked with. UnicodeEncodeError for half a character."""
+    # Ids of one input are a list of lists, too: not every engine takes a bare list of numbers.
+    said: dict[str, object] = {"model": model, "input": inputs, "encoding_format": "float"}
+    if dimensions is not None:
+        said["dimensions"] = dimensions
+    return _encode(said)
+
+
+def bits_of(vector: list[float] | str) -> bytes:
+    """The numbers in single precision, little-endian, whichever form they came in. ValueError when they
+    are none."""
+    if isinstance(vector, str):
+        data = b64decode(vector, validate=True)
+        numbers: Sequence[float] = struct.unpack(f"<{len(data) // _FLOAT_BYTES}f", data[: len(data) // 4 * 4])
+        if len(data) % _FLOAT_BYTES:
+            raise ValueError("not whole numbers")
+    else:
+        numbers = vector
+        try:
+            data = struct.pack(f"<{len(vector)}f", *vector)
+        except OverflowError as error:
+            raise ValueError("a number beyond single precision") from error
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError("no numbers")
+    return data
 
 
 def answer_bytes(inputs: int, width: int, *, base64: bool) -> int:

@@ -158,6 +158,17 @@ class HeardModel(msgspec.Struct):
     metadata: HeardMetadata | None = None
     architecture: HeardArchitecture | None = None
     vision: bool | None = None
+    capabilities: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it says, as cortex does, that it makes vectors and nothing else. Others have objects
+        of this name."""
+        try:
+            able = msgspec.json.decode(self.capabilities, type=list[str])
+        except ValueError:
+            return False
+        return "embeddings" in able and not {"completion", "chat"} & {*able}
 
     @property
     def sees(self) -> bool:

@@ -112,10 +112,8 @@ class LlamaCppEmbedder(LlamaCppEngine):
         if not heard:
             return
         data = _vector(heard)
-        if len(data) != 4 * self._facts.embeds:
-            raise EngineFailed(
-                f"llama.cpp made {len(data) // 4} numbers, where {self._facts.embeds} were due"
-            )
+        if len(data) != 4 * self._facts.width:
+            raise EngineFailed(f"llama.cpp made {len(data) // 4} numbers, where {self._facts.width} were due")
         call.prefilled, call.reason, call.vector = Prefilled(len(ids)), "stop", data
 
     def _end(self, call: Call, ended: Ended) -> list[EngineEvent]:

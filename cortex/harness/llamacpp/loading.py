@@ -124,7 +124,7 @@ class LlamaCppHarness:
                 raise LoadFailed(f"{order.model}: the vocabulary of {order.path} has no tokens for letters")
             if progress(header.file_bytes, header.file_bytes):
                 raise LoadFailed(f"{order.model}: the load was given up")
-            facts = EngineFacts(memory, promised.context, order.slots, embeds=wide)
+            facts = EngineFacts(memory, promised.context, order.slots, embeds=promised.embeds, width=wide)
             made = LlamaCppEmbedder if promised.embeds else LlamaCppEngine
             return made(
                 complete,

@@ -2,13 +2,25 @@
 
 import itertools
 import re
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 from cortex.ask import Sampling
 from cortex.errors import BadAsk, CortexError, EngineFailed, PromptTooLong, Unsupported
-from cortex.events import EngineEvent, Failed, Prefilled, Started, Stopped, TokenLogprob, Tokens, Usage
+from cortex.events import (
+    Embedded,
+    EngineEvent,
+    Failed,
+    Prefilled,
+    Started,
+    Stopped,
+    TokenLogprob,
+    Tokens,
+    Usage,
+)
 from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory, Said
 from cortex.harness.scripted.script import Script
 from cortex.harness.scripted.tokens import PIECE, bytes_of, known_bytes_of, numbered, tokens_of
@@ -37,7 +49,15 @@ class ScriptedEngine:
     def __init__(self, order: LoadOrder, script: Script) -> None:
         memory = Memory(script.bytes)
         kv = order.kv_tokens if script.kv_tokens is None else script.kv_tokens
-        self._facts = EngineFacts(memory, order.context, order.slots, script.can, kv_tokens=kv)
+        self._facts = EngineFacts(
+            memory,
+            order.context,
+            order.slots,
+            script.can,
+            kv_tokens=kv,
+            embeds=bool(script.embeds),
+            width=script.embeds,
+        )
         self.script = script
         self.unloaded = False
         self.turns = 0
@@ -153,6 +173,10 @@ class ScriptedEngine:
         if not speaker.begun:
             speaker.begun = True
             events += [Started(), Prefilled(len(speaker.prompt))]
+        if self.script.embeds:
+            numbers = islice(cycle(speaker.prompt), self.script.embeds)
+            vector = struct.pack(f"<{self.script.embeds}f", *numbers)
+            return [*events, Embedded(vector), Stopped("stop", speaker.usage)]
         pieces: list[bytes] = []
         ending: EngineEvent | None = None
         while ending is None and len(pieces) < self.script.tokens_per_turn:

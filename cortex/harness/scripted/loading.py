@@ -56,6 +56,7 @@ class ScriptedHarness:
             trained_context=script.trained_context,
             architecture="scripted",
             template=script.template,
+            embeds=bool(script.embeds),
         )
 
     def load(self, order: LoadOrder, progress: Progress, ring: Callable[[], None]) -> ScriptedEngine:

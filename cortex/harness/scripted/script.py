@@ -94,6 +94,7 @@ class Script:
     template: str | None = SCRIPT_TEMPLATE
     can: frozenset[Feature] = EVERYTHING
     kv_tokens: int | None = None  # of a cache that jobs share
+    embeds: int = 0  # the numbers of its vectors, where it makes some and writes nothing
     on_load: Callable[[], object] | None = None
     on_submit: Callable[[Job], object] | None = None
     on_turn: Callable[[int], object] | None = None

@@ -21,13 +21,15 @@ from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported, Upstre
 from cortex.events import EngineEvent, Event, Failed, Stopped, Text, Thought, Tokens, ToolCall, Usage
 from cortex.harness.base import EngineFacts, Job, Memory, Said
 from cortex.harness.upstream.exchange import Endpoint, Exchange, let_go
-from cortex.translator import openai_errors
+from cortex.translator import openai_embeddings, openai_errors
 from cortex.translator.openai_hear import Hearing, hear
 from cortex.translator.openai_manners import Manner
 from cortex.translator.openai_write import write
 from cortex.wire.sse_reading import EventReader
 
 REFUSAL_BYTES: Final = 256 * 1024
+# 2048 vectors of 4096 numbers in twenty digits each, with room to spare.
+VECTORS_BYTES: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +181,26 @@ class UpstreamEngine:
                 return
             call.exchange = exchange
         try:
-            self._answer(call, ask, exchange)
+            (self._answer if ask.embed is None else self._embed)(call, ask, exchange)
         finally:
             exchange.close()
+
+    def _embed(self, call: _Call, ask: Ask, exchange: Exchange) -> None:
+        """The answer comes whole, when all of it is computed."""
+        until = time.monotonic() + self._waits.first_token_s
+        body = openai_embeddings.write(ask, self._there.name)
+        call.sent_bytes = len(body)
+        said = {"accept": "application/json", "x-request-id": call.job.request_id}
+        self._expect(exchange, exchange.ask("POST", "/embeddings", body, until, **said), until)
+        data = exchange.whole(VECTORS_BYTES, time.monotonic() + self._waits.first_token_s)
+        vectors, call.end = openai_embeddings.hear(data, ask, call.sent_bytes)
+        call.said = len(vectors)
+        self._say(call, *vectors)
+
+    def _expect(self, exchange: Exchange, status: int, until: float) -> None:
+        """Raises what a status other than success means."""
+        if status != 200:
+            raise openai_errors.refused(status, exchange.headers, exchange.whole(REFUSAL_BYTES, until))
 
     def _answer(self, call: _Call, ask: Ask, exchange: Exchange) -> None:
         there, until = self._there, time.monotonic() + self._waits.first_token_s
@@ -190,10 +209,7 @@ class UpstreamEngine:
         call.sent_bytes = len(body) - sum(len(image.data) for image in ask.images)
         route = "/completions" if ask.prompt is not None else "/chat/completions"
         headers = {"accept": "text/event-stream", "x-request-id": call.job.request_id}
-        status = exchange.ask("POST", route, body, until, **headers)
-        if status != 200:
-            refusal = exchange.whole(REFUSAL_BYTES, until)
-            raise openai_errors.refused(status, exchange.headers, refusal)
+        self._expect(exchange, exchange.ask("POST", route, body, until, **headers), until)
         kind = exchange.headers.get("content-type", "")
         if not kind.lower().startswith("text/event-stream"):
             raise UpstreamFailed(f"The upstream answers with {kind[:60]!r}, where a stream was asked for")

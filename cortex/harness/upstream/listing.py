@@ -17,13 +17,15 @@ LIST_S: Final = 5.0  # engines answer this from memory, also at full load
 @dataclass(frozen=True, slots=True)
 class Told:
     """One model there. `context` is what it is served with, `trained` what it could have; 0 when
-    that is not said. `owner` is what tells its kind. `sees`: it is said to read pictures."""
+    that is not said. `owner` is what tells its kind. `sees`: it is said to read pictures, `embeds` to make
+    vectors."""
 
     name: str
     context: int = 0
     trained: int = 0
     owner: str = ""
     sees: bool = False
+    embeds: bool = False
 
 
 def listed(exchange: Exchange) -> Mapping[str, Told]:
@@ -40,7 +42,9 @@ def listed(exchange: Exchange) -> Mapping[str, Told]:
     if found is None:
         raise UpstreamFailed("The answer to GET /models is no list of models; does the address end in /v1?")
     return {
-        model.id: Told(model.id, model.context or 0, model.trained or 0, model.owned_by or "", model.sees)
+        model.id: Told(
+            model.id, model.context or 0, model.trained or 0, model.owned_by or "", model.sees, model.embeds
+        )
         for model in found.data
     }
 
