@@ -148,7 +148,8 @@ class Ask:
     """A chat (`messages`), a plain completion (`prompt`) or vectors (`embed`); exactly one of the three.
 
     `prompt` is text or token ids; `further` ones of the same request are answered like it, in the
-    order of choices, `n` each. `stop` strings end the visible text.
+    order of choices, `n` each. With a `suffix` the answer is what stands between prompt and suffix.
+    `stop` strings end the visible text.
     `logprobs` asks for that many alternatives beside each token (0 = the token alone).
     `template` holds scalars for the chat template, of TEMPLATE_WORDS; those of them that are
     `wishes` may find a template that cannot obey, the others are conditions. `sealed_thoughts`:
@@ -159,6 +160,7 @@ class Ask:
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] | None = None
     further: tuple[str | tuple[int, ...], ...] = ()
+    suffix: str = ""
     embed: Embed | None = None
     sampling: Sampling = Sampling()
     max_tokens: int | None = None

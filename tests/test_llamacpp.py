@@ -390,7 +390,11 @@ def test_what_the_engine_raises_fails_the_job() -> None:
     ],
 )
 def test_errors_are_named_by_whose_fault_they_are(fault: asking.Fault, kind: type[Exception]) -> None:
-    assert type(asking.error_of(fault)) is kind
+    shape = Shape("json_object", param="text.format")
+    error = asking.error_of(fault, shape)
+    assert type(error) is kind
+    assert (error.param == "text.format") is ("grammar" in fault.message)
+    assert type(asking.error_of(fault, None)) is kind
 
 
 def test_the_listener_is_private_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

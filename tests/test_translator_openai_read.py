@@ -567,6 +567,7 @@ def test_a_legacy_answer_finds_its_call() -> None:
         ({"best_of": 2, "n": 2}, {"n": 2}),
         ({"max_tokens": 100}, {"max_tokens": 100}),
         ({"suffix": ""}, {}),
+        ({"suffix": "x"}, {"suffix": "x"}),
     ],
 )
 def test_a_text_field_reaches_the_ask(fields: dict, changes: dict) -> None:
@@ -592,7 +593,7 @@ def test_a_text_field_reaches_the_ask(fields: dict, changes: dict) -> None:
         ({"prompt": [2**31]}, "prompt", "invalid_request"),
         ({"prompt": [1.5]}, "prompt[0]", "invalid_request"),
         ({"prompt": {"a": 1}}, "prompt", "invalid_request"),
-        ({"suffix": "x"}, "suffix", "unsupported_parameter"),
+        ({"suffix": "x", "prompt": [1]}, "suffix", "unsupported_parameter"),
         ({"best_of": 3}, "best_of", "unsupported_parameter"),
         ({"best_of": 10**30}, "best_of", "unsupported_parameter"),
         ({"best_of": 0}, "best_of", "invalid_request"),

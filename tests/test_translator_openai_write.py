@@ -131,6 +131,8 @@ OTHER = {
 ELSEWHERE = {
     "model": "its name there is given beside the ask",
     "prompt": "a plain completion's",
+    "suffix": "a plain completion's, and not passed on",
+    "embed": "vectors, which have a body of their own",
     "further": "a plain completion's, each of which is asked for by itself",
     "echo": "a plain completion's",
     "n": "one body asks for one answer",

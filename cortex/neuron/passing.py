@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from cortex.ask import Ask, Sampling
-from cortex.errors import EngineFailed
+from cortex.errors import EngineFailed, Unsupported
 from cortex.events import EngineEvent, Event, Failed, Stopped, Tokens
 from cortex.harness.base import Job
 from cortex.neuron import vectors
@@ -28,6 +28,12 @@ def check(ask: Ask, able: Collection[str]) -> None:
 
 def prepare(ask: Ask, defaults: Sampling, request_id: str) -> Errand:
     """One job a choice. With a seed, each has its own that follows from it."""
+    if ask.suffix:
+        raise Unsupported(
+            "'suffix' is not passed on to another engine, since many ignore it in silence; leave it out, or "
+            "use a model that this neuron runs itself",
+            param="suffix",
+        )
     said = ask.sampling.over(defaults)
     jobs: list[Job] = []
     choices = [prompt for prompt in ask.prompts or (None,) for _ in range(ask.n)]

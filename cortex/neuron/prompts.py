@@ -15,6 +15,7 @@ from cortex.errors import BadAsk, Unsupported
 from cortex.events import Tokens
 from cortex.harness.base import Job, Preflight
 from cortex.neuron.generation import Errand
+from cortex.text.infill import Infill
 from cortex.text.projection import Projection
 from cortex.text.template import ChatTemplate, no_template, no_tools
 from cortex.text.thinking import Thinking, opens_thought
@@ -75,13 +76,16 @@ class Voice:
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     """`inside`: the model goes on within a thought. `shape` is what the engine holds the answer to,
-    whose beginning is `opening`, said for the model. A plain prompt has no template."""
+    whose beginning is `opening`, said for the model. `visible` markers are read, and `stops` are texts
+    that end the answer beside the caller's. A plain prompt has no template."""
 
     text: str | tuple[int, ...]
     template: ChatTemplate | None = None
     inside: bool = False
     shape: Shape | None = None
     opening: str = ""
+    visible: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
 
 
 def check(ask: Ask) -> None:
@@ -125,9 +129,9 @@ def _both(shape: Shape, ask: Ask, template: ChatTemplate) -> Shape:
     return beside(template.call_form, ask.tools, shape)
 
 
-def prepare(ask: Ask, voice: Voice, request_id: str) -> Errand:
+def prepare(ask: Ask, voice: Voice, request_id: str, infill: Infill | None = None) -> Errand:
     """What the engine is handed. Raises BadAsk when the template refuses the messages."""
-    prompts = [_Prompt(prompt, shape=ask.shape) for prompt in ask.prompts] or [_render(ask, voice)]
+    prompts = [_plain(ask, prompt, infill) for prompt in ask.prompts] or [_render(ask, voice)]
     choices = [prompt for prompt in prompts for _ in range(ask.n)]
     return Errand(tuple(_jobs(ask, choices, voice, request_id)), tuple(_projections(ask, choices)))
 
@@ -140,6 +144,13 @@ def forced(ask: Ask) -> bool:
 def _shown(ask: Ask) -> bool:
     """Whether the model gets to see the tools."""
     return bool(ask.tools) and ask.tool_choice.mode != "none"
+
+
+def _plain(ask: Ask, prompt: str | tuple[int, ...], infill: Infill | None) -> _Prompt:
+    if infill is None or not isinstance(prompt, str):
+        return _Prompt(prompt, shape=ask.shape)
+    text = infill.prompt(prompt, ask.suffix)
+    return _Prompt(text, shape=ask.shape, visible=infill.stops, stops=infill.stops)
 
 
 def _render(ask: Ask, voice: Voice) -> _Prompt:
@@ -161,7 +172,7 @@ def _render(ask: Ask, voice: Voice) -> _Prompt:
     bos = voice.preflight.bos
     # The template writes the token and the engine adds it again: two of them harm some models.
     text = text.removeprefix(bos) if bos and voice.preflight.adds_bos else text
-    return _Prompt(text, template, inside, shape, opening)
+    return _Prompt(text, template, inside, shape, opening, template.markers)
 
 
 def _controls(ask: Ask, template: ChatTemplate) -> Mapping[str, Scalar]:
@@ -201,7 +212,7 @@ def _jobs(ask: Ask, prompts: Sequence[_Prompt], voice: Voice, request_id: str) -
             max_tokens=ask.max_tokens,
             shape=prompt.shape,
             logprobs=ask.logprobs,
-            visible=prompt.template.markers if prompt.template else (),
+            visible=prompt.visible,
             request_id=request_id,
         )
         for choice, prompt in enumerate(prompts)
@@ -214,7 +225,7 @@ def _projections(ask: Ask, prompts: Sequence[_Prompt]) -> list[Projection]:
             choice=choice,
             thinking=Thinking(inside=prompt.inside, kind=prompt.template.marks) if prompt.template else None,
             calls=_calls(ask, prompt),
-            stops=ask.stop,
+            stops=(*ask.stop, *prompt.stops),
             parallel=ask.parallel_tool_calls,
         )
         for choice, prompt in enumerate(prompts)

@@ -31,6 +31,7 @@ from cortex.neuron.engines import Engines
 from cortex.neuron.fetching import Fetching
 from cortex.neuron.footprints import Footprints
 from cortex.neuron.generation import Errand, Generation
+from cortex.neuron.infilling import infill_of
 from cortex.neuron.pins import Pins
 from cortex.neuron.progress import Progress, Underway
 from cortex.neuron.promises import Promise, Promises
@@ -309,8 +310,9 @@ class Residents:
         elif living.facts.chats:
             errand = passing.prepare(ask, living.voice.defaults, request_id)
         else:
+            infill = await infill_of(ask, partial(living.worker.tokenise, ask.model))
             errand = await trio.to_thread.run_sync(
-                prompts.prepare, ask, living.voice, request_id, abandon_on_cancel=True
+                prompts.prepare, ask, living.voice, request_id, infill, abandon_on_cancel=True
             )
         try:
             if ask.embed is not None:

@@ -61,6 +61,7 @@ def read(body: bytes) -> Ask:
         ask,
         prompt=prompt,
         further=tuple(further),
+        suffix=wanted.suffix or "",
         max_tokens=wanted.max_tokens or MAX_TOKENS,
         logprobs=wanted.logprobs,
         echo=bool(wanted.echo),
@@ -97,8 +98,8 @@ def _tokens(found: Sequence[object], at: str) -> tuple[int, ...]:
 
 
 def _refuse(wanted: TextBody, prompts: Sequence[str | tuple[int, ...]], n: int) -> None:
-    if wanted.suffix:
-        raise Unsupported("'suffix' is not supported: there is no infilling", param="suffix")
+    if wanted.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+        raise Unsupported("'suffix' needs a text prompt", param="suffix")
     if wanted.best_of is not None and wanted.best_of > n:
         raise Unsupported("'best_of' above 'n' is not supported", param="best_of")
     if wanted.best_of is not None and wanted.best_of < n:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, TypeAlias
 
 from cortex.ask import Json
@@ -261,7 +262,7 @@ class LlamaCppEngine:
 
     def _enforces(self, form: Mapping[str, Json], param: str, call: Call, said: dict[str, Json]) -> bool:
         """Whether the call may go on; False when it has ended meanwhile."""
-        key = asking.encode(form)
+        key = blake2b(asking.encode(form)).digest()  # of what may be a megabyte
         enforced = self._schemas.get(key)
         if enforced is None:
             enforced = self._try(call, said)
