@@ -11,6 +11,7 @@ import trio
 
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
+from cortex.demo import MODEL_ID
 from cortex.gateway import app as gateway_app
 from cortex.gateway import description as gateway
 from cortex.gateway.passage import Passage
@@ -193,3 +194,40 @@ async def test_both_roles_serve_it_with_a_tag(tmp_path: Path) -> None:
                 assert (again.status_code, again.content) == (304, b"")
                 assert again.headers["etag"] == answer.headers["etag"]
             assert (await front.http.get("/openapi.json")).status_code == 401
+
+
+@EACH
+async def test_every_example_works(role: str, tmp_path: Path) -> None:
+    """As whoever clicks it in a viewer would send it, with the model loaded."""
+    catalogue = specs(tmp_path, MODEL_ID)
+    with trio.fail_after(60):
+        async with (
+            running_neuron(tmp_path, catalogue, Script(reply="hi"), config=settings()) as one,
+            running_gateway(one, catalogue=catalogue) as front,
+        ):
+            running = one if role == "neuron" else front
+            load = "/models/load" if role == "neuron" else "/fleet/models/load"
+            paths = document(role)["paths"]
+            for path, method, told in ((p, m, told) for p, item in paths.items() for m, told in item.items()):
+                if "embeddings" in path:
+                    continue  # of models that this one is not
+                await running.http.post(load, json=first(paths[load]["post"]))
+                parts = {part["name"]: part.get("example") for part in told.get("parameters", ())}
+                if "{" in path and not all(parts[name] for name in re.findall("{(.*?)}", path)):
+                    continue  # of a load that has to be begun
+                query = {name: parts[name] for name in parts if name == "model"}
+                for body in examples(told) or [None]:
+                    url = path.format(**parts)
+                    request = running.http.build_request(method.upper(), url, json=body, params=query)
+                    answer = await running.http.send(request, stream=True)
+                    assert answer.status_code == 200, (method, path, body, await answer.aread())
+                    await answer.aclose()
+
+
+def examples(told: dict) -> list[dict]:
+    content = told.get("requestBody", {}).get("content", {})
+    return [each["value"] for kind in content.values() for each in kind["examples"].values()]
+
+
+def first(told: dict) -> dict:
+    return examples(told)[0]
