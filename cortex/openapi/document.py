@@ -115,9 +115,8 @@ def _operation(operation: Operation, scope: str, shapes: Shapes) -> Schema:
 
 
 def _answers(operation: Operation, shapes: Shapes) -> Schema:
-    headers = refusals.named(
-        "x-request-id", *(["x-cortex-model", "x-cortex-neuron"] if operation.seated else [])
-    )
+    seats = ("x-cortex-model", "x-cortex-neuron") if operation.seated else ()
+    headers = refusals.named(*refusals.marks(operation.family), *seats)
     made: Schema = {}
     for status in dict.fromkeys(told.status for told in operation.told):
         forms = [told for told in operation.told if told.status == status]

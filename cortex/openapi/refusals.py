@@ -53,6 +53,11 @@ HEADERS: Final[Schema] = {
         "required": True,
         "schema": {"type": "string"},
     },
+    "request-id": {
+        "description": "The same, as Anthropic's clients look for it.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "retry-after": {
         "description": "Seconds after which to come again, where that is known.",
         "schema": {"type": "integer", "minimum": 1},
@@ -72,6 +77,11 @@ HEADERS: Final[Schema] = {
 }
 
 
+def marks(family: Family) -> tuple[str, ...]:
+    """The headers that every answer has."""
+    return ("x-request-id", "request-id") if family == "anthropic" else ("x-request-id",)
+
+
 def named(*headers: str) -> Schema:
     """References to those headers."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
@@ -79,8 +89,8 @@ def named(*headers: str) -> Schema:
 
 def schemas(shapes: Shapes) -> Schema:
     """The components that error bodies are made of."""
-    facts = {field.encode_name: shapes.of(field.type) for field in msgspec.structs.fields(Refusal)}
-    told: Schema = {name: schema for name, schema in facts.items() if name not in _SAID}
+    facts = [field for field in msgspec.structs.fields(Refusal) if field.name not in _SAID]
+    told: Schema = {field.encode_name: shapes.of(field.type) for field in facts}
     text: Schema = {"type": "string"}
     retry: Schema = {"type": "integer", "description": "Seconds, as in the header."}
     codes: list[Json] = [*sorted({kind.code for kind in _kinds()})]
@@ -152,7 +162,7 @@ def _response(status: int, family: Family) -> Schema:
     body: Schema = {"$ref": f"{REF}{_NAMES[family]}"}
     if family == "either":
         body = {"anyOf": [{"$ref": REF + "Error"}, {"$ref": REF + "AnthropicError"}]}
-    headers = named("x-request-id", "x-should-retry", *(["retry-after"] if status in _WAIT else []))
+    headers = named(*marks(family), "x-should-retry", *(["retry-after"] if status in _WAIT else []))
     return {"description": "\n\n".join(lines), "headers": headers, "content": {JSON: {"schema": body}}}
 
 
