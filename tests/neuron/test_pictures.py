@@ -1,5 +1,6 @@
 """A neuron shows pictures to models of upstreams that see, and refuses them for all others."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.fake_upstream import STREAM_HEAD, chunks, last_chunk
 from tests.gateway.test_sight import PLACES, asked, every
 from tests.neuron.test_upstreams import bridge
 from tests.pictures import distinct, png, text, url
+from tests.recorded import Recorded, clients, requests
 from tests.roles import running_gateway, running_neuron, specs
 
 ASKING = {path: place for path, place in PLACES.items() if not path.endswith("count_tokens")}
@@ -174,3 +176,53 @@ async def test_the_list_believes_no_entry_that_has_a_model_of_ours_see(tmp_path:
     async with running_neuron(tmp_path, Catalogue({"a": spec}), {"a": Script(reply="hi")}) as role:
         entry = (await role.http.get("/v1/models/a")).json()
         assert (entry["capabilities"], entry["vision"]) == (["chat"], False)
+
+
+def _recorded() -> dict[str, Recorded]:
+    """What real clients sent that has pictures or documents in it, by client and scenario."""
+    kinds = ("image", "image_url", "input_image", "document")
+    return {
+        f"{client} {one.name}": one
+        for client in clients()
+        for one in requests(client)
+        if any(f'"type": "{kind}"'.encode() in one.body for kind in kinds)
+    }
+
+
+RECORDED = _recorded()
+DOCUMENT = "claude-code tool.Read,file.doc.pdf 2 /v1/messages"
+REFUSED = {"openai-python plain 2 /v1/chat/completions", DOCUMENT}
+
+
+async def test_real_clients_were_seen_to_send_pictures_in_every_dialect() -> None:
+    assert {one.path for one in RECORDED.values()} == set(ASKING)
+    assert RECORDED.keys() > REFUSED and len(RECORDED) >= 7
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED.keys() - REFUSED))
+async def test_what_real_clients_showed_arrives(name: str) -> None:
+    """clients.md 2.1 to 2.4."""
+    one = RECORDED[name]
+    body = {**json.loads(one.body), "model": "m"}
+    async with fake_engine("m") as engine, bridge(engine, seeing(engine, "tools", "vision")) as role:
+        answer = await role.http.post(one.path, json=body)
+        assert answer.status_code == 200, answer.text
+        turns = [turn["content"] for turn in engine.body["messages"] if isinstance(turn["content"], list)]
+        images = [part["image_url"]["url"] for turn in turns for part in turn if part["type"] == "image_url"]
+        (image,) = images
+        assert image.startswith("data:image/png;base64,") and image[22:].encode() in one.body
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        answer = await role.http.post(one.path, json=body)
+        place = one.dialect.read(one.body).images[0].place if one.dialect else ""
+        assert answer.status_code == 400 and place in fault_of(answer)["message"]
+
+
+async def test_the_pdf_that_claude_code_sends_beside_its_result_is_refused_by_name() -> None:
+    """clients.md 2.1: whoever is asked, and though the result of the tool can be read."""
+    one = RECORDED[DOCUMENT]
+    async with fake_engine("m") as engine, bridge(engine, seeing(engine, "vision")) as role:
+        answer = await role.http.post(one.path, json={**json.loads(one.body), "model": "m"})
+        error = fault_of(answer)
+        assert (answer.status_code, error["details"]["error_code"]) == (400, "unsupported_parameter")
+        assert "'messages[3].content[1]': 'document'" in error["message"] and "as images" in error["message"]
+        assert engine.requests == []
