@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cortex.harness.exllamav2 import installed
+from cortex.harness.exllamav2 import extension, installed
 from cortex.harness.exllamav2.build import Commands
 from cortex.harness.exllamav2.compilers import Watcher
 from cortex.harness.exllamav2.compiling import Plan
@@ -103,6 +103,12 @@ class Host:
         """A program on the PATH of `tools`."""
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
+
+
+def chosen(capabilities: Sequence[tuple[int, int]]) -> Path | None:
+    """The folder of the extension that would be used; None for none."""
+    best = extension.choose(capabilities)
+    return None if best is None else best.folder
 
 
 class Heard(Watcher):

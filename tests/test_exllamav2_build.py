@@ -20,7 +20,7 @@ from cortex.harness.exllamav2 import build, compilers, extension, shelf, toolcha
 from cortex.harness.exllamav2.build import Order
 from cortex.harness.exllamav2.compilers import BuildFailed
 from cortex.harness.exllamav2.toolchain import Tools
-from tests.fake_cuda import ENGINE, TORCH, Heard, Host, children
+from tests.fake_cuda import ENGINE, TORCH, Heard, Host, children, chosen
 from tests.fake_terminal import ROOT, lines_until, running
 
 ORDER = Order(("8.9",), 2)
@@ -150,7 +150,7 @@ async def test_what_was_compiled_is_found_with_all_that_it_is_for(host: Host, en
         folder = await build.build(Order(("12.0", "8.9"), 3), toolchain.look(env), heard, env, children())
     assert heard.steps == [(1, 2), (2, 2)] and heard.words == ["checks"]
     assert folder == home() / "8.9,12.0"
-    assert extension.found(((8, 9), (12, 0))) == folder
+    assert chosen(((8, 9), (12, 0))) == folder
     assert {path.name for path in folder.iterdir()} == {extension.library(folder).name, extension.ABOUT}
     about = json.loads((folder / extension.ABOUT).read_text())
     assert (about["exllamav2"], about["torch"], about["nvcc"]) == (ENGINE, TORCH, "13.0.88")
@@ -201,7 +201,7 @@ async def test_one_that_is_there_is_not_compiled_again_unless_it_is_ordered(
         assert await build.build(ORDER, tools, Heard(), env, broken) == first
         with pytest.raises(BuildFailed):
             await build.build(Order(("8.6", "8.9"), 1, again=True), tools, Heard(), env, broken)
-        assert extension.found(((8, 9),)) == first
+        assert chosen(((8, 9),)) == first
         again = await build.build(
             Order(("8.6", "8.9"), 1, again=True), tools, Heard(), {**env, "X": "2"}, children()
         )
@@ -258,7 +258,7 @@ async def test_a_module_that_cannot_be_used_is_no_extension(
             await build.build(ORDER, toolchain.look(env), Heard(), env, children(then, check))
     if check:
         assert any("undefined symbol" in line for line in caught.value.said)
-    assert extension.found(((8, 9),)) is None
+    assert chosen(((8, 9),)) is None
 
 
 GRANDCHILD = """

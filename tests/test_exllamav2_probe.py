@@ -11,7 +11,7 @@ import pytest
 from cortex.errors import LoadFailed
 from cortex.harness.exllamav2 import archs, extension, installed
 from cortex.harness.exllamav2.probe import Cards, why_not
-from tests.fake_cuda import TORCH, Host
+from tests.fake_cuda import TORCH, Host, chosen
 
 ADA = Cards(((8, 9),), cuda="13.0")
 
@@ -40,7 +40,7 @@ def test_nothing_of_cuda_is_imported_to_tell() -> None:
         "import sys; from cortex.harness.exllamav2 import ExLlamaV2Harness, extension, probe;"
         "from cortex.neuron import harnesses;"
         "cards = lambda: probe.Cards(((9, 0),));"
-        "ExLlamaV2Harness(cards).unavailable(); extension.found(((9, 0),));"
+        "ExLlamaV2Harness(cards).unavailable(); extension.choose(((9, 0),));"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -177,7 +177,7 @@ def test_one_that_was_compiled_for_another_torch_never_gets_onto_the_path(host: 
     before = list(sys.path)
     with pytest.raises(LoadFailed, match="cortex engines build exllamav2"):
         extension.reach(ADA.capabilities)
-    assert (extension.found(ADA.capabilities), sys.path) == (None, before)
+    assert (chosen(ADA.capabilities), sys.path) == (None, before)
 
 
 def test_one_for_other_gpus_is_told_with_what_it_is_for(host: Host) -> None:
@@ -191,9 +191,9 @@ def test_one_for_other_gpus_is_told_with_what_it_is_for(host: Host) -> None:
 def test_the_one_that_covers_most_gpus_is_reached(host: Host) -> None:
     host.install()
     one, both = cached(host, "8.6"), cached(host, "8.6", "12.0")
-    assert extension.found(((8, 6), (12, 0))) == both
+    assert chosen(((8, 6), (12, 0))) == both
     both.rename(host.root / "gone")
-    assert extension.found(((8, 6), (12, 0))) == one
+    assert chosen(((8, 6), (12, 0))) == one
     with pytest.raises(LoadFailed, match=r"not 12\.0"):
         extension.reach(((8, 6), (12, 0)))
     extension.reach(((8, 6),))
@@ -209,13 +209,13 @@ def test_a_shipped_one_goes_before_the_cache_unless_it_does_not_fit(
     mine = cached(host, "8.9")
     host.put(host.site, ["8.9"])
     before = list(sys.path)
-    assert extension.found(((8, 9),)) == host.site
+    assert chosen(((8, 9),)) == host.site
     extension.reach(((8, 9),))
     assert sys.path == before
     host.put(host.site, ["12.0"])
-    assert extension.found(((8, 9),)) == mine
+    assert chosen(((8, 9),)) == mine
     host.put(host.site, ["8.9"], torch="2.6.0")
-    assert extension.found(((8, 9),)) == mine
+    assert chosen(((8, 9),)) == mine
     extension.reach(((8, 9),))
     assert installed.origin_of("exllamav2_ext") == extension.library(mine)
 
@@ -233,7 +233,7 @@ def test_one_that_is_imported_already_stays_the_one(host: Host, monkeypatch: pyt
     host.install()
     cached(host, "8.9")
     monkeypatch.setitem(sys.modules, "exllamav2_ext", ModuleType("exllamav2_ext"))
-    assert extension.found(ADA.capabilities) == Path()
+    assert chosen(ADA.capabilities) == Path()
     before = list(sys.path)
     extension.reach(ADA.capabilities)
     assert sys.path == before
@@ -247,7 +247,7 @@ def test_what_is_not_whole_is_not_seen(host: Host, name: str) -> None:
         extension.library(folder).unlink()
     else:
         folder.rename(folder.with_name(name))
-    assert extension.found(ADA.capabilities) is None
+    assert chosen(ADA.capabilities) is None
 
 
 def test_the_remedy_is_for_the_cache_that_the_service_reads(

@@ -326,7 +326,6 @@ REVISION: Final = texts(
 ISOLATION: Final = one_of("thread", "process")
 DRAFT: Final = Kind("model id or source", _draft)
 FOLDER: Final = texts("absolute path", r"/.*", "an absolute path")
-TEXT: Final = texts("text", r".+", "text that is not empty")
 ORIGIN: Final = Kind("origin", lambda value: read_origin(text_of(value)))
 DEVICE: Final = texts("device", r"cpu|cuda:[0-9]{1,3}", "a device such as 'cpu' or 'cuda:0'")
 GROUP: Final = Kind(

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import trio
 
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 PLACE: Final = NAME
 THREAD: Final = "upstream-0"
 LOOK_S: Final = 10.0  # a look has its own limits, which are shorter; a resolver has none
-
-Look: TypeAlias = Callable[[str], Mapping[str, Told]]
 
 
 @dataclass(frozen=True, slots=True)

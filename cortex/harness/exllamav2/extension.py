@@ -78,13 +78,6 @@ class Extension:
         return ", ".join(self.made.archs) if self.made and self.made.archs else "archs that nobody says"
 
 
-def found(capabilities: Sequence[Capability]) -> Path | None:
-    """The folder of the extension to use on GPUs of these capabilities; None when there is none for
-    any of them. A shipped one goes first, then the one that covers most."""
-    best = choose(capabilities)
-    return None if best is None else best.folder
-
-
 def reach(capabilities: Sequence[Capability]) -> None:
     """An import finds an extension that runs on every one of these GPUs, but for those that are too
     old for any. Raises LoadFailed, which names the command that makes one."""
@@ -101,7 +94,9 @@ def reach(capabilities: Sequence[Capability]) -> None:
 
 
 def choose(capabilities: Sequence[Capability]) -> Extension | None:
-    """As `found`, with what is known of it. The one that this process has imported stays the one."""
+    """The extension to use on GPUs of these capabilities; None when there is none for any of them. A
+    shipped one goes first, then the one that covers most; the one that this process has imported
+    stays the one."""
     best = _best(capabilities)
     if best is None or (capabilities and not any(map(best.covers, capabilities))):
         return None
