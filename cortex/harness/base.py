@@ -253,6 +253,15 @@ class Tokenising(Protocol):
         """What loads a model's tokens alone, in a child of its own: its engines take no jobs."""
 
 
+@runtime_checkable
+class Charging(Protocol):
+    """Also kept by a harness whose models are elsewhere, and tokenise there."""
+
+    def tokens(self, order: LoadOrder, ask: Ask) -> tuple[int, ...]:
+        """Those of the prompt of `ask`, a chat with one choice, loaded or not. Blocking. Raises
+        Unsupported where nobody tells."""
+
+
 Progress: TypeAlias = Callable[[int, int], bool]
 
 

@@ -6,20 +6,20 @@ a child has the vocabulary alone: nothing is loaded to count, nobody makes room,
 chat is rendered by the same hands as a generation's, so the count is what that would be charged for.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import trio
 
-from cortex.ask import Ask
+from cortex.ask import Ask, Sampling
 from cortex.catalogue import ModelSpec, unknown
 from cortex.config.models import spec_from_text
 from cortex.errors import BadAsk, NotHereNow, NotResident, Unsupported
-from cortex.harness.base import Tokenising
-from cortex.neuron import prompts
+from cortex.harness.base import Charging, LoadOrder, Tokenising
+from cortex.neuron import passing, prompts
 from cortex.neuron.prompts import Voice
 from cortex.neuron.residents import Living, Residents
 from cortex.neuron.vocabularies import Vocabularies
@@ -31,7 +31,6 @@ from cortex.wire import neuron as wire
 from cortex.wire.anthropic_answers import CountBody, encode
 
 COUNT: Final = "/v1/messages/count_tokens"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,10 @@ class _Tongue:
     tokenise: Callable[[str], Awaitable[tuple[int, ...]]]
     detokenise: Callable[[Sequence[int]], Awaitable[str]]
 
+    async def words(self, text: str, *, begin: bool) -> tuple[int, ...]:
+        """Of a text, with the begin token where the engine adds one and it is not to be left out."""
+        return await self.tokenise((self.voice.bos if begin else "") + text)
+
     async def tokens(self, ask: Ask) -> tuple[int, ...]:
         """What a generation of `ask` has for its prompt."""
         return await self.tokenise(await trio.to_thread.run_sync(self._prompt, ask, abandon_on_cancel=True))
@@ -55,6 +58,48 @@ class _Tongue:
         job = prompts.prepare(ask, self.voice, "-").jobs[0]
         assert isinstance(job.prompt, str)  # noqa: S101 - a chat's prompt is rendered text
         return self.voice.bos + job.prompt
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """The tokens of an upstream's model: whole chats are counted where they would be answered."""
+
+    spec: ModelSpec
+    able: Collection[str]
+    order: LoadOrder
+    defaults: Sampling
+    harness: Charging
+
+    @property
+    def context(self) -> int:
+        return self.order.context
+
+    async def tokens(self, ask: Ask) -> tuple[int, ...]:
+        """What a generation of `ask` has for its prompt."""
+        return await trio.to_thread.run_sync(
+            self._told, replace(ask, model=self.spec.id), abandon_on_cancel=True
+        )
+
+    def _told(self, ask: Ask) -> tuple[int, ...]:
+        passing.check(ask, self.able)
+        chat = passing.prepare(ask, self.defaults, "-").jobs[0].chat
+        assert chat is not None  # noqa: S101 - a chat is passed on whole
+        return self.harness.tokens(self.order, chat)
+
+    async def words(self, text: str, *, begin: bool) -> tuple[int, ...]:
+        raise self._unknown()
+
+    async def detokenise(self, ids: Sequence[int]) -> str:
+        raise self._unknown()
+
+    def _unknown(self) -> Unsupported:
+        return Unsupported(
+            f"Model '{self.spec.id}' is an upstream's, and so are its tokens; ask the upstream", param="model"
+        )
+
+
+_T = TypeVar("_T")
+_Question: TypeAlias = Callable[[_Tongue | _Elsewhere], Awaitable[_T]]
 
 
 class Tokeniser:
@@ -89,12 +134,11 @@ class Tokeniser:
         else:
             ask = None
 
-        async def tokenised(tongue: _Tongue) -> wire.Tokenized:
+        async def tokenised(tongue: _Tongue | _Elsewhere) -> wire.Tokenized:
             if ask is not None:
                 ids = await tongue.tokens(ask)
             else:
-                begin = "" if order.add_special_tokens is False else tongue.voice.bos
-                ids = await tongue.tokenise(begin + (order.prompt or ""))
+                ids = await tongue.words(order.prompt or "", begin=order.add_special_tokens is not False)
             return wire.Tokenized(count=len(ids), max_model_len=tongue.context, tokens=list(ids))
 
         return await self._of(model, tokenised)
@@ -115,32 +159,31 @@ class Tokeniser:
         except NotResident as error:
             raise NotHereNow(error.message) from error
 
-    async def _of(
-        self, model: str, question: Callable[[_Tongue], Awaitable[_T]], sent: ModelSpec | None = None
-    ) -> _T:
+    async def _of(self, model: str, question: _Question[_T], sent: ModelSpec | None = None) -> _T:
         """The answer for the model of that id; of one that our own catalogue does not have, as `sent`."""
         living = self._residents.living(model)
-        if living is not None and living.facts.chats:
-            raise _elsewhere(model)
-        if living is not None and _sound(living):
+        if living is not None and not living.facts.chats and _sound(living):
             with suppress(NotResident):  # it was unloaded meanwhile
                 return await question(_loaded(living))
         return await question(await self._unloaded(model, sent))
 
-    async def _unloaded(self, model: str, sent: ModelSpec | None) -> _Tongue:
+    async def _unloaded(self, model: str, sent: ModelSpec | None) -> _Tongue | _Elsewhere:
         spec = await self._residents.spec(model) or sent
         if spec is None:
             raise unknown(model, list(self._residents.found.known()))
-        harness = self._residents.engines.of(spec)
-        if not isinstance(harness, Tokenising):
-            raise _elsewhere(model)
-        promise = await self._residents.on_disk(spec)
+        harness, promise = self._residents.engines.of(spec), await self._residents.on_disk(spec)
         if promise is None:
             raise NotResident(
                 f"Model '{model}' is not loaded, and its files are not on the disk of neuron '{self._name}': "
                 f"download them with `cortex models pull {model}`, or load the model, then count again",
                 param="model",
             )
+        if isinstance(harness, Charging):
+            able, living = await self._residents.capabilities(model) or (), self._residents.living(model)
+            context = promise.order.context if living is None else living.facts.context
+            order = replace(promise.order, context=context)
+            return _Elsewhere(spec, able, order, promise.voice(spec).defaults, harness)
+        assert isinstance(harness, Tokenising)  # noqa: S101 - each of ours is, or passes on
         return _Tongue(
             model,
             promise.order.context,
@@ -159,12 +202,6 @@ def _loaded(living: Living) -> _Tongue:
 def _sound(living: Living) -> bool:
     """Whether its engine answers: a broken one is not asked, nor one on a device that is lost."""
     return living.worker.poisoned is None and living.worker.fault(living.spec.id) is None
-
-
-def _elsewhere(model: str) -> Unsupported:
-    return Unsupported(
-        f"Model '{model}' is an upstream's, and so are its tokens; ask the upstream", param="model"
-    )
 
 
 def _check(order: wire.Tokenize) -> None:

@@ -75,6 +75,26 @@ async def test_models_of_an_endpoint_are_offered_and_served_whole_and_as_a_strea
         assert (entry["state"], entry["context_length"]) == ("loaded", 4096)
 
 
+@pytest.mark.parametrize("param", ["response_format", "response_format.json_schema.schema"])
+async def test_what_is_refused_of_a_form_has_the_callers_name_for_it(param: str) -> None:
+    schema = {"type": "object"}
+    asked = {
+        CHAT: hello("m", response_format={"type": "json_object"}),
+        "/v1/responses": {
+            "model": "m",
+            "input": "hi",
+            "text": {"format": {"type": "json_schema", "name": "x", "schema": schema}},
+        },
+    }
+    refused = script(refusal(400, "no such form", param=param))
+    async with fake_engine("m", otherwise=None) as engine, bridge(engine) as role:
+        for (path, body), name in zip(asked.items(), ("response_format", "text.format"), strict=True):
+            engine.scripts.append(refused)
+            answer = await role.http.post(path, json=body)
+            assert (answer.status_code, fault_of(answer)["param"]) == (400, name)
+            assert "no such form" in fault_of(answer)["message"]
+
+
 async def test_no_device_is_made_of_a_place_without_memory() -> None:
     async with fake_engine("m") as engine, bridge(engine) as role:
         text_of(await ask(role))
@@ -365,11 +385,11 @@ async def test_a_plain_completion_that_is_answered_as_a_chat_is_the_upstreams_fa
         assert text_of(await ask(role)) == "Hello"
 
 
-@pytest.mark.parametrize("more", [{"prompt": "x"}, {"messages": [{"role": "user", "content": "x"}]}])
-async def test_its_tokens_are_not_known_here(more) -> None:
+@pytest.mark.parametrize(("path", "more"), [("tokenize", {"prompt": "x"}), ("detokenize", {"tokens": [1]})])
+async def test_its_tokens_are_not_known_here(path: str, more) -> None:
     async with fake_engine("m") as engine, bridge(engine) as role:
         text_of(await ask(role))
-        refused = await role.http.post("/tokenize", json={"model": "m", **more})
+        refused = await role.http.post(f"/{path}", json={"model": "m", **more})
         assert refused.status_code == 400 and "ask the upstream" in fault_of(refused)["message"]
 
 

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
+from cortex.ask import Ask
 from cortex.catalogue import near
 from cortex.config.upstream import UpstreamConfig
 from cortex.errors import CortexError, LoadFailed, Unfit
 from cortex.harness.base import Apart, EngineFacts, LoadOrder, Memory, Preflight, Progress, Unavailable
+from cortex.harness.upstream import counting
 from cortex.harness.upstream.engine import There, UpstreamEngine, Waits
 from cortex.harness.upstream.exchange import Endpoint, Exchange, let_go
-from cortex.harness.upstream.listing import Told, listed
+from cortex.harness.upstream.listing import Told, listed, listed_by
 from cortex.translator.openai_manners import MANNERS, of_owner
 
 NAME: Final = "upstream"
@@ -49,6 +51,15 @@ class UpstreamHarness:
         manner = of_owner(told.owner, MANNERS[self._config.kind])
         waits = Waits(self._config.connect_s, self._config.first_token_s, self._config.stall_s)
         return UpstreamEngine(There(endpoint, name, manner, order.model), waits, facts, ring)
+
+    def tokens(self, order: LoadOrder, ask: Ask) -> tuple[int, ...]:
+        """Of the prompt of a chat, loaded or not, as they are told there. Raises Unsupported where nobody
+        tells, and whatever may go wrong with an upstream."""
+        url, name = _address(order)
+        endpoint, patience_s = self.endpoint(url), self._config.connect_s
+        told = _verify(order, name, listed_by(endpoint, patience_s), url)
+        manner = of_owner(told.owner, MANNERS[self._config.kind])
+        return counting.tokens(Exchange(counting.beside(endpoint), patience_s), ask, name, manner)
 
     def endpoint(self, url: str) -> Endpoint:
         """`url` with the key, if that is for its origin."""
