@@ -141,6 +141,7 @@ def test_a_cancelled_input_says_nothing_but_its_end(driven: Driven) -> None:
 def test_facts_tell_how_long_the_vectors_are(driven: Driven) -> None:
     facts = driven.engine.facts
     assert (facts.embeds, facts.width, facts.context) == (True, WIDTH, CONTEXT)
+    assert facts.kv_tokens_total == 0
 
 
 def test_an_encoder_keeps_no_cache(folder: Path) -> None:

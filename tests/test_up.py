@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from cortex import demo
+from tests import fake_bert
 from tests.fake_terminal import ROOT, lines_until, running, told
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,15 @@ def block_after(printed: str, heading: str) -> str:
     """The indented lines below a heading."""
     lines = printed.partition(f"{heading}\n")[2].split("\n\n")[0].splitlines()
     return "\n".join(line.removeprefix("  ") for line in lines)
+
+
+async def test_what_it_prints_of_a_model_that_makes_vectors_works_as_printed(tmp_path: Path) -> None:
+    async with up(str(fake_bert.put(tmp_path))) as (_, printed):
+        said = await trio.run_process(
+            ["sh", "-c", f"{block_after(printed, 'Try it:')} -s"], capture_stdout=True
+        )
+        assert len(json.loads(said.stdout)["data"][0]["embedding"]) == fake_bert.WIDTH
+        assert "client.embeddings.create(" in printed
 
 
 async def test_what_it_prints_works_as_printed() -> None:

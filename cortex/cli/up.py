@@ -108,26 +108,33 @@ async def _start(order: Order, neuron: "_Held", gateway: "_Held", nursery: trio.
     inner = await neuron.start(nursery, *_neuron(order.choice, token))
     endpoint = f"http://{Address(*inner.api)}"
     outer = await gateway.start(nursery, *_gateway(order, endpoint, token))
+    model = order.choice.spec.id
     async with asker(endpoint, token) as at:
         with _progress(order.choice):
-            await _loaded(at, order.choice.spec.id)
+            await _loaded(at, model)
+        known = {entry.id: entry.capabilities or () for entry in (await at.models()).data}
     settle()
-    typer.echo(welcome(_reachable(outer.api), order.choice.spec.id))
+    typer.echo(welcome(_reachable(outer.api), model, embeds="embeddings" in known.get(model, ())))
 
 
-def welcome(base: str, model: str) -> str:
-    """What a newcomer needs to know."""
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+def welcome(base: str, model: str, *, embeds: bool) -> str:
+    """What a newcomer needs to know of a model that writes, or makes vectors."""
+    path, call, field, value = (
+        ("embeddings", "embeddings", "input", '["Hello"]')
+        if embeds
+        else ("chat/completions", "chat.completions", "messages", '[{"role": "user", "content": "Hello"}]')
+    )
+    body = f'{{"model": "{model}", "{field}": {value}}}'
     return f"""\
 cortex is ready at {base}/v1 and serves {model}
 
 Try it:
-  curl {base}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}
+  curl {base}/v1/{path} -H 'content-type: application/json' -d {shlex.quote(body)}
 
 With the OpenAI SDK:
   from openai import OpenAI
   client = OpenAI(base_url="{base}/v1", api_key="none")
-  client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])
+  client.{call}.create(model="{model}", {field}={value})
 
 Ctrl-C stops."""
 

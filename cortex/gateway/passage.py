@@ -116,7 +116,7 @@ class Passage:
             journey.text_bytes = await _aside(body, text_bytes) if journey.request.caller else len(body)
             claim = stack.enter_context(self._accounts.held(journey.request.caller, journey.text_bytes))
             seen = await _aside(body, peek)
-            claim.expect(seen.answer_tokens)
+            claim.expect(0 if journey.way is VECTORS else seen.answer_tokens)
             journey.model = model = self._views.resolve(journey.request.caller, seen.model)
             journey.name = self._views.called(journey.request.caller, seen.model, model)
             if seen.model == model:

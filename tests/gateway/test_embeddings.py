@@ -6,8 +6,10 @@ import pytest
 import trio
 
 from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
+from cortex.keys import digest
 from tests.fake_neuron import NOT_STARTED, fake_neuron, open_gateway, refusal
-from tests.fake_upstream import whole
+from tests.fake_upstream import Hang, script, whole
 
 EMBEDDINGS = "/v1/embeddings"
 # In an odd order, with an odd float and what nobody has heard of.
@@ -105,6 +107,20 @@ async def test_a_stream_is_never_begun_for_one_who_asks_for_it() -> None:
     async with fake_neuron("a", otherwise=said) as neuron, open_gateway(neuron) as gateway:
         told = await gateway.http.post(EMBEDDINGS, json={"model": "a", "input": "x", "stream": True})
         assert (told.status_code, told.json()["error"]["param"]) == (400, "stream")
+
+
+async def test_a_key_needs_room_for_the_inputs_alone() -> None:
+    """What an answer usually has would be more than this key may have: vectors have no tokens."""
+    limited = GatewayConfig(keys=(Key("ann", digest("sk-ann"), ("inference",), tokens_per_day=500),))
+    key = {"authorization": "Bearer sk-ann"}
+    async with fake_neuron("a", otherwise=WHOLE) as neuron, open_gateway(neuron, config=limited) as gateway:
+        neuron.scripts.append(script(Hang()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: gateway.http.post(EMBEDDINGS, content=ODD, headers=key))
+            await neuron.seen(1)
+            assert (await gateway.http.post(EMBEDDINGS, content=ODD, headers=key)).content == ANSWER
+            nursery.cancel_scope.cancel()
+        assert 'cortex_key_tokens_total{key="ann"} 5.0' in await gateway.page()
 
 
 async def test_a_model_is_loaded_for_it() -> None:
