@@ -63,7 +63,7 @@ def test_every_key_that_is_acted_on_reaches_the_spec(read):
         idle_unload_s = 0
         slots = 3
         aliases = ["name"]
-        capabilities = ["vision"]
+        capabilities = ["tools"]
         [models.cost]
         input = 1
         output = 2.5
@@ -96,7 +96,7 @@ def test_every_key_that_is_acted_on_reaches_the_spec(read):
             residency_priority=7,
             slots=3,
             aliases=("name",),
-            capabilities=("vision",),
+            capabilities=("tools",),
             cost=Cost(1.0, 2.5, 0.0, 0.5),
             sampling=Sampling(0.5, 0.9, 40, 0.1, 1, 0.2, -0.2, 1.1, {15043: -100.0}),
         )
@@ -542,3 +542,19 @@ def test_a_sent_entry_that_would_not_be_obeyed_is_refused_by_key(plain, param, k
 def test_a_refusal_names_every_wrong_key():
     with pytest.raises(BadAsk, match=r"context: .*; slots: .*; limit: "):
         spec_from_plain({"id": "m", "context": 0, "slots": 0, "limit": {}})
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('harness = "llamacpp"', ["models[0].capabilities: 'vision' has no effect: llamacpp has none here"]),
+        ('source = "path:/m/folder"', ["models[0].capabilities: 'vision' has no effect: exllamav2 has none"]),
+        ('source = "upstream:http://h/v1"', []),
+        ("", []),
+    ],
+)
+def test_who_says_that_a_model_of_ours_sees_is_told_that_it_does_not(read, more, said):
+    warnings = read(f'[[models]]\nid = "m"\ncapabilities = ["vision"]\n{more}\n')[1]
+    assert len(warnings) == len(said)
+    for warning, words in zip(warnings, said, strict=True):
+        assert words in warning

@@ -236,6 +236,8 @@ def _check_row(row: Values, at: Path, found: Findings) -> None:
         for key in keys if name not in (harness, None) else ():
             if row.get(key):
                 found.fault((*at, key), f"is for harness {harness}, and this entry {why}; leave it out")
+    if "vision" in row.get("capabilities", ()) and name not in ("upstream", None):
+        found.warn((*at, "capabilities"), f"'vision' has no effect: {name} has none here, upstreams may")
     if "draft" in said and "speculation" in said:
         found.fault((*at, "speculation"), "and draft exclude each other; keep one of them")
     kept, context = paged(row.get("cache_tokens", 0)), row.get("context", 0)
