@@ -78,6 +78,7 @@ class Retelling:
         """Every event of the neuron, to its own end mark: the limits are those of the relay."""
         machine = hear(
             Hearing(
+                logprobs=self.ask.logprobs,
                 parallel=self.ask.parallel_tool_calls,
                 prompt_bytes=0,
                 new_id=lambda: f"call_{secrets.token_hex(12)}",

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from cortex.errors import CortexError, Fact, NeverFits, brief, named
+from cortex.errors import LONGEST_NAME, CortexError, Fact, NeverFits, brief, named
 from cortex.wire import reading
 
 
@@ -68,7 +68,8 @@ def read(body: bytes) -> Refusal | None:
         error = reading.of_peer(body, _Body).error
         code = error.code or (error.details.error_code if error.details else None)
         words = brief(error.message.strip() or _NO_WORDS, _LONGEST)
-        return msgspec.structs.replace(error, code=code, message=words)
+        param = error.param and brief(error.param, LONGEST_NAME)
+        return msgspec.structs.replace(error, code=code, message=words, param=param)
     return None
 
 

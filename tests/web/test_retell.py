@@ -11,9 +11,20 @@ from cortex import errors
 from cortex.ask import Ask
 from cortex.config.limits import Limits
 from cortex.errors import CortexError, EngineFailed, TooSlow, UpstreamFailed
-from cortex.events import Event, Failed, Prefilled, Stopped, Text, Thought, ToolCall, Usage
-from cortex.translator import anthropic_messages, openai_chat
-from cortex.translator.dialects import MESSAGES
+from cortex.events import (
+    Event,
+    Failed,
+    Prefilled,
+    Started,
+    Stopped,
+    Text,
+    Thought,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from cortex.translator import anthropic_messages, openai_chat, openai_responses
+from cortex.translator.dialects import MESSAGES, RESPONSES
 from cortex.web import faults
 from cortex.web.meter import Meter
 from cortex.web.pool import Pool
@@ -130,6 +141,23 @@ async def test_a_stream_arrives_in_the_clients_own_dialect() -> None:
     ]
     assert meter.usage == Usage(12, 4, 34) and not meter.estimated
     assert meter.complete and meter.first_content_at is not None and meter.events == 5
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_scores_that_the_client_wants_arrive(stream: bool) -> None:
+    fields = {"model": "m", "input": "hi", "top_logprobs": 1, "stream": stream}
+    request = Retelling(RESPONSES, openai_responses.read(json.dumps(fields).encode()), "req-1")
+    assert json.loads(request.body)["top_logprobs"] == 1
+    score = TokenLogprob("a", -0.5, (("b", -1.0),))
+    said = [Started(), Prefilled(1), Text("a", (score,)), Stopped("stop", Usage(1, 0, 1))]
+    frames = play(openai_chat.speak(Reply("c", "m", 1, logprobs=1)), said)
+    async with fake_upstream(script(events(render(*frames)))) as upstream:
+        reply = Recorder()
+        await told(upstream, reply, request)
+    whole = heard(bytes(reply.body))[-1]["response"] if stream else json.loads(reply.body)
+    (token,) = whole["output"][0]["content"][0]["logprobs"]
+    assert (token["token"], token["logprob"]) == ("a", -0.5)
+    assert [(top["token"], top["logprob"]) for top in token["top_logprobs"]] == [("b", -1.0)]
 
 
 async def test_a_whole_answer_is_made_of_the_stream() -> None:
