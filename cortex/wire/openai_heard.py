@@ -5,7 +5,7 @@ reasoning has two names. Only what is used is decoded. What it means is the tran
 business.
 """
 
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -134,11 +134,7 @@ class HeardMeta(msgspec.Struct):
 
 class HeardParameters(msgspec.Struct):
     max_seq_len: int | None = None
-    use_vision: bool | None = None
-
-
-class HeardArchitecture(msgspec.Struct):
-    input_modalities: list[str] | None = None
+    use_vision: Any = None
 
 
 class HeardMetadata(msgspec.Struct):
@@ -156,8 +152,8 @@ class HeardModel(msgspec.Struct):
     meta: HeardMeta | None = None
     parameters: HeardParameters | None = None
     metadata: HeardMetadata | None = None
-    architecture: HeardArchitecture | None = None
-    vision: bool | None = None
+    architecture: Any = None
+    vision: Any = None
     capabilities: msgspec.Raw = msgspec.Raw()
 
     @property
@@ -172,9 +168,12 @@ class HeardModel(msgspec.Struct):
 
     @property
     def sees(self) -> bool:
-        """Whether it says, in the words of llama-server, TabbyAPI or cortex, that it reads pictures."""
-        inputs = (self.architecture and self.architecture.input_modalities) or ()
-        return "image" in inputs or bool(self.vision or (self.parameters and self.parameters.use_vision))
+        """Whether it says, in the words of llama-server, TabbyAPI or cortex, that it reads pictures. Others
+        have other things under these names."""
+        inputs = self.architecture.get("input_modalities") if isinstance(self.architecture, dict) else None
+        if isinstance(inputs, list) and "image" in inputs:
+            return True
+        return self.vision is True or (self.parameters is not None and self.parameters.use_vision is True)
 
     @property
     def trained(self) -> int | None:

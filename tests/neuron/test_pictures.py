@@ -62,6 +62,8 @@ SILENT: dict[str, dict[str, Any]] = {
     "TabbyAPI": {"parameters": {"use_vision": False}},
     "cortex": {"vision": False},
     "nulls": {"architecture": {"input_modalities": None}, "parameters": None, "vision": None},
+    "something else": {"architecture": "image", "parameters": {"use_vision": "yes"}, "vision": {"a": 1}},
+    "a text": {"architecture": {"input_modalities": "image"}},
 }
 
 
