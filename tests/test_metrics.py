@@ -229,6 +229,8 @@ def test_what_may_never_happen_reads_zero_until_it_does(metrics: Metrics, read: 
     assert read("evictions_total", reason="room") == 0
     assert read("device_faults_total", kind="sticky") == 0
     assert read("client_aborts_total", phase="stall") == 0
+    assert read("rejections_total", reason="auth_rate") == 0
+    assert read("config_faults") == 0
 
 
 def test_two_roles_in_one_process_do_not_share_figures(metrics: Metrics) -> None:
@@ -388,6 +390,8 @@ def test_models_that_nobody_can_serve_and_those_in_quarantine_are_told_as_they_s
     metrics.unservable(2)
     metrics.quarantined(1)
     assert (read("models_unservable"), read("models_quarantined")) == (2, 1)
+    metrics.refused_files(3)
+    assert read("config_faults") == 3
     metrics.quarantined(0)
     assert read("models_quarantined") == 0
 

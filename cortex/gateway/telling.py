@@ -20,5 +20,6 @@ async def tell(metrics: Metrics, report: Report, accounts: Accounts) -> None:
     """Keep the gauges fresh until cancelled."""
     while True:
         metrics.unservable(len(report.unservable()))
+        metrics.refused_files(len(report.faults))
         metrics.key_days(accounts.days())
         await trio.sleep(TELL_S)

@@ -37,6 +37,8 @@ class Stock(Traffic):
         self._quarantined = self._gauge("models_quarantined", "Models that brought a process down twice")
         self._unservable = self._gauge("models_unservable", "Models of the catalogue that nobody can serve")
 
+        self._config_faults = self._gauge("config_faults", "Faults of files that were not taken over")
+
     def cold_start(self, model: str) -> None:
         """A request found its model not resident and a load begins for it."""
         self._of(model).cold_starts.inc()
@@ -60,6 +62,10 @@ class Stock(Traffic):
     def unservable(self, count: int) -> None:
         """So many models of the catalogue are beyond everybody at present."""
         self._unservable.set(count)
+
+    def refused_files(self, faults: int) -> None:
+        """So many faults are in files that were changed, and are not in force for it."""
+        self._config_faults.set(faults)
 
     def quarantined(self, count: int) -> None:
         """So many models are not loaded here, since they brought a process down."""

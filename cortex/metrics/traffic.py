@@ -54,6 +54,8 @@ class Traffic(Page):
         self._key_limit = self._gauges("key_day_limit_tokens", "tokens_per_day, where it is set", "key")
         self._retries = self._counters("retries", "Requests tried on another neuron, by cause", "reason")
         self._rejections = self._counters("rejections", "Requests refused before a seat, by cause", "reason")
+        # Of the door's reasons the one that is an alarm at its first happening.
+        self._rejections.begin(("auth_rate",))
         self._failures = self._counters("upstream_failures", "Exchanges that failed", "neuron", "kind")
         self._aborts = self._counters("client_aborts", "Clients that left, by phase", "phase")
         self._aborts.begin(get_args(Phase))

@@ -12,6 +12,7 @@ from cortex.catalogue import ModelSpec
 from cortex.config.gateway import Poll
 from cortex.config.keys import Key
 from cortex.gateway import feasible
+from cortex.gateway.telling import tell
 from cortex.gateway.views import Views
 from cortex.keys import Accounts, digest
 from cortex.metrics.traffic import MOST_NEURONS
@@ -97,6 +98,16 @@ async def test_what_is_told_of_one_model_looks_at_the_names_of_no_other(
     monkeypatch.setattr(accounts, "allows", lambda caller, *names: asked.append(names) or "am" in names[0])
     assert views.name("k", "m0007") == "am0007"
     assert len(asked) == 2
+
+
+async def test_what_the_files_have_against_them_is_on_the_page() -> None:
+    big = Believed(1, 1)
+    big.report.faults = ("no good", "no better")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell, big.metrics, big.report, Accounts([], trio.current_time))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert "\ncortex_config_faults 2.0\n" in big.metrics.render().decode()
 
 
 async def test_what_a_neuron_knows_is_forgotten_when_it_tells_of_it_no_more() -> None:
