@@ -4,6 +4,7 @@ The bodies of /tokenize and /detokenize are those of vLLM's routes of these name
 /v1/messages/count_tokens is Anthropic's. A loaded model is asked itself; of one that lies on this disk
 a child has the vocabulary alone: nothing is loaded to count, nobody makes room, no slot is taken. A
 chat is rendered by the same hands as a generation's, so the count is what that would be charged for.
+Chats for an upstream's model are counted there, where that can be.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence

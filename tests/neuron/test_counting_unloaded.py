@@ -15,6 +15,7 @@ from cortex.harness.exllamav2 import ExLlamaV2Harness
 from cortex.harness.exllamav2.vocabulary import Vocabulary
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.harness.scripted import Script, ScriptedHarness
+from tests import fake_bert
 from tests.calls import fault_of, hello, residents
 from tests.fake_checkpoints import checkpoint
 from tests.fake_vocabularies import bpe, model, spm
@@ -232,3 +233,13 @@ async def test_the_vendors_library_counts_before_its_first_message() -> None:
     async with demo_neuron() as role:
         count, used = await trio.to_thread.run_sync(run, role.url)
     assert count == used
+
+
+async def test_the_tokens_of_an_encoder_are_those_that_it_has_when_it_is_loaded(tmp_path: Path) -> None:
+    fake_bert.put(tmp_path, "b.gguf")
+    text = {"model": "b", "prompt": "one two three unheard"}
+    async with demo_neuron(NeuronConfig(model_roots=(tmp_path,))) as role:
+        cold = (await role.http.post("/tokenize", json=text)).json()
+        assert await residents(role) == {} and cold["count"] > 2
+        await role.http.post("/models/load", json={"spec": {"id": "b"}})
+        assert (await role.http.post("/tokenize", json=text)).json() == cold
