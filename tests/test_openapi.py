@@ -12,6 +12,7 @@ import trio
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.demo import MODEL_ID
+from cortex.errors import BadAsk
 from cortex.gateway import app as gateway_app
 from cortex.gateway import description as gateway
 from cortex.gateway.passage import Passage
@@ -24,6 +25,10 @@ from cortex.neuron.tokens import Tokeniser
 from cortex.openapi import Access, Description
 from cortex.openapi.raw import DEMANDED, FILLS
 from cortex.openapi.shapes import Shapes, name_of
+from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES
+from cortex.wire import anthropic_bodies as anthropic
+from cortex.wire import openai_bodies as openai
+from cortex.wire import responses_bodies as responses
 from tests.calls import settings
 from tests.roles import running_gateway, running_neuron, specs
 
@@ -128,6 +133,61 @@ def test_what_is_said_of_raw_fields_is_of_fields_that_there_are() -> None:
     for table in (FILLS, DEMANDED):
         for kind, fields in table.items():
             assert set(fields) <= set(kind.__struct_fields__), kind
+
+
+SCHEMA = {"type": "object"}
+SAID = {"role": "user", "content": "a"}
+# By struct and field: a body of the dialect that says the word there.
+WORDS = {
+    (openai.MessageBody, "role"): (CHAT, lambda word: {"messages": [{**SAID, "role": word, "name": "f"}]}),
+    (openai.ChatBody, "reasoning_effort"): (CHAT, lambda word: {"reasoning_effort": word}),
+    (openai.FormatBody, "type"): (
+        CHAT,
+        lambda word: {"response_format": {"type": word, "json_schema": {"schema": SCHEMA}}},
+    ),
+    (anthropic.TurnBody, "role"): (MESSAGES, lambda word: {"messages": [{**SAID, "role": word}]}),
+    (anthropic.ThinkingBody, "type"): (MESSAGES, lambda word: {"thinking": {"type": word}}),
+    (anthropic.OutputBody, "effort"): (MESSAGES, lambda word: {"output_config": {"effort": word}}),
+    (anthropic.ChoiceBody, "type"): (
+        MESSAGES,
+        lambda word: {
+            "tools": [{"name": "f", "input_schema": SCHEMA}],
+            "tool_choice": {"type": word, "name": "f"},
+        },
+    ),
+    (anthropic.FormatBody, "type"): (
+        MESSAGES,
+        lambda word: {"output_config": {"format": {"type": word, "schema": SCHEMA}}},
+    ),
+    (responses.ReasoningBody, "effort"): (RESPONSES, lambda word: {"reasoning": {"effort": word}}),
+    (responses.ResponsesBody, "truncation"): (RESPONSES, lambda word: {"truncation": word}),
+    (responses.FormatBody, "type"): (
+        RESPONSES,
+        lambda word: {"text": {"format": {"type": word, "schema": SCHEMA}}},
+    ),
+}
+
+
+def worded() -> dict[tuple[type[msgspec.Struct], str], list[str | None]]:
+    """The words that are described of fields whose structs have texts there."""
+    return {
+        (kind, name): fill["enum"]
+        for kind, fields in FILLS.items()
+        for name, fill in fields.items()
+        if isinstance(fill, dict) and "enum" in fill and kind.__annotations__.get(name) is not msgspec.Raw
+        if name in kind.__annotations__
+    }
+
+
+def test_the_words_that_are_described_are_those_that_are_taken() -> None:
+    assert set(worded()) == set(WORDS)
+    for place, words in worded().items():
+        dialect, body = WORDS[place]
+        rest = {"model": "a", "messages": [SAID], "input": "a"}
+        for word in words:
+            dialect.read(msgspec.json.encode({**rest, **body(word)}))
+        with pytest.raises(BadAsk):
+            dialect.read(msgspec.json.encode({**rest, **body("another")}))
 
 
 class Inner(msgspec.Struct):

@@ -1,13 +1,16 @@
-"""As what the fields are read that their structs keep raw.
+"""As what the fields are read of which their structs tell too little.
 
-Told by the decoders of `wire` that read them in the end, so that the two cannot differ. What no
-decoder tells is said here: fields that are refused unless they are off, and free-form objects.
+Raw ones are told by the decoders of `wire` that read them in the end, so that the two cannot differ.
+What no decoder tells is said here: fields that are refused unless they are off, free-form objects,
+and texts of which translators take certain words only, which a test tries one by one.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from cortex.ask import TEMPLATE_WORDS
 from cortex.openapi.shapes import Demands, Fills, Schema
 from cortex.wire import anthropic_bodies as anthropic
 from cortex.wire import embeddings
@@ -22,11 +25,26 @@ def _off(values: frozenset[bytes]) -> Schema:
     return {"enum": [value for value in told if not isinstance(value, float)]}
 
 
+def _words(*words: str | None) -> Schema:
+    return {"enum": [*words]}
+
+
 _REFUSED: Final[Schema] = {"type": "null", "description": "Refused."}
 # A JSON schema, or arguments: whatever the caller's own tools understand.
 _FREE: Final[Schema] = {"type": ["object", "null"]}
 # Read by what the `type` beside it says, and otherwise by nobody.
 _BY_TYPE: Final[Schema] = {"description": "Read where `type` calls for it."}
+
+_EFFORTS: Final = ("low", "medium", "high", "xhigh", "max", None)
+_MORE_EFFORTS: Final = ("none", "minimal", *_EFFORTS)
+_FORMS: Final = ("text", "json_object", "json_schema")
+_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,128}$"}
+_KINDS: Final[Mapping[type, str]] = {bool: "boolean", int: "integer", str: "string"}
+_TEMPLATE: Final[Schema] = {
+    "type": ["object", "null"],
+    "properties": {name: {"type": [_KINDS[kind], "null"]} for name, kind in TEMPLATE_WORDS.items()},
+    "additionalProperties": False,
+}
 
 FILLS: Final[Fills] = {
     openai.Foreign: {name: _off(neutral) for name, neutral in openai.NEUTRAL.items()},
@@ -43,7 +61,8 @@ FILLS: Final[Fills] = {
         "tool_choice": openai.TOOL_CHOICE,
         "functions": openai.FUNCTIONS,
         "function_call": openai.FUNCTION_CHOICE,
-        "chat_template_kwargs": openai.SCALARS,
+        "chat_template_kwargs": _TEMPLATE,
+        "reasoning_effort": _words(*_MORE_EFFORTS),
         "modalities": openai.STRINGS,
         "audio": _REFUSED,
     },
@@ -52,7 +71,9 @@ FILLS: Final[Fills] = {
         "input": embeddings.INPUT,
         **{name: _off(neutral) for name, neutral in embeddings.NEUTRAL.items()},
     },
-    openai.FunctionBody: {"parameters": _FREE},
+    openai.MessageBody: {"role": _words("system", "developer", "user", "assistant", "tool", "function")},
+    openai.FormatBody: {"type": _words(*_FORMS)},
+    openai.FunctionBody: {"name": _NAME, "parameters": _FREE},
     openai.SchemaBody: {"schema": _BY_TYPE},
     anthropic.MessagesBody: {
         "system": anthropic.CONTENT,
@@ -84,7 +105,11 @@ FILLS: Final[Fills] = {
     },
     anthropic.BlockBody: {"input": _BY_TYPE, "content": _BY_TYPE},
     anthropic.ToolBody: {"input_schema": _BY_TYPE},
-    anthropic.FormatBody: {"schema": _BY_TYPE},
+    anthropic.TurnBody: {"role": _words("user", "assistant", "system")},
+    anthropic.ThinkingBody: {"type": _words("enabled", "adaptive", "disabled")},
+    anthropic.OutputBody: {"effort": _words(*_EFFORTS)},
+    anthropic.ChoiceBody: {"type": _words("auto", "any", "tool", "none")},
+    anthropic.FormatBody: {"type": _words("json_schema"), "schema": _BY_TYPE},
     responses.ResponsesBody: {
         "input": responses.INPUT,
         "tools": responses.TOOLS,
@@ -92,6 +117,7 @@ FILLS: Final[Fills] = {
         "text": responses.OUTPUT,
         "reasoning": responses.REASONING,
         "include": responses.INCLUDE,
+        "truncation": _words("auto", "disabled", None),
         "context_management": responses.EDITS,
         **dict.fromkeys(
             (
@@ -116,7 +142,8 @@ FILLS: Final[Fills] = {
         ),
     },
     responses.ToolBody: {"parameters": _BY_TYPE, "format": _BY_TYPE},
-    responses.FormatBody: {"schema": _BY_TYPE},
+    responses.ReasoningBody: {"effort": _words(*_MORE_EFFORTS)},
+    responses.FormatBody: {"type": _words(*_FORMS), "schema": _BY_TYPE},
 }
 
 # Missing is null to a struct, and a refusal to the translators.
