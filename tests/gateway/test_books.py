@@ -16,6 +16,7 @@ from tests.fake_neuron import (
     DONE,
     FULL,
     OPENING,
+    QUICK,
     STREAMED,
     WHOLE,
     WORDS,
@@ -331,7 +332,9 @@ async def test_what_changes_in_the_fleet_is_logged_once(caplog) -> None:
         await neuron.polled(3)
         await neuron.die()
         await gateway.knows(lambda ledger: not ledger.place("n1").ready)
-        await trio.sleep(0.2)  # several polls fail
+        lost = gateway.gateway._parts.fleet["n1"]
+        while lost.failures < 3 * QUICK.failures:  # noqa: ASYNC110 - it tells nobody
+            await trio.sleep(0.005)
         await neuron.listen()
         await gateway.knows(lambda ledger: ledger.place("n1").ready)
         await neuron.polled(3)
