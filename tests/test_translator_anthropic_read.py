@@ -366,3 +366,14 @@ def test_nothing_but_a_refusal_leaves_whatever_is_sent(fields: dict[str, Any]) -
         ask(**fields)
     except BadAsk as error:
         assert error.message
+
+
+def test_arguments_of_an_earlier_call_that_are_no_utf_8_are_refused_at_their_place() -> None:
+    """They are handed on as they stand, so that no decoder of JSON looks at their text."""
+    body = (
+        b'{"model":"m","max_tokens":5,"messages":[{"role":"assistant","content":'
+        b'[{"type":"tool_use","id":"a","name":"n","input":{"x":"\xff"}}]}]}'
+    )
+    with pytest.raises(BadAsk) as caught:
+        read(body)
+    assert caught.value.param == "messages[0].content[0].input"

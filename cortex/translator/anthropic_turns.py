@@ -172,10 +172,7 @@ def _use(block: BlockBody, at: str) -> ToolUse:
     for name in ("id", "name"):
         if not getattr(block, name):
             raise BadAsk(f"'{at}.{name}' is missing", param=f"{at}.{name}")
-    arguments = "{}" if reading.absent(block.input) else bytes(block.input).decode()
-    if not arguments.startswith("{"):
-        raise BadAsk(f"'{at}.input' must be an object", param=f"{at}.input")
-    return ToolUse(block.id or "", block.name or "", arguments)
+    return ToolUse(block.id or "", block.name or "", reading.object_text(block.input, f"{at}.input"))
 
 
 # -- what the user said, and the tools

@@ -69,6 +69,19 @@ def of_peer(data: bytes, kind: type[T]) -> T:
         raise ValueError(brief(str(fault), _DETAIL)) from fault
 
 
+def object_text(raw: msgspec.Raw, name: str) -> str:
+    """The JSON text of the object in the field `name`, as it was sent; of an empty one when absent."""
+    if absent(raw):
+        return "{}"
+    try:
+        text = bytes(raw).decode()
+    except UnicodeDecodeError as fault:  # what is not decoded as JSON is not looked at for that
+        raise BadAsk(f"'{name}' is not valid JSON: its text is no UTF-8", param=name) from fault
+    if not text.startswith("{"):
+        raise BadAsk(f"'{name}' must be an object", param=name)
+    return text
+
+
 def is_object(text: bytes) -> bool:
     """Whether `text` is one whole JSON object. Its inside is skipped and not built."""
     try:
