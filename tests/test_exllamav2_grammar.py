@@ -193,9 +193,13 @@ ANSWER = Shape(
     "json_schema",
     {
         "type": "object",
-        "properties": {"sum": {"enum": [1, 2]}, "said": {"const": "<tool_call>[TOOL_CALLS]<|im_start|>"}},
+        "properties": {
+            "sum": {"$ref": "#/$defs/sum"},
+            "said": {"const": "<tool_call>[TOOL_CALLS]<|im_start|>"},
+        },
         "required": ["sum", "said"],
         "additionalProperties": False,
+        "$defs": {"sum": {"enum": [1, 2]}},
     },
 )
 
@@ -228,6 +232,25 @@ def test_what_comes_is_an_answer_or_calls_and_nothing_else(
             jsonschema.validate(json.loads(call.arguments), tool.parameters)
             come.add("calls" if len(calls) > 1 else "call")
     assert come >= {"answer", "call"}
+
+
+def test_any_object_may_stand_beside_calls(grammars: Grammars, known: Vocabulary) -> None:
+    shape = beside("hermes", (NOW, BARE), Shape("json_object"))
+    for text in (
+        '{"a": [1, {"b": null}]}',
+        '<tool_call>\n{"name": "stop", "arguments": {"x": "y"}}\n</tool_call>',
+    ):
+        grammar = grammars.grammar(shape)
+        for token in written(known, text):
+            assert token in allowed(grammar), text
+            grammar.accept(token)
+        assert known.eos.intersection(allowed(grammar)), text
+    for text in ("[1]", "Sure! {", "<tool_call>\n{}", '<tool_call>\n{"name": "nobody'):
+        grammar = grammars.grammar(shape)
+        said = list(written(known, text))
+        while said and said[0] in allowed(grammar):
+            grammar.accept(said.pop(0))
+        assert said, text
 
 
 def test_a_marker_that_is_a_special_token_may_be_said_as_that_token_or_in_letters(
@@ -305,6 +328,8 @@ def test_a_schema_beyond_all_measure_is_refused_or_compiled(grammars: Grammars) 
     for schema in (deep(60), deep(5000), wide, {"type": "string", "pattern": "(a{1,900}){1,900}"}):
         try:
             grammars.grammar(Shape("json_schema", schema)).allowed()
+            strict = Tool("deep", parameters=schema, strict=True)
+            grammars.grammar(beside("hermes", (strict,), Shape("json_schema", schema))).allowed()
         except Unsupported as error:
             assert error.param == "response_format"
 
