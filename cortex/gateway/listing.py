@@ -129,7 +129,7 @@ class Listing:
 
     def sees(self, model: str) -> bool | None:
         """Whether it can be shown pictures; None when nobody knows before it is loaded."""
-        if told := set(self._told(model)):
+        if told := {name for report in self._told(model) for name in report.capabilities}:
             return "vision" in told
         spec = self.catalogue.specs.get(model)
         if spec is None or spec.kind is None:
@@ -137,6 +137,12 @@ class Listing:
         if spec.kind != "upstream":
             return False  # no engine of ours sees
         return "vision" in spec.capabilities if spec.capabilities else None
+
+    def elsewhere(self, model: str) -> bool:
+        """Whether an upstream serves it, as far as that is known."""
+        spec = self.catalogue.specs.get(model)
+        known = spec is not None and spec.kind == "upstream"
+        return known or any(report.harness == "upstream" for report in self._told(model))
 
     def unservable(self) -> list[str]:
         """Those that nobody could serve at present, by id."""
@@ -191,12 +197,12 @@ class Listing:
             facts["cost"] = cost
         return facts
 
-    def _told(self, model: str) -> Iterator[str]:
-        """What those can do who have it, by their last reports."""
+    def _told(self, model: str) -> Iterator[ResidentReport]:
+        """What those say of it who have it."""
         for place, _ in self.ledger.holders(model):
             with suppress(Unreachable):  # taken out of the fleet, and not empty yet
                 reports = self.fleet[place.name].residents.models
-                yield from (name for report in reports if report.id == model for name in report.capabilities)
+                yield from (report for report in reports if report.id == model)
 
     def _reports(self, model: str) -> Iterator[ResidentReport]:
         for place, _ in self.ledger.holders(model):
@@ -220,7 +226,7 @@ class Listing:
             return "unservable", f"{rest.error.message}; it is not loaded again for {left_s} s"
         if spec is not None and self._feasible.names(spec):
             return "unloaded", ""
-        return "unservable", "no neuron that is up can hold it"
+        return "unservable", "no neuron that is up can hold it; `cortex plan` says why of each"
 
 
 def _proven(place: Place, resident: Resident) -> bool:

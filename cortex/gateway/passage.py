@@ -127,7 +127,8 @@ class Passage:
             journey.streams = seen.stream and journey.way not in (COUNTS, VECTORS)
             named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
             journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
-            if sight.doubtful(journey, self._listing):
+            blind = not self._listing.sees(model)
+            if blind and await _aside(journey.body, partial(sight.doubtful, journey.way)):
                 ask = await _aside(journey.body, lambda body: journey.way.read(body, model))
                 sight.ensure(ask, journey, self._views)
             if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):

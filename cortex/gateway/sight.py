@@ -9,8 +9,8 @@ from typing import Final
 
 from cortex.ask import Ask
 from cortex.gateway.journey import Journey
-from cortex.gateway.listing import Listing
 from cortex.gateway.views import Views
+from cortex.gateway.ways import Way
 from cortex.translator import media
 from cortex.translator.dialects import CHAT, MESSAGES, RESPONSES
 
@@ -24,10 +24,9 @@ _MARKS: Final = {
 _MOST_NAMED: Final = 3
 
 
-def doubtful(journey: Journey, listing: Listing) -> bool:
-    """Whether the body must be read to know that its model can be shown what is in it."""
-    marks = _MARKS.get(journey.way.dialect.name, ())
-    return any(mark in journey.body for mark in marks) and not listing.sees(journey.model)
+def doubtful(way: Way, body: bytes) -> bool:
+    """Whether `body` must be read to know what is to be shown. A long one is looked through for long."""
+    return any(mark in body for mark in _MARKS.get(way.dialect.name, ()))
 
 
 def ensure(ask: Ask, journey: Journey, views: Views) -> None:
@@ -36,10 +35,9 @@ def ensure(ask: Ask, journey: Journey, views: Views) -> None:
     listing, caller = views.listing, journey.request.caller
     if not ask.images or listing.sees(journey.model) is not False:
         return
-    spec = listing.spec(journey.model)
     raise media.unseen(
         ask.images,
         journey.name,
-        upstream=spec is not None and spec.kind == "upstream",
+        upstream=listing.elsewhere(journey.model),
         seers=views.names(caller, filter(listing.sees, listing.ids()))[:_MOST_NAMED],
     )

@@ -253,3 +253,17 @@ async def test_a_key_is_not_charged_for_the_bytes_of_a_picture() -> None:
             await neuron.until(hung_up=1)
             again = await gateway.http.post("/v1/chat/completions", json=body, headers=[header])
             assert again.status_code == 200, again.text
+
+
+@pytest.mark.parametrize(
+    ("harness", "words"),
+    [("upstream", 'add "vision" to its capabilities'), ("llamacpp", "it reads text only")],
+)
+async def test_a_refusal_says_what_would_help_the_model_that_it_is_about(harness: str, words: str) -> None:
+    async with fake_neuron() as neuron:
+        neuron.has("hearsay", capabilities=["chat"], harness=harness)
+        async with open_gateway(neuron) as gateway:
+            path = "/v1/chat/completions"
+            answer = await gateway.http.post(path, json=asked(path, "hearsay"))
+            assert answer.status_code == 400 and words in told(answer)["message"]
+            assert neuron.requests == []
