@@ -146,6 +146,7 @@ async def test_a_model_that_fits_nowhere_is_unservable_and_the_gateway_impaired(
     async with fake_neuron() as neuron, open_gateway(neuron, catalogue=catalogue) as gateway:
         models = await listed(gateway)
         assert (models["huge"]["state"], models["huge"]["feasible_on"]) == ("unservable", [])
+        assert "`cortex plan`" in models["huge"]["why"]
         assert models["a"]["state"] == "unloaded"
         health = (await gateway.http.get("/health")).json()
         assert (health["status"], health["unservable"]) == ("impaired", ["huge"])

@@ -232,6 +232,13 @@ def test_a_long_cause_is_a_line_of_its_own_and_squeezes_no_column(width: int) ->
         assert " ".join(line.strip() for line in lines[at:]) == f"! Qwen/Qwen3-8B: {why}"
 
 
+def test_where_nothing_is_loaded_names_have_the_room_of_figures() -> None:
+    models = [CatalogueModel(id=LONG, feasible_on=["workstation-one", "workstation-two"])]
+    lines = shown(view.picture(FleetReport(models=models), "http://e"), 100).splitlines()
+    assert ["MODEL", "STATE", "WHERE"] in [line.split() for line in lines]
+    assert f"{LONG}  unloaded  may live on workstation-one, workstation-two" in lines
+
+
 def test_of_many_neurons_and_many_causes_a_few_are_named_and_the_others_counted() -> None:
     names = [f"n{n}" for n in range(9)]
     models = [CatalogueModel(id="a", feasible_on=names)]

@@ -193,6 +193,8 @@ def _models(report: FleetReport, width: int) -> Table:
 
 
 def _columns(report: FleetReport, width: int) -> tuple[str, ...]:
+    if not any(neuron.models for neuron in report.neurons):
+        return ()  # they would take the room of names, and hold nothing
     if width < _NARROW:
         return "BUSY", "QUEUE", "TOK/S"
     told = any(model.tok_s_prefill is not None for neuron in report.neurons for model in neuron.models)

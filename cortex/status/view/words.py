@@ -80,9 +80,10 @@ def _some(names: list[str]) -> str:
 def table(*columns: str, right: int) -> Table:
     """A table whose last `right` columns hold numbers, and never wrap."""
     made = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns[:-right]:
+    words = len(columns) - right
+    for name in columns[:words]:
         # Folded rather than cut: a long model id is worth a second line.
         made.add_column(name, overflow="fold")
-    for name in columns[-right:]:
+    for name in columns[words:]:
         made.add_column(name, justify="right", no_wrap=True)
     return made
