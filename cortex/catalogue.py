@@ -99,6 +99,11 @@ class ModelSpec:
         return source + revision + (f":{self.quant}" if self.quant else "")
 
     @property
+    def may_draft(self) -> bool:
+        """Whether it could guess ahead for another: a folder of safetensors, as far as its entry tells."""
+        return self.harness_name in ("exllamav2", None)
+
+    @property
     def kind(self) -> str | None:
         """What its harness computes on; None when nobody knows."""
         name = self.harness_name

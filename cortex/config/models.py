@@ -215,7 +215,7 @@ def _draft_fault(row: Values, name: str, draft: ModelSpec | None) -> str:
         )
     if draft.id == row.get("id") or draft.origin == _sketch(row).origin is not None:
         return "is the model itself; name a smaller one of the same vocabulary"
-    if draft.harness_name not in ("exllamav2", None):
+    if not draft.may_draft:
         return f"'{name}' is a model of {draft.harness_name}; a draft is a folder of safetensors"
     return ""
 

@@ -104,7 +104,7 @@ class Found:
                 f"Model '{spec.id}': its draft '{spec.draft}' is no model that this neuron knows; add it to "
                 "models.toml, or name where it is: hf:org/name or path:/absolute/folder"
             )
-        if draft.harness_name not in ("exllamav2", None):
+        if not draft.may_draft:
             raise Unfit(
                 f"Model '{spec.id}': its draft '{spec.draft}' is a model of {draft.harness_name}; name one "
                 "that is a folder of safetensors"
