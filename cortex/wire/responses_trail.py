@@ -28,11 +28,14 @@ class Trail:
     def __init__(self) -> None:
         self.response: dict[str, Json] | None = None
         self.next = 0
+        self._last = b""
         self._reader: EventReader | None = EventReader()
 
     def feed(self, data: bytes) -> None:
         """`data` has passed."""
-        self.next += data.count(_NUMBER)
+        joined = self._last + data  # the end of what passed before may begin what is counted
+        self.next += joined.count(_NUMBER)
+        self._last = joined[1 - len(_NUMBER) :]
         if self._reader is None:
             return
         try:
