@@ -9,7 +9,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageCustomToolCall
 
 from cortex.ask import Ask, Tool
 from cortex.errors import EngineFailed, Loading
@@ -406,3 +406,23 @@ def test_a_custom_tool_is_called_with_its_text_beside_functions() -> None:
     (answered,) = json.loads(whole(CUSTOM, said))["choices"]
     assert answered["message"]["tool_calls"] == [custom, function]
     assert answered["finish_reason"] == "tool_calls"
+
+
+def test_the_vendors_library_reads_calls_in_the_legacy_form_and_of_custom_tools() -> None:
+    end = Stopped("tool_calls", Usage(1, 0, 1))
+    body = render(*play(speak(LEGACY), [ToolCall("call_a", "f", '{"a": 1}'), end]))
+    asked: dict = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    with client(body, "text/event-stream").chat.completions.stream(**asked) as stream:
+        [part] = stream.until_done().get_final_completion().choices
+    called = part.message.function_call
+    assert called is not None and (called.name, called.arguments) == ("f", '{"a": 1}')
+    assert (part.finish_reason, part.message.tool_calls) == ("function_call", None)
+    # Of custom tools' calls in a stream the library has no type: they are as they were sent.
+    body = render(*play(speak(CUSTOM), [ToolCall("call_a", "patch", '{"input": "x"}'), end]))
+    with client(body, "text/event-stream").chat.completions.create(**asked, stream=True) as chunks_:
+        [call] = [each for chunk in chunks_ for each in chunk.choices[0].delta.tool_calls or ()]
+    assert (call.index, call.id, call.to_dict()["custom"]) == (0, "call_a", {"name": "patch", "input": "x"})
+    answer = whole(CUSTOM, [ToolCall("call_a", "patch", '{"input": "x"}'), end])
+    final = client(answer, "application/json").chat.completions.create(**asked)
+    [typed] = final.choices[0].message.tool_calls or ()
+    assert isinstance(typed, ChatCompletionMessageCustomToolCall) and typed.custom.input == "x"

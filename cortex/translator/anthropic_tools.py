@@ -11,7 +11,7 @@ from typing import Final
 
 from cortex.ask import Tool, ToolChoice
 from cortex.errors import BadAsk, Unsupported
-from cortex.translator.openai_tools import MOST_TOOLS, TOOLS_BYTES
+from cortex.translator.openai_tools import MOST_TOOLS, TOOLS_BYTES, refuse_twins
 from cortex.wire import reading
 from cortex.wire.anthropic_bodies import CHOICE, TOOLS, ChoiceBody, MessagesBody, ToolBody
 
@@ -27,9 +27,7 @@ def tools(body: MessagesBody) -> tuple[tuple[Tool, ...], ToolChoice, bool]:
     given = tuple(
         _tool(tool, f"tools[{index}]") for index, tool in enumerate(found) if _ours(tool, f"tools[{index}]")
     )
-    names = [tool.name for tool in given]
-    if twins := [name for name in names if names.count(name) > 1]:
-        raise BadAsk(f"'tools' has two that are called {twins[0]!r}", param="tools")
+    refuse_twins(given, "tools")
     wanted = reading.part(body.tool_choice, CHOICE, "tool_choice")
     if wanted is None:
         return given, ToolChoice(), True

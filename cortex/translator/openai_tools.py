@@ -40,10 +40,7 @@ def tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice]:
     given, param = (legacy, "function_call") if legacy else (modern, "tool_choice")
     if not reading.absent(body.function_call) and not reading.absent(body.tool_choice):
         raise BadAsk("'function_call' is the old name of 'tool_choice': send one", param="function_call")
-    names = [tool.name for tool in given]
-    if twins := [name for name in names if names.count(name) > 1]:
-        field = "functions" if legacy else "tools"
-        raise BadAsk(f"'{field}' has two that are called {twins[0]!r}", param=field)
+    refuse_twins(given, "functions" if legacy else "tools")
     choice, allowed = _choice(body)
     if allowed is not None:
         _known(allowed, given, param)
@@ -53,6 +50,13 @@ def tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice]:
     if choice.name is not None:
         _known({choice.name}, given, param)
     return given, choice
+
+
+def refuse_twins(given: tuple[Tool, ...], field: str) -> None:
+    """Tools of one name could not be told apart: not by the model, and not in a choice."""
+    names = [tool.name for tool in given]
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise BadAsk(f"'{field}' has two that are called {twins[0]!r}", param=field)
 
 
 def _modern(body: ChatBody) -> tuple[Tool, ...]:

@@ -14,7 +14,7 @@ from typing import Final
 from cortex.ask import Tool, ToolChoice
 from cortex.errors import BadAsk, Unsupported
 from cortex.translator.free_tools import PARAMETERS, with_grammar
-from cortex.translator.openai_tools import MOST_TOOLS, TOOLS_BYTES
+from cortex.translator.openai_tools import MOST_TOOLS, TOOLS_BYTES, refuse_twins
 from cortex.wire import reading
 from cortex.wire.responses_bodies import (
     CHOICE,
@@ -50,9 +50,7 @@ def tools(body: ResponsesBody) -> tuple[tuple[Tool, ...], ToolChoice]:
     given = tuple(_given(found, "tools"))
     if len(given) > MOST_TOOLS:
         raise BadAsk(f"'tools' has more than {MOST_TOOLS} entries", param="tools")
-    names = [tool.name for tool in given]
-    if twins := [name for name in names if names.count(name) > 1]:
-        raise BadAsk(f"'tools' has two that are called {twins[0]!r}", param="tools")
+    refuse_twins(given, "tools")
     return _chosen(body, given)
 
 
