@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def driven(folder: Path) -> Iterator[Driven]:
-    driven = Driven(fake_bert.put(folder))
+    driven = Driven(fake_bert.put(folder), batch=32)  # which is too small for most inputs
     yield driven
     driven.engine.unload()
 

@@ -110,7 +110,8 @@ class EngineFacts:
     granted, and what jobs may ask of it.
 
     `embeds`: it makes vectors, of `width` numbers. Every job of such an engine is an input, answered
-    by one Embedded before its Stopped. An upstream's width is not known.
+    by one Embedded before its Stopped. An upstream says itself whether it does, and `writes` beside
+    it; its width is not known.
 
     `chats`: it has a template, defaults of sampling and parsers of its own, and takes a whole
     ask (`Job.chat`), also one that wants vectors. `sees`: it says itself that it reads pictures.
@@ -126,6 +127,7 @@ class EngineFacts:
     chats: bool = False
     kv_tokens: int | None = None
     embeds: bool = False
+    writes: bool = True
     width: int = 0
     sees: bool = False
 

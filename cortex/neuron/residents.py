@@ -63,8 +63,9 @@ class Living:
         the upstream, which may tell that it sees or makes vectors."""
         if not self.facts.chats:
             return self.promise.capabilities
-        told = ("completion", "chat", *(["vision"] if self.facts.sees else []))
-        return self.spec.capabilities or (("embeddings",) if self.facts.embeds else told)
+        facts = (("vision", self.facts.sees), ("embeddings", self.facts.embeds))
+        told = (*(("completion", "chat") if self.facts.writes else ()), *(name for name, so in facts if so))
+        return self.spec.capabilities or told
 
 
 class Residents:

@@ -157,14 +157,12 @@ class HeardModel(msgspec.Struct):
     capabilities: msgspec.Raw = msgspec.Raw()
 
     @property
-    def embeds(self) -> bool:
-        """Whether it says, as cortex does, that it makes vectors and nothing else. Others have objects
-        of this name."""
+    def able(self) -> frozenset[str]:
+        """What it says, as cortex does, that it can do. Others have objects of this name."""
         try:
-            able = msgspec.json.decode(self.capabilities, type=list[str])
+            return frozenset(msgspec.json.decode(self.capabilities, type=list[str]))
         except ValueError:
-            return False
-        return "embeddings" in able and not {"completion", "chat"} & {*able}
+            return frozenset()
 
     @property
     def sees(self) -> bool:

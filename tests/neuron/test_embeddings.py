@@ -40,9 +40,10 @@ async def _hang_guard() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def tiny(folder: Path) -> AsyncIterator[Running]:
+async def tiny(folder: Path, **known: Any) -> AsyncIterator[Running]:
     """A neuron with the tiny model as `tiny`, which is also called `alias`, and with one that writes."""
-    config = replace(NeuronConfig(), model_roots=(folder, GGUF.parent))
+    config = NeuronConfig(model_roots=(folder, GGUF.parent))
+    config = replace(config, llamacpp=replace(config.llamacpp, **known))
     async with demo_neuron(config, both(fake_bert.put(folder))) as role:
         yield role
 
@@ -98,9 +99,9 @@ async def test_openais_library_gets_the_vectors_that_the_weights_make(
         assert [each.embedding for each in one.data] == vectors(HELLO)
 
 
-async def test_many_inputs_come_back_in_their_order(tmp_path: Path) -> None:
+async def test_many_inputs_come_back_in_their_order_from_a_process_of_their_own(tmp_path: Path) -> None:
     inputs = [[CLS, 4 + number % 9, SEP] for number in range(25)]
-    async with tiny(tmp_path) as role:
+    async with tiny(tmp_path, isolation="process") as role:
         said = await using(role, input=inputs)
         known = {word: fake_bert.vector((CLS, word, SEP)) for word in range(4, 13)}
         assert [each.embedding for each in said.data] == [
@@ -184,6 +185,18 @@ async def test_the_books_have_each_request_with_its_tokens(tmp_path: Path) -> No
         assert 'cortex_prompt_tokens_total{model="tiny",neuron="n1"} 11.0' in page
         health = (await role.http.get("/health")).json()
         assert health["key_tokens"]["keys"] == {"ann": {"prompt": 8, "cached": 0, "completion": 0}}
+
+
+async def test_an_answer_that_would_be_too_long_is_refused_before_it_is_computed(tmp_path: Path) -> None:
+    """A gateway would not pass it on."""
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script(embeds=4096)) as role:
+        asked = {"model": "a", "input": ["x"] * 1000}
+        refused = await role.http.post(EMBEDDINGS, json=asked)
+        assert (refused.status_code, fault_of(refused)["param"]) == (400, "input")
+        assert "at most 767 at once" in fault_of(refused)["message"]
+        assert not role.engines["a"].jobs
+        packed = await role.http.post(EMBEDDINGS, json={**asked, "encoding_format": "base64"})
+        assert len(packed.json()["data"]) == 1000
 
 
 # -- who leaves, and whose turn it is
@@ -271,23 +284,35 @@ async def test_an_upstream_may_tell_what_its_model_can_do() -> None:
             assert told["usage"]["estimated"] is True  # no counts came
             refused = await role.http.post(CHAT, json=hello("m"))
             assert (refused.status_code, fault_of(refused)["param"]) == (400, "model")
-    async with fake_engine("there", capabilities={"odd": 1}) as engine, bridge(engine) as role:
-        refused = await role.http.post(EMBEDDINGS, json=ids)
-        assert refused.status_code == 400
-        assert 'capabilities = ["embeddings"]' in fault_of(refused)["message"]
-        assert not engine.requests
+    async with fake_engine("there", capabilities=["chat", "embeddings"]) as engine, bridge(engine) as role:
+        assert (await role.http.post(CHAT, json=hello("m"))).status_code == 200
+        engine.scripts.append(script(answered([1.0])))
+        assert (await role.http.post(EMBEDDINGS, json=ids)).status_code == 200
+    for odd in ({"odd": 1}, ["tools"], None):
+        async with fake_engine("there", capabilities=odd) as engine, bridge(engine) as role:
+            refused = await role.http.post(EMBEDDINGS, json=ids)
+            assert refused.status_code == 400
+            assert 'capabilities = ["embeddings"]' in fault_of(refused)["message"]
+            assert not engine.requests
+            assert (await role.http.post(CHAT, json=hello("m"))).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("answer", "status", "code"),
     [
-        (answered([1.0], [2.0]), 502, "upstream_failed"),
-        (answered("!!"), 502, "upstream_failed"),
-        (answered([]), 502, "upstream_failed"),
-        (answered([1e300]), 502, "upstream_failed"),
-        (answered(b64encode(struct.pack("<f", float("nan"))).decode()), 502, "upstream_failed"),
+        (answered([1.0]), 502, "upstream_failed"),
+        (answered([1.0], [2.0], [3.0]), 502, "upstream_failed"),
+        (answered([1.0], [2.0, 3.0]), 502, "upstream_failed"),
+        (answered("!!", "!!"), 502, "upstream_failed"),
+        (answered([], []), 502, "upstream_failed"),
+        (answered([1e300], [1.0]), 502, "upstream_failed"),
+        (answered([1.0], b64encode(struct.pack("<f", float("nan"))).decode()), 502, "upstream_failed"),
         (whole(200, b"<html>"), 502, "upstream_failed"),
-        (whole(200, b'{"data":[{"index":1,"embedding":[1]}]}'), 502, "upstream_failed"),
+        (
+            whole(200, b'{"data":[{"index":1,"embedding":[1]},{"index":2,"embedding":[1]}]}'),
+            502,
+            "upstream_failed",
+        ),
         (refusal(404, "no route"), 502, "upstream_failed"),
         (refusal(400, "dimensions is wrong", param="dimensions"), 400, "invalid_request"),
         (
@@ -302,7 +327,7 @@ async def test_an_upstream_may_tell_what_its_model_can_do() -> None:
 async def test_what_an_upstream_gets_wrong_is_told(answer: bytes, status: int, code: str) -> None:
     async with fake_engine("there", otherwise=answer) as engine:
         async with bridge(engine, capabilities=("embeddings",)) as role:
-            told = await role.http.post(EMBEDDINGS, json={"model": "m", "input": "a"})
+            told = await role.http.post(EMBEDDINGS, json={"model": "m", "input": ["a", "b"]})
             assert (told.status_code, fault_of(told)["code"]) == (status, code)
             assert "secret" not in told.text
 

@@ -124,7 +124,8 @@ class LlamaCppHarness:
                 raise LoadFailed(f"{order.model}: the vocabulary of {order.path} has no tokens for letters")
             if progress(header.file_bytes, header.file_bytes):
                 raise LoadFailed(f"{order.model}: the load was given up")
-            facts = EngineFacts(memory, promised.context, order.slots, embeds=promised.embeds, width=wide)
+            facts = EngineFacts(memory, promised.context, order.slots, writes=not wide)
+            facts = replace(facts, embeds=promised.embeds, width=wide)
             if header.architecture in ENCODERS:
                 facts = replace(facts, kv_tokens=0)  # they keep nothing of what they read
             made = LlamaCppEmbedder if promised.embeds else LlamaCppEngine

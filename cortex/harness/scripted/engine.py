@@ -56,6 +56,7 @@ class ScriptedEngine:
             script.can,
             kv_tokens=kv,
             embeds=bool(script.embeds),
+            writes=not script.embeds,
             width=script.embeds,
         )
         self.script = script

@@ -17,15 +17,15 @@ LIST_S: Final = 5.0  # engines answer this from memory, also at full load
 @dataclass(frozen=True, slots=True)
 class Told:
     """One model there. `context` is what it is served with, `trained` what it could have; 0 when
-    that is not said. `owner` is what tells its kind. `sees`: it is said to read pictures, `embeds` to make
-    vectors."""
+    that is not said. `owner` is what tells its kind. `sees`: it is said to read pictures. `able` is what else
+    it is said to do."""
 
     name: str
     context: int = 0
     trained: int = 0
     owner: str = ""
     sees: bool = False
-    embeds: bool = False
+    able: frozenset[str] = frozenset()
 
 
 def listed(exchange: Exchange) -> Mapping[str, Told]:
@@ -43,7 +43,7 @@ def listed(exchange: Exchange) -> Mapping[str, Told]:
         raise UpstreamFailed("The answer to GET /models is no list of models; does the address end in /v1?")
     return {
         model.id: Told(
-            model.id, model.context or 0, model.trained or 0, model.owned_by or "", model.sees, model.embeds
+            model.id, model.context or 0, model.trained or 0, model.owned_by or "", model.sees, model.able
         )
         for model in found.data
     }

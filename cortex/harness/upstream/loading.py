@@ -47,7 +47,15 @@ class UpstreamHarness:
         endpoint = self.endpoint(url)
         told = _verify(order, name, self._ask(order, endpoint, progress), url)
         context = told.context or order.context or told.trained
-        facts = EngineFacts(Memory(0), context, order.slots, chats=True, sees=told.sees, embeds=told.embeds)
+        facts = EngineFacts(
+            Memory(0),
+            context,
+            order.slots,
+            chats=True,
+            sees=told.sees,
+            embeds="embeddings" in told.able,
+            writes="embeddings" not in told.able or bool({"chat", "completion"} & told.able),
+        )
         manner = of_owner(told.owner, MANNERS[self._config.kind])
         waits = Waits(self._config.connect_s, self._config.first_token_s, self._config.stall_s)
         return UpstreamEngine(There(endpoint, name, manner, order.model), waits, facts, ring)
