@@ -70,7 +70,7 @@ def test_beside_weights_only_a_template_of_its_own_counts(tmp_path: Path) -> Non
     ("name", "data", "words"),
     [
         ("tokenizer_config.json", b'{"chat_template": ', "is not what it should be"),
-        ("tokenizer_config.json", b'{"chat_template": 1}', "is not what it should be"),
+        ("tokenizer_config.json", b'{"chat_template": 1}', "is not what it should be: Expected `string"),
         ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}', "is not what it should be"),
         ("tokenizer_config.json", b"[" * 100_000, "is not what it should be"),
         ("chat_template.json", b"<html>", "is not what it should be"),

@@ -16,6 +16,7 @@ import msgspec
 
 from cortex.errors import Unfit
 from cortex.weights.bounded import contents
+from cortex.wire.reading import in_json_words
 
 # A tokenizer's config lists all added tokens: the largest have some MiB.
 MOST_BYTES: Final = 16 * 2**20
@@ -103,7 +104,7 @@ def _sources(path: Path) -> TemplateSources:
     try:
         config = msgspec.json.decode(data, type=_Config)
     except (ValueError, RecursionError) as error:
-        raise Unfit(f"{path}: is not what it should be: {error}; download it again") from error
+        raise Unfit(f"{path}: is not what it should be: {in_json_words(error)}; download it again") from error
     given = config.chat_template
     named = {each.name: each.template for each in given} if isinstance(given, list) else {"default": given}
     return TemplateSources(

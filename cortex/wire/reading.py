@@ -46,7 +46,7 @@ def decode(body: bytes | str | msgspec.Raw, decoder: msgspec.json.Decoder[T], na
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as fault:
-        text = _in_json_words(str(fault))
+        text = in_json_words(fault)
         place = _PLACE.search(text)
         path = name + place[1][1:] if place else name
         path = path.removeprefix(".")
@@ -164,9 +164,11 @@ class _Twins(msgspec.Struct):
     stream: _Stream = _Stream()
 
 
-def _in_json_words(text: str) -> str:
-    """The decoder's words for what it expected and got, as JSON has them."""
-    return _QUOTED.sub(lambda named: _KINDS.sub(lambda kind: _JSON_WORDS[kind[0]], named[0]), text, count=2)
+def in_json_words(fault: Exception) -> str:
+    """The decoder's words for what it expected and got, in those that JSON has for it."""
+    return _QUOTED.sub(
+        lambda named: _KINDS.sub(lambda kind: _JSON_WORDS[kind[0]], named[0]), str(fault), count=2
+    )
 
 
 def _bearable(raw: bytes, most_nodes: int) -> bool:

@@ -141,7 +141,7 @@ async def test_a_missing_key_is_told_before_anything_is_tried() -> None:
     ("status", "body", "said"),
     [
         (200, b"<html>hello</html>", "not as a cortex does"),
-        (200, b'{"status": 7}', "not as a cortex does"),
+        (200, b'{"status": 7}', "not as a cortex does .Expected `string`, got `integer`"),
         (500, b"<html>oh no</html>", "answers 500 and says '<html>oh no</html>'"),
         (502, b"", "answers 502 and says 'nothing'"),
     ],

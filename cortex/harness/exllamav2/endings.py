@@ -14,6 +14,7 @@ import msgspec
 
 from cortex.errors import Unfit
 from cortex.weights import contents
+from cortex.wire.reading import in_json_words
 
 Kind = TypeVar("Kind")
 SETTINGS_BYTES: Final = 16 * 2**20
@@ -107,7 +108,7 @@ def decoded(path: Path, kind: type[Kind], most: int = SETTINGS_BYTES) -> Kind | 
     try:
         return None if data is None else msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError) as error:
-        raise Unfit(f"{path}: is not what it should be: {error}; download it again") from error
+        raise Unfit(f"{path}: is not what it should be: {in_json_words(error)}; download it again") from error
 
 
 def _configs(folder: Path) -> Iterator[_Text]:
