@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from cortex.ask import Shape
 from cortex.errors import (
     BadAsk,
     CortexError,
@@ -94,6 +95,16 @@ def broke(said: HeardError | str) -> CortexError:
     return EngineFailed(
         f"The engine that serves this model failed while it answered{_kind(error)}; send the request again"
     )
+
+
+def renamed(error: CortexError, shape: Shape | None) -> CortexError:
+    """`error`, with the name that the caller's dialect has for the form of the answer, where that is
+    what it is about."""
+    name = "response_format"
+    if shape is not None and (error.param or "").partition(".")[0] == name:
+        error.message = error.message.replace(f"'{name}'", f"'{shape.param}'")
+        error.param = shape.param
+    return error
 
 
 def spare_tokens(error: CortexError) -> int | None:

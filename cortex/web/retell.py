@@ -19,6 +19,7 @@ from cortex.config.limits import Limits
 from cortex.errors import TooSlow, UpstreamFailed
 from cortex.events import Event, Failed, Prefilled, Started, Stopped
 from cortex.translator.dialects import CHAT, Dialect
+from cortex.translator.openai_errors import renamed
 from cortex.translator.openai_hear import Hearing, Machine, hear
 from cortex.translator.openai_manners import CORTEX
 from cortex.translator.openai_write import write
@@ -60,7 +61,7 @@ class Retelling:
         `relay.forward` does. Cancelled, the answer is left where it stands."""
         refuse_odd(answer)
         if answer.status != 200:
-            raise await refusal(answer, limits)
+            raise renamed(await refusal(answer, limits), self.ask.shape)
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
             raise UpstreamFailed("The neuron's answer has a form that does not fit the request.")
         if self.ask.stream and not reply.started:

@@ -279,6 +279,20 @@ async def test_a_refusal_keeps_its_kind_for_the_clients_dialect() -> None:
     assert isinstance(error, errors.Overloaded) and error.retry_after_s == 7
 
 
+async def test_a_refused_form_has_the_name_that_the_client_gave_it() -> None:
+    """The neuron was asked in chat, and names what it was sent."""
+    error = errors.Unsupported("'response_format' holds a schema", param="response_format")
+    refused = faults.response(error, "openai", "r")
+    form = {"output_config": {"format": {"type": "json_schema", "schema": {}}}}
+    said = json.loads(body(stream=True)) | form
+    retelling = Retelling(MESSAGES, anthropic_messages.read(json.dumps(said).encode()), "req-1")
+    async with fake_upstream(script(whole(refused.status, refused.body))) as upstream:
+        with pytest.raises(errors.Unsupported) as caught:
+            await told(upstream, Recorder(), retelling)
+    assert caught.value.param == "output_config.format"
+    assert caught.value.message.startswith("'output_config.format' holds")
+
+
 @pytest.mark.parametrize(
     "step", [whole(307, b"", "location: http://x"), whole(200, b"{}"), whole(500, b"{}")]
 )

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn
 
-from cortex.ask import Ask, Shape
+from cortex.ask import Ask
 from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported, UpstreamFailed
 from cortex.events import EngineEvent, Event, Failed, Stopped, Text, Thought, Tokens, ToolCall, Usage
 from cortex.harness.base import EngineFacts, Job, Memory, Said
@@ -154,7 +154,7 @@ class UpstreamEngine:
         try:
             self._make_call(call)
         except CortexError as error:
-            call.end = Failed(_renamed(error, _ask_of(call.job).shape))
+            call.end = Failed(openai_errors.renamed(error, _ask_of(call.job).shape))
         except BaseException as error:  # noqa: BLE001 - raised again by the turn that reads it
             bug = error
         self._say(call, _Ended(bug))
@@ -241,13 +241,6 @@ class UpstreamEngine:
         if told:
             self._say(call, *told)
         return call.end is not None
-
-
-def _renamed(error: CortexError, shape: Shape | None) -> CortexError:
-    """`error` with the caller's own name for the form of the answer, which has another one there."""
-    if shape is not None and (error.param or "").partition(".")[0] == "response_format":
-        error.param = shape.param
-    return error
 
 
 def _in_kind(call: _Call, event: Event) -> Iterator[EngineEvent]:
