@@ -19,7 +19,6 @@ from cortex.web.names import Address
 from cortex.web.pool import Pool
 from cortex.wire import keeping, reading, refusals
 from cortex.wire import neuron as wire
-from cortex.wire.reading import in_json_words
 
 T = TypeVar("T")
 Client: TypeAlias = httpx.AsyncClient
@@ -88,7 +87,7 @@ class Remote:
         try:
             return reading.of_peer(said, kind)
         except ValueError as error:
-            what = in_json_words(error)
+            what = reading.in_json_words(error)
             raise UpstreamFailed(f"Neuron '{name}' spoke nonsense at {path}: {what}") from error
 
     async def _ask(

@@ -24,7 +24,6 @@ from cortex.errors import BadAsk, CortexError, Denied, Unauthorised, Unreachable
 from cortex.wire import fleet, keeping, neuron, reading
 from cortex.wire.openai_answers import ModelList
 from cortex.wire.plan import PlanReport
-from cortex.wire.reading import in_json_words
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ class Asker:
             return reading.of_peer(answer.content, kind)
         except ValueError as error:
             raise UpstreamFailed(
-                f"{answer.url} answers, but not as a cortex does ({in_json_words(error)}); check --endpoint"
+                f"{answer.url} answers, but not as a cortex does ({reading.in_json_words(error)}); check --endpoint"
             ) from error
 
 
