@@ -85,9 +85,11 @@ class ModelSpec:
 
     @property
     def able(self) -> tuple[str, ...]:
-        """What its entry says that it can do, save to see where no engine of its harness does."""
+        """What its entry says that it can do, save to see where no engine of its harness does. What is
+        pooled makes vectors."""
         blind = self.kind not in (None, "upstream")
-        return tuple(name for name in self.capabilities if name != "vision" or not blind)
+        told = self.capabilities or (("embeddings",) if self.pooling else ())
+        return tuple(name for name in told if name != "vision" or not blind)
 
     @property
     def origin(self) -> str | None:

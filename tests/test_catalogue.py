@@ -171,3 +171,11 @@ def test_an_entry_cannot_make_a_model_see_where_no_engine_does(more: dict, sees:
     """What nobody can tell the harness of is believed."""
     able = ModelSpec("m", capabilities=("chat", "vision"), **more).able
     assert able == (("chat", "vision") if sees else ("chat",))
+
+
+def test_an_entry_with_a_pooling_is_of_a_model_that_makes_vectors() -> None:
+    assert ModelSpec("m", pooling="cls").able == ("embeddings",)
+    assert ModelSpec("m", pooling="cls", capabilities=("embeddings", "german")).able == (
+        "embeddings",
+        "german",
+    )

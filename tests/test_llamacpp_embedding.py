@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,7 +17,7 @@ from cortex.events import Embedded, EngineEvent, Failed, Prefilled, Stopped, Usa
 from cortex.harness.base import Engine, Job, LoadOrder
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.weights import read_gguf
-from tests import fake_bert
+from tests import fake_bert, qwen3_by_hand
 from tests.fake_bert import CLS, CONTEXT, PAIRS, SEP, WIDTH, WORDS
 
 HARNESS = LlamaCppHarness()
@@ -173,6 +174,18 @@ def test_a_model_that_writes_makes_vectors_where_the_catalogue_says_so() -> None
         assert once.vector(long[136:200]) != pytest.approx(parted, abs=10 * CLOSE)  # not the last batch alone
     finally:
         once.engine.unload()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_its_vectors_are_what_the_weights_make(pooling: Literal["last", "mean"]) -> None:
+    driven = Driven(GGUF, context=256, slots=1, pooling=pooling, batch=32)
+    try:
+        ids = driven.engine.tokenise("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n")
+        for count in (1, len(ids), 90):
+            some = (ids * 6)[:count]
+            assert driven.vector(some) == pytest.approx(qwen3_by_hand.vector(some, pooling), abs=CLOSE)
+    finally:
+        driven.engine.unload()
 
 
 def without(*keys: str) -> dict[str, object]:
