@@ -141,8 +141,9 @@ class Asker:
         try:
             return reading.of_peer(answer.content, kind)
         except ValueError as error:
+            what = reading.in_json_words(error)
             raise UpstreamFailed(
-                f"{answer.url} answers, but not as a cortex does ({reading.in_json_words(error)}); check --endpoint"
+                f"{answer.url} answers, but not as a cortex does ({what}); check --endpoint"
             ) from error
 
 
