@@ -45,7 +45,7 @@ EARS: Final[dict[str, tuple[Dialect, Callable[[bytes], list[Event]]]]] = {
     "responses whole": (RESPONSES, ears.responses_whole),
 }
 thoroughly: Final = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 

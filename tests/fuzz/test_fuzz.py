@@ -1,7 +1,7 @@
 """Whatever callers, engines, neurons and models send: it is understood, or named and refused.
 
 Ten thousand cases here, drawn and shrunk by hypothesis, the same ones every time. By hand as many as
-are wanted, drawn by chance, about four minutes a million on one core:
+are wanted, drawn by chance, some ten minutes a million on one idle core:
 
     CORTEX_FUZZ_CASES=1000000 pytest tests/fuzz -k by_hand
 
