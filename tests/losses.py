@@ -304,6 +304,7 @@ REFUSED: Final[dict[str, tuple[Ask, tuple[str, ...], str]]] = {
         "chat_template_kwargs.clear_thinking",
     ),
     "echo": (Ask("m", prompt="x", echo=True), ("cortex", "vllm", "openai"), "echo"),
+    "gaps": (Ask("m", prompt="x", suffix="y"), ("cortex", "vllm", "openai"), "suffix"),
 }
 
 # -- of requests: two ways to say one thing

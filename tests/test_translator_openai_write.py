@@ -291,8 +291,9 @@ def test_a_plain_completion_is_carried_whole() -> None:
 
 
 def test_several_answers_are_not_asked_for_in_one_body() -> None:
-    with pytest.raises(ValueError, match="one for each"):
-        body(replace(FULL, n=2))
+    for several in (replace(FULL, n=2), Ask("m", prompt="a", further=("b",))):
+        with pytest.raises(ValueError, match="one for each"):
+            body(several)
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:

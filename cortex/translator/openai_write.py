@@ -25,7 +25,7 @@ _SWITCHES: Final = ("enable_thinking", "thinking")
 def write(ask: Ask, model: str, manner: Manner, context: int = 0) -> bytes:
     """The body for `ask`, whose model is called `model` there and has `context` tokens (0: not
     known). Raises Unsupported for a field that would be ignored there."""
-    if ask.n != 1:
+    if ask.choices != 1:
         raise ValueError("a body asks for one answer; send one for each choice")
     said: dict[str, Json] = {
         "model": model,
@@ -86,6 +86,8 @@ def _ignored(name: str, manner: Manner) -> Unsupported:
 def _text(ask: Ask, manner: Manner, context: int) -> dict[str, Json]:
     if ask.echo:
         raise Unsupported("'echo' is not passed on: the prompt is known here", param="echo")
+    if ask.suffix:
+        raise Unsupported("'suffix' is not passed on: engines ignore it in silence", param="suffix")
     # Without a limit engines stop after 16 tokens here, as the vendor does.
     limit = ask.max_tokens if ask.max_tokens is not None else context or BEYOND_TOKENS
     said: dict[str, Json] = {
