@@ -68,6 +68,31 @@ def test_keys_beyond_any_list_of_them_are_others() -> None:
     assert metrics.render().decode().count("\ncortex_key_day_tokens{") == MOST_KEYS
 
 
+def test_keys_that_are_replaced_by_others_leave_nothing() -> None:
+    """Whoever changes keys every day has had more than there is room for within a year."""
+    metrics = made()
+    metrics.request_began("model-1")
+    metrics.request_done(done("model-1"))
+    before = series(metrics)
+    for number in range(2 * MOST_KEYS):
+        metrics.request_began("model-1")
+        metrics.request_done(done("model-1", key=f"key-{number}"))
+        if number % 100 == 0:
+            metrics.keys_are({f"key-{number}"})
+    metrics.keys_are({"the last"})
+    assert series(metrics) == before
+    metrics.request_began("model-1")
+    metrics.request_done(done("model-1", key="the last"))
+    assert 'cortex_key_tokens_total{key="the last"}' in metrics.render().decode()
+
+
+def test_a_neuron_counts_nothing_by_keys_of_which_only_gateways_know() -> None:
+    metrics = made("neuron")
+    metrics.request_began("model-1")
+    metrics.request_done(done("model-1"))
+    assert "\ncortex_key_requests_total{" not in metrics.render().decode()
+
+
 def test_neurons_beyond_any_fleet_are_others_and_have_no_gauges() -> None:
     metrics = made()
     for number in range(MOST_NEURONS + 100):

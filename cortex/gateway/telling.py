@@ -21,5 +21,6 @@ async def tell(metrics: Metrics, report: Report, accounts: Accounts) -> None:
     while True:
         metrics.unservable(len(report.unservable()))
         metrics.refused_files(len(report.faults))
+        metrics.keys_are(accounts.names())
         metrics.key_days(accounts.days())
         await trio.sleep(TELL_S)

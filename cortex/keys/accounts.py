@@ -105,6 +105,10 @@ class Accounts:
             account.key, account.models = key, _pattern(key.models)
         self._former = {name: account for name, account in before.items() if self._counts(account)}
 
+    def names(self) -> frozenset[str]:
+        """Of every key that there is."""
+        return frozenset(self._accounts)
+
     def days(self) -> dict[str, tuple[int, int]]:
         """Tokens of today and the most there may be, by key, of those that have a limit."""
         limits = ((name, account.key.tokens_per_day) for name, account in self._accounts.items())

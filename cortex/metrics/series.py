@@ -4,7 +4,7 @@
 model has all its series at once. Which values there may be is decided before they come here.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -134,6 +134,9 @@ class Names:
     def __init__(self, most: int, rest: str) -> None:
         self._most, self._rest = most, rest
         self._known: set[str] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
 
     def label(self, name: str) -> str:
         """What stands for `name`."""

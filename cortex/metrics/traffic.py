@@ -5,7 +5,7 @@ failed on neurons and was tried again; and clients that left. What `Done` says i
 its metrics here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, get_args
 
@@ -36,6 +36,8 @@ class Traffic(Page):
         super().__init__(known, role=role, dropped_records=dropped_records, clock=clock)
         self._neurons = Names(MOST_NEURONS, OTHER)
         self._keys = Names(MOST_KEYS, OTHER)
+        # A neuron is told them by the gateways, which count.
+        self._knows_keys = role == "gateway"
         self._requests = self._counters(
             "requests", "Requests at their end", "model", "neuron", "dialect", "outcome"
         )
@@ -96,9 +98,10 @@ class Traffic(Page):
         ):
             if count:
                 self._tokens[kind].at(model, neuron).inc(count)
-        key = self._keys.label(done.key) if done.key else NO_KEY
-        self._key_requests.at(key, done.outcome).inc()
-        self._key_tokens.at(key).inc(usage.prompt + usage.completion)
+        if self._knows_keys:
+            key = self._keys.label(done.key) if done.key else NO_KEY
+            self._key_requests.at(key, done.outcome).inc()
+            self._key_tokens.at(key).inc(usage.prompt + usage.completion)
 
     @contextmanager
     def waiting(self, label: str) -> Iterator[None]:
@@ -130,6 +133,14 @@ class Traffic(Page):
     def connection_crashed(self) -> None:
         """A bug ended one connection, and that one alone."""
         self._crashes.inc()
+
+    def keys_are(self, names: Container[str]) -> None:
+        """There are no other keys: what was counted for one that is gone is not shown any more, and
+        others have its room."""
+        for name in [name for name in self._keys if name not in names]:
+            for counters in (self._key_requests, self._key_tokens):
+                counters.forget(0, name)
+            self._keys.forget(name)
 
     def key_days(self, days: Mapping[str, tuple[int, int]]) -> None:
         """Tokens of today and the most there may be, by key: these are all that have a limit."""

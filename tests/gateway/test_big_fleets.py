@@ -15,6 +15,7 @@ from cortex.gateway import feasible
 from cortex.gateway.telling import tell
 from cortex.gateway.views import Views
 from cortex.keys import Accounts, digest
+from cortex.metrics import FRESH_S, Done
 from cortex.metrics.traffic import MOST_NEURONS
 from cortex.places import Place, Room
 from cortex.router import choice
@@ -100,14 +101,19 @@ async def test_what_is_told_of_one_model_looks_at_the_names_of_no_other(
     assert len(asked) == 2
 
 
-async def test_what_the_files_have_against_them_is_on_the_page() -> None:
+async def test_what_the_files_have_against_them_is_on_the_page_and_keys_that_are_gone_are_not() -> None:
     big = Believed(1, 1)
     big.report.faults = ("no good", "no better")
+    big.metrics.request_began("m0000")
+    big.metrics.request_done(Done("m0000", "openai_chat", "ok", 1.0, key="revoked"))
+    assert 'key="revoked"' in big.metrics.render().decode()
+    big.metrics._made_at = -FRESH_S
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tell, big.metrics, big.report, Accounts([], trio.current_time))
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert "\ncortex_config_faults 2.0\n" in big.metrics.render().decode()
+    page = big.metrics.render().decode()
+    assert "\ncortex_config_faults 2.0\n" in page and "revoked" not in page
 
 
 async def test_what_a_neuron_knows_is_forgotten_when_it_tells_of_it_no_more() -> None:
