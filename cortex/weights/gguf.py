@@ -63,7 +63,6 @@ class GgufHeader:
     architecture: str
     name: str | None
     quant: str
-    file_type: int | None
     context_length: int
     embedding_length: int
     feed_forward_length: int
@@ -331,7 +330,6 @@ def _header(facts: _Meta, types: Counter[str], files: tuple[Path, ...], total: i
         architecture=architecture,
         name=facts.text("general.name"),
         quant=MIXTURES.get(-1 if file_type is None else file_type, types.most_common(1)[0][0]),
-        file_type=file_type,
         context_length=own("context_length"),
         embedding_length=embedding,
         feed_forward_length=max(facts.per_layer(f"{architecture}.feed_forward_length", layers, 0), default=0),
