@@ -154,7 +154,8 @@ class UpstreamEngine:
         try:
             self._make_call(call)
         except CortexError as error:
-            call.end = Failed(openai_errors.renamed(error, _ask_of(call.job).shape))
+            chat = call.job.chat
+            call.end = Failed(openai_errors.renamed(error, chat.shape if chat else call.job.shape))
         except BaseException as error:  # noqa: BLE001 - raised again by the turn that reads it
             bug = error
         self._say(call, _Ended(bug))
