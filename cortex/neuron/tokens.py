@@ -24,7 +24,7 @@ from cortex.neuron import passing, prompts
 from cortex.neuron.prompts import Voice
 from cortex.neuron.residents import Living, Residents
 from cortex.neuron.vocabularies import Vocabularies
-from cortex.translator import openai_chat
+from cortex.translator import media, openai_chat
 from cortex.translator.dialects import MESSAGES
 from cortex.web.connection import Reply, Request
 from cortex.web.site import Route
@@ -83,6 +83,8 @@ class _Elsewhere:
 
     def _told(self, ask: Ask) -> tuple[int, ...]:
         passing.check(ask, self.able)
+        if ask.images:
+            raise media.uncounted(ask.images)
         chat = passing.prepare(ask, self.defaults, "-").jobs[0].chat
         assert chat is not None  # noqa: S101 - a chat is passed on whole
         return self.harness.tokens(self.order, chat)

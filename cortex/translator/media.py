@@ -152,6 +152,18 @@ def unseen(images: Sequence[Image], model: str, *, upstream: bool, seers: Sequen
     )
 
 
+def uncounted(images: Sequence[Image]) -> Unsupported:
+    """The refusal to count a prompt with pictures, for a model that sees them: an engine that is asked
+    for tokens tells those of its text."""
+    place = images[0].place or "messages"
+    return Unsupported(
+        f"'{place}': what a picture comes to in tokens is known only to the engine that is shown it. Count "
+        "without pictures, or send the request itself",
+        param=place,
+        reason=REASON,
+    )
+
+
 def _decoded(text: str, at: str) -> bytes:
     pieces: list[bytes] = []
     for begin in range(0, len(text), _PIECE):

@@ -115,11 +115,13 @@ async def test_nor_are_its_tokens_counted_with_them(tmp_path: Path) -> None:
         assert (answer.status_code, fault_of(answer)["param"]) == (400, PLACES[CHAT])
 
 
-async def test_an_upstreams_pictures_are_not_counted_here() -> None:
-    path = "/v1/messages/count_tokens"
-    async with fake_engine("m", vision=True) as engine, bridge(engine) as role:
-        answer = await role.http.post(path, json=asked(path, "m"))
-        assert answer.status_code == 400 and "ask the upstream" in fault_of(answer)["message"]
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/tokenize"])
+async def test_pictures_are_not_counted_by_an_upstream_that_tells_the_tokens_of_texts(path: str) -> None:
+    """It would leave them out, or count a mark that stands for them."""
+    async with fake_engine("m", vision=True) as engine, bridge(engine, seeing(engine, "vision")) as role:
+        answer = await role.http.post(path, json=asked(CHAT if path == "/tokenize" else path, "m"))
+        assert answer.status_code == 400 and "Count without pictures" in fault_of(answer)["message"]
+        assert PLACES[CHAT] in fault_of(answer)["message"] and engine.requests == []
 
 
 @pytest.mark.parametrize("image", [png(9, 9, rest=300_000), distinct(0)])
