@@ -200,10 +200,11 @@ class Outer(msgspec.Struct, tag_field="type", tag="outer"):
     raw: msgspec.Raw = msgspec.Raw()
     left_out: int | msgspec.UnsetType = msgspec.UNSET
     nothing: str | None = None
+    some: str | list[int] | None = None
 
 
 def test_a_struct_is_told_with_all_that_it_bounds() -> None:
-    shapes = Shapes({Outer: {"raw": msgspec.json.Decoder(list[int])}}, {Outer: ("nothing",)})
+    shapes = Shapes({Outer: {"raw": msgspec.json.Decoder(list[int])}}, {Outer: ("nothing", "some")})
     assert shapes.of(Outer) == {"$ref": "#/components/schemas/Outer"}
     assert shapes.components["Inner"] == {
         "type": "object",
@@ -222,8 +223,14 @@ def test_a_struct_is_told_with_all_that_it_bounds() -> None:
             "raw": {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]},
             "left_out": {"type": "integer"},
             "nothing": {"type": "string"},
+            "some": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+                ]
+            },
         },
-        "required": ["type", "inner", "counts", "nothing"],
+        "required": ["type", "inner", "counts", "nothing", "some"],
     }
 
 

@@ -29,7 +29,7 @@ from tests.roles import Running, running_gateway, running_neuron, specs
 ROOT = Path(__file__).parent.parent
 TOKEN, KEY = "a-token-of-the-fleet-0123456789", "sk-openapi"
 MANY = int(os.environ.get("CORTEX_OPENAPI_EXAMPLES", "0"))
-FEW = 6
+FEW = 4
 # The hang guard: a run by hand takes minutes.
 LONGEST_S = 3600 if MANY else 300
 CHECKS = (
@@ -92,9 +92,9 @@ async def judged_by(folder: Path, description: bytes, url: str, key: str | None,
     assert " generated" in said, said
 
 
-def phases(*names: str, few: int = FEW) -> tuple[str, ...]:
+def phases(*names: str) -> tuple[str, ...]:
     every = ("examples", "coverage", "fuzzing")
-    return ("--phases", ",".join(every if MANY else names), "--max-examples", str(MANY or few))
+    return ("--phases", ",".join(every if MANY else names), "--max-examples", str(MANY or FEW))
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ async def test_nothing_is_answered_without_the_key_that_its_description_asks_for
 ) -> None:
     with trio.fail_after(LONGEST_S):
         async with roles(tmp_path, keyed=True) as both:
-            await judged(tmp_path, both[name], key, *phases("examples", "fuzzing", few=4))
+            await judged(tmp_path, both[name], key, *phases("examples", "fuzzing"))
 
 
 async def test_a_description_that_is_wrong_is_found_out(tmp_path: Path) -> None:

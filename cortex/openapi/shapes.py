@@ -18,7 +18,7 @@ Schema: TypeAlias = dict[str, Json]
 # By struct and field: the decoder that reads it in the end, or the schema itself.
 Fill: TypeAlias = "msgspec.json.Decoder[Any] | Schema"
 Fills: TypeAlias = Mapping[type[msgspec.Struct], Mapping[str, Fill]]
-# Fields that a reader asks for although their struct does not.
+# Fields that a reader asks for although their struct does not; a list among them is not empty.
 Demands: TypeAlias = Mapping[type[msgspec.Struct], tuple[str, ...]]
 
 REF: Final = "#/components/schemas/"
@@ -122,9 +122,11 @@ def name_of(kind: type[msgspec.Struct]) -> str:
 
 
 def _present(schema: Schema) -> Schema:
-    """`schema` of a field that may not be null."""
+    """`schema` of a field that may be neither null nor an empty list."""
     kinds = schema.get("anyOf")
-    return any_of([kind for kind in kinds if kind != NOTHING]) if isinstance(kinds, list) else schema  # type: ignore[misc]
+    if isinstance(kinds, list):
+        return any_of([_present(kind) for kind in kinds if isinstance(kind, dict) and kind != NOTHING])
+    return {**schema, "minItems": 1} if schema.get("type") == "array" else schema
 
 
 def any_of(schemas: list[Schema]) -> Schema:
