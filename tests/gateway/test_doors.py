@@ -29,6 +29,7 @@ KEYED = GatewayConfig(
 DEMANDS = {
     "POST /v1/chat/completions": "inference",
     "POST /v1/completions": "inference",
+    "POST /v1/embeddings": "inference",
     "POST /v1/responses": "inference",
     "POST /v1/messages": "inference",
     "POST /v1/messages/count_tokens": "inference",

@@ -71,7 +71,14 @@ async def test_the_list_of_control_routes_has_every_route_of_the_application() -
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert found == real
-    paths = {CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"}
+    paths = {
+        CHAT,
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+    }
     assert set(INFERENCE) == paths
 
 
@@ -80,6 +87,7 @@ async def test_what_a_route_demands() -> None:
     assert demands == {
         "POST /v1/chat/completions": "inference",
         "POST /v1/completions": "inference",
+        "POST /v1/embeddings": "inference",
         "POST /v1/responses": "inference",
         "POST /v1/messages": "inference",
         "POST /v1/messages/count_tokens": "inference",
