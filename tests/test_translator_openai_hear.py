@@ -112,10 +112,18 @@ def test_without_usage_counts_are_estimates_and_marked_so() -> None:
     assert events[-1] == Stopped("stop", Usage(11, 0, 2, 0, estimated=True))
 
 
-@pytest.mark.parametrize("counts", [(None, 2), (-5, 2), (3, -2)])
+@pytest.mark.parametrize("counts", [(None, 2), (-5, 2), (3, -2), (2**63, 2), (3, 2**63)])
 def test_counts_that_cannot_be_are_counts_that_nobody_told(counts: tuple[int, int]) -> None:
     events = heard(chunk({"content": "a"}), chunk({}, "stop"), usage(*counts), DONE)
     assert events[-1] == Stopped("stop", Usage(0, 0, 1, 0, estimated=True))
+
+
+def test_parts_of_a_count_are_never_more_than_all_of_it() -> None:
+    """Else a client who takes one from the other has less than nothing."""
+    said = usage(
+        3, 2, prompt_tokens_details={"cached_tokens": 9}, completion_tokens_details={"reasoning_tokens": 9}
+    )
+    assert heard(chunk({"content": "a"}), chunk({}, "stop"), said)[-1] == Stopped("stop", Usage(3, 3, 2, 2))
 
 
 def test_parts_of_a_count_are_never_less_than_nothing() -> None:

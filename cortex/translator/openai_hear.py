@@ -245,15 +245,16 @@ class _Answer:
         if told is None or not told.believable:
             prompt = -(-self.hearing.prompt_bytes // 4)
             return Usage(prompt, 0, self.pieces, self.thoughts, estimated=True)
-        completion = told.completion_tokens or 0
+        prompt, completion = told.prompt_tokens or 0, told.completion_tokens or 0
         prompt_details, details = told.prompt_tokens_details, told.completion_tokens_details
         reasoning = told.reasoning_tokens if details is None else details.reasoning_tokens
         return Usage(
-            prompt=told.prompt_tokens or 0,
-            cached=max((prompt_details.cached_tokens or 0) if prompt_details else 0, 0),
+            prompt=prompt,
+            # A part is no more than the whole, whatever is told.
+            cached=min(max((prompt_details.cached_tokens or 0) if prompt_details else 0, 0), prompt),
             completion=completion,
             # Many engines think and do not count it.
-            reasoning=min(self.thoughts, completion) if reasoning is None else max(reasoning, 0),
+            reasoning=min(self.thoughts if reasoning is None else max(reasoning, 0), completion),
             estimated=told.estimated,
         )
 

@@ -16,27 +16,27 @@ import msgspec
 from cortex.errors import UpstreamFailed
 from cortex.events import Usage
 from cortex.wire.faults import Dialect
-from cortex.wire.neuron import USAGE, parse_usage
+from cortex.wire.neuron import USAGE, Count, parse_usage
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
+    cached_tokens: Count = 0
+    reasoning_tokens: Count = 0
 
 
 class _Counts(msgspec.Struct):
     """`usage` of any dialect: each field belongs to one or two of them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
     estimated: bool = False
 
 

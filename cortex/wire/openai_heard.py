@@ -11,6 +11,9 @@ import msgspec
 
 T = TypeVar("T")
 
+# No true count is larger; sums and gauges are safe with it.
+_MOST_TOKENS: Final = 2**53
+
 
 class HeardFunction(msgspec.Struct):
     name: str | None = None
@@ -85,8 +88,9 @@ class HeardUsage(msgspec.Struct):
 
     @property
     def believable(self) -> bool:
-        """Whether the prompt was counted, and nothing less than nothing."""
-        return self.prompt_tokens is not None and min(self.prompt_tokens, self.completion_tokens or 0) >= 0
+        """Whether the prompt was counted, and nothing less than nothing or beyond all counts."""
+        said = (self.prompt_tokens, self.completion_tokens or 0)
+        return all(tokens is not None and 0 <= tokens <= _MOST_TOKENS for tokens in said)
 
 
 class HeardError(msgspec.Struct):

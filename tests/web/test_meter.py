@@ -111,7 +111,17 @@ def test_the_usage_of_a_whole_answer_is_read_from_its_body(body: bytes, usage: U
     assert not meter.estimated
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"usage":null}', b'{"usage":"much"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"usage":null}',
+        b'{"usage":"much"}',
+        b'{"usage":{"prompt_tokens":-1,"completion_tokens":2}}',
+        b'{"usage":{"input_tokens":1,"output_tokens":18446744073709551616}}',
+        b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":-3}}}',
+    ],
+)
 def test_a_whole_answer_without_usage_is_estimated(body: bytes) -> None:
     meter = Meter("openai")
     meter.read_whole(200, body)
