@@ -347,6 +347,8 @@ def test_an_item_that_nobody_here_can_read_is_refused_at_its_place(kind: str) ->
     error = refused(Unsupported, input=[said("user", "a"), {"type": kind, "id": "x"}])
     assert error.param == "input[1]"
     assert ("send the item itself" in error.message) == (kind == "item_reference")
+    # What users of the AI SDK have to set, which refers to items by itself.
+    assert ("'store': false" in error.message) == (kind == "item_reference")
 
 
 @pytest.mark.parametrize(

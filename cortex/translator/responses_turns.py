@@ -177,7 +177,8 @@ def _needed(item: ItemBody, name: str, at: str) -> str:
 def _stranger(item: ItemBody, at: str) -> BadAsk:
     if item.type == "item_reference":
         return Unsupported(
-            f"'{at}': no answer is kept here that could be referred to; send the item itself",
+            f"'{at}': no answer is kept here that could be referred to; send the item itself, as clients do "
+            "that are told to ask for 'store': false",
             param=at,
         )
     return Unsupported(f"'{at}': items of type '{item.type}' are not supported here", param=at)

@@ -43,6 +43,7 @@ MINUTE: Final = "cortex.keys.accounts.MINUTE_S"
 # The largest prompt of these clients is Claude Code's: some 20000 tokens of real models, and more of ours.
 CONTEXT: Final = 200_000
 SMALL: Final = 12
+WIDTH: Final = 8
 FULL: Final = ("full", "full2", "full3")
 HOLD: Final = "HOLD"
 TEMPLATE: Final = (
@@ -65,11 +66,12 @@ CALLS: Final[Mapping[str, dict[str, object]]] = {
 
 @dataclass
 class Fleet:
-    """Where the gateway is. A page of its metrics is kept for a second, and asked for by nobody else."""
+    """Where the gateway is. A page of its metrics is kept for a second; `watched`: others ask for it, too."""
 
     url: str
     http: httpx.AsyncClient
     metrics_url: str
+    watched: bool = False
     _looked: float = -math.inf
 
     async def ask(self, key: str = NOBODYS, model: str = "m", text: str = "Hello") -> httpx.Response:
@@ -83,15 +85,21 @@ class Fleet:
 
     async def requests(self, model: str, outcome: str) -> int:
         """How many requests of that model have ended so."""
-        return await self._count("cortex_requests_total{", f'model="{model}"', f'outcome="{outcome}"')
+        await self._renewed()
+        return await self.count("cortex_requests_total{", f'model="{model}"', f'outcome="{outcome}"')
 
     async def refusals(self, reason: str) -> int:
         """How many requests it refused for that reason."""
-        return await self._count("cortex_rejections_total{", f'reason="{reason}"')
+        await self._renewed()
+        return await self.count("cortex_rejections_total{", f'reason="{reason}"')
 
-    async def _count(self, name: str, *labels: str) -> int:
-        await trio.sleep_until(self._looked + 1.0)
+    async def _renewed(self) -> None:
+        """The next page is none that was kept: it is a second since anybody looked."""
+        await trio.sleep(1.0 if self.watched else max(0.0, self._looked + 1.0 - trio.current_time()))
         self._looked = trio.current_time()
+
+    async def count(self, name: str, *labels: str) -> int:
+        """A figure of the page, which may be a second old."""
         lines = (await self.http.get(self.metrics_url)).text.splitlines()
         found = [line for line in lines if line.startswith(name) and all(label in line for label in labels)]
         return sum(round(float(line.split()[-1])) for line in found)
@@ -152,36 +160,52 @@ KEYS: Final = (
 @asynccontextmanager
 async def fleet(folder: Path, *, keyed: bool = False, cold_s: float = COLD_S) -> AsyncIterator[Fleet]:
     """A gateway with `m`, with `cold` that takes `cold_s` to load, with `small` whose context is
-    `SMALL`, and with `mortal`, whose neuron's connections break in the middle of its first answer."""
-    dying, late = Gate(turns=2), partial(sleep, cold_s)
+    `SMALL`, and with `mortal`, whose neuron's connections break in the middle of its first answer, and
+    `doomed`, in whose case they do so each time. `vector` answers with `WIDTH` numbers."""
+    dying, doom, late = Gate(turns=2), Gate(turns=2), partial(sleep, cold_s)
     whole = Script(reply=reply, template=TEMPLATE, trained_context=CONTEXT)
     scripts = {
         "m": whole,
         "small": replace(whole, trained_context=SMALL),
         "cold": replace(whole, on_load=late),
+        "vector": replace(whole, embeds=WIDTH),
     }
-    mortal = replace(whole, reply="one two three " + PLAIN, hold=dying)
+    mortals = {
+        "mortal": replace(whole, reply="one two three " + PLAIN, hold=dying),
+        "doomed": replace(whole, reply="one two three " + PLAIN, hold=doom),
+    }
     known = {
-        **specs(folder, "m", "cold", context=CONTEXT).specs,
+        **specs(folder, "m", "cold", "vector", context=CONTEXT).specs,
         **specs(folder, "small", context=SMALL).specs,
     }
     (other := folder / "mortal").mkdir()
     async with (
         running_neuron(folder, Catalogue(known), scripts, config=settings()) as one,
-        running_neuron(other, specs(other, "mortal", context=CONTEXT), mortal, config=settings()) as two,
+        running_neuron(other, specs(other, *mortals, context=CONTEXT), mortals, config=settings()) as two,
         toxic_proxy(int(two.url.rpartition(":")[2])) as wire,
         trio.open_nursery() as nursery,
     ):
         two.url = wire.url
 
-        async def kill() -> None:
-            while dying.ready():  # noqa: ASYNC110 - turns are taken on a thread
+        async def kill(gate: Gate) -> None:
+            while gate.ready():  # noqa: ASYNC110 - turns are taken on a thread
                 await trio.sleep(0.02)
             await trio.sleep(0.3)  # what was said is with the client
             await wire.drop()
+
+        async def once() -> None:
+            await kill(dying)
             dying.open()
 
-        nursery.start_soon(kill)
+        async def always() -> None:
+            while True:
+                await kill(doom)
+                # A job that is being called off must not take the turns of the next one.
+                await until(partial(_idle, two, "doomed"), within_s=10)
+                doom.let(2)
+
+        nursery.start_soon(once)
+        nursery.start_soon(always)
         async with running_gateway(one, two, config=GatewayConfig(keys=KEYS if keyed else ())) as gateway:
             yield Fleet(gateway.url, gateway.http, gateway.metrics_url)
         nursery.cancel_scope.cancel()
@@ -193,24 +217,31 @@ async def crowd(folder: Path) -> AsyncIterator[Fleet]:
     somebody in it, who leaves once the gateway has refused a request for that model."""
     script = Script(reply=_long, template=TEMPLATE, trained_context=CONTEXT, on_turn=lambda _: sleep(0.01))
     models = specs(folder, "line", *FULL, context=CONTEXT, slots=1)
-    config = GatewayConfig(limits=Limits(queue=1))
+    config = GatewayConfig(limits=Limits(queue=1, queue_wait_s=600))
     async with (
         running_neuron(folder, models, script, config=settings(queue=0)) as neuron,
         running_gateway(neuron, config=config) as gateway,
         trio.open_nursery() as nursery,
     ):
-        site = Fleet(gateway.url, gateway.http, gateway.metrics_url)
+        site = Fleet(gateway.url, gateway.http, gateway.metrics_url, watched=True)
+
+        holds: dict[str, trio.CancelScope] = {}
 
         async def hold(model: str) -> None:
-            async with trio.open_nursery() as held:
-                held.start_soon(partial(site.ask, model=model, text=HOLD))
-                while not await site.requests(model, "cortex"):
-                    pass
-                held.cancel_scope.cancel()
+            with trio.CancelScope() as holds[model]:
+                await site.ask(model=model, text=HOLD)
+
+        async def release() -> None:
+            while True:
+                for model in FULL:
+                    if await site.count("cortex_requests_total{", f'model="{model}"', 'outcome="cortex"'):
+                        holds[model].cancel()
+                await trio.sleep(0.2)
 
         for model in ("line", *FULL):
             nursery.start_soon(hold, model)
-            await until(partial(_taken, neuron, model), within_s=10)
+            await until(partial(_seats, neuron, model, 1), within_s=10)
+        nursery.start_soon(release)
         nursery.start_soon(site.ask, NOBODYS, "line")
         await until(partial(_waits, gateway), within_s=10)
         yield site
@@ -221,8 +252,12 @@ def _long(job: Job) -> str | Iterable[bytes]:
     return repeat(b"and ") if HOLD in str(job.prompt) else reply(job)
 
 
-async def _taken(neuron: Running, model: str) -> bool:
-    return (await figures(neuron)).get(model) == (1, 0)
+async def _idle(neuron: Running, model: str) -> bool:
+    return await _seats(neuron, model, 0) and not neuron.engines[model]._live
+
+
+async def _seats(neuron: Running, model: str, count: int) -> bool:
+    return (await figures(neuron)).get(model) == (count, 0)
 
 
 async def _waits(gateway: Running) -> bool:

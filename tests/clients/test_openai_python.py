@@ -6,6 +6,7 @@ deaths and loads.
 
 import asyncio
 import json
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from tests.clients.fleet import (
     PLAIN,
     SLOW,
     SPENT,
+    WIDTH,
     WRONG,
     Fleet,
     crowd,
@@ -125,7 +127,7 @@ async def test_its_asynchronous_half_has_many_answers_at_once(site: Fleet) -> No
 
     *said, models = await using_async(site, deed)
     assert said == [PLAIN] * 4
-    assert sorted(models) == ["cold", "m", "mortal", "small"]
+    assert sorted(models) == ["cold", "doomed", "m", "mortal", "small", "vector"]
 
 
 async def test_its_helpers_read_an_answer_into_a_class(site: Fleet) -> None:
@@ -169,6 +171,23 @@ async def test_a_tool_turn_of_responses_goes_round_in_a_stream(site: Fleet) -> N
 
     arguments, said = await using(site, deed)
     assert json.loads(arguments) == {"city": "Oslo"} and said == "The tool said: rain"
+
+
+async def test_vectors_are_the_same_in_numbers_and_in_bytes(site: Fleet) -> None:
+    """The library asks for bytes of its own, and reads what it gets by what it asked for."""
+
+    def deed(client: OpenAI) -> list[Any]:
+        own = client.embeddings.create(model="vector", input=["Hello", "there"])
+        numbers = client.embeddings.create(model="vector", input=["Hello", "there"], encoding_format="float")
+        assert own.usage.prompt_tokens == numbers.usage.prompt_tokens > 0
+        return [[array("f", row.embedding) for row in answer.data] for answer in (own, numbers)]
+
+    own, numbers = await using(site, deed)
+    assert own == numbers and [len(vector) for vector in own] == [WIDTH] * 2
+    refused = await fails(
+        site, openai.BadRequestError, lambda client: client.embeddings.create(model="m", input="Hello")
+    )
+    assert refused.request_id
 
 
 async def test_a_refusal_has_what_a_program_acts_on(site: Fleet) -> None:

@@ -47,7 +47,7 @@ class Manners:
     tools; `refused` is its status after a refusal; the next four are its words for one, where None is one
     that goes on asking while the day lasts. `resends`: it asks again when an answer breaks off in the
     middle. One that is let in has so many `questions`; a wrong key it tries `tries` times. Within
-    `minute_s` it is started and has asked."""
+    `minute_s` it is started and has asked, `restless` times where it does not wait as it is told."""
 
     called: str | None = NOTE
     refused: int = 1
@@ -59,6 +59,7 @@ class Manners:
     questions: int = 1
     tries: int = 1
     minute_s: float = 3.0
+    restless: int = 1
 
 
 PROGRAMS: Final = {
@@ -86,6 +87,7 @@ PROGRAMS: Final = {
         long="has hit a token limit",
         spent=None,
         minute_s=15.0,
+        restless=8,
     ),
     llm: Manners(called="The tool said: rain in Oslo", resends=False),
 }
@@ -139,7 +141,8 @@ async def test_a_program_that_may_not_ask_yet_waits_as_it_is_told(
         assert (await gateway.ask(SLOW)).status_code == 200
         said = await ask(program, root, Aim(gateway.url, tmp_path / "home", key=SLOW), "Hello")
         assert said.status == 0 and PLAIN in said.text, said
-        assert 1 <= await gateway.refusals("rate_limit_exceeded") <= PROGRAMS[program].questions
+        most = PROGRAMS[program].questions * PROGRAMS[program].restless
+        assert 1 <= await gateway.refusals("rate_limit_exceeded") <= most
 
 
 @EACH

@@ -3,7 +3,22 @@
 import instructor
 from openai import OpenAI
 from pydantic import BaseModel
-from scenarios import COLD, KEY, KEYED_V1, LONG, MODEL, NOBODY, SMALL, V1, tell
+from scenarios import (
+    COLD,
+    CROWDED_V1,
+    DOOMED,
+    FULL,
+    KEY,
+    KEYED_V1,
+    LONG,
+    MODEL,
+    NOBODY,
+    SLOW,
+    SMALL,
+    SPENT,
+    V1,
+    tell,
+)
 
 
 class Weather(BaseModel):
@@ -23,10 +38,10 @@ def ask(model=MODEL, base=V1, key="none", mode=instructor.Mode.TOOLS, text="Hell
     )
 
 
-def partial():
+def partial(model=MODEL):
     client = instructor.from_openai(OpenAI(base_url=V1, api_key="none"))
     parts = client.chat.completions.create_partial(
-        model=MODEL, response_model=Weather, messages=[{"role": "user", "content": "Hello"}], max_retries=0
+        model=model, response_model=Weather, messages=[{"role": "user", "content": "Hello"}], max_retries=0
     )
     return list(parts)[-1].model_dump()
 
@@ -40,5 +55,9 @@ tell(
     unauthorized=lambda: ask(base=KEYED_V1, key="wrong"),
     unknown=lambda: ask(NOBODY),
     long=lambda: ask(SMALL, text=LONG),
+    slow=lambda: [ask(base=KEYED_V1, key=SLOW).model_dump() for _ in range(2)],
+    spent=lambda: [ask(base=KEYED_V1, key=SPENT).model_dump() for _ in range(2)],
+    full=lambda: ask(FULL, base=CROWDED_V1).model_dump(),
+    death=lambda: partial(DOOMED),
     cold=lambda: ask(COLD).model_dump(),
 )

@@ -3,9 +3,28 @@
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
-from scenarios import COLD, KEY, KEYED_URL, KEYED_V1, LONG, MODEL, MORTAL, NOBODY, SMALL, URL, V1, tell
+from scenarios import (
+    COLD,
+    CROWDED_URL,
+    CROWDED_V1,
+    DOOMED,
+    FULL,
+    FULL2,
+    KEY,
+    KEYED_URL,
+    KEYED_V1,
+    LONG,
+    MODEL,
+    NOBODY,
+    SLOW,
+    SMALL,
+    SPENT,
+    URL,
+    V1,
+    tell,
+)
 
 
 class Weather(BaseModel):
@@ -25,6 +44,10 @@ def chat(model=MODEL, base=V1, key="none", **more):
 
 def messages(model=MODEL, base=URL, key="none", **more):
     return ChatAnthropic(model=model, base_url=base, api_key=key, max_tokens=4000, **more)
+
+
+def responses(model=MODEL, **more):
+    return chat(model, use_responses_api=True, **more)
 
 
 def turn(model):
@@ -79,6 +102,28 @@ tell(
     unknown=lambda: chat(NOBODY).invoke("Hello"),
     long=lambda: chat(SMALL).invoke(LONG),
     messages_long=lambda: messages(SMALL).invoke(LONG),
-    death=lambda: streamed(chat(MORTAL)),
+    slow=lambda: [chat(base=KEYED_V1, key=SLOW).invoke("Hello").text for _ in range(2)],
+    spent=lambda: [chat(base=KEYED_V1, key=SPENT).invoke("Hello").text for _ in range(2)],
+    messages_spent=lambda: messages(base=KEYED_URL, key=SPENT).invoke("Hello").text,
+    full=lambda: chat(FULL, base=CROWDED_V1).invoke("Hello").text,
+    messages_full=lambda: messages(FULL2, base=CROWDED_URL).invoke("Hello").text,
+    death=lambda: streamed(chat(DOOMED)),
+    messages_death=lambda: streamed(messages(DOOMED)),
+    embeddings=lambda: [
+        len(vector)
+        for vector in OpenAIEmbeddings(
+            model="vector", base_url=V1, api_key="none", check_embedding_ctx_length=False
+        ).embed_documents(["Hello", "there"])
+    ],
+    responses=lambda: responses().invoke("Hello").text,
+    responses_stream=lambda: streamed(responses()),
+    responses_tool=lambda: turn(responses()),
+    responses_think=lambda: [
+        block.get("reasoning") or block.get("text")
+        for block in responses(reasoning={"summary": "auto"}).invoke("THINK").content_blocks
+    ],
+    responses_structured=lambda: responses().with_structured_output(Weather).invoke("Hello").model_dump(),
+    responses_long=lambda: responses(SMALL).invoke(LONG),
+    responses_death=lambda: streamed(responses(DOOMED)),
     cold=lambda: messages(COLD).invoke("Hello").text,
 )

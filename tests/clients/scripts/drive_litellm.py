@@ -1,7 +1,27 @@
 """LiteLLM's SDK over both dialects."""
 
 import litellm
-from scenarios import COLD, KEY, KEYED_V1, LONG, MODEL, MORTAL, NOBODY, SMALL, URL, V1, WEATHER, tell
+from scenarios import (
+    COLD,
+    CROWDED_URL,
+    CROWDED_V1,
+    DOOMED,
+    FULL,
+    FULL2,
+    KEY,
+    KEYED_URL,
+    KEYED_V1,
+    LONG,
+    MODEL,
+    NOBODY,
+    SLOW,
+    SMALL,
+    SPENT,
+    URL,
+    V1,
+    WEATHER,
+    tell,
+)
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -24,6 +44,14 @@ def said(answer):
 
 def streamed(answer):
     return "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+
+
+def response(text, model=MODEL, **more):
+    return litellm.responses(model=f"openai/{model}", api_base=V1, api_key="none", input=text, **more)
+
+
+def told(answer):
+    return "".join(part.text for item in answer.output if item.type == "message" for part in item.content)
 
 
 def turn(way, base):
@@ -72,6 +100,26 @@ tell(
     unknown=lambda: chat("Hello", NOBODY),
     long=lambda: chat(LONG, SMALL),
     messages_long=lambda: chat(LONG, SMALL, way="anthropic", base=URL),
-    death=lambda: streamed(chat("Hello", MORTAL, stream=True)),
+    slow=lambda: [said(chat("Hello", base=KEYED_V1, key=SLOW)) for _ in range(2)],
+    spent=lambda: [said(chat("Hello", base=KEYED_V1, key=SPENT)) for _ in range(2)],
+    messages_spent=lambda: said(chat("Hello", way="anthropic", base=KEYED_URL, key=SPENT)),
+    full=lambda: said(chat("Hello", FULL, base=CROWDED_V1)),
+    messages_full=lambda: said(chat("Hello", FULL2, way="anthropic", base=CROWDED_URL)),
+    death=lambda: streamed(chat("Hello", DOOMED, stream=True)),
+    messages_death=lambda: streamed(chat("Hello", DOOMED, way="anthropic", base=URL, stream=True)),
+    embeddings=lambda: [
+        len(row["embedding"])
+        for row in litellm.embedding(
+            model="openai/vector", api_base=V1, api_key="none", input=["Hello", "there"]
+        ).data
+    ],
+    responses=lambda: told(response("Hello")),
+    responses_stream=lambda: "".join(
+        getattr(event, "delta", "")
+        for event in response("Hello", stream=True)
+        if event.type == "response.output_text.delta"
+    ),
+    responses_long=lambda: response(LONG, SMALL),
+    responses_death=lambda: list(response("Hello", DOOMED, stream=True)),
     cold=lambda: said(chat("Hello", COLD)),
 )

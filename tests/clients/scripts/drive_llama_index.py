@@ -2,8 +2,23 @@
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.tools import FunctionTool
+from llama_index.llms.openai import OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
-from scenarios import COLD, KEY, KEYED_V1, LONG, MODEL, MORTAL, NOBODY, SMALL, V1, tell
+from scenarios import (
+    COLD,
+    CROWDED_V1,
+    DOOMED,
+    FULL,
+    KEY,
+    KEYED_V1,
+    LONG,
+    MODEL,
+    NOBODY,
+    SLOW,
+    SMALL,
+    V1,
+    tell,
+)
 
 
 def chat(model=MODEL, base=V1, key="none", **more):
@@ -16,6 +31,10 @@ def chat(model=MODEL, base=V1, key="none", **more):
         context_window=8192,
         **more,
     )
+
+
+def responses(model=MODEL):
+    return OpenAIResponses(model=model, api_base=V1, api_key="none", context_window=8192)
 
 
 def get_weather(city: str) -> str:
@@ -47,6 +66,10 @@ tell(
     unauthorized=lambda: chat(base=KEYED_V1, key="wrong").complete("Hello").text,
     unknown=lambda: chat(NOBODY).complete("Hello").text,
     long=lambda: chat(SMALL).complete(LONG).text,
-    death=lambda: "".join(part.delta for part in chat(MORTAL, max_retries=0).stream_complete("Hello")),
+    slow=lambda: [chat(base=KEYED_V1, key=SLOW).complete("Hello").text for _ in range(2)],
+    full=lambda: chat(FULL, base=CROWDED_V1).complete("Hello").text,
+    responses=lambda: responses().complete("Hello").text,
+    responses_stream=lambda: "".join(part.delta for part in responses().stream_complete("Hello")),
+    death=lambda: "".join(part.delta for part in chat(DOOMED, max_retries=0).stream_complete("Hello")),
     cold=lambda: chat(COLD).complete("Hello").text,
 )

@@ -5,11 +5,30 @@ import asyncio
 from pydantic import BaseModel
 from pydantic_ai import Agent
 from pydantic_ai.models.anthropic import AnthropicModel
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.output import NativeOutput
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
-from scenarios import COLD, KEY, KEYED_URL, KEYED_V1, LONG, MODEL, MORTAL, NOBODY, SMALL, URL, V1, tell
+from scenarios import (
+    COLD,
+    CROWDED_URL,
+    CROWDED_V1,
+    DOOMED,
+    FULL,
+    FULL2,
+    KEY,
+    KEYED_URL,
+    KEYED_V1,
+    LONG,
+    MODEL,
+    NOBODY,
+    SLOW,
+    SMALL,
+    SPENT,
+    URL,
+    V1,
+    tell,
+)
 
 
 class Weather(BaseModel):
@@ -23,6 +42,10 @@ def chat(model=MODEL, base=V1, key="none", **more):
 
 def messages(model=MODEL, base=URL, key="none", **more):
     return Agent(AnthropicModel(model, provider=AnthropicProvider(base_url=base, api_key=key)), **more)
+
+
+def responses(model=MODEL, **more):
+    return Agent(OpenAIResponsesModel(model, provider=OpenAIProvider(base_url=V1, api_key="none")), **more)
 
 
 def turn(agent):
@@ -68,6 +91,19 @@ tell(
     unknown=lambda: chat(NOBODY).run_sync("Hello"),
     long=lambda: chat(SMALL).run_sync(LONG),
     messages_long=lambda: messages(SMALL).run_sync(LONG),
-    death=lambda: streamed(chat(MORTAL)),
+    slow=lambda: [chat(base=KEYED_V1, key=SLOW).run_sync("Hello").output for _ in range(2)],
+    spent=lambda: [chat(base=KEYED_V1, key=SPENT).run_sync("Hello").output for _ in range(2)],
+    messages_spent=lambda: messages(base=KEYED_URL, key=SPENT).run_sync("Hello").output,
+    full=lambda: chat(FULL, base=CROWDED_V1).run_sync("Hello").output,
+    messages_full=lambda: messages(FULL2, base=CROWDED_URL).run_sync("Hello").output,
+    death=lambda: streamed(chat(DOOMED)),
+    messages_death=lambda: streamed(messages(DOOMED)),
+    responses=lambda: responses().run_sync("Hello").output,
+    responses_stream=lambda: streamed(responses()),
+    responses_tool=lambda: turn(responses()),
+    responses_think=lambda: [part.content for part in responses().run_sync("THINK").response.parts],
+    responses_structured=lambda: structured(responses(output_type=NativeOutput(Weather))),
+    responses_long=lambda: responses(SMALL).run_sync(LONG),
+    responses_death=lambda: streamed(responses(DOOMED)),
     cold=lambda: messages(COLD).run_sync("Hello").output,
 )
