@@ -318,20 +318,50 @@ async def test_a_python_library_has_what_it_asks_for(
     assert outcomes["cold"]["seconds"] >= COLD_S * 0.9
 
 
-@pytest.mark.client(*installing.told("litellm"))
-async def test_a_newcomers_gateway_answers_a_newcomers_program(root: Path, tmp_path: Path) -> None:
-    """`cortex up` with the bundled model, and LiteLLM as somebody has it."""
-    bin = await trio.to_thread.run_sync(installing.python, root, "litellm")
-    program = (
-        "import litellm, sys; print(litellm.completion(model='openai/' + sys.argv[2], temperature=0,"
-        " api_base=sys.argv[1], api_key='none', messages=[{'role': 'user', 'content': 'What is 2 + 2?'}])"
-        ".choices[0].message.content)"
-    )
+# What a newcomer types, streamed where there is a stream; the arguments are the base and the model.
+NEWCOMERS: Final = {
+    "litellm": """
+import litellm
+said = litellm.completion(model="openai/" + model, temperature=0, api_base=base, api_key="none", stream=True,
+    messages=[{"role": "user", "content": asked}])
+print("".join(chunk.choices[0].delta.content or "" for chunk in said))
+""",
+    "langchain": """
+from langchain_openai import ChatOpenAI
+said = ChatOpenAI(model=model, base_url=base, api_key="none", temperature=0).stream(asked)
+print("".join(chunk.text for chunk in said))
+""",
+    "pydantic_ai": """
+from pydantic_ai import Agent
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
+agent = Agent(OpenAIChatModel(model, provider=OpenAIProvider(base_url=base, api_key="none")))
+print(agent.run_sync(asked, model_settings={"temperature": 0}).output)
+""",
+    "llama_index": """
+from llama_index.llms.openai_like import OpenAILike
+llm = OpenAILike(model=model, api_base=base, api_key="none", is_chat_model=True, temperature=0)
+print("".join(part.delta for part in llm.stream_complete(asked)))
+""",
+}
+
+
+@pytest.mark.parametrize(
+    "library",
+    [pytest.param(each, marks=pytest.mark.client(*installing.told(each)), id=each) for each in NEWCOMERS],
+)
+async def test_a_newcomers_gateway_answers_a_newcomers_program(
+    library: str, root: Path, tmp_path: Path
+) -> None:
+    """`cortex up` with the bundled model, and the library as somebody has it."""
+    bin = await trio.to_thread.run_sync(installing.python, root, library)
+    program = f"import sys\nbase, model, asked = sys.argv[1:]\n{NEWCOMERS[library]}"
     async with running("-m", "cortex", "up", "--port", "0") as process:
         with trio.fail_after(60):
             printed = (await lines_until(process.stdout, b"Ctrl-C stops.\n")).decode()
         url = next(word for word in printed.split() if word.endswith("/v1"))
-        said = await run(Call([bin / "python", "-c", program, url, MODEL_ID]), tmp_path, tmp_path)
+        words = [bin / "python", "-c", program, url, MODEL_ID, "What is 2 + 2?"]
+        said = await run(Call(words), tmp_path, tmp_path)
     assert said.status == 0 and said.text.strip().endswith("2 + 2 = 4."), said
 
 
