@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cortex.ask import Ask
+from cortex.ask import Ask, Tool
 from cortex.errors import Unsupported
 from cortex.events import Event, Prefilled, Started, Stopped, Text, Thought, TokenLogprob, ToolCall, Usage
 from cortex.translator import openai_hear
@@ -25,7 +25,8 @@ from cortex.wire import sse
 from cortex.wire.openai import Reply
 from cortex.wire.sse_reading import EventReader
 from tests import asks, ears
-from tests.losses import ANSWERED, READ, REFUSED, RETOLD, UNSAID, Loss, after, merged
+from tests.asks import SCHEMA
+from tests.losses import ANSWERED, HI, READ, REFUSED, RETOLD, UNSAID, Loss, after, merged
 from tests.play import play
 
 DOCS: Final = Path(__file__).parent.parent / "docs" / "dialects.md"
@@ -58,6 +59,14 @@ thoroughly: Final = settings(
 def test_what_a_dialect_has_words_for_is_in_the_ask(where: str, ask: Ask) -> None:
     dialect, body = DIALECTS[where]
     assert dialect.read(body(ask)) == after(UNSAID.values(), where, ask)
+
+
+@pytest.mark.parametrize("where", DIALECTS)
+def test_an_agent_may_have_the_tools_of_many_servers(where: str) -> None:
+    """One MCP server can bring a hundred, and an agent is told to use several."""
+    dialect, body = DIALECTS[where]
+    ask = Ask("m", HI, tools=tuple(Tool(f"mcp__{index}", "d", SCHEMA) for index in range(600)))
+    assert len(dialect.read(body(ask)).tools) == 600
 
 
 @pytest.mark.parametrize("where", DIALECTS)

@@ -248,7 +248,7 @@ def test_the_vendors_server_tools_are_left_out_and_need_not_be_called() -> None:
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name"),
         ({"tools": [{"input_schema": {}}]}, "tools[0].name"),
-        ({"tools": [{"name": f"t{i}"} for i in range(129)]}, "tools"),
+        ({"tools": [{"name": f"t{i}"} for i in range(1025)]}, "tools"),
         ({"tools": [WEATHER, {"name": "weather"}]}, "tools"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),

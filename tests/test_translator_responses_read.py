@@ -415,7 +415,7 @@ def test_a_tool_that_would_not_work_is_refused_at_its_place(tool: dict[str, Any]
 
 def test_two_tools_of_one_name_are_refused() -> None:
     assert refused(tools=[AGENTS, {**WEATHER, "name": "agents__close"}]).param == "tools"
-    assert refused(tools=[{**WEATHER, "name": f"f{index}"} for index in range(129)]).param == "tools"
+    assert refused(tools=[{**WEATHER, "name": f"f{index}"} for index in range(1025)]).param == "tools"
 
 
 @pytest.mark.parametrize(

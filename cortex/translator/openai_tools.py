@@ -26,7 +26,8 @@ from cortex.wire.openai_bodies import (
     ToolBody,
 )
 
-MOST_TOOLS: Final = 128
+# Agents send those of all their MCP servers: some hundred. It is their bytes that cost.
+MOST_TOOLS: Final = 1024
 # All schemas together. The largest agent seen sends a twelfth of it.
 TOOLS_BYTES: Final = 1024 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
@@ -54,9 +55,11 @@ def tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice]:
 
 def refuse_twins(given: tuple[Tool, ...], field: str) -> None:
     """Tools of one name could not be told apart: not by the model, and not in a choice."""
-    names = [tool.name for tool in given]
-    if twins := [name for name in names if names.count(name) > 1]:
-        raise BadAsk(f"'{field}' has two that are called {twins[0]!r}", param=field)
+    seen: set[str] = set()
+    for tool in given:
+        if tool.name in seen:
+            raise BadAsk(f"'{field}' has two that are called {tool.name!r}", param=field)
+        seen.add(tool.name)
 
 
 def _modern(body: ChatBody) -> tuple[Tool, ...]:
