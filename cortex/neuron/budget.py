@@ -12,11 +12,29 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from cortex.errors import PromptTooLong
+from cortex.errors import BadAsk, PromptTooLong
 from cortex.harness.base import EngineFacts, Job
 
 # The longest tokens in use, runs of blanks, have half as many characters.
 LONGEST_TOKEN: Final = 256
+# Half a second a million on a slow core; four times that are within what a turn may take.
+MOST_CHARACTERS: Final = 8 * 2**20
+
+
+def ensure_bearable(prompt: str, context: int) -> None:
+    """Raises PromptTooLong for a text that is too long whatever its tokens are; `context` 0 is unknown."""
+    if context and len(prompt) > context * LONGEST_TOKEN:
+        raise PromptTooLong.of(-(-len(prompt) // LONGEST_TOKEN), context, at_least=True)
+
+
+def ensure_countable(text: str, field: str) -> None:
+    """Raises BadAsk for a text in `field` that takes too long to be cut into tokens for a count."""
+    if len(text) > MOST_CHARACTERS:
+        raise BadAsk(
+            f"'{field}': {len(text)} characters are too many to be cut into tokens; the most are "
+            f"{MOST_CHARACTERS}, so send them in pieces",
+            param=field,
+        )
 
 
 async def budgeted(
@@ -26,8 +44,8 @@ async def budgeted(
     jobs = tuple(jobs)
     prompts = dict.fromkeys(job.prompt for job in jobs)
     for prompt in prompts:
-        if facts.context and isinstance(prompt, str) and len(prompt) > facts.context * LONGEST_TOKEN:
-            raise PromptTooLong.of(-(-len(prompt) // LONGEST_TOKEN), facts.context, at_least=True)
+        if isinstance(prompt, str):
+            ensure_bearable(prompt, facts.context)
     if facts.kv_tokens is None:
         return jobs
     # A prompt that fills the context leaves no room for a word of the answer.

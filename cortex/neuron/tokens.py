@@ -21,6 +21,7 @@ from cortex.config.models import spec_from_text
 from cortex.errors import BadAsk, NotHereNow, NotResident, Unsupported
 from cortex.harness.base import Charging, LoadOrder, Tokenising
 from cortex.neuron import passing, prompts
+from cortex.neuron.budget import ensure_bearable, ensure_countable
 from cortex.neuron.prompts import Voice
 from cortex.neuron.residents import Living, Residents
 from cortex.neuron.vocabularies import Vocabularies
@@ -46,11 +47,15 @@ class _Tongue:
 
     async def words(self, text: str, *, begin: bool) -> tuple[int, ...]:
         """Of a text, with the begin token where the engine adds one and it is not to be left out."""
+        ensure_countable(text, "prompt")
         return await self.tokenise((self.voice.bos if begin else "") + text)
 
     async def tokens(self, ask: Ask) -> tuple[int, ...]:
-        """What a generation of `ask` has for its prompt."""
-        return await self.tokenise(await trio.to_thread.run_sync(self._prompt, ask, abandon_on_cancel=True))
+        """What a generation of `ask` has for its prompt. Refused as there when that is beyond all measure."""
+        prompt = await trio.to_thread.run_sync(self._prompt, ask, abandon_on_cancel=True)
+        ensure_bearable(prompt, self.context)
+        ensure_countable(prompt, "messages")
+        return await self.tokenise(prompt)
 
     def _prompt(self, ask: Ask) -> str:
         """As the engine gets it, with the begin token that the engine adds."""

@@ -94,3 +94,28 @@ async def test_a_model_tells_where_it_answers_and_what_it_can_do() -> None:
         assert (await role.http.get(f"/models/{MODEL_ID}/capabilities")).json() == can
         for what in ("endpoint", "capabilities"):
             assert (await role.http.get(f"/models/a%2Fb/{what}")).status_code == 404
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_what_would_take_an_engine_as_long_as_a_hang_to_count_is_not_counted(
+    loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be ended for it, and its file held for what breaks processes."""
+    async with demo_neuron() as role:
+        if loaded:
+            await role.http.post("/models/load", json={"spec": {"id": MODEL_ID}})
+        long = {"model": MODEL_ID, "messages": [{"role": "user", "content": "x " * 400_000}]}
+        cold = await role.http.post("/v1/messages/count_tokens", json=long)
+        sent = await role.http.post("/v1/messages", json={**long, "max_tokens": 1})
+        assert cold.status_code == sent.status_code == 400
+        assert cold.json()["error"] == sent.json()["error"]
+        assert "prompt is too long: 3126 tokens" in cold.json()["error"]["message"]
+
+        monkeypatch.setattr("cortex.neuron.budget.MOST_CHARACTERS", 1000)
+        chat = {"model": MODEL_ID, "messages": [{"role": "user", "content": "x" * 1001}]}
+        for body, param in ((chat, "messages"), ({"model": MODEL_ID, "prompt": "x" * 1001}, "prompt")):
+            told = await role.http.post("/tokenize", json=body)
+            assert (told.status_code, fault_of(told)["param"]) == (400, param)
+        assert (
+            await role.http.post("/tokenize", json={"model": MODEL_ID, "prompt": "x" * 1000})
+        ).status_code == 200
