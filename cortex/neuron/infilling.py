@@ -13,7 +13,8 @@ async def infill_of(ask: Ask, tokenise: Callable[[str], Awaitable[tuple[int, ...
     if not ask.suffix:
         return None
     for family in FAMILIES:
-        if all([len(await tokenise(marker)) == 1 for marker in family.markers]):
+        # One question each: the device is asked between two of its turns.
+        if len(await tokenise("".join(family.markers))) == len(family.markers):
             return family
     raise Unsupported(
         f"'suffix' needs a model that fills gaps; the vocabulary of '{ask.model}' has none of the markers "
