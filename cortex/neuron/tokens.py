@@ -20,7 +20,7 @@ from cortex.catalogue import ModelSpec, unknown
 from cortex.config.models import spec_from_text
 from cortex.errors import BadAsk, NotHereNow, NotResident, Unsupported
 from cortex.harness.base import Charging, LoadOrder, Tokenising
-from cortex.neuron import passing, prompts
+from cortex.neuron import passing, prompts, vectors
 from cortex.neuron.budget import ensure_bearable, ensure_countable
 from cortex.neuron.prompts import Voice
 from cortex.neuron.residents import Living, Residents
@@ -37,9 +37,10 @@ COUNT: Final = "/v1/messages/count_tokens"
 
 @dataclass(frozen=True, slots=True)
 class _Tongue:
-    """The tokens of one model, loaded or not, and how it is spoken to."""
+    """The tokens of one model, loaded or not, what it can do, and how it is spoken to."""
 
     model: str
+    able: Collection[str]
     context: int
     voice: Voice
     tokenise: Callable[[str], Awaitable[tuple[int, ...]]]
@@ -61,6 +62,7 @@ class _Tongue:
         """As the engine gets it, with the begin token that the engine adds."""
         ask = replace(ask, model=self.model)
         prompts.check(ask)
+        vectors.check(ask, self.able)
         job = prompts.prepare(ask, self.voice, "-").jobs[0]
         assert isinstance(job.prompt, str)  # noqa: S101 - a chat's prompt is rendered text
         return self.voice.bos + job.prompt
@@ -194,6 +196,7 @@ class Tokeniser:
         assert isinstance(harness, Tokenising)  # noqa: S101 - each of ours is, or passes on
         return _Tongue(
             model,
+            promise.capabilities,
             promise.order.context,
             promise.voice(spec),
             partial(self._vocabularies.tokenise, harness, promise.order),
@@ -204,7 +207,7 @@ class Tokeniser:
 def _loaded(living: Living) -> _Tongue:
     model, worker = living.spec.id, living.worker
     tokenise, detokenise = partial(worker.tokenise, model), partial(worker.detokenise, model)
-    return _Tongue(model, living.facts.context, living.voice, tokenise, detokenise)
+    return _Tongue(model, living.capabilities, living.facts.context, living.voice, tokenise, detokenise)
 
 
 def _sound(living: Living) -> bool:
