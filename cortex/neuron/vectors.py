@@ -52,11 +52,13 @@ class Vectors:
     ask: Ask
     request_id: str
     usage: Usage = Usage()
+    _embed: Embed = field(init=False)
     _jobs: list[Job] = field(init=False)
     _at: int = 0
 
     def __post_init__(self) -> None:
-        self._jobs = _jobs(_wanted(self.ask, self.facts), self.ask, self.facts, self.request_id)
+        self._embed = _wanted(self.ask, self.facts)
+        self._jobs = _jobs(self._embed, self.ask, self.facts, self.request_id)
 
     @property
     def finished(self) -> bool:
@@ -78,9 +80,11 @@ class Vectors:
 
     def _hear(self, number: int, heard: EngineEvent) -> list[Event]:
         match heard:
+            case Embedded(data) if self.facts.chats:  # which numbers its inputs by itself
+                _ensure_bearable(self._embed, len(data) // 4)
+                return [heard]
             case Embedded():
-                # An upstream's inputs are numbered by itself.
-                return [heard if self.facts.chats else replace(heard, choice=number)]
+                return [replace(heard, choice=number)]
             case Stopped(usage=usage):
                 prompt, estimated = self.usage.prompt + usage.prompt, self.usage.estimated or usage.estimated
                 self.usage = replace(self.usage, prompt=prompt, estimated=estimated)
@@ -103,14 +107,19 @@ def _wanted(ask: Ask, facts: EngineFacts) -> Embed:
             "leave it out. Only vectors that a model's makers made for it may be cut, by the caller",
             param="dimensions",
         )
-    if answer_bytes(len(embed.inputs), facts.width, base64=embed.base64) > MOST_ANSWER_BYTES:
-        most = MOST_ANSWER_BYTES // answer_bytes(1, facts.width, base64=embed.base64)
+    _ensure_bearable(embed, facts.width)
+    return embed
+
+
+def _ensure_bearable(embed: Embed, width: int) -> None:
+    """Raises BadAsk when vectors of so many numbers would make too long an answer."""
+    if answer_bytes(len(embed.inputs), width, base64=embed.base64) > MOST_ANSWER_BYTES:
+        most = MOST_ANSWER_BYTES // answer_bytes(1, width, base64=embed.base64)
         raise BadAsk(
-            f"'input' has {len(embed.inputs)} entries, whose vectors of {facts.width} numbers make too long "
+            f"'input' has {len(embed.inputs)} entries, whose vectors of {width} numbers make too long "
             f"an answer: send at most {most} at once, in this encoding_format",
             param="input",
         )
-    return embed
 
 
 def _jobs(embed: Embed, ask: Ask, facts: EngineFacts, request_id: str) -> list[Job]:

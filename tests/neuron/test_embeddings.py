@@ -19,6 +19,7 @@ from cortex.config.neuron import NeuronConfig
 from cortex.config.upstream import UpstreamConfig
 from cortex.demo import GGUF, MODEL_ID
 from cortex.harness.scripted import Gate, Script
+from cortex.neuron import vectors as vectors_of_neurons
 from tests import fake_bert
 from tests.calls import CHAT, calling, fault_of, figures, hello
 from tests.fake_bert import CLS, CONTEXT, SEP, WIDTH
@@ -154,6 +155,10 @@ async def test_a_model_that_makes_vectors_writes_nothing(tmp_path: Path) -> None
             assert answer.status_code == 400, answer.text
             assert "/v1/embeddings" in fault_of(answer)["message"]
         assert await figures(role) == {}  # nor is it loaded for that
+        for _ in range(2):
+            answer = await role.http.post("/v1/messages/count_tokens", json=hello("tiny"))
+            assert answer.status_code == 400 and "/v1/embeddings" in fault_of(answer)["message"]
+            await role.http.post("/models/load", json={"spec": {"id": "tiny"}})
         counted = {"model": "tiny", "prompt": "hello", "add_special_tokens": False}
         assert (await role.http.post("/tokenize", json=counted)).json()["tokens"] == [4]
 
@@ -330,6 +335,23 @@ async def test_what_an_upstream_gets_wrong_is_told(answer: bytes, status: int, c
             told = await role.http.post(EMBEDDINGS, json={"model": "m", "input": ["a", "b"]})
             assert (told.status_code, fault_of(told)["code"]) == (status, code)
             assert "secret" not in told.text
+
+
+async def test_more_vectors_of_an_upstream_than_a_gateway_passes_on_are_refused_with_how_many_may_be() -> (
+    None
+):
+    """Only the answer tells how long they are."""
+    async with fake_engine("there", otherwise=answered(*[[0.5] * 20] * 10)) as engine:
+        async with bridge(engine, capabilities=("embeddings",)) as role:
+            asked = {"model": "m", "input": ["x"] * 10}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(vectors_of_neurons, "MOST_ANSWER_BYTES", 2000)
+                refused = await role.http.post(EMBEDDINGS, json=asked)
+                assert (refused.status_code, fault_of(refused)["param"]) == (400, "input")
+                assert "at most 5 at once" in fault_of(refused)["message"]
+                packed = await role.http.post(EMBEDDINGS, json={**asked, "encoding_format": "base64"})
+                assert len(packed.json()["data"]) == 10
+            assert len((await role.http.post(EMBEDDINGS, json=asked)).json()["data"]) == 10
 
 
 async def test_an_upstream_hears_at_once_that_the_client_left() -> None:
