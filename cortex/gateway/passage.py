@@ -116,7 +116,7 @@ class Passage:
             journey.text_bytes = await _aside(body, text_bytes) if journey.request.caller else len(body)
             claim = stack.enter_context(self._accounts.held(journey.request.caller, journey.text_bytes))
             seen = await _aside(body, peek)
-            claim.expect(0 if journey.way is VECTORS else seen.answer_tokens)
+            claim.expect(0 if journey.way in (COUNTS, VECTORS) else seen.answer_tokens)
             journey.model = model = self._views.resolve(journey.request.caller, seen.model)
             journey.name = self._views.called(journey.request.caller, seen.model, model)
             if seen.model == model:
@@ -127,14 +127,21 @@ class Passage:
             journey.streams = seen.stream and journey.way not in (COUNTS, VECTORS)
             named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
             journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
-            blind = not self._listing.sees(model)
-            if blind and await _aside(journey.body, partial(sight.doubtful, journey.way)):
-                ask = await _aside(journey.body, lambda body: journey.way.read(body, model))
-                sight.ensure(ask, journey, self._views)
+            await self._look(journey)
             if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):
                 journey.progress = Progress(self._dispatch.ledger, journey.request.id, journey.name)
         finally:
             journey.label = self._metrics.request_began(journey.model)
+
+    async def _look(self, journey: Journey) -> None:
+        """Raises Unsupported for what the model cannot be shown. Who has it is looked at only where that
+        costs less than a look at the body, or where that leaves a doubt."""
+        doubtful, body = partial(sight.doubtful, journey.way), journey.body
+        if len(body) <= BIG_BODY and not doubtful(body):
+            return
+        if not self._listing.sees(journey.model) and await _aside(body, doubtful):
+            ask = await _aside(body, lambda body: journey.way.read(body, journey.model))
+            sight.ensure(ask, journey, self._views)
 
     async def _travel(self, journey: Journey) -> None:
         """Seat and pass on, until it was passed on or must not be tried again."""

@@ -18,7 +18,7 @@ from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.keys import digest
 from tests.calls import residents
 from tests.fake_neuron import NOT_HERE, Open, fake_neuron, open_gateway, refusal
-from tests.fake_upstream import Close, Received, Wait, whole
+from tests.fake_upstream import Close, Hang, Received, Wait, script, whole
 from tests.roles import MIB, demo_neuron, running_gateway
 
 COUNT = "/v1/messages/count_tokens"
@@ -207,3 +207,17 @@ async def test_a_model_of_the_gateways_catalogue_is_counted_where_its_file_lies(
             assert told.status_code == 200, told.text
             assert told.headers["x-cortex-neuron"] == "n2" and told.json()["input_tokens"] > 5
             assert await residents(without) == await residents(having) == {}
+
+
+async def test_a_key_needs_room_for_the_prompt_alone() -> None:
+    """What an answer usually has, or may have, would be more than this key may: a count writes none."""
+    limited = GatewayConfig(keys=(Key("ann", digest("sk-ann"), ("inference",), tokens_per_day=500),))
+    body, key = {"model": "a", "messages": HELLO, "max_tokens": 64000}, {"x-api-key": "sk-ann"}
+    async with fake_neuron("a", otherwise=SEVEN) as neuron, open_gateway(neuron, config=limited) as gateway:
+        neuron.scripts.append(script(Hang()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: gateway.http.post(COUNT, json=body, headers=key))
+            await neuron.seen(1)
+            told = await gateway.http.post(COUNT, json=body, headers=key)
+            assert told.json() == {"input_tokens": 7}
+            nursery.cancel_scope.cancel()

@@ -1,13 +1,16 @@
 """POST /v1/embeddings through a gateway: byte for byte, and in the books."""
 
 import json
+from functools import partial
 
 import pytest
 import trio
 
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
+from cortex.gateway import passage
 from cortex.keys import digest
+from cortex.web.streaming import open_stream
 from tests.fake_neuron import NOT_STARTED, fake_neuron, open_gateway, refusal
 from tests.fake_upstream import Hang, script, whole
 
@@ -101,12 +104,15 @@ async def test_a_neurons_own_refusal_reaches_the_client() -> None:
         assert (told.status_code, told.json()["error"]["param"]) == (400, "input[1]")
 
 
-async def test_a_stream_is_never_begun_for_one_who_asks_for_it() -> None:
+async def test_a_stream_is_never_begun_for_one_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The neuron refuses it by name; a stream's head before would hide the status."""
+    monkeypatch.setattr(passage, "open_stream", partial(open_stream, grace_s=0))
     said = whole(400, b'{"error":{"message":"no stream","param":"stream","code":"unsupported_parameter"}}')
     async with fake_neuron("a", otherwise=said) as neuron, open_gateway(neuron) as gateway:
-        told = await gateway.http.post(EMBEDDINGS, json={"model": "a", "input": "x", "stream": True})
+        asked = {"model": "a", "input": "x", "stream": True}
+        told = await gateway.http.post(EMBEDDINGS, json=asked)
         assert (told.status_code, told.json()["error"]["param"]) == (400, "stream")
+        assert (await gateway.http.post("/v1/responses", json=asked)).status_code == 200, "this shows nothing"
 
 
 async def test_a_key_needs_room_for_the_inputs_alone() -> None:

@@ -11,6 +11,7 @@ import pytest
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
+from cortex.gateway.listing import Listing
 from cortex.web.listeners import fleet_credential
 from tests.fake_neuron import fake_neuron, open_gateway
 from tests.fake_upstream import Hang
@@ -267,3 +268,20 @@ async def test_a_refusal_says_what_would_help_the_model_that_it_is_about(harness
             answer = await gateway.http.post(path, json=asked(path, "hearsay"))
             assert answer.status_code == 400 and words in told(answer)["message"]
             assert neuron.requests == []
+
+
+async def test_who_has_a_model_is_not_looked_at_for_what_holds_no_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That grows with the fleet, and a look at a body of the usual length costs next to nothing."""
+    looks, sees = list[str](), Listing.sees
+    monkeypatch.setattr(Listing, "sees", lambda self, model: looks.append(model) or sees(self, model))
+    async with fake_neuron("sees") as neuron, open_gateway(neuron, catalogue=catalogue("sees")) as gateway:
+        for path in PLACES:
+            hello = {"model": "sees", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+            if path == "/v1/responses":
+                hello = {"model": "sees", "input": "hi"}
+            assert (await gateway.http.post(path, json=hello)).status_code == 200
+            assert looks == []
+            assert (await gateway.http.post(path, json=asked(path, "sees"))).status_code == 200
+            assert looks.pop() == "sees"
