@@ -303,7 +303,6 @@ REFUSED: Final[dict[str, tuple[Ask, tuple[str, ...], str]]] = {
         ("openai", "ollama"),
         "chat_template_kwargs.clear_thinking",
     ),
-    "echo": (Ask("m", prompt="x", echo=True), ("cortex", "vllm", "openai"), "echo"),
     "gaps": (Ask("m", prompt="x", suffix="y"), ("cortex", "vllm", "openai"), "suffix"),
 }
 

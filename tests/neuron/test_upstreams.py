@@ -272,6 +272,14 @@ async def test_several_answers_are_several_requests_with_seeds_that_follow() -> 
         assert seeds == [7, 8, 9]
 
 
+async def test_a_prompt_is_repeated_here_and_not_asked_of_the_engine() -> None:
+    async with fake_engine("m") as engine, bridge(engine) as role:
+        body = {"model": "m", "prompt": ["one ", "two "], "echo": True}
+        told = (await role.http.post(TEXT, json=body)).json()
+        assert [choice["text"] for choice in told["choices"]] == ["one Hello", "two Hello"]
+        assert [b"echo" in asked.body for asked in engine.requests] == [False, False]
+
+
 @pytest.mark.parametrize(("prompt", "tokens"), [("x" * 40, 10), ([5, 6, 7], 3)])
 async def test_a_stop_string_that_comes_before_the_counts_leaves_an_estimate(prompt, tokens: int) -> None:
     """The engine tells its counts at the end, which nobody waits for."""
