@@ -10,6 +10,7 @@ from cortex.events import Stopped, Text, Thought, Tokens, ToolCall
 from cortex.harness.base import Preflight
 from cortex.neuron.prompts import Templates, Voice, check, foresee, prepare
 from cortex.text.template import ChatTemplate
+from cortex.translator.free_tools import PARAMETERS
 
 PLAIN = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -299,11 +300,12 @@ def test_a_form_stands_alone_where_no_call_may_come_and_behind_a_call_that_must(
 
 def test_a_call_beside_a_form_is_held_to_its_schema_where_the_tool_is_strict() -> None:
     """Compilers know a part of JSON schema; tools that nobody wants held need not be of it."""
-    for tool in (FIND, replace(FIND, strict=True)):
+    patch = Tool("patch", parameters=PARAMETERS, free_form=True)  # whose client reads its one text
+    held = {"type": "object"}, FIND.parameters, PARAMETERS
+    for tool, schema in zip((FIND, replace(FIND, strict=True), patch), held, strict=True):
         shape = prepare(Ask("m", HELLO, tools=(tool,), shape=OBJECT), voice(CALLS), "-").jobs[0].shape
         assert shape is not None
-        held = shape.calls[0].schema["properties"]["arguments"]
-        assert held == (FIND.parameters if tool.strict else {"type": "object"})
+        assert shape.calls[0].schema["properties"]["arguments"] == schema
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 The model either answers in the form or writes calls as its template has them, and nothing else:
 no word beside either. So calls can begin the answer only, and what its strings say is text. What
-the calls may have for arguments is any object, as without a form, unless their tool is `strict`.
+the calls may have for arguments is any object, as without a form, unless their tool is `strict`, or
+takes one text alone.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def _spellings(form: CallForm, tools: Sequence[Tool]) -> tuple[Spelling, ...]:
 
 
 def _loose(tool: Tool) -> Tool:
-    return tool if tool.strict else replace(tool, parameters={})
+    return tool if tool.strict or tool.free_form else replace(tool, parameters={})
 
 
 def _closed(shape: Shape) -> bool:
