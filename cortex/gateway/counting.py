@@ -75,11 +75,13 @@ class Counting:
     async def _ask(self, journey: Journey, neuron: Neuron) -> CortexError | None:
         """None when the neuron answered; else why another one may be asked."""
         journey.neuron = journey.reply.tags[wire.NEURON] = neuron.name
-        journey.answered = False
+        journey.answered = journey.told = False
         try:
             await self._exchange(journey, neuron)
         except CortexError as error:
-            self._fleet.suspect(neuron.name, error)
+            # What failed behind a neuron, at an upstream say, is no reason to take the rest from it.
+            if not (journey.told and error.blame == "engine"):
+                self._fleet.suspect(neuron.name, error)
             if error.blame == "engine":
                 self._metrics.upstream_failed(neuron.name, error)
             if journey.reply.started or error.blame == "caller":

@@ -32,8 +32,9 @@ class Journey:
     `text_bytes` is the length of its body without pictures, `sampling` what its alias adds, `entry` what
     the catalogue says of a model whose tokens are counted. `seated` is the trio time of the first seat,
     `neuron` where the last one was and `route` what decided for it. `answered` once a neuron's answer is
-    passed on, whole or not. `avoid` names neurons that refused, `full` is the refusal of one that has the
-    model, and `error` what the client is told."""
+    passed on, whole or not, and `told` once one has said in good order why there is none. `avoid` names
+    neurons that refused, `full` is the refusal of one that has the model, and `error` what the client is
+    told."""
 
     way: Way
     request: Request
@@ -54,6 +55,7 @@ class Journey:
     entry: str = ""
     seated: float | None = None
     answered: bool = False
+    told: bool = False
     retried: bool = False
     stale: int = 0
     avoid: frozenset[str] = frozenset()

@@ -42,6 +42,7 @@ from cortex.ledger import Want
 from cortex.metrics import Metrics
 from cortex.web.connection import Reply, Request
 from cortex.web.progress import EVERY_S, Progress, asked_for
+from cortex.web.refusal import OWN_FAULT
 from cortex.web.relay import Destination, forward, refusal, request_bytes
 from cortex.web.retell import PATH as RETOLD
 from cortex.web.retell import Retelling
@@ -257,6 +258,7 @@ class Passage:
                 answer = await stack.enter_async_context(exchange)
             refused = journey.way is COUNTS and answer.status not in ANSWERED
             if refused or answer.headers.get(wire.NOT_STARTED) == "1":
+                journey.told = answer.status not in OWN_FAULT
                 raise await refusal(answer, self._limits)
             if journey.stream is not None:
                 await journey.stream.hand_over()

@@ -14,6 +14,7 @@ from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.config.neuron import NeuronConfig
 from cortex.demo import GGUF, MODEL_ID
+from cortex.gateway.probation import STRIKES
 from cortex.harness.llamacpp import LlamaCppHarness
 from cortex.keys import digest
 from tests.calls import residents
@@ -109,6 +110,17 @@ async def test_what_fails_on_two_is_the_requests_own_and_is_told() -> None:
             told = await count(gateway)
             assert told.status_code == 502 and "it died" in told.json()["error"]["message"]
             assert told.json()["type"] == "error" and third.requests == []
+
+
+@pytest.mark.parametrize(
+    "behind", [refusal(502, "upstream_failed", message="it hung up"), refusal(504, "upstream_timeout")]
+)
+async def test_a_neuron_whose_upstream_cannot_tell_is_sent_all_else(behind: bytes) -> None:
+    async with fake_neuron("a", "b", otherwise=behind) as neuron, open_gateway(neuron) as gateway:
+        for _ in range(STRIKES):
+            assert (await count(gateway)).status_code in (502, 504)
+        place = gateway.ledger.place("n1")
+        assert place is not None and place.ready and not place.doubt and place.most is None
 
 
 async def test_what_the_client_did_wrong_is_asked_of_one_neuron_alone() -> None:
