@@ -25,6 +25,13 @@ TOOL: Any = {
     "description": "The weather of a city",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+SURE: Any = {
+    "type": "object",
+    "properties": {"degrees": {"enum": [7, 18]}},
+    "required": ["degrees"],
+    "additionalProperties": False,
+}
+FORM: Any = {"format": {"type": "json_schema", "schema": SURE}}
 # The library has no word for it any more, and servers still obey it.
 GREEDY = {"temperature": 0}
 HELLO: Any = [{"role": "user", "content": "hi"}]
@@ -99,18 +106,9 @@ async def test_a_tool_turn_goes_round(demo: Running) -> None:
     assert "18" in "".join(block.text for block in second.content if block.type == "text")
 
 
-SURE: Any = {
-    "type": "object",
-    "properties": {"degrees": {"enum": [7, 18]}},
-    "required": ["degrees"],
-    "additionalProperties": False,
-}
-
-
 async def test_with_a_schema_and_tools_the_model_calls_first_and_then_answers_in_it(demo: Running) -> None:
     def deed(client: Anthropic):
-        form = {"format": {"type": "json_schema", "schema": SURE}}
-        body = asked("What is the weather in Paris?", tools=[TOOL], output_config=form, extra_body=GREEDY)
+        body = asked("What is the weather in Paris?", tools=[TOOL], output_config=FORM, extra_body=GREEDY)
         with client.messages.stream(**body) as stream:
             first = stream.get_final_message()
         (call,) = first.content
@@ -140,7 +138,15 @@ async def test_a_schema_that_cannot_be_held_is_refused_by_the_dialects_own_field
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"tools": [TOOL]}, {"system": "Be brief.", "thinking": {"type": "adaptive"}}]
+    "more",
+    [
+        {},
+        {"tools": [TOOL]},
+        {"system": "Be brief.", "thinking": {"type": "adaptive"}},
+        {"tools": [TOOL], "tool_choice": {"type": "any"}, "thinking": {"type": "adaptive"}},
+        {"output_config": FORM, "thinking": {"type": "adaptive"}},
+        {"output_config": FORM, "tools": [TOOL]},
+    ],
 )
 async def test_the_count_is_what_the_same_body_is_charged_for(demo: Running, more: dict[str, Any]) -> None:
     body = asked("Καλημέρα, what is the capital of France?", **more)
