@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -115,6 +115,21 @@ def test_calls_that_the_engine_cannot_hold_to_are_refused_by_the_caller_s_field(
     assert isinstance(end, Failed)
     assert end.error.param == "text.format"
     assert "'text.format'" in end.error.message
+
+
+def test_an_answer_may_begin_with_a_token_that_holds_the_letter_it_is_tried_with(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vocabularies have tokens like '"z': the form is held all the same."""
+
+    def complete(body: bytes, hear: Callable[[bytes], bool]) -> None:
+        text = '"z' if json.loads(body)["max_tokens"] == 1 else '"zoo"'
+        choice = {"text": text, "finish_reason": "stop"}
+        hear(json.dumps({"choices": [choice], "__verbose": {"tokens_predicted": 1}}).encode())
+
+    monkeypatch.setattr(asked.engine, "_complete", complete)
+    shape = Shape("json_schema", {"enum": ["zoo"]})
+    assert asked.text(Job(1, PROMPT, GREEDY, max_tokens=9, shape=shape)) == '"zoo"'
 
 
 def test_a_forced_form_leaves_no_room_for_blanks(asked: Asked) -> None:

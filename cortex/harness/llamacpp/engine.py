@@ -288,7 +288,7 @@ class LlamaCppEngine:
         self._listen(call, asking.encode(trial), heard.append)
         chunks = [asking.read(data) for data in heard]
         ended = call.cancelled or any(chunk.error is not None for chunk in chunks)
-        enforced = "z" not in "".join(chunk.choice.text for chunk in chunks)
+        enforced = "".join(chunk.choice.text for chunk in chunks).strip() != "z"
         if ended or enforced:
             for data, chunk in zip(heard, chunks, strict=True):
                 if chunk.error is not None or chunk.prompt_progress is not None:
