@@ -157,6 +157,23 @@ async def test_the_count_is_what_the_same_body_is_charged_for(demo: Running, mor
     assert counted.headers["x-cortex-model"] == MODEL_ID
 
 
+@pytest.mark.parametrize("version", [None, "2023-01-01", "2026-10-21", "2099-12-31", "tomorrow"])
+async def test_any_version_and_any_beta_is_the_dialect_that_there_is(
+    demo: Running, version: str | None
+) -> None:
+    """Clients say the date of their own library, and betas that nobody has heard of."""
+    headers = {"anthropic-beta": "context-1m-2025-08-07,never-heard-of-2031-01-01"}
+    if version is not None:
+        headers["anthropic-version"] = version
+    plain = await demo.http.post(MESSAGES, json=asked("hi", **GREEDY))
+    for path in (MESSAGES, MESSAGES + "?beta=true"):
+        answer = await demo.http.post(path, json=asked("hi", **GREEDY), headers=headers)
+        assert answer.status_code == 200
+        assert answer.json()["content"] == plain.json()["content"]
+    refused = await demo.http.post(MESSAGES + "?beta=true", json=asked("hi", n=2), headers=headers)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
 async def test_the_librarys_errors_are_told_apart(demo: Running) -> None:
     def deed(client: Anthropic):
         caught = []
