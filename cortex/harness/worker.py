@@ -304,9 +304,15 @@ class DeviceWorker(Losses):
         log.error("load.stuck device=%s model=%s why='it goes as soon as it has come'", self.name, model)
 
     async def _ask(self, model: str, question: Callable[[int], orders.Order]) -> Reply:
+        """The answer. Cancelled, it is computed all the same, and waited for (LET_GO_S at most): who
+        asks and leaves shall not have the thread answer many at once."""
         self._here(model)
         reply = self._send(self.host(model), question)
-        await reply.done.wait()
+        try:
+            await reply.done.wait()
+        finally:
+            with trio.move_on_after(LET_GO_S, shield=True):
+                await reply.done.wait()
         return reply
 
     def _send(self, host: Host, order: Callable[[int], orders.Order], loads: str | None = None) -> Reply:

@@ -7,6 +7,7 @@ chat is rendered by the same hands as a generation's, so the count is what that 
 Chats for an upstream's model are counted there, where that can be.
 """
 
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import trio
 from cortex.ask import Ask, Sampling
 from cortex.catalogue import ModelSpec, unknown
 from cortex.config.models import spec_from_text
-from cortex.errors import BadAsk, NotHereNow, NotResident, Unsupported
+from cortex.errors import BadAsk, NotHereNow, NotResident, TooSlow, Unsupported
 from cortex.harness.base import Charging, LoadOrder, Tokenising
 from cortex.neuron import passing, prompts, vectors
 from cortex.neuron.budget import ensure_bearable, ensure_countable
@@ -33,6 +34,9 @@ from cortex.wire import neuron as wire
 from cortex.wire.anthropic_answers import CountBody, encode
 
 COUNT: Final = "/v1/messages/count_tokens"
+# At one upstream; the others wait in line, within the time that there is.
+AT_ONCE: Final = 4
+ELSEWHERE_S: Final = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +81,22 @@ class _Elsewhere:
     order: LoadOrder
     defaults: Sampling
     harness: Charging
+    # Not of the threads that all share: an upstream that hangs would have them all.
+    threads: trio.CapacityLimiter
 
     @property
     def context(self) -> int:
         return self.order.context
 
     async def tokens(self, ask: Ask) -> tuple[int, ...]:
-        """What a generation of `ask` has for its prompt."""
-        return await trio.to_thread.run_sync(
-            self._told, replace(ask, model=self.spec.id), abandon_on_cancel=True
+        """What a generation of `ask` has for its prompt. TooSlow when the upstream does not tell."""
+        ask = replace(ask, model=self.spec.id)
+        with trio.move_on_after(ELSEWHERE_S):
+            return await trio.to_thread.run_sync(
+                self._told, ask, abandon_on_cancel=True, limiter=self.threads
+            )
+        raise TooSlow(
+            f"The upstream of model '{self.spec.id}' told no tokens within {ELSEWHERE_S:g} s; try again later"
         )
 
     def _told(self, ask: Ask) -> tuple[int, ...]:
@@ -117,6 +128,9 @@ class Tokeniser:
 
     def __init__(self, name: str, residents: Residents, vocabularies: Vocabularies) -> None:
         self._name, self._residents, self._vocabularies = name, residents, vocabularies
+        # By model, kept by those who are in them: who counts a lot keeps nobody from his turn.
+        self._lines: weakref.WeakValueDictionary[str, trio.Lock] = weakref.WeakValueDictionary()
+        self._threads: weakref.WeakValueDictionary[str, trio.CapacityLimiter] = weakref.WeakValueDictionary()
 
     def routes(self) -> dict[str, Route]:
         """What is not for the application: a chat may be longer than what that reads."""
@@ -174,7 +188,7 @@ class Tokeniser:
         living = self._residents.living(model)
         if living is not None and not living.facts.chats and _sound(living):
             with suppress(NotResident):  # it was unloaded meanwhile
-                return await question(_loaded(living))
+                return await question(self._loaded(living))
         return await question(await self._unloaded(model, sent))
 
     async def _unloaded(self, model: str, sent: ModelSpec | None) -> _Tongue | _Elsewhere:
@@ -192,7 +206,9 @@ class Tokeniser:
             able, living = await self._residents.capabilities(model) or (), self._residents.living(model)
             context = promise.order.context if living is None else living.facts.context
             order = replace(promise.order, context=context)
-            return _Elsewhere(spec, able, order, promise.voice(spec).defaults, harness)
+            url = str(order.options.get("url"))
+            threads = self._threads.setdefault(url, trio.CapacityLimiter(AT_ONCE))
+            return _Elsewhere(spec, able, order, promise.voice(spec).defaults, harness, threads)
         assert isinstance(harness, Tokenising)  # noqa: S101 - each of ours is, or passes on
         return _Tongue(
             model,
@@ -203,11 +219,21 @@ class Tokeniser:
             partial(self._vocabularies.detokenise, harness, promise.order),
         )
 
+    def _loaded(self, living: Living) -> _Tongue:
+        """Asked one question at a time, whole: a long text keeps the engine from its turns."""
+        model, worker = living.spec.id, living.worker
+        line = self._lines.setdefault(model, trio.Lock())
 
-def _loaded(living: Living) -> _Tongue:
-    model, worker = living.spec.id, living.worker
-    tokenise, detokenise = partial(worker.tokenise, model), partial(worker.detokenise, model)
-    return _Tongue(model, living.capabilities, living.facts.context, living.voice, tokenise, detokenise)
+        async def tokenise(text: str) -> tuple[int, ...]:
+            async with line:
+                return await worker.tokenise(model, text)
+
+        async def detokenise(ids: Sequence[int]) -> str:
+            async with line:
+                return await worker.detokenise(model, ids)
+
+        able, context = living.capabilities, living.facts.context
+        return _Tongue(model, able, context, living.voice, tokenise, detokenise)
 
 
 def _sound(living: Living) -> bool:

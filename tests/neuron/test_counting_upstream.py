@@ -9,9 +9,10 @@ import trio
 from cortex.config.neuron import NeuronConfig
 from cortex.config.upstream import UpstreamConfig
 from cortex.harness.llamacpp import LlamaCppHarness
+from cortex.neuron.tokens import AT_ONCE
 from tests.calls import fault_of, residents
 from tests.fake_engine import fake_engine, refusal
-from tests.fake_upstream import whole
+from tests.fake_upstream import Hang, script, whole
 from tests.neuron.test_counting_unloaded import BODIES, COUNT, MESSAGES, asked, charged
 from tests.neuron.test_upstreams import bridge
 from tests.roles import demo_neuron
@@ -76,3 +77,20 @@ async def test_what_goes_wrong_there_is_told_and_loads_nothing(
         refused = await role.http.post("/tokenize", json={"model": "m", "messages": asked("m")["messages"]})
         assert refused.status_code == status and said in fault_of(refused)["message"], refused.text
         assert await residents(role) == {}
+
+
+async def test_an_upstream_that_hangs_takes_no_threads_that_all_share() -> None:
+    shared = trio.to_thread.current_default_thread_limiter()
+    async with (
+        fake_engine("m", owned_by="vllm") as engine,
+        bridge(engine) as role,
+        trio.open_nursery() as nursery,
+    ):
+        engine.scripts.extend([script(Hang())] * 20)
+        for _ in range(20):
+            nursery.start_soon(lambda: role.http.post(COUNT, json=asked("m")))
+        await engine.seen(AT_ONCE)
+        for _ in range(3):  # whoever would get there has got there
+            await role.http.get("/health")
+        assert (len(engine.requests), shared.borrowed_tokens) == (AT_ONCE, 0)
+        nursery.cancel_scope.cancel()

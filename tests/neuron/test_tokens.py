@@ -1,13 +1,17 @@
 """/tokenize and /detokenize: the model's own tokens, and the count that a request is charged for."""
 
+import threading
 from pathlib import Path
 
 import pytest
 import trio
 
 from cortex.demo import MODEL_ID
-from cortex.harness.scripted import Script
-from tests.calls import CHAT, fault_of, residents
+from cortex.harness.hosts import Host
+from cortex.harness.orders import Order, Tokenise
+from cortex.harness.scripted import Script, ScriptedEngine, tokens_of
+from cortex.harness.worker import DeviceWorker
+from tests.calls import CHAT, calling, fault_of, residents
 from tests.roles import MIB, demo_neuron, running_neuron, specs
 
 CHAT_BODY = {
@@ -119,3 +123,42 @@ async def test_what_would_take_an_engine_as_long_as_a_hang_to_count_is_not_count
         assert (
             await role.http.post("/tokenize", json={"model": MODEL_ID, "prompt": "x" * 1000})
         ).status_code == 200
+
+
+async def test_who_asks_and_leaves_has_an_engine_answer_one_question_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts may be long, and what was asked is answered on the thread that takes the turns."""
+    go, sent, put = threading.Event(), list[str](), DeviceWorker._put
+
+    def tokenise(engine: ScriptedEngine, text: str) -> tuple[int, ...]:
+        go.wait(20)
+        return tokens_of(text)
+
+    def noted(worker: DeviceWorker, host: Host, order: Order) -> None:
+        if isinstance(order, Tokenise):
+            sent.append(order.text.split()[0])
+        put(worker, host, order)
+
+    async with running_neuron(tmp_path, specs(tmp_path, "a"), Script()) as role:
+        await role.http.post("/models/load", json={"spec": {"id": "a"}})
+        monkeypatch.setattr(ScriptedEngine, "tokenise", tokenise)
+        monkeypatch.setattr(DeviceWorker, "_put", noted)
+
+        async def settled() -> None:
+            """Whoever would get to the engine has got there."""
+            for _ in range(3):
+                await role.http.get("/health")
+
+        for number in range(5):
+            async with calling(role) as client:
+                await client.ask("/tokenize", {"model": "a", "prompt": f"leaves {number}"})
+                await settled()
+        async with trio.open_nursery() as staying:
+            for number in range(5):
+                body = {"model": "a", "prompt": f"stays {number}"}
+                staying.start_soon(lambda body=body: role.http.post("/tokenize", json=body))
+            await settled()
+            assert sent == ["leaves"]
+            go.set()
+        assert sent == ["leaves", *["stays"] * 5]
