@@ -85,7 +85,7 @@ def write(ask: Ask, model: str) -> bytes:
 
 def hear(body: bytes, ask: Ask, asked_bytes: int) -> tuple[list[Embedded], Stopped]:
     """What an upstream's answer to that says: a vector for each input, in their order, and the end.
-    Raises UpstreamFailed for anything less."""
+    Raises UpstreamFailed for anything less, and Unsupported where `dimensions` were not obeyed."""
     inputs = len(ask.embed.inputs) if ask.embed is not None else 0
     try:
         said = reading.decode(body, wire.HEARD)
@@ -95,12 +95,22 @@ def hear(body: bytes, ask: Ask, asked_bytes: int) -> tuple[list[Embedded], Stopp
         raise UpstreamFailed("The upstream answers with what are no embeddings of the inputs") from error
     if len(said.data) != inputs or len({len(each) for each in bits}) != 1:
         raise UpstreamFailed("The upstream answers with another number of embeddings, or unlike ones")
+    _ensure_obeyed(ask.embed, len(bits[0]) // 4)
     tokens = None if said.usage is None else said.usage.prompt_tokens or said.usage.total_tokens
     # As elsewhere where nobody tells: about four bytes are a token.
     usage = (
         Usage(prompt=-(-asked_bytes // 4), estimated=True) if tokens is None else Usage(prompt=max(0, tokens))
     )
     return [Embedded(each, choice=index) for index, each in enumerate(bits)], Stopped("stop", usage)
+
+
+def _ensure_obeyed(embed: Embed | None, width: int) -> None:
+    if embed is not None and embed.dimensions not in (None, width):
+        raise Unsupported(
+            f"'dimensions' is {embed.dimensions}, and the engine that serves this model makes vectors of "
+            f"{width} numbers all the same: leave it out",
+            param="dimensions",
+        )
 
 
 def _refuse(wanted: wire.EmbeddingsBody) -> None:

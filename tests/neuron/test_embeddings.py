@@ -337,6 +337,16 @@ async def test_what_an_upstream_gets_wrong_is_told(answer: bytes, status: int, c
             assert "secret" not in told.text
 
 
+async def test_an_upstream_that_ignores_how_long_vectors_are_to_be_is_found_out() -> None:
+    async with fake_engine("there", otherwise=answered([0.5, 2, 3])) as engine:
+        async with bridge(engine, capabilities=("embeddings",)) as role:
+            asked = {"model": "m", "input": "a", "dimensions": 2}
+            refused = await role.http.post(EMBEDDINGS, json=asked)
+            assert (refused.status_code, fault_of(refused)["param"]) == (400, "dimensions")
+            assert "of 3 numbers" in fault_of(refused)["message"]
+            assert (await role.http.post(EMBEDDINGS, json={**asked, "dimensions": 3})).status_code == 200
+
+
 async def test_more_vectors_of_an_upstream_than_a_gateway_passes_on_are_refused_with_how_many_may_be() -> (
     None
 ):
