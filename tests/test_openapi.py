@@ -30,6 +30,7 @@ from cortex.wire import anthropic_bodies as anthropic
 from cortex.wire import openai_bodies as openai
 from cortex.wire import responses_bodies as responses
 from tests.calls import settings
+from tests.pictures import url
 from tests.roles import running_gateway, running_neuron, specs
 
 KEY = "sk-user"
@@ -137,6 +138,16 @@ def test_what_is_said_of_raw_fields_is_of_fields_that_there_are() -> None:
 
 SCHEMA = {"type": "object"}
 SAID = {"role": "user", "content": "a"}
+
+
+def _picture(detail: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": url(), "detail": detail}}
+
+
+def _input(kind: str) -> dict:
+    return {"type": kind, "grammar": {"definition": "d"}}
+
+
 # By struct and field: a body of the dialect that says the word there.
 WORDS = {
     (openai.MessageBody, "role"): (CHAT, lambda word: {"messages": [{**SAID, "role": word, "name": "f"}]}),
@@ -144,6 +155,18 @@ WORDS = {
     (openai.FormatBody, "type"): (
         CHAT,
         lambda word: {"response_format": {"type": word, "json_schema": {"schema": SCHEMA}}},
+    ),
+    (openai.PictureBody, "detail"): (
+        CHAT,
+        lambda word: {"messages": [{**SAID, "content": [_picture(word)]}]},
+    ),
+    (openai.ToolBody, "type"): (
+        CHAT,
+        lambda word: {"tools": [{"type": word, "function": {"name": "f"}, "custom": {"name": "f"}}]},
+    ),
+    (openai.InputFormatBody, "type"): (
+        CHAT,
+        lambda word: {"tools": [{"type": "custom", "custom": {"name": "f", "format": _input(word)}}]},
     ),
     (anthropic.TurnBody, "role"): (MESSAGES, lambda word: {"messages": [{**SAID, "role": word}]}),
     (anthropic.ThinkingBody, "type"): (MESSAGES, lambda word: {"thinking": {"type": word}}),

@@ -12,6 +12,7 @@ import msgspec
 
 from cortex.ask import TEMPLATE_WORDS
 from cortex.openapi.shapes import Demands, Fills, Schema
+from cortex.translator.media import DETAILS
 from cortex.wire import anthropic_bodies as anthropic
 from cortex.wire import embeddings
 from cortex.wire import openai_bodies as openai
@@ -73,7 +74,11 @@ FILLS: Final[Fills] = {
     },
     openai.MessageBody: {"role": _words("system", "developer", "user", "assistant", "tool", "function")},
     openai.FormatBody: {"type": _words(*_FORMS)},
+    openai.PictureBody: {"detail": _words(*DETAILS, None)},
+    openai.ToolBody: {"type": _words("function", "custom", None)},
     openai.FunctionBody: {"name": _NAME, "parameters": _FREE},
+    openai.CustomBody: {"name": _NAME},
+    openai.InputFormatBody: {"type": _words("text", "grammar")},
     openai.SchemaBody: {"schema": _BY_TYPE},
     anthropic.MessagesBody: {
         "system": anthropic.CONTENT,
