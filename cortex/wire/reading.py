@@ -29,6 +29,10 @@ _PLACE: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
 _QUOTED: Final = re.compile(r"(?:(?<=^Expected )|(?<=, got ))`[^`]*`")
 _JSON_WORDS: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _KINDS: Final = re.compile(rf"\b(?:{'|'.join(_JSON_WORDS)})\b")
+# Clients that count in UTF-16 cut a text within an emoji, and the decoder's words do not tell.
+_HALF: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]"
+)
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -56,6 +60,8 @@ def decode(body: bytes | str | msgspec.Raw, decoder: msgspec.json.Decoder[T], na
         raise BadAsk(f"{subject} is nested too deeply", param=name or None) from fault
     except ValueError as fault:  # malformed JSON, or text that is not UTF-8
         detail = str(fault).removeprefix("JSON is malformed: ")
+        if _HALF.search(body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)):
+            detail = "it holds half of a surrogate pair, which is no character; cut texts between characters"
         raise BadAsk(f"{subject} is not valid JSON: {detail}", param=name or None) from fault
 
 
