@@ -204,6 +204,25 @@ def test_an_answer_that_lacks_a_vector_is_none() -> None:
         answered([Text("hello")])
 
 
+@pytest.mark.parametrize(
+    ("usage", "prompt"),
+    [
+        ({"prompt_tokens": 7, "total_tokens": 7}, 7),
+        ({"total_tokens": 6}, 6),
+        ({"prompt_tokens": 2**40}, None),
+        ({"prompt_tokens": 10**30}, None),
+        ({"prompt_tokens": -5}, None),
+        ({"prompt_tokens": 0, "total_tokens": 0}, None),
+        (None, None),
+    ],
+)
+def test_counts_that_cannot_be_are_taken_for_untold(usage: object, prompt: int | None) -> None:
+    """A neuron adds them up, and its report with one beyond all counts would be no report."""
+    said = json.dumps({"data": [{"embedding": [1.5]}], "usage": usage}).encode()
+    _, end = hear(said, Ask("m", embed=Embed(("a",))), 10)
+    assert end.usage == Usage(prompt=prompt or 3, estimated=prompt is None)
+
+
 HEARD = st.recursive(
     st.none()
     | st.booleans()
