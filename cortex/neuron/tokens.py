@@ -175,6 +175,8 @@ class Tokeniser:
     async def _routed(self, ask: Ask, sent: str | None) -> tuple[int, ...]:
         """The tokens for a gateway, which asks the next neuron where this one has not the files."""
         spec = None if sent is None else spec_from_text(sent)
+        if spec is not None and spec.id != ask.model:
+            raise BadAsk(f"'{wire.SPEC}' is about another model than the body", param="model")
         known = ask.model in self._residents.found.known() or self._residents.living(ask.model) is not None
         if spec is None and not known:
             raise NotHereNow(f"Neuron '{self._name}' does not know model '{ask.model}'")

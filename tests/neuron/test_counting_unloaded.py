@@ -1,5 +1,6 @@
 """Tokens are counted of a model that is not loaded, exactly, and nothing is loaded for it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,25 @@ async def test_a_gateways_count_is_answered_from_the_disk_by_the_entry_that_it_s
         wrong = {**routed, "x-cortex-spec": '{"id": 3}'}
         assert (await role.http.post(COUNT, json=asked("org/theirs"), headers=wrong)).status_code == 400
         assert await residents(role) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "status", "said"),
+    [
+        ({"id": "m", "harness": "llamacpp", "source": "path:/etc/passwd"}, 422, "is not below"),
+        ({"id": "m", "source": f"path:{GGUF.parent}/../m.gguf"}, 422, "is not below"),
+        ({"id": "m", "source": "upstream:http://127.0.0.1:1/v1"}, 422, "wants harness 'upstream'"),
+        # What is known of a model that is here, its crashes among it, is not for others to change.
+        ({"id": MODEL_ID, "source": f"path:{GGUF}"}, 400, "another model"),
+    ],
+)
+async def test_whoever_sends_an_entry_has_no_other_file_read_and_nobody_else_asked(
+    entry: dict[str, str], status: int, said: str
+) -> None:
+    headers = {"x-cortex-route": "gw", "x-cortex-spec": json.dumps(entry)}
+    async with demo_neuron() as role:
+        refused = await role.http.post(COUNT, json=asked("m"), headers=headers)
+        assert refused.status_code == status and said in fault_of(refused)["message"], refused.text
 
 
 async def test_a_model_that_is_yet_to_be_downloaded_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tokens of an upstream's model are counted where the request would be answered, or refused by name."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -97,3 +98,12 @@ async def test_an_upstream_that_hangs_takes_no_threads_that_all_share() -> None:
         await eventually(free)
         assert len(engine.requests) == AT_ONCE
         nursery.cancel_scope.cancel()
+
+
+async def test_whoever_sends_an_entry_has_no_other_address_asked() -> None:
+    async with fake_engine("m") as engine, fake_engine("m") as theirs, bridge(engine) as role:
+        entry = json.dumps({"id": "x", "source": f"upstream:{theirs.url}#m"})
+        headers = {"x-cortex-route": "gw", "x-cortex-spec": entry}
+        refused = await role.http.post(COUNT, json=asked("x"), headers=headers)
+        assert refused.status_code == 422 and "no file of this neuron names" in fault_of(refused)["message"]
+        assert engine.requests == theirs.requests == [] and theirs.looks == 0
