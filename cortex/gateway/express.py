@@ -20,6 +20,7 @@ from cortex.gateway import sight
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
+from cortex.gateway.member import Waits
 from cortex.gateway.orders import Orders
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
@@ -35,6 +36,7 @@ from cortex.web.framing import Framing
 from cortex.web.guest import Guest
 from cortex.web.known import Known
 from cortex.web.link import Link
+from cortex.web.pool import Pool
 from cortex.web.relay import Destination, forwarded, request_head
 from cortex.wire import neuron as wire
 from cortex.wire.openai import Peek, peek, rename
@@ -49,12 +51,15 @@ MOST_BODY: Final = 64 * 2**10
 
 @dataclass(slots=True)
 class Begun:
-    """A request that callbacks have brought so far: it has a seat, and a link to the neuron. Either the
-    head of its answer has come, or there is an error."""
+    """A request that callbacks have brought so far: it has a seat, and a link of `pool` to the neuron, among
+    whose `waits` it is. Either the head of its answer has come, or there is an error."""
 
     journey: Journey
     ticket: Ticket
     neuron: Neuron
+    # Kept beside the neuron, which may be found at another address meanwhile.
+    pool: Pool
+    waits: Waits
     link: Link
     claim: Claim = field(default_factory=Claim)
     answer: Answer | None = None
@@ -142,7 +147,8 @@ class Express:
         try:
             neuron = self._fleet[journey.neuron]
             if self._fleet.tongues.speaks(neuron.name, way) and (link := neuron.pool.lend()) is not None:
-                trip = self._begun(Begun(journey, ticket, neuron, link), framing, guest, seen, known)
+                begun = Begun(journey, ticket, neuron, neuron.pool, neuron.waits, link)
+                trip = self._begun(begun, framing, guest, seen, known)
         finally:
             if trip is None:
                 self.dispatch.leave(ticket)
@@ -173,7 +179,7 @@ class Express:
         try:
             if errand is not None:
                 await errand.hear_out()
-            await begun.neuron.pool.part(begun.link, broken=False)
+            await begun.pool.part(begun.link, broken=False)
         finally:
             if errand is not None:
                 outcome = self.books.left(journey)
@@ -188,7 +194,7 @@ class Express:
         try:
             begun.claim = self._views.accounts.let_in(journey.request.caller, journey.text_bytes)
         except CortexError:
-            neuron.pool.taken_back(begun.link)
+            begun.pool.taken_back(begun.link)
             raise
         taken = known.notes.get("forwarded")
         if taken is None:
@@ -209,7 +215,7 @@ class Express:
         journey.meter = errand.meter
         journey.label = self._metrics.request_began(journey.model)
         if not journey.streams:
-            neuron.waits.begin(errand.give_up)
+            begun.waits.begin(errand.give_up)
         return trip
 
 
@@ -226,7 +232,7 @@ class Trip:
         begun, express = self._begun, self._express
         journey, answer = begun.journey, self.errand.answer
         if answer.reusable:
-            begun.neuron.pool.taken_back(begun.link)
+            begun.pool.taken_back(begun.link)
         else:
             begun.link.close()
         self._over()
@@ -251,7 +257,7 @@ class Trip:
 
     def unreached(self, problem: OSError | None) -> CortexError:
         """What it means that no connection was made."""
-        return self._begun.neuron.pool.unreached(problem)
+        return self._begun.pool.unreached(problem)
 
     def left(self) -> None:
         """The client is gone."""
@@ -286,7 +292,7 @@ class Trip:
 
     def _over(self) -> None:
         journey = self._begun.journey
-        self._begun.neuron.waits.end(self.errand.give_up)
+        self._begun.waits.end(self.errand.give_up)
         journey.elsewhere_s += trio.current_time() - self.errand.answer.asked_at
 
 

@@ -272,7 +272,7 @@ class Passage:
 
     async def _rest(self, begun: Begun, reply: Reply) -> None:
         """The client has the rest of the answer that callbacks began to read."""
-        pool, link, answer = begun.neuron.pool, begun.link, begun.answer
+        pool, link, answer = begun.pool, begun.link, begun.answer
         if begun.error is not None or answer is None:
             await pool.part(link, broken=True)
             raise begun.error or UpstreamFailed("The neuron's answer was given up.")

@@ -16,13 +16,14 @@ from tests.fake_neuron import (
     CHUNKED,
     STREAM,
     STREAMED,
+    WHOLE,
     FakeNeuron,
     Open,
     body,
     fake_neuron,
     open_gateway,
 )
-from tests.fake_upstream import STREAM_HEAD, Hang
+from tests.fake_upstream import STREAM_HEAD, Hang, Wait
 from tests.fake_web import CHAT, Client, ask
 
 
@@ -143,3 +144,24 @@ async def test_what_is_known_of_a_head_ends_with_its_key() -> None:
         assert await asks(client, "sk-a") == 401
         client = await gateway.dial()
         assert await asks(client, "sk-b") == 200
+
+
+async def test_a_connection_stays_with_the_address_that_it_leads_to() -> None:
+    """A request that ends when its neuron is at another address leaves nothing of the old one behind."""
+    async with fake_neuron("a") as old, fake_neuron("a") as new, open_gateway(old) as gateway:
+        go_on = trio.Event()
+        old.scripts.append(old.plan(Wait(go_on), WHOLE))
+        first = await gateway.dial()
+        await first.send(ask(CHAT, body()))
+        await old.seen(1)
+        tuning = gateway.gateway.tuning
+        moved = (replace(tuning.config.neurons[0], endpoint=new.url),)
+        tuning.take(Whole(replace(tuning.config, neurons=moved), Catalogue(), None, ()))
+        await new.polled()
+        await gateway.knows(lambda ledger: ledger.place("n1").ready)
+        go_on.set()
+        assert (await first.answer()).status == 200
+        second = await gateway.dial()
+        await second.send(ask(CHAT, body()))
+        assert (await second.answer()).status == 200
+        assert (len(old.requests), len(new.requests)) == (1, 1)
