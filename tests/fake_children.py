@@ -126,3 +126,7 @@ def aborts_at_tokens():
 
 def hangs_at_tokens():
     return _at_tokens(hang)
+
+
+def breaks_at_tokens():
+    return _at_tokens(lambda: 1 / 0)

@@ -80,7 +80,7 @@ def test_a_pin_keeps_a_model_from_every_newcomer_and_from_an_unload_without_forc
     book.ledger.pin("a", pinned=True)
     _, decision = book.arrive("b", 60, prefer=("a",))
     assert isinstance(decision.error, Busy) and decision.error.facts["blocked_by"] == ["a"]
-    with pytest.raises(Busy, match="pinned at 'p'"):
+    with pytest.raises(Busy, match="Model 'a' is pinned"):
         book.ledger.leaving("p", "a")
     book.ledger.leaving("p", "a", force=True)
 

@@ -12,7 +12,7 @@ from cortex.demo import GGUF
 from cortex.events import EngineEvent, Failed, Stopped, Tokens
 from cortex.harness.base import Job, LoadOrder
 from cortex.harness.llamacpp import LlamaCppHarness
-from cortex.harness.llamacpp.engine import LlamaCppEngine
+from cortex.harness.llamacpp.engine import SCHEMAS_KEPT, LlamaCppEngine
 from cortex.text.toolcalls import CallForm, beside, force
 from tests.call_forms import TOOLS, read
 
@@ -130,6 +130,23 @@ def test_an_answer_may_begin_with_a_token_that_holds_the_letter_it_is_tried_with
     monkeypatch.setattr(asked.engine, "_complete", complete)
     shape = Shape("json_schema", {"enum": ["zoo"]})
     assert asked.text(Job(1, PROMPT, GREEDY, max_tokens=9, shape=shape)) == '"zoo"'
+
+
+class Raced(dict[bytes, bool]):
+    """What is to be forgotten was forgotten by another call's thread a moment ago."""
+
+    def pop(self, key: bytes, *otherwise: bool | None) -> bool | None:
+        super().pop(key)
+        return super().pop(key, *otherwise)
+
+
+def test_two_calls_that_forget_one_form_at_once_break_nothing(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Raced((index.to_bytes(2), True) for index in range(SCHEMAS_KEPT))
+    monkeypatch.setattr(asked.engine, "_schemas", kept)
+    assert json.loads(asked.text(Job(1, PROMPT, GREEDY, max_tokens=20, shape=ANSWER))) == {"a": 1}
+    assert len(kept) == SCHEMAS_KEPT
 
 
 def test_a_forced_form_leaves_no_room_for_blanks(asked: Asked) -> None:

@@ -23,6 +23,7 @@ from cortex.translator.openai_manners import CORTEX, MANNERS
 from cortex.translator.openai_write import write
 from cortex.wire import sse
 from cortex.wire.openai import Reply
+from cortex.wire.openai_heard import MOST_TOKENS
 from cortex.wire.sse_reading import EventReader
 from tests import asks, ears
 from tests.asks import SCHEMA
@@ -128,7 +129,7 @@ _SCORES: Final = st.lists(
     ),
     max_size=2,
 ).map(tuple)
-_COUNTS: Final = st.integers(0, 2**40)
+_COUNTS: Final = st.integers(0, MOST_TOKENS)
 
 
 @st.composite

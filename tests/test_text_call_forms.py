@@ -322,6 +322,30 @@ def test_any_mixture_reads_the_same_in_pieces_and_loses_nothing(given_: tuple[Ca
     assert kept == lost or "[CALL_ID]" in whole
 
 
+SPOKEN = st.sampled_from(
+    ["<tool_call>", "<function=now></function>", "[TOOL_CALLS]now[ARGS]{}", LLAMA, "\n", "x"]
+)
+KEYS = st.sampled_from(["type", "id", "parameters", "arguments", "city", "<tool_call>"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.lists(SPOKEN).map("".join),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.just("name"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(["hermes", "qwen_xml", "llama", "mistral_list", "mistral_args"]), st.data())
+def test_an_answer_in_a_form_is_no_call_whatever_it_speaks_of(form: CallForm, data: st.DataObject) -> None:
+    """Llama's is an object without a name, as `beside` has it: nothing else would tell it from a call."""
+    answer = data.draw(st.dictionaries(KEYS, VALUES, max_size=4) if form == "llama" else VALUES)
+    whole = json.dumps(answer)
+    for pieces in ([whole], list(whole)):
+        calls = scanner(form)
+        calls.lead()
+        said = [*(event for piece in pieces for event in calls.feed(piece)), *calls.flush()]
+        assert not any(isinstance(event, ToolCall) for event in said)
+        assert "".join(event.text for event in said if isinstance(event, Text)) == whole
+
+
 @given(st.sampled_from(sorted(PARTS)), st.text(), st.integers(0))
 def test_an_answer_without_markers_comes_out_as_it_is(form: CallForm, answer: str, seed: int):
     at = seed % (len(answer) + 1)

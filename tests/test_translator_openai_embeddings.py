@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
 
 from cortex.ask import Ask, Embed
-from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported
+from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported, UpstreamFailed
 from cortex.events import Embedded, Event, Failed, Stopped, Text, Usage
-from cortex.translator.openai_embeddings import read, whole
+from cortex.translator.openai_embeddings import hear, read, whole
 from cortex.wire.embeddings import answer_bytes
 from cortex.wire.openai import Reply
 
@@ -202,3 +202,66 @@ def test_an_answer_that_lacks_a_vector_is_none() -> None:
         answered([Embedded(vector(1)), Failed(EngineFailed("lost"), choice=1)], "a", "b")
     with pytest.raises(TypeError, match="Text"):
         answered([Text("hello")])
+
+
+@pytest.mark.parametrize(
+    ("usage", "prompt"),
+    [
+        ({"prompt_tokens": 7, "total_tokens": 7}, 7),
+        ({"total_tokens": 6}, 6),
+        ({"prompt_tokens": 2**40}, None),
+        ({"prompt_tokens": 10**30}, None),
+        ({"prompt_tokens": -5}, None),
+        ({"prompt_tokens": 0, "total_tokens": 0}, None),
+        (None, None),
+    ],
+)
+def test_counts_that_cannot_be_are_taken_for_untold(usage: object, prompt: int | None) -> None:
+    """A neuron adds them up, and its report with one beyond all counts would be no report."""
+    said = json.dumps({"data": [{"embedding": [1.5]}], "usage": usage}).encode()
+    _, end = hear(said, Ask("m", embed=Embed(("a",))), 10)
+    assert end.usage == Usage(prompt=prompt or 3, estimated=prompt is None)
+
+
+HEARD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["index", "embedding", "data", "usage"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+ODD_VECTORS = st.lists(
+    st.fixed_dictionaries(
+        {"embedding": HEARD | st.lists(SINGLE, min_size=2, max_size=2)}, optional={"index": HEARD}
+    ),
+    max_size=3,
+)
+
+
+@given(
+    st.fixed_dictionaries({"data": ODD_VECTORS | HEARD}, optional={"usage": HEARD})
+    .map(json.dumps)
+    .map(str.encode)
+    | st.binary(max_size=40),
+    st.sampled_from([None, 2, 3]),
+)
+def test_whatever_an_upstream_answers_it_is_a_vector_for_each_input_or_refused(
+    said: bytes, dimensions: int | None
+) -> None:
+    ask = Ask("m", embed=Embed(("a", "b"), dimensions=dimensions))
+    try:
+        vectors, end = hear(said, ask, 40)
+    except UpstreamFailed:
+        return
+    except Unsupported as error:
+        assert error.param == "dimensions" and dimensions is not None
+        return
+    assert [each.choice for each in vectors] == [0, 1]
+    assert len({len(each.data) for each in vectors}) == 1
+    assert dimensions is None or len(vectors[0].data) == 4 * dimensions
+    assert end.usage.prompt >= 0

@@ -53,6 +53,12 @@ def test_a_peek_holds_what_routing_needs() -> None:
         ({"max_tokens": 7, "n": None}, 7),
         ({"n": 3}, None),
         ({"max_completion_tokens": None, "max_tokens": 7}, 7),
+        ({"max_tokens": 7, "n": 3, "prompt": ["a, b", "c"]}, 42),
+        ({"max_tokens": 7, "prompt": [[1, 2], [3]]}, 14),
+        ({"max_tokens": 7, "prompt": [1, 2, 3]}, 7),
+        ({"max_tokens": 7, "prompt": "a, b"}, 7),
+        ({"max_tokens": 7, "prompt": ["a" * 200_000, "b"]}, 14),
+        ({"max_tokens": 7, "prompt": ["a," * 200_000, "b"]}, 7 * 64),
         *(({"max_tokens": odd}, None) for odd in ("7", -1, 1.5, True, [7], {"a": 7}, 10**12)),
     ],
 )

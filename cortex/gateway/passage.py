@@ -135,7 +135,8 @@ class Passage:
         whatever its body holds. Whatever becomes of it, it is in the books."""
         body = journey.request.body
         try:
-            journey.text_bytes = await _aside(body, text_bytes) if journey.request.caller else len(body)
+            limited = journey.request.caller and sight.possible(journey.way)
+            journey.text_bytes = await _aside(body, text_bytes) if limited else len(body)
             claim = stack.enter_context(self._accounts.held(journey.request.caller, journey.text_bytes))
             seen = await _aside(body, peek)
             claim.expect(0 if journey.way in (COUNTS, VECTORS) else seen.answer_tokens)
@@ -153,7 +154,7 @@ class Passage:
         """Raises Unsupported for what the model cannot be shown. Who has it is looked at only where that
         costs less than a look at the body, or where that leaves a doubt."""
         doubtful, body = partial(sight.doubtful, journey.way), journey.body
-        if len(body) <= BIG_BODY and not doubtful(body):
+        if not sight.possible(journey.way) or (len(body) <= BIG_BODY and not doubtful(body)):
             return
         if not self._listing.sees(journey.model) and await _aside(body, doubtful):
             ask = await _aside(body, lambda body: journey.way.read(body, journey.model))

@@ -24,6 +24,11 @@ _MARKS: Final = {
 _MOST_NAMED: Final = 3
 
 
+def possible(way: Way) -> bool:
+    """Whether bodies of that way may hold anything to be shown."""
+    return way.dialect.name in _MARKS
+
+
 def doubtful(way: Way, body: bytes) -> bool:
     """Whether `body` must be read to know what is to be shown. A long one is looked through for long."""
     return any(mark in body for mark in _MARKS.get(way.dialect.name, ()))

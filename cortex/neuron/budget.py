@@ -28,7 +28,7 @@ def ensure_bearable(prompt: str, context: int) -> None:
 
 
 def ensure_countable(text: str, field: str) -> None:
-    """Raises BadAsk for a text in `field` that takes too long to be cut into tokens for a count."""
+    """Raises BadAsk for a text in `field` that would keep the thread from its turns for too long."""
     if len(text) > MOST_CHARACTERS:
         raise BadAsk(
             f"'{field}': {len(text)} characters are too many to be cut into tokens; the most are "
@@ -52,6 +52,8 @@ async def budgeted(
     most = min(facts.context, facts.kv_tokens)
     counts: dict[str | tuple[int, ...], int] = {}
     for prompt in prompts:
+        if isinstance(prompt, str):
+            ensure_countable(prompt, "messages")
         counts[prompt] = len(await tokenise(bos + prompt) if isinstance(prompt, str) else prompt)
         if counts[prompt] >= most:
             raise PromptTooLong.of(counts[prompt], most)

@@ -28,6 +28,9 @@ from cortex.weights import digest, stamp
 # files in it, and a fraction of what models of today are trained for, which no small host holds.
 CONTEXT_TOKENS = 8192
 
+# Of models that are asked for; templates of that many take some hundred MiB.
+MOST_KEPT: Final = 1024
+
 # A header has some MiB; a disk that takes longer for them hangs.
 HEADER_S: Final = 30.0
 
@@ -104,8 +107,16 @@ class Promises:
             order, header = _promised(spec, order, harness)
             order = replace(order, digest="+".join(map(digest, files)))
             known = key, Promise(order, header, _templates(spec.id, header))
-            self._promises[spec.id] = known
+            self._keep(spec.id, known)
         return known[1]
+
+    def _keep(self, model: str, known: tuple[tuple[object, ...], Promise]) -> None:
+        """In the place of what is kept for longest, where there is too much: that is read again. A
+        gateway may have a model under any name."""
+        self._promises.pop(model, None)
+        self._promises[model] = known
+        for former in list(self._promises)[:-MOST_KEPT]:
+            self._promises.pop(former, None)  # another thread may have been quicker
 
     def _order(self, spec: ModelSpec, path: Path, draft: Path | None = None) -> LoadOrder:
         if draft == path:

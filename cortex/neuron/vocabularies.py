@@ -85,6 +85,9 @@ class Vocabularies:
             yield order.model
         except NotResident as error:  # it died, unasked, since it arrived
             raise EngineFailed(f"{order.model}: what had its tokens is gone; ask again") from error
+        except EngineFailed:
+            child.scope.cancel()  # it may live on, and fail at whatever it is asked
+            raise
         finally:
             child.users -= 1
             child.used_at = trio.current_time()

@@ -17,6 +17,7 @@ from cortex.wire import embeddings as wire
 from cortex.wire import reading
 from cortex.wire.openai import Reply
 from cortex.wire.openai_bodies import ABSENT, Forbidden
+from cortex.wire.openai_heard import MOST_TOKENS
 from cortex.wire.sse import Frame
 
 # As many token ids as the longest prompt of a completion may have.
@@ -96,11 +97,10 @@ def hear(body: bytes, ask: Ask, asked_bytes: int) -> tuple[list[Embedded], Stopp
     if len(said.data) != inputs or len({len(each) for each in bits}) != 1:
         raise UpstreamFailed("The upstream answers with another number of embeddings, or unlike ones")
     _ensure_obeyed(ask.embed, len(bits[0]) // 4)
-    tokens = None if said.usage is None else said.usage.prompt_tokens or said.usage.total_tokens
-    # As elsewhere where nobody tells: about four bytes are a token.
-    usage = (
-        Usage(prompt=-(-asked_bytes // 4), estimated=True) if tokens is None else Usage(prompt=max(0, tokens))
-    )
+    tokens = 0 if said.usage is None else said.usage.prompt_tokens or said.usage.total_tokens or 0
+    # No input is without a token. As elsewhere where nobody tells: about four bytes are one.
+    told = 0 < tokens <= MOST_TOKENS
+    usage = Usage(prompt=tokens if told else -(-asked_bytes // 4), estimated=not told)
     return [Embedded(each, choice=index) for index, each in enumerate(bits)], Stopped("stop", usage)
 
 

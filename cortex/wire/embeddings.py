@@ -110,7 +110,10 @@ class EmbeddingsAnswer(msgspec.Struct):
 
 
 class HeardVector(msgspec.Struct):
-    embedding: list[float] | str
+    """`embedding` is raw, for `bits_of`: all numbers of an answer at once would keep every other thread
+    waiting."""
+
+    embedding: Raw
     index: int | None = None
 
 
@@ -128,6 +131,7 @@ class HeardEmbeddings(msgspec.Struct):
 
 BODY: Final = msgspec.json.Decoder(EmbeddingsBody)
 HEARD: Final = msgspec.json.Decoder(HeardEmbeddings)
+_VECTOR: Final = msgspec.json.Decoder(list[float] | str)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -157,9 +161,10 @@ def question(model: str, inputs: Sequence[str | tuple[int, ...]], dimensions: in
     return _encode(said)
 
 
-def bits_of(vector: list[float] | str) -> bytes:
+def bits_of(written: Raw) -> bytes:
     """The numbers in single precision, little-endian, whichever form they came in. ValueError when they
     are none."""
+    vector = _VECTOR.decode(written)
     if isinstance(vector, str):
         data = b64decode(vector, validate=True)
         numbers: Sequence[float] = struct.unpack(f"<{len(data) // _FLOAT_BYTES}f", data[: len(data) // 4 * 4])

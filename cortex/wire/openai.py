@@ -24,7 +24,12 @@ from cortex.wire.openai_bodies import ModelName
 OPENING_BYTES: Final = 1024
 # A body has one model; more candidates than this are no accident.
 MOST_CANDIDATES: Final = 64
+# A request with more of them is refused by whoever answers it.
+MOST_PROMPTS: Final = 64
+# Up to here they are counted one by one: some milliseconds at worst.
+SMALL_PROMPT_BYTES: Final = 128 * 1024
 
+_LIST: Final = re.compile(rb'\[[ \t\r\n]*["\[]')
 _MODEL: Final = re.compile(
     rb'"model"[ \t\r\n]*+:[ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")',
     re.DOTALL,
@@ -79,6 +84,7 @@ _GLIMPSE: Final = msgspec.json.Decoder(_Glimpse)
 _METADATA: Final = msgspec.json.Decoder(_Metadata)
 _NAME: Final = msgspec.json.Decoder(_Name)
 _STRING: Final = msgspec.json.Decoder(str)
+_RAWS: Final = msgspec.json.Decoder(list[Raw])
 
 
 def peek(body: bytes) -> Peek:
@@ -122,7 +128,17 @@ def _begins(raw: Raw, sign: bytes) -> bool:
 def _answer_tokens(seen: _Glimpse) -> int | None:
     limits = (seen.max_completion_tokens, seen.max_tokens, seen.max_output_tokens)
     said = next((tokens for raw in limits if (tokens := _count(raw)) is not None), None)
-    return None if said is None else said * (_count(seen.n) or 1)
+    return None if said is None else said * (_count(seen.n) or 1) * _prompts(seen.prompt)
+
+
+def _prompts(raw: Raw) -> int:
+    """How many prompts a completion has; where they are long, the most that there can be. A list of
+    numbers is the tokens of one."""
+    if _LIST.match(memoryview(raw)[:64]) is None:
+        return 1
+    if len(raw) > SMALL_PROMPT_BYTES:
+        return min(MOST_PROMPTS, bytes(raw).count(b",") + 1)
+    return len(reading.decode(raw, _RAWS, "prompt"))
 
 
 def _count(raw: Raw) -> int | None:

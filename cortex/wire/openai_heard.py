@@ -11,8 +11,8 @@ import msgspec
 
 T = TypeVar("T")
 
-# No true count is larger; sums and gauges are safe with it.
-_MOST_TOKENS: Final = 2**53
+# No true count is larger, and millions of them add up to what reports may say.
+MOST_TOKENS: Final = 2**31
 
 
 class HeardFunction(msgspec.Struct):
@@ -90,7 +90,7 @@ class HeardUsage(msgspec.Struct):
     def believable(self) -> bool:
         """Whether the prompt was counted, and nothing less than nothing or beyond all counts."""
         said = (self.prompt_tokens, self.completion_tokens or 0)
-        return all(tokens is not None and 0 <= tokens <= _MOST_TOKENS for tokens in said)
+        return all(tokens is not None and 0 <= tokens <= MOST_TOKENS for tokens in said)
 
 
 class HeardError(msgspec.Struct):

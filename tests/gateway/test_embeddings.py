@@ -131,6 +131,21 @@ async def test_a_key_needs_room_for_the_inputs_alone() -> None:
         assert 'cortex_key_tokens_total{key="ann"} 5.0' in await gateway.page()
 
 
+async def test_a_key_needs_room_for_inputs_that_look_like_pictures_too() -> None:
+    """A picture's bytes are no tokens; of inputs each is."""
+    limited = GatewayConfig(keys=(Key("ann", digest("sk-ann"), ("inference",), tokens_per_day=2000),))
+    key = {"authorization": "Bearer sk-ann"}
+    body = {"model": "a", "input": "data:image/png;base64," + "A" * 8000}
+    async with fake_neuron("a", otherwise=WHOLE) as neuron, open_gateway(neuron, config=limited) as gateway:
+        neuron.scripts.append(script(Hang()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: gateway.http.post(EMBEDDINGS, json=body, headers=key))
+            await neuron.seen(1)
+            told = await gateway.http.post(EMBEDDINGS, content=ODD, headers=key)
+            assert (told.status_code, told.json()["error"]["limit"]) == (429, "tokens_per_day")
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_model_is_loaded_for_it() -> None:
     async with fake_neuron(otherwise=WHOLE) as neuron:
         async with open_gateway(neuron, catalogue=("a",)) as gateway:

@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from cortex.ask import Sampling
-from cortex.errors import PromptTooLong
+from cortex.errors import BadAsk, PromptTooLong
 from cortex.harness.base import EngineFacts, Job, LoadOrder, Memory
 from cortex.harness.scripted import Gate, Script, ScriptedEngine, ScriptedHarness, tokens_of
 from cortex.harness.worker import DeviceWorker
+from cortex.neuron import budget
 from cortex.neuron.budget import LONGEST_TOKEN, budgeted
 from tests.calls import TEXT, Json, fault_of, load_of
 from tests.roles import Running, eventually, running_neuron, specs
@@ -153,3 +154,24 @@ async def test_without_a_limit_a_job_is_promised_all_there_is(tmp_path: Path) ->
 
 def chat(body: Json) -> Json:
     return {"model": body["model"], "messages": [{"role": "user", "content": body["prompt"]}]}
+
+
+async def test_a_prompt_that_takes_as_long_to_count_as_a_hang_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It might fit a long context, by its length alone; the device's thread would be ended over it."""
+    monkeypatch.setattr(budget, "MOST_CHARACTERS", 50)
+    asked: list[str] = []
+
+    async def tokenise(text: str) -> tuple[int, ...]:
+        asked.append(text)
+        return (1,)
+
+    facts = EngineFacts(Memory(0), 2**20, 1, kv_tokens=2**20)
+    with pytest.raises(BadAsk, match="51 characters"):
+        await budgeted([Job(0, "x" * 51, Sampling())], facts, "", tokenise)
+    assert asked == []
+    await budgeted([Job(0, "x" * 50, Sampling())], facts, "", tokenise)
+    # Who has room of its own is counted by an engine that says what it is at.
+    await budgeted([Job(0, "x" * 51, Sampling())], replace(facts, kv_tokens=None), "", tokenise)
+    assert asked == ["x" * 50]

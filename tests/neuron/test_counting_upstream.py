@@ -15,7 +15,7 @@ from tests.fake_engine import fake_engine, refusal
 from tests.fake_upstream import Hang, script, whole
 from tests.neuron.test_counting_unloaded import BODIES, COUNT, MESSAGES, asked, charged
 from tests.neuron.test_upstreams import bridge
-from tests.roles import demo_neuron
+from tests.roles import demo_neuron, eventually
 
 IDS = whole(200, b'{"count":3,"max_model_len":4096,"tokens":[5,6,7]}')
 
@@ -90,7 +90,10 @@ async def test_an_upstream_that_hangs_takes_no_threads_that_all_share() -> None:
         for _ in range(20):
             nursery.start_soon(lambda: role.http.post(COUNT, json=asked("m")))
         await engine.seen(AT_ONCE)
-        for _ in range(3):  # whoever would get there has got there
-            await role.http.get("/health")
-        assert (len(engine.requests), shared.borrowed_tokens) == (AT_ONCE, 0)
+
+        async def free() -> bool:
+            return shared.borrowed_tokens == 0  # bodies are read there, and that ends
+
+        await eventually(free)
+        assert len(engine.requests) == AT_ONCE
         nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ from cortex.evictor import Rules
 from cortex.harness.base import LoadOrder, Preflight
 from cortex.harness.scripted import Script, ScriptedHarness
 from cortex.ledger import Ledger, Policy
+from cortex.neuron import promises
 from cortex.neuron.engines import Engines
 from cortex.neuron.pins import Pins
 from cortex.neuron.residents import Residents
@@ -182,3 +183,20 @@ async def test_what_cannot_go_with_a_model_is_refused_by_name(
     for word in words:
         assert word in caught.value.message
     assert harness.orders == []
+
+
+async def test_of_many_names_for_one_file_the_latest_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promises, "MOST_KEPT", 3)
+    residents, harness = looking(tmp_path)
+    (tmp_path / "a.gguf").write_bytes(b"x")
+    specs = [ModelSpec(f"m{number}", source=f"path:{tmp_path}/a.gguf") for number in range(5)]
+    for spec in specs:
+        await residents.on_disk(spec)
+    assert harness.read == 5
+    for spec in specs[2:]:
+        await residents.on_disk(spec)
+    assert harness.read == 5
+    await residents.on_disk(specs[0])
+    assert harness.read == 6

@@ -12,7 +12,7 @@ from cortex.harness.orders import Order, Tokenise
 from cortex.harness.scripted import Script, ScriptedEngine, tokens_of
 from cortex.harness.worker import DeviceWorker
 from tests.calls import CHAT, calling, fault_of, residents
-from tests.roles import MIB, demo_neuron, running_neuron, specs
+from tests.roles import MIB, demo_neuron, eventually, running_neuron, specs
 
 CHAT_BODY = {
     "messages": [
@@ -145,10 +145,14 @@ async def test_who_asks_and_leaves_has_an_engine_answer_one_question_at_a_time(
         monkeypatch.setattr(ScriptedEngine, "tokenise", tokenise)
         monkeypatch.setattr(DeviceWorker, "_put", noted)
 
+        async def begun() -> bool:
+            return bool(sent)
+
         async def settled() -> None:
-            """Whoever would get to the engine has got there."""
+            """Whoever would get to the engine has got there, the first one at any rate."""
             for _ in range(3):
                 await role.http.get("/health")
+            await eventually(begun)
 
         for number in range(5):
             async with calling(role) as client:

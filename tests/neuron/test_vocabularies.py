@@ -192,6 +192,15 @@ async def test_one_that_dies_costs_its_question_alone(watching, factory: str, ki
         assert await words.tokenise(HARNESS, order(), TEXT) == tokens_of(TEXT)
 
 
+async def test_one_that_breaks_is_replaced(watching) -> None:
+    """It lives on, and would answer nothing for as long as somebody asks."""
+    async with watching() as words:
+        with pytest.raises(EngineFailed):
+            await words.tokenise(broken("breaks_at_tokens"), order(), TEXT)
+        assert await words.tokenise(HARNESS, order(), TEXT) == tokens_of(TEXT)
+        assert len(words.pids) == 2 and words.crashes == []
+
+
 async def test_one_that_is_killed_unasked_is_replaced_and_held_against_nobody(watching) -> None:
     async with watching() as words:
         await words.tokenise(HARNESS, order(), TEXT)

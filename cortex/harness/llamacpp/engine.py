@@ -269,7 +269,9 @@ class LlamaCppEngine:
             if enforced is None:
                 return False
             if len(self._schemas) >= SCHEMAS_KEPT:
-                self._schemas.pop(next(iter(self._schemas)))
+                # Calls have a thread each: the oldest may be another one's to forget at this moment.
+                oldest, *_ = tuple(self._schemas)
+                self._schemas.pop(oldest, None)
             self._schemas[key] = enforced
         if not enforced:
             raise Unsupported(
