@@ -125,7 +125,12 @@ class Dispatch:
         try:
             yield ticket
         finally:
-            self._leave(ticket)
+            self.leave(ticket)
+
+    def seat_at_once(self, want: Want) -> Ticket | None:
+        """A seat that is free, held until `leave`; None where one would have to be waited for, or `want`
+        is refused."""
+        return None if self._nursery is None else self.ledger.sit_at_once(want)
 
     async def bring(
         self, want: Want, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -138,7 +143,7 @@ class Dispatch:
             assert ticket.resident is not None  # noqa: S101 - a seated ticket has one
             return ticket.resident
         finally:
-            self._leave(ticket)
+            self.leave(ticket)
 
     async def changed(self) -> None:
         """Somebody came or left, or a load ended. Rather too often than not."""
@@ -215,7 +220,7 @@ class Dispatch:
             del self._waiters[ticket]
             # A task that is cancelled may have been seated in the same breath: the ledger knows.
             if not seated:
-                self._leave(ticket)
+                self.leave(ticket)
 
     async def _hear(self, ticket: Ticket, waiter: _Waiter, limit_s: float) -> Serve | Refuse:
         while True:
@@ -227,7 +232,8 @@ class Dispatch:
             if ticket.want.weight or not isinstance(error, Loading):
                 return Refuse(error)
 
-    def _leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Ticket) -> None:
+        """The seat is given back, or the line left; whoever waits is woken. Harmless when done twice."""
         self.ledger.depart(ticket)
         self._emptying.unpark_all()
         self.wake()

@@ -25,8 +25,10 @@ from cortex.web.connection import Reply, Request
 from cortex.web.control import Control
 from cortex.web.door import Door, Route, Site
 from cortex.web.guard import Policy, Scope
+from cortex.web.hall import Hall
 from cortex.web.line import Line
-from cortex.web.visit import Hall, Visit
+from cortex.web.reactor import Reactor
+from cortex.web.visit import Visit
 
 CHAT, MESSAGES, CONTROL = "/v1/chat/completions", "/v1/messages", "/control"
 KINDS = (CHAT, CONTROL)
@@ -368,7 +370,9 @@ async def open_visit(policy: Policy = LOCAL, **limits: float) -> AsyncIterator[t
     chosen = replace(Limits(), **limits)
     site = make_site(stage, policy)
     ours, theirs = memory_stream_pair()
-    visit = Visit(Line(theirs, chosen.stall_s), "127.0.0.1", Hall(site, chosen, Control(site.app, chosen)))
+    visit = Visit(
+        Line(theirs, chosen.stall_s), "127.0.0.1", Hall(site, chosen, Control(site.app, chosen), Reactor())
+    )
 
     async def run() -> None:
         await visit.run()

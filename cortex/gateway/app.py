@@ -27,7 +27,7 @@ from cortex.gateway.watch import Watch
 from cortex.openapi import Description
 from cortex.openapi.everywhere import OPENAPI
 from cortex.web.application import access, answer, as_site_app, bare, body_as, kept, new_application
-from cortex.web.connection import EVENT_STREAM
+from cortex.web.framing import EVENT_STREAM
 from cortex.web.guard import Policy, Scope
 from cortex.web.site import App
 from cortex.wire import neuron as wire

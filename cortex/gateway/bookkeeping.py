@@ -38,13 +38,24 @@ class Bookkeeping:
             raise
         finally:
             if outcome == "hung_up":
-                outcome = self._left(journey)
-            done = journey.done(outcome)
-            self._metrics.request_done(done)
-            self._settle(done, journey)
-            journey.tell(done)
+                outcome = self.left(journey)
+            self.close(journey, outcome)
 
-    def _left(self, journey: Journey) -> Outcome:
+    def close(self, journey: Journey, outcome: Outcome) -> None:
+        """The request has come to its end."""
+        done = journey.done(outcome)
+        self._metrics.request_done(done)
+        self._settle(done, journey)
+        journey.tell(done)
+
+    def judge(self, journey: Journey) -> None:
+        """What an answer that was passed on whole says of its neuron."""
+        if journey.verdict in ("ok", "caller"):
+            self._views.listing.fleet.acquit(journey.neuron)
+        elif journey.verdict == "engine":
+            self._metrics.upstream_failed(journey.neuron)
+
+    def left(self, journey: Journey) -> Outcome:
         """How a request came to its end that was cancelled."""
         # The client has all of it, and was quick to leave.
         if journey.reply.done or (journey.reply.streaming and journey.meter.complete):

@@ -19,6 +19,7 @@ from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
 from cortex.gateway.listing import Listing
 from cortex.metrics import Metrics
+from cortex.web.connection import Reply
 from cortex.wire import neuron as wire
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ LONGEST_ENTRY: Final = 8 * 2**10
 # More models than one gateway has counts of at a time; then all is asked anew.
 MOST_KNOWN: Final = 1024
 
-Exchange: TypeAlias = Callable[[Journey, Neuron], Awaitable[None]]
+Exchange: TypeAlias = Callable[[Journey, Reply, Neuron], Awaitable[None]]
 
 
 class Counting:
@@ -48,14 +49,14 @@ class Counting:
     def _fleet(self) -> Fleet:
         return self._listing.fleet
 
-    async def travel(self, journey: Journey) -> None:
+    async def travel(self, journey: Journey, reply: Reply) -> None:
         """The client has its count. Raises what it is to be told when nobody can tell."""
         journey.reply.tags[wire.MODEL] = journey.name
         self._describe(journey)
         asked, failures = 0, list[CortexError]()
         for neuron in self._candidates(journey):
             asked += 1
-            error = await self._ask(journey, neuron)
+            error = await self._ask(journey, reply, neuron)
             if error is None:
                 self._remember(journey.model, neuron.name)
                 return
@@ -72,12 +73,12 @@ class Counting:
         self._nowhere[journey.model] = trio.current_time() + NOWHERE_S
         raise _missing(journey)
 
-    async def _ask(self, journey: Journey, neuron: Neuron) -> CortexError | None:
+    async def _ask(self, journey: Journey, reply: Reply, neuron: Neuron) -> CortexError | None:
         """None when the neuron answered; else why another one may be asked."""
         journey.neuron = journey.reply.tags[wire.NEURON] = neuron.name
         journey.answered = journey.told = False
         try:
-            await self._exchange(journey, neuron)
+            await self._exchange(journey, reply, neuron)
         except CortexError as error:
             # What failed behind a neuron, at an upstream say, is no reason to take the rest from it.
             if not (journey.told and error.blame == "engine"):

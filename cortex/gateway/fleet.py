@@ -27,6 +27,7 @@ from cortex.gateway.ways import Tongues
 from cortex.metrics import Ejection, Metrics
 from cortex.web.names import Resolve, resolve
 from cortex.web.pool import Pool
+from cortex.web.reactor import Reactor
 from cortex.wire import neuron as wire
 
 __all__ = ["Fleet", "Neuron"]
@@ -51,7 +52,9 @@ class Fleet:
         metrics: Metrics,
         *,
         silent_s: float,
+        reactor: Reactor | None = None,
     ) -> None:
+        self._reactor = reactor
         self._client, self._dispatch, self._metrics = client, dispatch, metrics
         self._polling, self._silent_s = Polling(self, poll), silent_s
         self.probation = Probation(trio.current_time, self._bound)
@@ -147,7 +150,7 @@ class Fleet:
         return neuron
 
     def _pool_of(self, ref: NeuronRef) -> Pool:
-        return pool_of(ref, self._lookup if isinstance(ref, Found) else resolve)
+        return pool_of(ref, self._lookup if isinstance(ref, Found) else resolve, self._reactor)
 
     def _rewire(self, neuron: Neuron, ref: NeuronRef) -> None:
         """Another token is used at once; behind another address is another neuron."""

@@ -8,22 +8,50 @@ import logging
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import trio
 
 from cortex.ask import Sampling
 from cortex.errors import CortexError
 from cortex.events import Usage
-from cortex.gateway.ways import Way
+from cortex.gateway.views import Views
+from cortex.gateway.ways import COUNTS, VECTORS, Way
 from cortex.ledger import Ticket
 from cortex.metrics import NO_NEURON, Done, Outcome, Phase
 from cortex.router import Route
-from cortex.web.connection import Reply, Request
+from cortex.web.connection import Request
 from cortex.web.meter import Meter
 from cortex.web.progress import Progress
 from cortex.web.streaming import Stream
+from cortex.wire.openai import Peek, affinity_of
 
 log = logging.getLogger(__name__)
+
+# How the clients of today name a conversation, the most telling first.
+SESSIONS: Final = ("x-session-affinity", "x-session-id", "x-claude-code-session-id", "session-id")
+
+
+class Answering(Protocol):
+    """As much of a reply as is asked of it here, be it a task's or of callbacks."""
+
+    @property
+    def tags(self) -> dict[str, str]: ...
+
+    @property
+    def started(self) -> bool: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def streaming(self) -> bool: ...
+
+    @property
+    def lost(self) -> bool: ...
+
+    @property
+    def stalled(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -38,7 +66,7 @@ class Journey:
 
     way: Way
     request: Request
-    reply: Reply
+    reply: Answering
     meter: Meter = field(init=False)
     model: str = ""
     name: str = ""
@@ -67,6 +95,18 @@ class Journey:
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.way.dialect.wire)
+
+    def read(self, views: Views, seen: Peek) -> None:
+        """Who asks, for which model and what for, as `seen` in the body. Raises what `views` says of the
+        name."""
+        caller, headers = self.request.caller, self.request.headers
+        self.model = model = views.resolve(caller, seen.model)
+        self.name = views.called(caller, seen.model, model)
+        self.streams = seen.stream and self.way not in (COUNTS, VECTORS)
+        named = next(filter(None, map(headers.get, SESSIONS)), None)
+        self.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
+        if seen.model != model:
+            self.sampling = views.listing.catalogue.sampling(seen.model)
 
     def waits(self, ticket: Ticket) -> None:
         """The request stands in line."""

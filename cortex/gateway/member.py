@@ -4,7 +4,7 @@ The fleet decides what becomes of it; here is no judgement.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import trio
 
 from cortex.config.gateway import NeuronRef
-from cortex.errors import TooSlow
+from cortex.errors import CortexError, TooSlow
 from cortex.gateway.remote import Remote
 from cortex.web.names import Resolve, resolve
 from cortex.web.pool import Pool
+from cortex.web.reactor import Reactor
 from cortex.wire import neuron as wire
 
 
@@ -32,9 +33,18 @@ class Waits:
     def __init__(self, name: str) -> None:
         self._name = name
         self._scopes: set[trio.CancelScope] = set()
+        self._told: set[Callable[[CortexError], None]] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._scopes)
+        return bool(self._scopes or self._told)
+
+    def begin(self, give_up: Callable[[CortexError], None]) -> None:
+        """Somebody waits, who is told when it is in vain, until `end`."""
+        self._told.add(give_up)
+
+    def end(self, give_up: Callable[[CortexError], None]) -> None:
+        """He waits no longer. Harmless when he did not."""
+        self._told.discard(give_up)
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -47,14 +57,19 @@ class Waits:
             finally:
                 self._scopes.discard(scope)
         if scope.cancelled_caught:
-            raise TooSlow(
-                f"Neuron '{self._name}' gives no sign of life. The request may have run; send it again."
-            )
+            raise self._lifeless()
 
     def give_up(self) -> None:
         """Nobody waits any longer."""
         for scope in self._scopes:
             scope.cancel()
+        for told in list(self._told):
+            told(self._lifeless())
+
+    def _lifeless(self) -> TooSlow:
+        return TooSlow(
+            f"Neuron '{self._name}' gives no sign of life. The request may have run; send it again."
+        )
 
 
 # A boot id that comes again is of a process that was never gone; two at one address take turns.
@@ -122,10 +137,10 @@ class Neuron:
         return {*self.residents.known, *had}
 
 
-def pool_of(ref: NeuronRef, lookup: Resolve = resolve) -> Pool:
+def pool_of(ref: NeuronRef, lookup: Resolve = resolve, reactor: Reactor | None = None) -> Pool:
     """Connections to the neuron of that address, which `lookup` finds."""
     parts = urlsplit(ref.endpoint)
-    return Pool(parts.hostname or "", parts.port or 80, lookup=lookup)
+    return Pool(parts.hostname or "", parts.port or 80, lookup=lookup, reactor=reactor)
 
 
 def together(listed: tuple[NeuronRef, ...], found: tuple[Found, ...]) -> dict[str, NeuronRef]:

@@ -7,7 +7,7 @@ client. Contents are never logged.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from math import inf
@@ -16,7 +16,6 @@ from typing import Final, TypeVar
 import trio
 
 from cortex.config.limits import Limits
-from cortex.config.models import sampling_to_text
 from cortex.dispatch import Dispatch
 from cortex.errors import (
     CortexError,
@@ -28,18 +27,22 @@ from cortex.errors import (
     TooMuch,
     Unreachable,
     Unsupported,
+    UpstreamFailed,
 )
 from cortex.gateway import sight
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.counting import Counting
+from cortex.gateway.express import Begun, Express
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
+from cortex.gateway.orders import Orders
 from cortex.gateway.standings import explained
 from cortex.gateway.views import Views
 from cortex.gateway.wants import want_of
 from cortex.gateway.ways import CHATS, COUNTS, VECTORS, WAYS, Way
 from cortex.ledger import Want
 from cortex.metrics import Metrics
+from cortex.web.answer import Answer
 from cortex.web.connection import Reply, Request
 from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.refusal import OWN_FAULT
@@ -49,7 +52,7 @@ from cortex.web.retell import Retelling
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream
 from cortex.wire import neuron as wire
-from cortex.wire.openai import affinity_of, peek, rename
+from cortex.wire.openai import peek, rename
 from cortex.wire.pictures import text_bytes
 
 log = logging.getLogger(__name__)
@@ -60,13 +63,9 @@ _T = TypeVar("_T")
 BIG_BODY: Final = 64 * 2**10
 # A look follows each refusal, so that so many in a row are a fleet in motion.
 MOST_STALE: Final = 3
-# Who has a seat at last is not refused for the moment that it takes to sit down.
-LEAST_WAIT_S: Final = 1.0
 # What a neuron says of a count that every other one would say, too.
 ANSWERED: Final = frozenset({200, 400, 413})
 _JSON: Final = {"content-type": "application/json"}
-# How the clients of today name a conversation, the most telling first.
-SESSIONS: Final = ("x-session-affinity", "x-session-id", "x-claude-code-session-id", "session-id")
 
 
 class Passage:
@@ -75,10 +74,13 @@ class Passage:
     def __init__(
         self, boot_id: str, views: Views, dispatch: Dispatch, limits: Limits, metrics: Metrics
     ) -> None:
-        self._boot_id, self._views, self._dispatch = boot_id, views, dispatch
+        self._views, self._dispatch = views, dispatch
+        self._orders = Orders(boot_id, views.accounts, dispatch)
         self._listing, self._accounts = views.listing, views.accounts
         self._limits, self._metrics = limits, metrics
         self._books = Bookkeeping(metrics, views, dispatch)
+        self.express = Express(boot_id, views, dispatch, limits, metrics)
+        self.express.go_on = self.go_on
         self._counting = Counting(views.listing, metrics, self._exchange)
 
     @property
@@ -88,26 +90,45 @@ class Passage:
     def refit(self, limits: Limits) -> None:
         """Other limits, for exchanges to come."""
         self._limits = limits
+        self.express.refit(limits)
 
     def routes(self) -> dict[str, Route]:
-        """The inference routes by path."""
-        return {way.path: Route(way.path, partial(self._pass, way), way.dialect.wire) for way in WAYS}
+        """The inference routes by path. What can go by callbacks alone does."""
+        return {
+            way.path: Route(
+                way.path,
+                partial(self._pass, way),
+                way.dialect.wire,
+                partial(self.express.take, way) if way is not COUNTS else None,
+            )
+            for way in WAYS
+        }
+
+    async def go_on(self, begun: Begun, reply: Reply) -> None:
+        """What callbacks have begun is brought to its end."""
+        journey = begun.journey
+        journey.reply = reply
+        try:
+            with self._books.entry(journey):
+                await self._serve(journey, reply, begun)
+        finally:
+            begun.claim.end()
 
     async def _pass(self, way: Way, request: Request, reply: Reply) -> None:
         journey = Journey(way, request, reply)
         with self._books.entry(journey), ExitStack() as stack:
             await self._read(journey, stack)
-            await self._serve(journey)
+            await self._serve(journey, reply)
 
-    async def _serve(self, journey: Journey) -> None:
+    async def _serve(self, journey: Journey, reply: Reply, begun: Begun | None = None) -> None:
         if journey.streams:
-            stream = open_stream(journey.reply, journey.way.dialect.wire)
+            stream = open_stream(reply, journey.way.dialect.wire)
             if journey.progress is not None:
                 stream.murmur(journey.progress.news, EVERY_S)
             async with stream as journey.stream:
-                await self._travel(journey)
+                await self._travel(journey, reply, begun)
         else:
-            await self._travel(journey)
+            await self._travel(journey, reply, begun)
 
     async def _read(self, journey: Journey, stack: ExitStack) -> None:
         """What routing needs is known, and until `stack` is left the request counts for its key,
@@ -119,16 +140,10 @@ class Passage:
             claim = stack.enter_context(self._accounts.held(journey.request.caller, journey.text_bytes))
             seen = await _aside(body, peek)
             claim.expect(0 if journey.way in (COUNTS, VECTORS) else seen.answer_tokens)
-            journey.model = model = self._views.resolve(journey.request.caller, seen.model)
-            journey.name = self._views.called(journey.request.caller, seen.model, model)
-            if seen.model == model:
-                journey.body = body
-            else:
-                journey.body = await _aside(body, lambda body: rename(body, seen.model, model))
-                journey.sampling = self._listing.catalogue.sampling(seen.model)
-            journey.streams = seen.stream and journey.way not in (COUNTS, VECTORS)
-            named = next(filter(None, map(journey.request.headers.get, SESSIONS)), None)
-            journey.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
+            journey.read(self._views, seen)
+            journey.body = body
+            if seen.model != journey.model:
+                journey.body = await _aside(body, lambda body: rename(body, seen.model, journey.model))
             await self._look(journey)
             if asked_for(journey.request, chat=journey.way is CHATS, streams=seen.stream):
                 journey.progress = Progress(self._dispatch.ledger, journey.request.id, journey.name)
@@ -145,24 +160,26 @@ class Passage:
             ask = await _aside(body, lambda body: journey.way.read(body, journey.model))
             sight.ensure(ask, journey, self._views)
 
-    async def _travel(self, journey: Journey) -> None:
+    async def _travel(self, journey: Journey, reply: Reply, begun: Begun | None) -> None:
         """Seat and pass on, until it was passed on or must not be tried again."""
         with self._discreetly(journey):
             if journey.way is COUNTS:
-                await self._count(journey)
+                await self._count(journey, reply)
                 return
-            while (error := await self._attempt(journey)) is not None:
+            error = await (self._attempt(journey, reply) if begun is None else self._resume(begun, reply))
+            while error is not None:
                 if isinstance(error, NotHereNow):
                     await self._unbelieve(journey)
                 else:
                     self._avoid(journey, error)
                 log.info("request.again neuron=%s code=%s", journey.neuron, error.code)
                 self._metrics.retried(error)
+                error = await self._attempt(journey, reply)
 
-    async def _count(self, journey: Journey) -> None:
+    async def _count(self, journey: Journey, reply: Reply) -> None:
         """Passed on to whoever can tell, without a seat."""
         try:
-            await self._counting.travel(journey)
+            await self._counting.travel(journey, reply)
         except NoRoom as error:
             told = self._parting(error) or self._unspoken(journey, error)
             raise error if told is None else told from error
@@ -178,25 +195,31 @@ class Passage:
                 raise
             raise told from error
 
-    async def _attempt(self, journey: Journey) -> CortexError | None:
+    async def _attempt(self, journey: Journey, reply: Reply) -> CortexError | None:
         """None when the request was answered; else how a neuron proved that nothing ran, and
         may be tried again. Raises what the client is to be told."""
         async with self._seated(journey):
-            try:
-                # It may have left the fleet since its seat was given.
-                await self._exchange(journey, self._fleet[journey.neuron])
-            except CortexError as error:
-                self._fleet.suspect(journey.neuron, error)
-                if error.blame == "engine":
-                    self._metrics.upstream_failed(journey.neuron, error)
-                if journey.answered or not error.not_started:
-                    raise
-                self._check_again(journey, error)
-                return error
-            if journey.verdict in ("ok", "caller"):
-                self._fleet.acquit(journey.neuron)
-            elif journey.verdict == "engine":
-                self._metrics.upstream_failed(journey.neuron)
+            return await self._tried(journey, self._placed(journey, reply))
+
+    async def _resume(self, begun: Begun, reply: Reply) -> CortexError | None:
+        """The same, of an attempt that callbacks have made so far; its seat is given back."""
+        try:
+            return await self._tried(begun.journey, self._rest(begun, reply))
+        finally:
+            self._dispatch.leave(begun.ticket)
+
+    async def _tried(self, journey: Journey, attempt: Awaitable[None]) -> CortexError | None:
+        try:
+            await attempt
+        except CortexError as error:
+            self._fleet.suspect(journey.neuron, error)
+            if error.blame == "engine":
+                self._metrics.upstream_failed(journey.neuron, error)
+            if journey.answered or not error.not_started:
+                raise
+            self._check_again(journey, error)
+            return error
+        self._books.judge(journey)
         return None
 
     @asynccontextmanager
@@ -248,7 +271,21 @@ class Passage:
             f"{who} {journey.way.path}: ask in another dialect, or have its cortex brought up to date"
         )
 
-    async def _exchange(self, journey: Journey, neuron: Neuron) -> None:
+    async def _rest(self, begun: Begun, reply: Reply) -> None:
+        """The client has the rest of the answer that callbacks began to read."""
+        pool, link, answer = begun.pool, begun.link, begun.answer
+        if begun.error is not None or answer is None:
+            await pool.part(link, broken=True)
+            raise begun.error or UpstreamFailed("The neuron's answer was given up.")
+        with begun.journey.elsewhere():
+            async with pool.adopt(link, answer):
+                await self._pass_on(begun.journey, reply, begun.neuron, answer)
+
+    async def _placed(self, journey: Journey, reply: Reply) -> None:
+        # It may have left the fleet since its seat was given.
+        await self._exchange(journey, reply, self._fleet[journey.neuron])
+
+    async def _exchange(self, journey: Journey, reply: Reply, neuron: Neuron) -> None:
         """The client has the neuron's answer."""
         retelling = await self._retelling(journey, neuron)
         async with AsyncExitStack() as stack:
@@ -257,16 +294,27 @@ class Passage:
                 exchange = neuron.pool.exchange(head, first_byte_s=first_byte_s)
                 stack.enter_context(journey.elsewhere())
                 answer = await stack.enter_async_context(exchange)
-            refused = journey.way is COUNTS and answer.status not in ANSWERED
-            if refused or answer.headers.get(wire.NOT_STARTED) == "1":
-                journey.told = answer.status not in OWN_FAULT
-                raise await refusal(answer, self._limits)
-            if journey.stream is not None:
-                await journey.stream.hand_over()
-            extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.name))
-            journey.answered = True
-            tell = forward if retelling is None else retelling.tell
-            await tell(answer, journey.reply, meter=journey.meter, limits=self._limits, extra_headers=extra)
+            await self._pass_on(journey, reply, neuron, answer, retelling)
+
+    async def _pass_on(
+        self,
+        journey: Journey,
+        reply: Reply,
+        neuron: Neuron,
+        answer: Answer,
+        retelling: Retelling | None = None,
+    ) -> None:
+        """The client has the answer whose head has come."""
+        refused = journey.way is COUNTS and answer.status not in ANSWERED
+        if refused or answer.headers.get(wire.NOT_STARTED) == "1":
+            journey.told = answer.status not in OWN_FAULT
+            raise await refusal(answer, self._limits)
+        if journey.stream is not None:
+            await journey.stream.hand_over()
+        extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.name))
+        journey.answered = True
+        tell = forward if retelling is None else retelling.tell
+        await tell(answer, reply, meter=journey.meter, limits=self._limits, extra_headers=extra)
 
     async def _retelling(self, journey: Journey, neuron: Neuron) -> Retelling | None:
         """How the request is told to a neuron that does not speak the client's dialect."""
@@ -290,30 +338,12 @@ class Passage:
 
     def _head(self, journey: Journey, neuron: Neuron, retelling: Retelling | None) -> bytes:
         request = journey.request
-        own = {
-            wire.ROUTE: self._boot_id,
-            wire.REQUEST_ID: request.id,
-            wire.PATIENCE: self._patient_s(journey),
-        }
-        if journey.entry:
-            own[wire.SPEC] = journey.entry
-        if journey.sampling is not None:
-            own[wire.SAMPLING] = sampling_to_text(journey.sampling)
-        if request.caller:
-            own[wire.KEY_NAME] = request.caller
-            if (share := self._accounts.share(request.caller)) != 1:
-                own[wire.KEY_SHARE] = f"{share:g}"
+        own = self._orders.fields(journey)
         to = Destination(neuron.pool.authority, neuron.ref.token)
         if retelling is None:
             return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
         # What the client says of its dialect and of the form of the answer is not of the retold.
         return request_bytes("POST", RETOLD, (), retelling.body, to=to, own={**own, **_JSON})
-
-    def _patient_s(self, journey: Journey) -> str:
-        """How long the neuron may let it wait: who waited here has waited, and is not to do so twice."""
-        patience = self._dispatch.patience
-        most_s = patience.load_s if journey.route == "cold" else patience.queue_s
-        return f"{max(LEAST_WAIT_S, most_s - (trio.current_time() - journey.began)):.3f}"
 
     # -- trying again
 

@@ -38,6 +38,7 @@ from cortex.web.door import Door, Site
 from cortex.web.guard import Credential, Policy
 from cortex.web.lag import watch_lag
 from cortex.web.listeners import Ports, metrics_site, own_names
+from cortex.web.reactor import Reactor
 from cortex.web.visit import FAREWELL_S
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,8 @@ async def _assemble(
     metrics.loads_from(lambda: len(ledger.loads))
     await nursery.start(dispatch.run)
     silent_s = config.limits.upstream_stall_s
-    fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics, silent_s=silent_s)
+    reactor = Reactor()
+    fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics, silent_s=silent_s, reactor=reactor)
     accounts = Accounts(config.keys, trio.current_time)
     fleet.told = accounts.reported
     listing = Listing(catalogue, ledger, fleet)
@@ -140,10 +142,11 @@ async def _assemble(
     report = Report(boot_id, started_at, ledger, fleet, listing, patience_s, warnings_of(config))
     report.loads = headway.loads
     passage = Passage(boot_id, views, dispatch, config.limits, metrics)
+    passage.express.nursery = nursery
     app = build_app(report, views, dispatch, pins, watch, policy=lambda: api.policy)
     site = Site(passage.routes(), app, _policy(config), scope_of)
     page = Door(metrics_site(metrics, config.trusted_networks), config.limits)
-    api = Door(site, config.limits, metrics)
+    api = Door(site, config.limits, metrics, reactor)
     nursery.start_soon(watch_lag, metrics.lagged)
     nursery.start_soon(tell, metrics, report, accounts)
     return Parts(

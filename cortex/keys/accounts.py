@@ -51,8 +51,8 @@ class _Account:
 class Claim:
     """What one request under way may come to, in tokens."""
 
-    _account: _Account
-    _prompt: int
+    _account: _Account = field(default_factory=lambda: _Account(_NOBODY))
+    _prompt: int = 0
     _answer: int = 0
 
     def expect(self, answer: int | None) -> None:
@@ -66,6 +66,12 @@ class Claim:
         self._account.in_flight += 1
         self._account.reserved += self._prompt
         self.expect(None)
+
+    def withdraw(self) -> None:
+        """It never began."""
+        self.end()
+        if self._account.key.requests_per_minute is not None:
+            self._account.begun.pop()
 
     def end(self) -> None:
         """It counts no longer."""
@@ -137,19 +143,24 @@ class Accounts:
             return not self._gone(caller)
         return any(map(account.models.match, names))
 
-    @contextmanager
-    def held(self, caller: str, body_bytes: int) -> Iterator[Claim]:
-        """A request of `caller` is under way in the block, whatever its body says. Raises TooMuch when
-        it is one too many, and Unauthorised when the key went while the body was on its way."""
+    def let_in(self, caller: str, body_bytes: int) -> Claim:
+        """A request of `caller` is under way until the claim's `end`, whatever its body says. Raises
+        TooMuch when it is one too many, and Unauthorised when the key went while the body was on its
+        way."""
         if self._gone(caller):
             raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
         account = self._accounts.get(caller)
         if account is None:
-            yield Claim(_Account(_NOBODY), 0)
-            return
+            return Claim()
         self._let_in(account)
         claim = Claim(account, body_bytes // BYTES_A_TOKEN)
         claim.begin()
+        return claim
+
+    @contextmanager
+    def held(self, caller: str, body_bytes: int) -> Iterator[Claim]:
+        """The same, under way in the block."""
+        claim = self.let_in(caller, body_bytes)
         try:
             yield claim
         finally:

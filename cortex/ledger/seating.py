@@ -55,6 +55,16 @@ class Seating(Judging):
             self._step_in(ticket)
         return ticket, decision
 
+    def sit_at_once(self, want: Want) -> Ticket | None:
+        """A seated ticket, where `arrive` would give one without a wait; else nothing has changed."""
+        ticket = Ticket(want, self.clock(), self._arrivals + 1)
+        verdict = self._seat(ticket, self._has_line(want))
+        if not isinstance(verdict, Serve):
+            return None
+        self._arrivals += 1
+        self._sit_down(ticket, verdict)
+        return ticket
+
     def settle(self) -> list[tuple[Ticket, Settled]]:
         """What changed for those who wait. Served and refused tickets have left the line.
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 # sd-daemon's marks, by which the journal knows a line's level.
@@ -29,6 +30,7 @@ _FLOAT: Final = re.compile(r"%\.\d+f")
 _OWN: Final = frozenset({"time", "level", "logger", "event", "message", "request_id", "traceback", "stack"})
 # More than the calls of a program.
 _SHAPES: Final = 2048
+_ENCODER: Final = json.JSONEncoder(default=str)
 # How absence is said in text.
 _NONE: Final = "-"
 
@@ -76,7 +78,7 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         start = _MARKS.get(record.levelname, "") if self._journal else f"{_when(record)} "
-        request = _request_of(record)
+        request = request_of(record)
         more = {} if request == _NONE else {"request": request}
         said = "".join(
             f" {name}={word(text)}" for name, text in {**more, **dict(_trouble(self, record))}.items()
@@ -95,7 +97,7 @@ class Json(logging.Formatter):
         self._calls = _Calls()
 
     def format(self, record: logging.LogRecord) -> str:
-        told, request = self._calls.read(record), _request_of(record)
+        told, request = self._calls.read(record), request_of(record)
         fields: dict[str, object] = {
             **({} if self._journal else {"time": _when(record)}),
             "level": record.levelname.lower(),
@@ -107,7 +109,7 @@ class Json(logging.Formatter):
         }
         # json.dumps escapes all that is not ASCII, lone surrogates included; of ASCII it
         # leaves one control character as it is.
-        line = json.dumps(fields, default=str).replace("\x7f", "\\u007f")
+        line = _ENCODER.encode(fields).replace("\x7f", "\\u007f")
         return f"{_MARKS.get(record.levelname, '')}{line}" if self._journal else line
 
 
@@ -127,24 +129,31 @@ class _Key:
     form: str
     first: int
     count: int
+    # Of one argument alone, told as it is; and of one number with so many digits.
+    plain: bool = False
+    number: bool = False
 
-    def text(self, arguments: tuple[object, ...]) -> str:
-        """As a line has it."""
-        mine = arguments[self.first : self.first + self.count]
-        if self.form == "%s" and (mine[0] is None or isinstance(mine[0], bool)):
-            return _NONE if mine[0] is None else str(mine[0]).lower()
-        return word(self.form % mine)
+    def told(self, arguments: tuple[object, ...]) -> tuple[str, object]:
+        """As a line has it, and as the call had it where it is all of the form: None for what is said to
+        be absent."""
+        if self.plain:
+            return self._plainly(arguments[self.first])
+        text = self.form % arguments[self.first : self.first + self.count]
+        if self.number:
+            return text, float(text)
+        return word(text), None if text == _NONE else text
 
-    def value(self, arguments: tuple[object, ...]) -> object:
-        """As the call had it, where it is all of the form; None for what is said to be absent."""
-        mine = arguments[self.first : self.first + self.count]
-        if self.form in ("%s", "%d") and not isinstance(mine[0], str):
-            plain = mine[0] is None or isinstance(mine[0], bool | int | float)
-            return mine[0] if plain else str(mine[0])
-        text = self.form % mine
-        if _FLOAT.fullmatch(self.form):
-            return float(text)
-        return None if text == _NONE else text
+    def _plainly(self, mine: object) -> tuple[str, object]:
+        if mine is None:
+            return _NONE, None
+        if isinstance(mine, bool):
+            return ("true" if mine else "false"), mine
+        if isinstance(mine, int | float) and self.form == "%s":
+            return str(mine), mine
+        text = self.form % (mine,)
+        if isinstance(mine, int | float):
+            return text, mine
+        return word(text), None if isinstance(mine, str) and text == _NONE else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +163,21 @@ class _Call:
     event: str
     count: int
     keys: tuple[_Key, ...]
+    arguments: int = 0  # in all
 
     def told(self, arguments: tuple[object, ...]) -> _Told:
-        event = self.event % arguments[: self.count]
-        text = "".join(f" {key.name}={key.text(arguments)}" for key in self.keys)
-        values = {key.name: key.value(arguments) for key in self.keys if key.name not in _OWN}
-        return _Told(f"{escape(event)}{text}", {"event": event, **values})
+        event = self.event % arguments[: self.count] if self.count else self.event
+        values: dict[str, object] = {"event": event}
+        texts = [escape(event)]
+        for key in self.keys:
+            text, value = key.told(arguments)
+            texts.append(f"{key.name}={text}")
+            if key.name not in _OWN:
+                values[key.name] = value
+        return _Told(" ".join(texts), values)
+
+
+_UNMET: Final = _Call("", -1, ())
 
 
 class _Calls:
@@ -170,29 +188,33 @@ class _Calls:
 
     def read(self, record: logging.LogRecord) -> _Told:
         """What `record` says. What is not of the form is told by its text alone."""
-        # As logging does it: a call whose arguments do not fit is an error.
-        message = record.getMessage()
-        if not isinstance(record.msg, str) or isinstance(record.args, Mapping):
-            return _Told(escape(message), {})
-        if record.msg not in self._met:
-            if len(self._met) >= _SHAPES:
-                self._met.clear()
-            self._met[record.msg] = _call(record.msg)
-        call = self._met[record.msg]
-        return _Told(escape(message), {}) if call is None else call.told(record.args or ())
+        call = None
+        if isinstance(record.msg, str) and not isinstance(record.args, Mapping):
+            call = self._met.get(record.msg, _UNMET)
+            if call is _UNMET:
+                if len(self._met) >= _SHAPES:
+                    self._met.clear()
+                call = self._met[record.msg] = _call(record.msg)
+        arguments = record.args or ()
+        if call is None or isinstance(arguments, Mapping) or len(arguments) != call.arguments:
+            # As logging does it: a call whose arguments do not fit is an error.
+            return _Told(escape(record.getMessage()), {})
+        return call.told(arguments)
 
 
 def _call(text: str) -> _Call | None:
     if (whole := _CALL.fullmatch(text)) is None:
         return None
-    return _Call(whole["event"], len(_ARGUMENT.findall(whole["event"])), tuple(_keys(text)))
+    count, keys = len(_ARGUMENT.findall(whole["event"])), tuple(_keys(text))
+    return _Call(whole["event"], count, keys, count + sum(key.count for key in keys))
 
 
 def _keys(text: str) -> Iterator[_Key]:
     for found in _PAIR.finditer(text):
         form = found[2][1:-1] if found[2][0] == "'" else found[2]
         first, count = len(_ARGUMENT.findall(text[: found.start()])), len(_ARGUMENT.findall(form))
-        yield _Key(found[1], form, first, count)
+        number = count == 1 and _FLOAT.fullmatch(form) is not None
+        yield _Key(found[1], form, first, count, plain=form in ("%s", "%d"), number=number)
 
 
 def _printable(letter: str) -> str:
@@ -202,11 +224,15 @@ def _printable(letter: str) -> str:
 
 
 def _when(record: logging.LogRecord) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    return f"{whole}.{int(record.msecs):03d}Z"
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
 
 
-def _request_of(record: logging.LogRecord) -> str:
+@lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def request_of(record: logging.LogRecord) -> str:
     """The record's own id, else the bound one. A device thread has none bound: where one job is
     at fault it passes that job's as `extra`."""
     own = getattr(record, "request_id", None)

@@ -1,8 +1,8 @@
 """Lines of the log are written by a thread, and nobody waits for it.
 
-`configure` puts one `Outlet` on the root logger. It forms the line where the record
-was made, so that arguments and the request id are those of that moment, and hands
-it to a thread over a bounded queue. When nobody reads the log the queue fills and
+`configure` puts one `Outlet` on the root logger. It hands records to a thread over a bounded queue,
+which forms their lines many at a time; a record whose arguments may change meanwhile, or that tells of an
+exception, becomes a line where it is made. When nobody reads the log the queue fills and
 further records are dropped, counted, and owned up to in a line of their own later.
 """
 
@@ -12,15 +12,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, Literal, TextIO, TypeAlias
 
-from cortex.logs.lines import Json, Text, word
+from cortex.logs.lines import Json, Text, request_of, word
 
+_LASTING: Final = (str, int, float, type(None))
 Format: TypeAlias = Literal["text", "json"]
 
 # Ten thousand lines are a burst of seconds and at most a few megabytes.
 BOUND: Final = 10_000
+# Written in one go, and how long after that whoever writes more has its lines wait.
+PAGE: Final = 32
+REST_S: Final = 0.01
 # A reader that is alive takes the rest of the queue well within this.
 GRACE_S: Final = 1.0
 # Libraries that say at info what belongs to debug: a line for each request.
@@ -40,6 +43,9 @@ def configure(level: str, form: Format | None, stream: TextIO) -> "Outlet":
     outlet = Outlet(stream)
     journal = _is_journal(stream)
     as_text = stream.isatty() if form is None else form == "text"
+    # No line names a thread, a process or a place in the code, and each record would look for them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     outlet.setFormatter(Text(journal=journal) if as_text else Json(journal=journal))
     root.addHandler(outlet)
     root.setLevel(level.upper())
@@ -66,7 +72,9 @@ class Outlet(logging.Handler):
         self._unwritten = 0
         self._owned_up = 0
         self._ended = False
-        self._lines: queue.Queue[str | None] = queue.Queue(bound)
+        self._bound = bound
+        # Its writers never wait for its reader, and it is told of a line without a lock of Python's.
+        self._lines: queue.SimpleQueue[logging.LogRecord | str | None] = queue.SimpleQueue()
         self._write = _writer(stream)
         # A daemon: a reader that never comes back must not keep the process alive.
         self._thread = threading.Thread(target=self._drain, name="log-outlet", daemon=True)
@@ -77,30 +85,51 @@ class Outlet(logging.Handler):
         return self._crowded + self._unwritten
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)
-        except (TypeError, ValueError, KeyError) as error:
-            line = f"{record.levelname} logs.unreadable logger={record.name} cause={word(repr(error))}"
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() >= self._bound:
             self._crowded += 1
+            return
+        if _lasts(record):
+            record.request_id = request_of(record)
+            self._lines.put(record)
+        else:
+            self._lines.put(self._line(record))
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except (TypeError, ValueError, KeyError) as error:
+            return f"{record.levelname} logs.unreadable logger={record.name} cause={word(repr(error))}"
 
     def close(self) -> None:
         """What is queued is written, as far as the reader takes it within `GRACE_S`."""
         if not self._ended:
             self._ended = True
             deadline = time.monotonic() + GRACE_S
-            with suppress(queue.Full):
-                self._lines.put(None, timeout=GRACE_S)
-                self._thread.join(max(0.0, deadline - time.monotonic()))
+            self._lines.put(None)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
         super().close()
 
     def _drain(self) -> None:
-        while (line := self._lines.get()) is not None:
-            self._put(line)
+        ended = False
+        while not ended:
+            lines, ended = self._waiting()
+            if lines:
+                self._put("\n".join(lines), len(lines))
+                time.sleep(
+                    REST_S if len(lines) < PAGE else 0
+                )  # a thread that is woken for each line costs more than the line
             if self._crowded > self._owned_up:
                 self._own_up()
+
+    def _waiting(self) -> tuple[list[str], bool]:
+        """The lines that are there, a page of them at most, at least one; and whether none follow."""
+        lines, said = list[str](), self._lines.get()
+        while said is not None:
+            lines.append(said if isinstance(said, str) else self._line(said))
+            if len(lines) == PAGE or self._lines.empty():
+                return lines, False
+            said = self._lines.get()
+        return lines, True
 
     def _own_up(self) -> None:
         seen = self._crowded
@@ -108,14 +137,21 @@ class Outlet(logging.Handler):
         record = logging.LogRecord(
             __name__, logging.WARNING, __file__, 0, "logs.dropped count=%d", (count,), None
         )
-        self._put(self.format(record))
+        self._put(self.format(record), 1)
 
-    def _put(self, line: str) -> None:
+    def _put(self, text: str, count: int) -> None:
         try:
-            self._write(line + "\n")
+            self._write(text + "\n")
         except (OSError, ValueError):
             # The stream is closed. The service goes on; the counter tells.
-            self._unwritten += 1
+            self._unwritten += count
+
+
+def _lasts(record: logging.LogRecord) -> bool:
+    """Whether its line will be the same in a moment."""
+    if record.exc_info or record.stack_info or not isinstance(record.args, tuple):
+        return not (record.exc_info or record.stack_info or record.args)
+    return all(isinstance(each, _LASTING) for each in record.args)
 
 
 def _writer(stream: TextIO) -> Callable[[str], object]:

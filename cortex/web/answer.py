@@ -1,92 +1,19 @@
 """One neuron's answer, read as it comes: head, body chunks, trailers, and whether it is whole.
 
-Owns one TCP connection to a neuron (`Link`) and what llhttp says about its bytes
-(`Answer`). Promises bounded memory whatever the neuron sends, and that every body byte that
-came before a fault is handed over before the fault is raised. Which connection is used,
-and for how long it is kept, is the pool's; what the bytes mean is the relay's.
+Owns what llhttp says about the bytes of a link. Promises bounded memory whatever the neuron sends,
+and that every body byte that came before a fault is handed over before the fault is raised. What
+the bytes mean is the relay's.
 """
 
-from contextlib import ExitStack, suppress
 from typing import Final
 
 import httptools
-import trio
 
-from cortex.errors import Unreachable, UpstreamFailed
-from cortex.web.names import Address
+from cortex.errors import UpstreamFailed
+from cortex.web.link import BROKEN, Link
 
-BLOCK: Final = 65536
 # Head, trailers and chunk extensions: what may come without a byte of body between.
 HEAD_LIMIT: Final = 65536
-# A neuron that takes nothing of a request for so long is as good as gone; the kernel gives up
-# on one that acknowledges nothing after the same time.
-WRITE_STALL_S: Final = 15.0
-# A neuron may compute for minutes without a byte; probes tell one that computes from one that vanished.
-PROBE_S: Final = 5
-
-_BROKEN: Final = (OSError, trio.ClosedResourceError)
-
-
-class Link:
-    """One TCP connection to a neuron. `used` once it has carried a whole exchange."""
-
-    __slots__ = ("_sock", "idle_since", "used")
-
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self._sock = sock
-        self.idle_since = 0.0
-        self.used = False
-
-    @classmethod
-    async def open(cls, address: Address) -> "Link":
-        """A connection to `address`; OSError if there is none. Cancelled, nothing is left open."""
-        sock = trio.socket.socket(address.family, trio.socket.SOCK_STREAM)
-        with ExitStack() as undo:
-            undo.callback(sock.close)
-            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-            _watch_for_silence(sock)
-            await sock.connect(address.sockaddr)
-            undo.pop_all()
-        return cls(sock)
-
-    @property
-    def stale(self) -> bool:
-        """Whether an idle connection has closed, or says something that nobody asked for."""
-        return self._sock.is_readable()
-
-    async def write(self, data: bytes) -> bool:
-        """Whether all of `data` is with the kernel; False when the connection broke before.
-
-        Raises Unreachable when the neuron takes nothing for `WRITE_STALL_S`.
-        """
-        rest = memoryview(data)
-        while rest:
-            with trio.move_on_after(WRITE_STALL_S) as patience:
-                try:
-                    rest = rest[await self._sock.send(rest) :]
-                except _BROKEN:
-                    return False
-            if patience.cancelled_caught:
-                raise Unreachable(
-                    f"The neuron took no byte of the request for {WRITE_STALL_S:.0f} s. Nothing ran.",
-                    reason="stall",
-                )
-        return True
-
-    async def read(self) -> bytes:
-        """Some bytes; b"" once the neuron has closed."""
-        return await self._sock.recv(BLOCK)
-
-    async def hang_up(self) -> None:
-        """The neuron has heard that nobody waits any more, and has closed in its turn, or is gone."""
-        with suppress(*_BROKEN):
-            self._sock.shutdown(trio.socket.SHUT_WR)
-            while await self._sock.recv(BLOCK):
-                pass
-
-    def close(self) -> None:
-        """The connection is gone: to the neuron this is the sign that nobody waits any more."""
-        self._sock.close()
 
 
 class Answer:
@@ -131,12 +58,21 @@ class Answer:
         heard = self._heard
         return self._delivered and heard.ended and heard.keep and not heard.excess
 
+    @property
+    def headed(self) -> bool:
+        """Whether status and headers are known."""
+        return self._heard.headed
+
     async def head(self) -> None:
         """`status` and `headers` are known. UpstreamFailed when the neuron breaks off before."""
         while not self._heard.headed:
             if self._fault is not None:
                 raise self._fault
             await self._more()
+        self.check()
+
+    def check(self) -> None:
+        """The body can be read. UpstreamFailed when it is framed in an odd way."""
         coding = self.headers.get("transfer-encoding", "chunked")
         if coding.strip().lower() != "chunked" or self._parser.get_http_version() not in ("1.0", "1.1"):
             raise UpstreamFailed("The neuron's answer is framed in a way that cortex does not read.")
@@ -152,23 +88,34 @@ class Answer:
             if self._fault is not None:
                 raise self._fault
             await self._more()
-        data = heard.pieces[0] if len(heard.pieces) == 1 else b"".join(heard.pieces)
-        heard.pieces.clear()
+        return self.take()
+
+    def take(self) -> bytes:
+        """What of the body has come and was not taken yet."""
+        pieces = self._heard.pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         return data
+
+    @property
+    def fault(self) -> UpstreamFailed | None:
+        """What is wrong behind the bytes that can be taken."""
+        return self._fault
 
     async def _more(self) -> None:
         try:
             data = await self._link.read()
-        except _BROKEN as broken:
+        except BROKEN as broken:
             raise UpstreamFailed(
                 f"The connection to the neuron broke {self._where()}.", reason=self._broken
             ) from broken
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """These bytes have come, b"" for the end: UpstreamFailed where that is none."""
         if not data:
             self._closed()
-        else:
-            self._feed(data)
-
-    def _feed(self, data: bytes) -> None:
+            return
         heard, framed = self._heard, self._heard.framed
         try:
             self._parser.feed_data(data)
@@ -243,17 +190,3 @@ class _Heard:
 
     def on_message_complete(self) -> None:
         self.ended = self.headed
-
-
-def _watch_for_silence(sock: trio.socket.SocketType) -> None:
-    """A peer that vanished without a word is found out, in requests and between answers."""
-    sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
-    options = (
-        ("TCP_KEEPIDLE", PROBE_S),
-        ("TCP_KEEPINTVL", PROBE_S),
-        ("TCP_USER_TIMEOUT", round(WRITE_STALL_S * 1000)),
-    )
-    for name, value in options:
-        option = getattr(trio.socket, name, None)  # Linux has them all, others some
-        if option is not None:
-            sock.setsockopt(trio.socket.IPPROTO_TCP, option, value)

@@ -1,41 +1,18 @@
 """What an inference handler holds: the request, and the reply that it writes.
 
-A `Request` is whole and immutable. A `Reply` owns the framing (length, chunks, trailers,
-the close-delimited form for HTTP/1.0) and the headers that every answer carries. It
-promises that a failure is told while there is a way to tell it, and that no stream gets
-its terminator without an end of the handler's own or an error event. Sockets, deadlines
-and the hang-up watch belong to `line` and `visit`.
+A `Request` is whole and immutable. A `Reply` sends what `framing` makes, and promises that a failure
+is told while there is a way to tell it. Sockets, deadlines and the hang-up watch belong to `line`
+and `visit`.
 """
 
-import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from email.utils import formatdate
-from functools import lru_cache
-from http import HTTPStatus
-from typing import Final, Literal, TypeAlias
 
 import trio
 
 from cortex.errors import CortexError
-from cortex.web import faults
+from cortex.web.framing import EVENT_STREAM, JSON, Framing, Pairs, Terms
 from cortex.web.line import Line
-from cortex.wire.faults import Dialect
-from cortex.wire.responses_trail import Trail
-
-Pairs: TypeAlias = Iterable[tuple[str, str]]
-State: TypeAlias = Literal["fresh", "headed", "open", "done"]
-
-EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
-JSON: Final = "application/json"
-# The reply writes these itself; a second one would contradict it.
-_OURS: Final = frozenset(
-    {"connection", "content-length", "content-type", "date", "transfer-encoding", "trailer", "x-request-id"}
-)
-_EMPTY: Final = frozenset({204, 304})
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
 
 
 class Headers:
@@ -86,53 +63,50 @@ class Request:
     arrived: float
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What holds for every answer to one request: ids, extra headers, how the connection goes on."""
-
-    request_id: str
-    dialect: Dialect = "openai"
-    version: str = "1.1"
-    keep: bool = True
-    bodyless: bool = False
-    extra: tuple[tuple[str, str], ...] = ()
-
-
 class Reply:
-    """Either `whole`, or `start`, `write`..., `end`. A second answer is a RuntimeError.
+    """Either `whole`, or `start`, `write`..., `end`: a `Framing` whose bytes are sent. A second answer is
+    a RuntimeError. `framing` is one that was begun by other hands.
 
-    `last`: the connection closes after this answer. `tags`: headers that whatever answer there
-    will be carries, a refusal too, unless it names them itself. Cancelled in the middle of a
-    blocked write, the answer is torn and the connection goes. When the client is gone, the
-    handler that writes is cancelled.
+    Cancelled in the middle of a blocked write, the answer is torn and the connection goes. When the
+    client is gone, the handler that writes is cancelled.
     """
 
-    def __init__(self, line: Line, terms: Terms) -> None:
+    def __init__(self, line: Line, terms: Terms, framing: Framing | None = None) -> None:
         self._line = line
-        self.terms = terms
-        self.last = False
-        self.tags: dict[str, str] = {}
-        self._state: State = "fresh"
-        self._head = b""
-        self._chunked = False
-        self._framed = False
-        self._events = False
-        self._trail = Trail() if terms.dialect == "responses" else None
+        self._framing = Framing(terms) if framing is None else framing
+
+    @property
+    def terms(self) -> Terms:
+        return self._framing.terms
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Headers that whatever answer there will be carries."""
+        return self._framing.tags
+
+    @property
+    def last(self) -> bool:
+        """Whether the connection closes after this answer."""
+        return self._framing.last
+
+    @last.setter
+    def last(self, value: bool) -> None:
+        self._framing.last = value
 
     @property
     def started(self) -> bool:
         """Whether a byte of the answer is out: from then on a failure is an error event."""
-        return self._state in ("open", "done")
+        return self._framing.started
 
     @property
     def done(self) -> bool:
         """Whether the answer is complete."""
-        return self._state == "done"
+        return self._framing.done
 
     @property
     def keep(self) -> bool:
         """Whether the connection can carry another request after this answer."""
-        return self.done and self._stays() and self._line.alive and not self._line.torn
+        return self.done and self._framing.stays and self._line.alive and not self._line.torn
 
     @property
     def lost(self) -> bool:
@@ -147,20 +121,15 @@ class Reply:
     @property
     def streaming(self) -> bool:
         """Whether the answer is an event stream whose head is out."""
-        return self._events and self._state == "open"
+        return self._framing.streaming
 
     async def whole(self, status: int, body: bytes, headers: Pairs = (), content_type: str = JSON) -> None:
         """The complete answer is sent, in one write."""
-        self._expect("fresh")
-        self._framed = True
-        fields = _checked(headers)
-        if status not in _EMPTY:
-            fields += [("content-type", content_type), ("content-length", str(len(body)))]
-        head = self._render(status, fields)
+        data = self._framing.whole(status, body, headers, content_type)
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._state = "open"
-        await self._line.send(head if self.terms.bodyless else head + body)
-        self._state = "done"
+        self._framing.opened()
+        await self._line.send(data)
+        self._framing.sent()
 
     async def start(
         self,
@@ -172,39 +141,24 @@ class Reply:
         """The head is ready and leaves with the first `write`, or by `flush`. Until it has left,
         an exception still gets its own status. `trailers` announces names for `end`.
         """
-        self._expect("fresh")
-        self._chunked = self._framed = self.terms.version != "1.0"
-        self._events = content_type.startswith("text/event-stream")
-        fields = [("content-type", content_type), *_checked(headers)]
-        if self._events and not any(name.lower() == "cache-control" for name, _ in fields):
-            fields.append(("cache-control", "no-cache"))
-        if self._chunked:
-            fields.append(("transfer-encoding", "chunked"))
-            if trailers:
-                fields.append(("trailer", ", ".join(trailers)))
-        self._head = self._render(status, fields)
-        self._state = "headed"
+        self._framing.start(status, headers, content_type, trailers)
 
     async def flush(self) -> None:
         """The head is out."""
-        if self._state == "headed":
-            await self._out(b"")
+        if self._framing.state == "headed":
+            await self.write(b"")
 
     async def write(self, data: bytes) -> None:
         """`data` is out, and the head before it. Empty data only flushes."""
-        self._expect("headed", "open")
-        if self._trail is not None:
-            self._trail.feed(data)
-        if data and self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        await self._out(data)
+        # Cancelled before a byte is out, the answer must stay open to a status of its own.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._out(self._framing.data(data))
 
     async def end(self, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """The answer is complete. An HTTP/1.0 client, which has no trailers, is told by the close."""
-        self._expect("headed", "open")
-        tail = b"".join(b"%b: %b\r\n" % pair for pair in map(_wire, _checked(trailers)))
-        await self._out(b"0\r\n%b\r\n" % tail if self._chunked else b"")
-        self._state = "done"
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._out(self._framing.end(trailers))
+        self._framing.sent()
 
     async def fail(self, error: CortexError) -> None:
         """The client is told of `error`, by status or by error event, if a way is left.
@@ -212,87 +166,27 @@ class Reply:
         A torn answer, or one that is no event stream, is left without its terminator:
         the close tells that it is not whole.
         """
-        if self.started:
-            if self._events and not self.done and self._line.alive and not self._line.torn:
-                # Ended in order, so the connection keeps what its head promised.
-                terms = self.terms
-                await self.write(faults.last_frames(error, terms.dialect, terms.request_id, self._trail))
-                await self.end()
-            else:
-                self.last = True
-            return
-        self._state = "fresh"
-        answer = faults.response(error, self.terms.dialect, self.terms.request_id)
-        await self.whole(answer.status, answer.body, answer.headers)
+        if not self.started:
+            data = self._framing.refused(error)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._framing.opened()
+            await self._line.send(data)
+            self._framing.sent()
+        elif self._framing.events and not self.done and self._line.alive and not self._line.torn:
+            # Ended in order, so the connection keeps what its head promised.
+            await self._out(self._framing.last_words(error))
+            await self.end()
+        else:
+            self.last = True
 
     def adopt(self, content_type: str, *, chunked: bool) -> None:
         """The head goes out by other hands; what follows is framed as they said there."""
-        self._expect("fresh")
-        self._state = "open"
-        self._events = content_type.startswith("text/event-stream")
-        self._chunked, self._framed = chunked, self.terms.version != "1.0"
+        self._framing.adopt(content_type, chunked=chunked)
 
     def adopted_end(self) -> None:
         """Those other hands have ended the answer."""
-        self._expect("open")
-        self._state = "done"
+        self._framing.sent()
 
     async def _out(self, data: bytes) -> None:
-        # Cancelled before a byte is out, the answer must stay open to a status of its own.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        head, self._head = self._head, b""
-        self._state = "open"
-        if head or data:
-            await self._line.send(head + data)
-
-    def _stays(self) -> bool:
-        return self._framed and self.terms.keep and not self.last
-
-    def _expect(self, *states: State) -> None:
-        if self._state not in states:
-            raise RuntimeError(f"the reply is {self._state!r}, and that call needs {' or '.join(states)}")
-
-    def _render(self, status: int, fields: Iterable[tuple[str, str]]) -> bytes:
-        lines = [_status_line(status), b"date: " + http_date(int(time.time()))]
-        own = list(fields)
-        names = {name for name, _ in own}
-        tags = [tag for tag in _checked(self.tags.items()) if tag[0] not in names]
-        lines += [b"%b: %b" % _wire(field) for field in (*own, *tags, *self.terms.extra)]
-        lines.append(b"x-request-id: " + self.terms.request_id.encode("latin-1"))
-        if self.terms.dialect == "anthropic":
-            lines.append(b"request-id: " + self.terms.request_id.encode("latin-1"))
-        if not self._stays():
-            lines.append(b"connection: close")
-        elif self.terms.version == "1.0":
-            lines.append(b"connection: keep-alive")
-        return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _checked(pairs: Pairs) -> list[tuple[str, str]]:
-    """`pairs`, proven free of anything that could end a header or contradict the framing."""
-    fields = list(pairs)
-    for name, value in fields:
-        if not _NAME.match(name) or not _VALUE.match(value):
-            raise ValueError(f"header {name!r} cannot be sent as it stands")
-        if name.lower() in _OURS:
-            raise ValueError(f"header {name!r} is written by the reply itself")
-    return fields
-
-
-def _wire(field: tuple[str, str]) -> tuple[bytes, bytes]:
-    return field[0].encode("latin-1"), field[1].encode("latin-1")
-
-
-@lru_cache(maxsize=128)
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:  # 529, which only Anthropic's dialect knows
-        phrase = "Overloaded" if status == 529 else "Unnamed"
-    return f"HTTP/1.1 {status} {phrase}".encode()
-
-
-@lru_cache(maxsize=1)
-def http_date(second: int) -> bytes:
-    """The Date header's value; formatted once a second."""
-    return formatdate(second, usegmt=True).encode()
+        if data:
+            await self._line.send(data)

@@ -12,18 +12,23 @@ import socket
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeAlias
 
 import trio
 
 from cortex.config.limits import Limits
 from cortex.errors import Overloaded, Unauthorised
-from cortex.web.connection import Reply, Terms
+from cortex.web.connection import Reply
 from cortex.web.control import Control
+from cortex.web.framing import Terms
 from cortex.web.guard import Policy
+from cortex.web.guest import Guest, Handed
+from cortex.web.hall import Hall
 from cortex.web.line import Line
+from cortex.web.reactor import Reactor
 from cortex.web.site import UNBOOKED, Books, Entry, Handler, Route, Site, inventory
-from cortex.web.visit import FAREWELL_S, Hall, Visit
+from cortex.web.visit import FAREWELL_S, Visit
 
 __all__ = ["Door", "Entry", "Handler", "Route", "Site", "inventory"]
 
@@ -47,10 +52,14 @@ _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (so
 class Door:
     """One listener. `run` it; `drain` it before the role goes."""
 
-    def __init__(self, site: Site, limits: Limits, books: Books = UNBOOKED) -> None:
+    def __init__(
+        self, site: Site, limits: Limits, books: Books = UNBOOKED, reactor: Reactor | None = None
+    ) -> None:
         self._limits = limits
-        self._hall = Hall(site, limits, Control(site.app, limits), books)
-        self._visits: set[Visit] = set()
+        self._hall = Hall(
+            site, limits, Control(site.app, limits), Reactor() if reactor is None else reactor, books
+        )
+        self._guests: set[Guest] = set()
         self._accepting = trio.CancelScope()
 
     @property
@@ -61,7 +70,7 @@ class Door:
     @property
     def connections(self) -> int:
         """Open connections."""
-        return len(self._visits)
+        return len(self._guests)
 
     @property
     def draining(self) -> bool:
@@ -78,11 +87,22 @@ class Door:
         it is taken. Cancelled, it leaves no connection open, and says no farewell: `drain` does.
         """
         listener = await _listen(host, port)
-        async with trio.open_nursery() as nursery:
-            with listener, self._accepting:
-                bound = listener.getsockname()
-                task_status.started((bound[0], bound[1]))
-                await self._accept(listener, nursery)
+        hall = self._hall
+        try:
+            async with trio.open_nursery() as always, trio.open_nursery() as nursery:
+                await always.start(hall.reactor.run)
+                await always.start(hall.watch.run)
+                hall.visits = partial(self._visit, nursery)
+                with listener, self._accepting:
+                    bound = listener.getsockname()
+                    task_status.started((bound[0], bound[1]))
+                    await self._accept(listener)
+                await self._empty()
+                always.cancel_scope.cancel()
+        finally:
+            for guest in list(self._guests):
+                guest.close()
+            hall.reactor.close()
 
     def refit(self, policy: Policy, limits: Limits) -> None:
         """Other rules, for every request whose head arrives from here on."""
@@ -96,13 +116,13 @@ class Door:
     async def revoke(self, callers: AbstractSet[str], grace_s: float) -> None:
         """What these callers have under way is over within `grace_s`: by itself, or cut with an
         error event. What they begin from here on is not touched."""
-        under_way = [(visit, token) for visit in self._visits if (token := visit.serves(callers))]
+        under_way = [(guest, token) for guest in self._guests if (token := guest.serves(callers))]
         with trio.move_on_after(grace_s):
-            while any(visit.serves(callers) is token for visit, token in under_way):
+            while any(guest.serves(callers) is token for guest, token in under_way):
                 await self._hall.change()
-        for visit, token in under_way:
-            if visit.serves(callers) is token:
-                visit.stop(
+        for guest, token in under_way:
+            if guest.serves(callers) is token:
+                guest.stop(
                     Unauthorised("This API key was revoked or expired while the request ran; use another.")
                 )
 
@@ -111,21 +131,21 @@ class Door:
         and a second at the latest. Until then control routes answer, inference gets Stopping.
         """
         self._hall.draining = True
-        for visit in list(self._visits):
-            visit.rest()
+        for guest in list(self._guests):
+            guest.rest()
         with trio.move_on_after(grace_s):
-            while any(visit.holds for visit in self._visits):
+            while any(guest.holds for guest in self._guests):
                 await self._hall.change()
         self._accepting.cancel()
-        for visit in list(self._visits):
-            visit.stop()
+        for guest in list(self._guests):
+            guest.stop()
         with trio.move_on_after(FAREWELL_S):
-            while self._visits:
+            while self._guests:
                 await self._hall.change()
-        for visit in list(self._visits):
-            await visit.cut()
+        for guest in list(self._guests):
+            await guest.cut()
 
-    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         spare = _Spare()
         try:
             while True:
@@ -133,7 +153,7 @@ class Door:
                 try:
                     for _ in range(AT_ONCE):
                         client, address = listener.accept()
-                        await self._admit(trio.socket.from_stdlib_socket(client), address[0], nursery)
+                        await self._admit(client, address[0])
                 except BlockingIOError:
                     continue
                 except OSError as error:
@@ -146,22 +166,35 @@ class Door:
         finally:
             spare.close()
 
-    async def _admit(self, client: trio.socket.SocketType, peer: str, nursery: trio.Nursery) -> None:
-        """It has a visit, or knows that there are too many."""
-        if len(self._visits) >= self._limits.connections:
+    async def _admit(self, client: socket.socket, peer: str) -> None:
+        """It is a guest, or knows that there are too many."""
+        client.setblocking(False)
+        if len(self._guests) >= self._limits.connections:
             self._hall.books.rejected(_too_many())
-            await _turn_away(client)
+            await _turn_away(trio.socket.from_stdlib_socket(client))
             return
-        line = Line(trio.SocketStream(client), self._limits.stall_s)
-        visit = Visit(line, peer, self._hall)
-        self._visits.add(visit)
-        nursery.start_soon(self._contain, visit)
+        self._guests.add(Guest(client, peer, self._hall, self._gone))
 
-    async def _contain(self, visit: Visit) -> None:
+    def _gone(self, guest: Guest) -> None:
+        self._guests.discard(guest)
+        self._hall.tell()
+
+    async def _empty(self) -> None:
+        """Every guest is gone."""
+        while self._guests:
+            await self._hall.change()
+
+    def _visit(self, nursery: trio.Nursery, guest: Guest, line: Line, handed: Handed | None) -> None:
+        visit = Visit(line, guest.peer, self._hall, since=guest.since, first=guest.first)
+        guest.visited(visit)
+        nursery.start_soon(self._contain, guest, visit, handed)
+
+    async def _contain(self, guest: Guest, visit: Visit, handed: Handed | None) -> None:
         """The visit is over, however it ended; its bugs are in the log and nowhere else."""
+        stays = False
         try:
             with visit.whole:
-                await visit.run()
+                stays = await visit.run(handed, stay=False)
         except Exception:
             self._hall.books.connection_crashed()
             log.exception("connection.crashed")
@@ -173,9 +206,11 @@ class Door:
             if rest is not None:
                 raise rest from None
         finally:
-            self._visits.discard(visit)
-            self._hall.tell()
-            await visit.cut()
+            if stays:
+                guest.visited(None)
+            else:
+                await visit.cut()
+                guest.close()
 
 
 class _Spare:

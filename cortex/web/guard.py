@@ -34,6 +34,10 @@ _LOCAL_NAMES: Final = ("localhost",)
 _LOCAL_SUFFIXES: Final = (".localhost", ".internal", ".local")
 
 
+# Headers that hold keys.
+CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """A key: its name, the lower-case hex SHA-256 of the key, what it may do, and until when."""

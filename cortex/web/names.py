@@ -61,6 +61,11 @@ class Names:
             )
         return list(self._known)
 
+    @property
+    def only(self) -> Address | None:
+        """Where to connect, if that is known and there is no choice."""
+        return self._known[0] if len(self._known) == 1 else None
+
     async def refresh(self) -> None:
         """The addresses are no older than they may be, or the resolver has no better ones."""
         async with self._turn:

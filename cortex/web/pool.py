@@ -15,8 +15,10 @@ from typing import Final
 import trio
 
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
-from cortex.web.answer import Answer, Link
+from cortex.web.answer import Answer
+from cortex.web.link import Link
 from cortex.web.names import Names, Resolve, resolve
+from cortex.web.reactor import Reactor
 
 # Row 9 and row 23 of the fault matrix.
 CONNECT_S: Final = 1.0
@@ -43,14 +45,17 @@ class Pool:
         idle_s: float = IDLE_S,
         dns_s: float = DNS_S,
         lookup: Resolve = resolve,
+        reactor: Reactor | None = None,
     ) -> None:
         self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.names = Names(host, port, dns_s=dns_s, lookup=lookup)
-        self._connect_s = connect_s
+        self.connect_s = connect_s
         self._idle_s = idle_s
         self._idle: deque[Link] = deque()
         self._active: set[Link] = set()
         self._closed = False
+        # Watches connections that idle, so that callbacks can use them.
+        self._reactor = reactor
 
     def __repr__(self) -> str:
         return f"<Pool {self.authority} idle={len(self._idle)} active={len(self._active)}>"
@@ -65,9 +70,14 @@ class Pool:
         came in time, UpstreamFailed for the rest.
         """
         link, answer = await self._ask(request, first_byte_s)
+        async with self._held(link, answer):
+            yield answer
+
+    @asynccontextmanager
+    async def _held(self, link: Link, answer: Answer) -> AsyncIterator[None]:
         broken = False
         try:
-            yield answer
+            yield
         except CortexError:
             broken = True
             raise
@@ -92,12 +102,13 @@ class Pool:
     def close(self) -> None:
         """Every connection is closed, those in use too; no further exchange begins."""
         self.retire()
-        for link in self._active:
-            link.close()
+        for link in list(self._active):
+            link.sever()
 
     async def _ask(self, request: bytes, first_byte_s: float) -> tuple[Link, Answer]:
         while True:
             link = self._take() or await self._connect()
+            link.unwatched()
             answer, broken = None, False
             try:
                 answer = await _ask_over(link, request, first_byte_s)
@@ -120,10 +131,59 @@ class Pool:
             link.close()
         return None
 
+    # -- by callbacks
+
+    def lend(self) -> Link | None:
+        """A connection for one exchange by callbacks, which ends by `taken_back`, `part` or `adopt`. One
+        that is made for it is `dialling`. None where nobody watches, or that takes more than a look."""
+        if self._reactor is None or self._closed:
+            return None
+        if (link := self._take()) is not None:
+            return link
+        address = self.names.only
+        if address is None:
+            return None
+        try:
+            return self._admit(Link.dial(address, self._reactor))
+        except OSError:
+            return None
+
+    def unreached(self, problem: OSError | None) -> Unreachable:
+        """What it means that no connection was made: `problem`, or None where it took too long."""
+        self.names.doubt()
+        why = "refused the connection" if problem else f"did not take the connection in {self.connect_s:g} s"
+        error = Unreachable(
+            f"The neuron {why}. Nothing ran; see `cortex status` for its state.",
+            reason="refused" if problem else "connect",
+        )
+        error.__cause__ = problem
+        return error
+
+    def taken_back(self, link: Link) -> None:
+        """The exchange is complete, and the link can carry another one."""
+        link.listener = None
+        self._keep(link)
+
+    async def part(self, link: Link, *, broken: bool) -> None:
+        """The exchange has ended in any other way. The neuron has a moment to let go."""
+        link.listener = None
+        link.unwatched()
+        await self._part(link, broken=broken)
+
+    @asynccontextmanager
+    async def adopt(self, link: Link, answer: Answer) -> AsyncIterator[Answer]:
+        """As `exchange`, of an answer whose head has been read by callbacks."""
+        link.listener = None
+        link.unwatched()
+        async with self._held(link, answer):
+            yield answer
+
+    # -- by tasks
+
     async def _connect(self) -> Link:
         problem: OSError | None = None
         for address in await self.names.addresses():
-            with trio.move_on_after(self._connect_s):
+            with trio.move_on_after(self.connect_s):
                 try:
                     link = await Link.open(address)
                 except OSError as refused:
@@ -131,12 +191,7 @@ class Pool:
                     continue
                 self.names.prefer(address)
                 return self._admit(link)
-        self.names.doubt()
-        why = "refused the connection" if problem else f"did not take the connection in {self._connect_s:g} s"
-        raise Unreachable(
-            f"The neuron {why}. Nothing ran; see `cortex status` for its state.",
-            reason="refused" if problem else "connect",
-        ) from problem
+        raise self.unreached(problem)
 
     def _admit(self, link: Link) -> Link:
         if self._closed:
@@ -153,6 +208,8 @@ class Pool:
         link.used = True
         link.idle_since = trio.current_time()
         self._idle.append(link)
+        if self._reactor is not None:
+            link.watched(self._reactor)
 
     async def _part(self, link: Link, *, broken: bool) -> None:
         """Nobody waits for one that broke, or gave no sign of life for too long."""

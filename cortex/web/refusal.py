@@ -16,6 +16,7 @@ from cortex.wire import refusals
 from cortex.wire.neuron import NOT_STARTED
 from cortex.wire.refusals import Refusal
 
+NO_LENGTH: Final = "The neuron's answer has no length: it may have been cut."
 # No error body of a cortex is longer.
 REFUSAL_LIMIT: Final = 65536
 # The gateway's own words were refused (its token, route, framing), or the neuron has a bug.
@@ -60,10 +61,10 @@ async def read_whole(answer: Answer, most: int, stall_s: float) -> bytes:
             break
         size += len(piece)
         if size > most:
-            raise UpstreamFailed(f"The neuron's answer is longer than {most} bytes.", reason="oversize")
+            raise too_long(most)
         pieces.append(piece)
     if answer.by_close:
-        raise UpstreamFailed("The neuron's answer has no length: it may have been cut.", reason="no_end")
+        raise UpstreamFailed(NO_LENGTH, reason="no_end")
     return b"".join(pieces)
 
 
@@ -101,3 +102,8 @@ def _misfit(status: int, fault: Refusal | None) -> UpstreamFailed:
         "trusted networks may not fit. Compare the `token_file` and version of both hosts.",
         reason="contract",
     )
+
+
+def too_long(most: int) -> UpstreamFailed:
+    """What an answer is that goes on beyond what is kept of one."""
+    return UpstreamFailed(f"The neuron's answer is longer than {most} bytes.", reason="oversize")

@@ -6,7 +6,9 @@ has been passed on, so that the reply can end with an error event. Connections
 are the pool's, framing towards the client is the reply's, trying another neuron is the gateway's.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
@@ -42,6 +44,8 @@ _OURS: Final = "x-cortex-"
 LAST_S: Final = 0.5
 # What a neuron said of its own line would pass for its first words.
 _DONE_HERE: Final = frozenset({neuron.PROGRESS})
+SILENT: Final = "The neuron has stopped talking. The answer is not complete; try again."
+NO_END: Final = "The neuron's stream ended without its end mark: the answer is not complete."
 # Between gateway and neuron alone: never from a client, never to one.
 _INTERNAL: Final = frozenset(
     {
@@ -55,6 +59,11 @@ _INTERNAL: Final = frozenset(
         neuron.SPEC,
     }
 )
+
+
+_KEPT_BACK: Final = _INTERNAL | _DONE_HERE
+# Line ends are counted.
+_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]|\r(?!\n)|(?<!\r)\n")
 
 
 class Reply(Protocol):
@@ -92,18 +101,39 @@ def request_bytes(
     those that concern the engine. `own` are the gateway's, and stand against a client's of
     the same name. Credentials of the client never go on; the fleet's token does.
     """
-    fields = {"host": to.host, "accept-encoding": "identity", "content-length": str(len(body))}
-    if to.token is not None:
-        fields["authorization"] = f"Bearer {to.token}"
+    own = {name.lower(): value for name, value in own.items()}
+    taken = forwarded(headers, own.keys())
+    return request_head(method, target, taken, len(body), to=to, own=own) + body
+
+
+def forwarded(headers: Pairs, but: AbstractSet[str] = frozenset()) -> bytes:
+    """Those lines of a client's `headers` that go on to a neuron, without those `but` for which somebody
+    else has a word."""
+    fields: dict[str, str] = {}
     for name, value in headers:
         key = name.lower()
-        if key in _FORWARDED or (key.startswith(_OURS) and key not in _INTERNAL | _DONE_HERE):
+        if key not in but and (key in _FORWARDED or (key.startswith(_OURS) and key not in _KEPT_BACK)):
             fields[key] = f"{fields[key]}, {value}" if key in fields else value
-    fields.update((name.lower(), value) for name, value in own.items())
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    if any(ord(char) < 32 and char != "\t" for line in lines for char in line):
+    return _lines(fields)
+
+
+def request_head(
+    method: str, target: str, taken: bytes, length: int, *, to: Destination, own: Mapping[str, str]
+) -> bytes:
+    """The head of a request of `length` bytes, with lines of the client's that were `taken`."""
+    fields = {"host": to.host, "accept-encoding": "identity", "content-length": str(length)}
+    if to.token is not None:
+        fields["authorization"] = f"Bearer {to.token}"
+    fields.update(own)
+    first = f"{method} {target} HTTP/1.1\r\n".encode("latin-1")
+    return b"".join((first, _lines(fields), taken, b"\r\n"))
+
+
+def _lines(fields: Mapping[str, str]) -> bytes:
+    text = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    if _CONTROL.search(text) is not None or text.count("\n") != len(fields):
         raise ValueError("a header of the request to the neuron holds a control character")
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+    return text.encode("latin-1")
 
 
 async def forward(
@@ -117,7 +147,7 @@ async def forward(
     answer is left where it stands.
     """
     refuse_odd(answer)
-    headers = _returned(answer.headers, extra_headers)
+    headers = returned(answer.headers, extra_headers)
     if answer.status == 200 and _content_type(answer).startswith("text/event-stream"):
         if not reply.started:
             # An event stream's cache-control is written by the reply itself.
@@ -177,9 +207,7 @@ async def _pump(answer: Answer, reply: Reply, meter: Meter, limits: Limits, tail
         else:
             late_at += passed_at - came_at  # a slow client is not the neuron's delay
     if not tail.ended:
-        raise UpstreamFailed(
-            "The neuron's stream ended without its end mark: the answer is not complete.", reason="no_end"
-        )
+        raise UpstreamFailed(NO_END, reason="no_end")
 
 
 async def next_piece(answer: Answer, late_at: float, *, begun: bool, told: bool = False) -> bytes:
@@ -190,10 +218,7 @@ async def next_piece(answer: Answer, late_at: float, *, begun: bool, told: bool 
             return await answer.receive()
     with trio.move_on_at(late_at):
         return await answer.receive()
-    raise TooSlow(
-        "The neuron has stopped talking. The answer is not complete; try again.",
-        reason="stall" if begun else "late",
-    )
+    raise TooSlow(SILENT, reason="stall" if begun else "late")
 
 
 async def _pass_whole(
@@ -210,7 +235,7 @@ async def _pass_whole(
     meter.bytes, meter.complete = len(body), True
 
 
-def _returned(headers: Mapping[str, str], extra: Pairs) -> list[tuple[str, str]]:
+def returned(headers: Mapping[str, str], extra: Pairs) -> list[tuple[str, str]]:
     """What of a neuron's `headers` goes on to the client, and `extra`, which wins."""
     kept = {
         name: value

@@ -6,12 +6,16 @@ that a test can hold that none of them lets a stranger in.
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from cortex.errors import CortexError
 from cortex.web.connection import Reply, Request
 from cortex.web.guard import Policy, Scope
 from cortex.wire.faults import Dialect
+
+if TYPE_CHECKING:
+    from cortex.web.guest import Errand, Guest
+    from cortex.web.known import Known
 
 Handler: TypeAlias = Callable[[Request, Reply], Awaitable[None]]
 # ASGI's own shapes: dictionaries with keys by message type.
@@ -21,13 +25,21 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
+class Quick(Protocol):
+    """Answers by callbacks, or leaves the request as it stands to the handler."""
+
+    def __call__(self, guest: "Guest", known: "Known", body: bytes) -> "Errand | None": ...
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An inference route: POST to exactly `path`; `dialect` shapes its errors."""
+    """An inference route: POST to exactly `path`; `dialect` shapes its errors. What is plain may be
+    answered `quick`, without a task."""
 
     path: str
     handler: Handler
     dialect: Dialect = "openai"
+    quick: Quick | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Final
 
 import trio
 
-from cortex.web.connection import Pairs, Reply
+from cortex.web.connection import Reply
+from cortex.web.framing import Pairs
 from cortex.wire import sse
 from cortex.wire.faults import Dialect
 from cortex.wire.sse import Frame
@@ -44,7 +45,7 @@ class Stream:
         self._trailers: tuple[str, ...] = ()
         self._held = b""
         self._taken = False
-        self._opened = False
+        self._opened = reply.started
         self._news: Callable[[], bytes] = _nothing
         self._news_s = beat_s
         # One writer at a time: a keep-alive never lands inside a frame.

@@ -6,90 +6,46 @@ sent ahead, cancels it at once. A stop gives the client its end first. What is w
 how, belongs to the reply; the socket belongs to the line.
 """
 
-import itertools
 import logging
-import re
-import secrets
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
 import trio
 
-from cortex.config.limits import Limits
 from cortex.errors import BadFraming, BadMethod, CortexError, NoUpgrade, SlowBody, Stopping
 from cortex.logs import bind_request
 from cortex.web import faults, guard, head
 from cortex.web.body import read_body
-from cortex.web.connection import Headers, Reply, Request, Terms
-from cortex.web.control import Control
+from cortex.web.connection import Headers, Reply, Request
+from cortex.web.framing import Terms
+from cortex.web.guest import KEEP_ALIVE_S, Handed, Work
+from cortex.web.hall import Hall
 from cortex.web.head import Head
 from cortex.web.line import Line, nobody
-from cortex.web.site import UNBOOKED, Books, Route, Site
-from cortex.wire import neuron
+from cortex.web.site import Route
 from cortex.wire.faults import Dialect
 
 log = logging.getLogger(__name__)
 
-# How long a connection may rest between requests: above what proxies in front keep theirs (60 s).
-KEEP_ALIVE_S: Final = 75.0
 CONTROL_BODY: Final = 2**20
 # A stopped request's last event must be out within this.
 FAREWELL_S: Final = 1.0
-_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
-
-
-@dataclass
-class Hall:
-    """What all visits of one door share."""
-
-    site: Site
-    limits: Limits
-    control: Control
-    books: Books = UNBOOKED
-    draining: bool = False
-    in_flight: int = 0
-    _boot: str = field(default_factory=lambda: secrets.token_hex(4))
-    _count: "itertools.count[int]" = field(default_factory=itertools.count)
-    _changed: trio.Event = field(default_factory=trio.Event)
-
-    def request_id(self, headers: Headers) -> str:
-        """The client's own id, if it is one; else a fresh one."""
-        given = headers.get(neuron.REQUEST_ID)
-        if given is not None and _REQUEST_ID.match(given):
-            return given
-        return f"{self._boot}-{next(self._count):x}"
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """One more inference request is in flight."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-
-    def tell(self) -> None:
-        """Something ended: whoever waits in `change` looks again."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def change(self) -> None:
-        """Something has ended since the call."""
-        await self._changed.wait()
 
 
 class Visit:
-    """One connection. `run` it to its end; `rest`, `stop` and `cut` are the door's, at a drain."""
+    """One connection. `run` it to its end; `rest`, `stop` and `cut` are the door's, at a drain. Its first
+    request is one that began at the trio time `since`; with `first` it is that of the connection."""
 
-    def __init__(self, line: Line, peer: str, hall: Hall) -> None:
+    def __init__(
+        self, line: Line, peer: str, hall: Hall, *, since: float | None = None, first: bool = True
+    ) -> None:
         self._line = line
         self._peer = peer
         self._hall = hall
-        self._first = True
+        self._since = trio.current_time() if since is None else since
+        self._first = first
         self._stopping = False
         self._why: CortexError | None = None
         self._caller = ""
@@ -109,15 +65,22 @@ class Visit:
         reply = self._reply
         return reply is not None and not self._unread and not (self._controlled and reply.streaming)
 
-    async def run(self) -> None:
-        """Serve until the client, a fault or a stop ends it. The line is left for `cut`."""
+    async def run(self, handed: Handed | None = None, *, stay: bool = True) -> bool:
+        """Serve until the client, a fault or a stop ends it; then the line is left for `cut`. Unless it is
+        to `stay` for what has not even begun, True tells that the client may send it. `handed` is what
+        comes first."""
         try:
-            while await self._next():
-                self._first = False
+            goes_on = await (self._next() if handed is None else self._resume(handed))
+            while goes_on:
+                self._first, self._since = False, trio.current_time()
+                if not stay and not self._line.buffer and not self._stopping:
+                    return True
+                goes_on = await self._next()
             if self._unread:
                 await self._line.linger()
         except trio.BrokenResourceError:
             log.debug("connection.lost peer=%s", self._peer)
+        return False
 
     def rest(self) -> None:
         """No request after this one; at once when the client is between two."""
@@ -172,7 +135,7 @@ class Visit:
     async def _read_head(self) -> bytes | None:
         """The bytes of one head; None when there is to be none."""
         line, limits = self._line, self._hall.limits
-        deadline = trio.current_time() + (limits.header_s if self._first else KEEP_ALIVE_S)
+        deadline = self._since + (limits.header_s if self._first else KEEP_ALIVE_S)
         begun = self._first
         while True:
             while line.buffer.startswith(b"\r\n"):  # an empty line too many after a body is common
@@ -206,15 +169,27 @@ class Visit:
             bodyless=parsed.method == "HEAD",
             extra=guard.cross_origin(hall.site.policy, parsed.headers),
         )
-        self._reply = reply = Reply(self._line, terms)
+        reply = Reply(self._line, terms)
         self._caller = ""
         self._controlled = route is None
         # Until its body is read, a request that is refused ends the connection.
         reply.last = hall.draining or parsed.has_body
+        return await self._converse(reply, partial(self._answer, parsed, route))
+
+    async def _resume(self, handed: Handed) -> bool:
+        """An answer that other hands began is ended; True when another request may come."""
+        reply = Reply(self._line, handed.framing.terms, handed.framing)
+        reply.last = reply.last or self._hall.draining
+        self._caller = handed.request.caller
+        return await self._converse(reply, partial(self._end, handed))
+
+    async def _converse(self, reply: Reply, work: Work) -> bool:
+        """`work` answers, unless it is stopped; True when another request may come."""
+        self._reply = reply
         try:
-            with bind_request(terms.request_id), trio.CancelScope() as self._scope:
+            with bind_request(reply.terms.request_id), trio.CancelScope() as self._scope:
                 self._line.on_lost = self._scope.cancel
-                await self._attempt(parsed, route, reply)
+                await self._attempt(work, reply)
             if self._stopping and self._line.alive:
                 with trio.move_on_after(FAREWELL_S):
                     await reply.fail(self._why or _stopping(not_started=self._unread))
@@ -222,12 +197,12 @@ class Visit:
         finally:
             self._line.on_lost = nobody
             self._reply = None
-            hall.tell()
+            self._hall.tell()
 
-    async def _attempt(self, parsed: Head, route: Route | None, reply: Reply) -> None:
+    async def _attempt(self, work: Work, reply: Reply) -> None:
         """The reply is ended, or was cancelled: whatever went wrong, the client is told of it."""
         try:
-            await self._answer(parsed, route, reply)
+            await work(reply)
             if not reply.done:
                 raise RuntimeError("the handler returned without ending its answer")
         except Exception as error:
@@ -241,6 +216,15 @@ class Visit:
                 faults.cause(errors)
             if rest is not None:
                 raise rest from None
+
+    async def _end(self, handed: Handed, reply: Reply) -> None:
+        if handed.unsent:
+            await self._line.send(handed.unsent)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._line.watch)
+            with self._hall.working():
+                await handed.work(reply)
+            nursery.cancel_scope.cancel()
 
     async def _answer(self, parsed: Head, route: Route | None, reply: Reply) -> None:
         try:

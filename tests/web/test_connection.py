@@ -11,7 +11,8 @@ import trio
 from cortex import logs
 from cortex.errors import EngineFailed, Loading, NeverFits
 from cortex.web import faults
-from cortex.web.connection import Reply, Terms
+from cortex.web.connection import Reply
+from cortex.web.framing import Terms
 from cortex.web.line import Line
 from tests.fake_web import CHAT, CONTROL, DONE, EVENT, KINDS, MESSAGES, ask, do, open_door, open_visit
 

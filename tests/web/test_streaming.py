@@ -5,7 +5,8 @@ import trio
 from trio.testing import memory_stream_pair
 
 from cortex.errors import Loading
-from cortex.web.connection import Reply, Terms
+from cortex.web.connection import Reply
+from cortex.web.framing import Terms
 from cortex.web.line import Line
 from cortex.web.streaming import PING, Stream, open_stream
 from cortex.wire import sse

@@ -1,0 +1,321 @@
+"""One exchange with a neuron by callbacks: the request out, the answer back to the client, no task.
+
+Does what `relay` does, in the cases that are nearly all: an event stream or a whole JSON answer, passed
+on as it comes. Whatever else happens ends the errand, and its `Keeper` sees to the rest with tasks: an
+answer of another kind is handed to it with its head read, a failure with the reason, a client that left,
+a stop. Times are the reactor's. A slow client pauses the neuron; nothing is kept but what one read brought.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from math import inf
+from typing import Protocol
+
+import trio
+
+from cortex.config.limits import Limits
+from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
+from cortex.web import relay
+from cortex.web.answer import Answer
+from cortex.web.framing import Framing
+from cortex.web.guest import Guest
+from cortex.web.link import Link
+from cortex.web.meter import Meter
+from cortex.web.refusal import NO_LENGTH, too_long
+from cortex.web.streaming import BEAT_S, GRACE_S, beat
+from cortex.web.tail import TOO_BIG, EventTail
+from cortex.wire import neuron
+
+Pairs = Iterable[tuple[str, str]]
+
+
+class Keeper(Protocol):
+    """Who sent it. Exactly one of these is called, once."""
+
+    def done(self) -> None:
+        """The client has the whole answer. The link is the keeper's."""
+
+    def odd(self, answer: Answer) -> None:
+        """The head of an answer that is for others to read. Nothing of it is with the client."""
+
+    def failed(self, error: CortexError) -> None:
+        """There is no whole answer. What came of it is with the client."""
+
+    def left(self) -> None:
+        """The client is gone."""
+
+    def unreached(self, problem: OSError | None) -> CortexError:
+        """What it means that no connection was made. `failed` follows."""
+
+    def stopped(self, why: CortexError | None) -> None:
+        """The client is to be told `why` it gets no more; None: that cortex goes."""
+
+    def dropped(self, *, bug: bool) -> None:
+        """It is over, by a `bug` or with the door, and nobody can be told."""
+
+
+class Errand:
+    """`begin` it, once the guest has it. `streams` says what was asked for: who waits for a stream gets
+    signs of life. `extra` are headers for the client."""
+
+    def __init__(self, guest: Guest, framing: Framing, link: Link, *, limits: Limits, now: float) -> None:
+        self.guest, self.framing, self.link = guest, framing, link
+        self.meter = Meter(framing.terms.dialect)
+        self.answer = Answer(link, asked_at=now, delivered=True)
+        self.extra: Pairs = ()
+        self._keeper: Keeper
+        self._limits = limits
+        self._tail: EventTail | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self._over = False
+        self._delivered = True
+        self._beat_at = self._late_at = self._dial_by = inf
+        self.due = inf
+
+    @property
+    def streaming(self) -> bool:
+        return self.framing.streaming
+
+    def begin(self, request: bytes, keeper: Keeper, *, streams: bool, connect_s: float) -> None:
+        """`request` goes to the neuron, which is connected within `connect_s`. OSError when its connection
+        has broken: nothing of it went."""
+        self._keeper, now = keeper, self.answer.asked_at
+        self.link.push(request)
+        self.link.listener = self
+        if streams:
+            self._beat_at = now + GRACE_S
+            self._late_at = now + self._limits.first_token_s
+        if self.link.dialling:
+            self._dial_by = now + connect_s
+        self._plan()
+
+    # -- what the neuron says
+
+    def heard(self, data: bytes) -> None:
+        answer = self.answer
+        try:
+            answer.feed(data)
+            if not answer.headed:
+                if answer.fault is not None:
+                    raise answer.fault
+                return
+            if self._tail is not None:
+                self._pass_on(self._tail)
+            elif self._size or self._body:
+                self._gather()
+            else:
+                self._begin_answer()
+        except CortexError as error:
+            tail = self._tail
+            if tail is not None and tail.ended and isinstance(error, UpstreamFailed) and not self.guest.full:
+                # A close that comes too early cuts nothing once the end mark was passed on.
+                self._send(self._end(tail))
+                return
+            self._fail(error if self._delivered or answer.headed else _unsent(error))
+
+    def unreached(self, problem: OSError | None) -> None:
+        self._fail(self._keeper.unreached(problem))
+
+    def unwritten(self) -> None:
+        self._delivered = False
+
+    def give_up(self, error: CortexError) -> None:
+        """The neuron gives no sign of life: `error` says so."""
+        self._fail(error)
+
+    def _begin_answer(self) -> None:
+        """The head of the answer has come."""
+        answer = self.answer
+        answer.check()
+        kind = answer.headers.get("content-type", "")
+        plain = (
+            answer.status == 200
+            and neuron.NOT_STARTED not in answer.headers
+            and answer.headers.get("content-encoding", "identity").lower() == "identity"
+        )
+        if plain and kind.startswith("text/event-stream"):
+            self._begin_stream(kind)
+        elif plain and kind.startswith("application/json") and not self.framing.started:
+            self._size = 1  # it has begun
+            self._gather()
+        else:
+            self._leave()
+            self._keeper.odd(answer)
+
+    def _begin_stream(self, kind: str) -> None:
+        framing, answer = self.framing, self.answer
+        if not framing.started:
+            headers = relay.returned(answer.headers, self.extra)
+            # An event stream's cache-control is written by the reply itself.
+            framing.start(200, [pair for pair in headers if pair[0] != "cache-control"], kind)
+        self._beat_at = inf
+        if self._late_at == inf:
+            self._late_at = answer.asked_at + self._limits.first_token_s
+        self._aim()
+        self._tail = EventTail(self.meter.dialect)
+        self._pass_on(self._tail)
+
+    def _pass_on(self, tail: EventTail) -> None:
+        """Every whole event that has come goes to the client, as `relay` has it."""
+        answer, now = self.answer, self.guest.now
+        data = answer.take()
+        if data:
+            tail.feed(data)
+            if tail.whole:
+                events = tail.whole
+                self.meter.bytes += len(events)
+                self.meter.passed(events, now)
+                if tail.ended:
+                    self.meter.ended({}, failed=tail.failed)
+                if tail.begun:
+                    self._late_at = now + self._limits.upstream_stall_s
+                ends = answer.complete and tail.ended and tail.fault is None
+                self._send(self.framing.data(events) + (self._end(tail) if ends else b""))
+                if ends:
+                    return
+            if tail.fault is not None:
+                reason = "oversize" if tail.fault == TOO_BIG else "protocol"
+                raise UpstreamFailed(tail.fault, reason=reason)
+        if answer.complete:
+            if not tail.ended:
+                raise UpstreamFailed(relay.NO_END, reason="no_end")
+            self._send(self._end(tail))
+        elif answer.fault is not None:
+            raise answer.fault
+
+    def _end(self, tail: EventTail) -> bytes:
+        self.meter.ended(self.answer.trailers, failed=tail.failed)
+        self._over = True
+        return self.framing.end()
+
+    def _gather(self) -> None:
+        """A whole answer is passed on when all of it is there."""
+        answer = self.answer
+        if piece := answer.take():
+            self._body.append(piece)
+            self._size += len(piece)
+            self._late_at = self.guest.now + self._limits.upstream_stall_s
+            self._aim()
+        if self._size - 1 > self._limits.body:
+            raise too_long(self._limits.body)
+        if answer.fault is not None:
+            raise answer.fault
+        if not answer.complete:
+            return
+        if answer.by_close:
+            raise UpstreamFailed(NO_LENGTH, reason="no_end")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self.meter.read_whole(200, body)
+        self.meter.bytes, self.meter.complete = len(body), True
+        kind = answer.headers.get("content-type", "")
+        whole = self.framing.whole(200, body, relay.returned(answer.headers, self.extra), kind)
+        self.framing.opened()
+        self._over = True
+        self._send(whole)
+
+    # -- what the client takes
+
+    def _send(self, data: bytes) -> None:
+        if not self.guest.send(data):
+            self.link.pause()
+            self.due = min(self.due, self.guest.stall_at)
+            self.guest.wants_look(self.due)
+        elif self._over:
+            self._finish()
+
+    def drained(self) -> None:
+        if self._over:
+            self._finish()
+            return
+        # A slow client is not the neuron's delay.
+        self._late_at = max(self._late_at, self.guest.now + self._limits.upstream_stall_s)
+        self.link.go_on()
+
+    def _finish(self) -> None:
+        self.framing.sent()
+        self.link.listener = None
+        self._keeper.done()
+
+    # -- time
+
+    def look(self, now: float) -> None:
+        if self.guest.full:
+            if now >= self.guest.stall_at:
+                self.guest.give_up()
+                return
+            self.due = self.guest.stall_at
+            return
+        if now >= self._dial_by and self.link.dialling:
+            self.unreached(None)
+            return
+        if now >= self._late_at:
+            begun = self._tail is not None and self._tail.begun
+            self._fail(TooSlow(relay.SILENT, reason="stall" if begun else "late"))
+            return
+        if now >= self._beat_at:
+            self._beat_at = now + BEAT_S
+            self._say_something()
+        self._plan()
+
+    def _plan(self) -> None:
+        """When there is something to be looked at."""
+        self.due = min(self._beat_at, self._late_at, self._dial_by if self.link.dialling else inf)
+
+    def _say_something(self) -> None:
+        """The client hears that its request is being worked at."""
+        if not self.framing.started:
+            self.framing.start(200)
+        self._send(self.framing.data(beat(self.framing.terms.dialect)))
+
+    def _aim(self) -> None:
+        if min(self._beat_at, self._late_at) < self.due:
+            self.due = min(self._beat_at, self._late_at)
+            self.guest.wants_look(self.due)
+
+    # -- other ends
+
+    def _fail(self, error: CortexError) -> None:
+        self._leave()
+        self._keeper.failed(error)
+
+    def lost(self) -> None:
+        self._leave()
+        self._keeper.left()
+
+    async def hear_out(self) -> None:
+        """What the neuron says behind the end mark is known, if it comes soon. For a task, of an errand
+        that the client has `left` although it was told all."""
+        tail, answer = self._tail, self.answer
+        if tail is None or not tail.ended:
+            return
+        with trio.move_on_after(relay.LAST_S), suppress(UpstreamFailed):
+            while not answer.complete:
+                await answer.receive()
+        self.meter.ended(answer.trailers, failed=tail.failed)
+
+    def stop(self, why: CortexError | None) -> None:
+        self._leave()
+        self._keeper.stopped(why)
+
+    def crash(self) -> None:
+        self.drop(bug=True)
+
+    def drop(self, *, bug: bool) -> None:
+        self._leave()
+        if bug:
+            self.guest.crashed()
+        self._keeper.dropped(bug=bug)
+
+    def _leave(self) -> None:
+        """Nothing more is heard by callbacks: not even that the neuron closes."""
+        self.link.listener = None
+        self.link.unwatched()
+
+
+def _unsent(error: CortexError) -> CortexError:
+    lost = Unreachable(
+        "The connection to the neuron broke before the request was sent. Nothing ran; try again."
+    )
+    lost.__cause__ = error
+    return lost

@@ -1,0 +1,353 @@
+"""One client's connection, from its first byte to its last: at rest, on callbacks, or with a visit.
+
+At rest it costs a socket and this object. A request that has come whole, whose head is known and whose
+route takes it at once, is answered by callbacks: an `Errand` does the work and writes through `send`. All
+else gets a `Visit`, a task, with the bytes that have come; when that has nothing left to do the
+connection is here again. Owns the socket, and which of the three has it.
+"""
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+import trio
+
+from cortex.errors import CortexError
+from cortex.web.connection import Headers, Reply, Request
+from cortex.web.framing import Framing
+from cortex.web.head import END
+from cortex.web.line import AHEAD, BLOCK, Line
+from cortex.web.reactor import READ, WRITE
+
+if TYPE_CHECKING:
+    from cortex.web.hall import Hall
+    from cortex.web.visit import Visit
+
+log = logging.getLogger(__name__)
+
+# How long a connection may rest between requests: above what proxies in front keep theirs (60 s).
+KEEP_ALIVE_S: Final = 75.0
+
+Work: TypeAlias = Callable[[Reply], Awaitable[None]]
+
+
+class Errand(Protocol):
+    """Who answers one request by callbacks."""
+
+    due: float
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the head of an event stream is out."""
+
+    def look(self, now: float) -> None:
+        """`due` has come."""
+
+    def drained(self) -> None:
+        """All that was sent is with the kernel."""
+
+    def lost(self) -> None:
+        """The client is gone, or has taken nothing for too long."""
+
+    def stop(self, why: CortexError | None) -> None:
+        """The client gets an end: `why`, else that cortex goes."""
+
+    def drop(self, *, bug: bool) -> None:
+        """It has ended by a `bug`, or since the door is gone: whatever it holds is let go of, and nothing
+        more is said."""
+
+
+class Guest:
+    """`admitted` by the door, which hears of its end by `gone`."""
+
+    def __init__(self, sock: socket.socket, peer: str, hall: "Hall", gone: Callable[["Guest"], None]) -> None:
+        self._sock, self._fd, self._peer, self._hall, self._gone = sock, sock.fileno(), peer, hall, gone
+        self._line: Line | None = None
+        self._visit: Visit | None = None
+        self._errand: Errand | None = None
+        self._caller = ""
+        self._buffer = b""
+        self._unsent = b""
+        self._closed = False
+        self.stalled = False
+        self.stall_at = 0.0
+        self.first = True
+        self.since = trio.current_time()
+        self.due = self.since + hall.limits.header_s
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        hall.reactor.watch(self._fd, self)
+        hall.watch.rests(self)
+
+    # -- what the door asks
+
+    @property
+    def holds(self) -> bool:
+        """Whether a drain waits for this: a request is being answered, and will end by itself."""
+        return self._errand is not None or (self._visit is not None and self._visit.holds)
+
+    def rest(self) -> None:
+        """No request after this one; at once when the client is between two."""
+        if self._visit is not None:
+            self._visit.rest()
+        elif self._errand is None and not self.first:
+            self.close()
+
+    def serves(self, callers: AbstractSet[str]) -> object | None:
+        """A token of the request of one of `callers` that is being answered, else None."""
+        if self._errand is not None:
+            return self._errand if self._caller in callers else None
+        return None if self._visit is None else self._visit.serves(callers)
+
+    def stop(self, why: CortexError | None = None) -> None:
+        """What is under way is cancelled, and its client gets an end: `why`, else that cortex goes."""
+        if self._visit is not None:
+            self._visit.stop(why)
+        elif self._errand is not None:
+            self._errand.stop(why)
+        else:
+            self.close()
+
+    async def cut(self) -> None:
+        """The socket is closed, whatever is under way."""
+        if self._visit is not None:
+            await self._visit.cut()  # and when that has ended, the door closes
+        else:
+            self._lose()
+
+    def expire(self) -> None:
+        """It has rested for long enough."""
+        self.close()
+
+    # -- what the reactor tells
+
+    def ready(self, events: int) -> None:
+        if events & WRITE:
+            self._flush()
+        if events & ~WRITE:
+            self._hear(events)
+
+    def broke(self, bug: Exception) -> None:
+        log.error("connection.crashed", exc_info=bug)
+        if self._errand is not None:
+            self._errand.drop(bug=True)
+        else:
+            self.crashed()
+        self.close()
+
+    def crashed(self) -> None:
+        """A bug ends it, and is in the books."""
+        self._hall.books.connection_crashed()
+
+    def _hear(self, events: int) -> None:
+        if self._closed or self._visit is not None:
+            return
+        try:
+            data = self._sock.recv(BLOCK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if self._errand is not None:
+            self._overhear(data)
+        elif data:
+            self._buffer += data
+            self._begin()
+        else:
+            self.close()
+
+    def _overhear(self, data: bytes) -> None:
+        """Bytes of the next request, sent ahead, or the end, in the middle of an answer."""
+        assert self._errand is not None  # noqa: S101 - the caller looked
+        self._buffer += data
+        if not data or len(self._buffer) > AHEAD:
+            self._lose()
+
+    # -- requests
+
+    def _begin(self) -> None:
+        """The request that has begun in the buffer is answered at once, or gets a visit."""
+        hall, buffer = self._hall, self._buffer
+        hall.watch.leaves(self)
+        if not self.first:
+            self.since = trio.current_time()
+        end = buffer.find(END) + len(END)
+        if len(END) <= end <= hall.limits.header and not hall.draining:
+            found = hall.heads.recognise(buffer[:end], self._peer, hall.site)
+            if found is not None and len(buffer) >= end + found[1]:
+                known, length = found
+                if length <= hall.limits.body and known.route.quick is not None:
+                    errand = known.route.quick(self, known, buffer[end : end + length])
+                    if errand is not None:
+                        self._buffer = buffer[end + length :]
+                        self._serve(errand, known.caller)
+                        return
+        self._call()
+
+    def _serve(self, errand: Errand, caller: str) -> None:
+        self._errand, self._caller = errand, caller
+        self._hall.in_flight += 1
+        self._hall.watch.serves(errand)
+
+    def _call(self) -> None:
+        """A visit takes over what has come, and gives back the connection when it has nothing to do."""
+        self._hall.reactor.leave(self._fd, self)
+        line = self._lines()
+        line.buffer += self._buffer
+        self._buffer = b""
+        self._hall.visits(self, line, None)
+
+    def _lines(self) -> Line:
+        if self._line is None:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(self._sock))
+            self._line = Line(stream, self._hall.limits.stall_s)
+        return self._line
+
+    def visited(self, visit: "Visit | None") -> None:
+        """It is with `visit` from here on; with None it is back and at rest."""
+        self._visit = visit
+        if visit is not None:
+            return
+        line = self._lines()
+        self.first = False
+        self._buffer = bytes(line.buffer)
+        line.buffer.clear()
+        if self._hall.draining:
+            self.close()
+            return
+        self._hall.reactor.watch(self._fd, self)
+        self._rest()
+        if self._buffer:
+            self._begin()
+
+    def _rest(self) -> None:
+        self.due = trio.current_time() + KEEP_ALIVE_S
+        self._hall.watch.rests(self)
+
+    # -- what an errand asks
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is nobody any more."""
+        return self._closed
+
+    @property
+    def now(self) -> float:
+        """The time, in callbacks of the reactor."""
+        return self._hall.reactor.now
+
+    def wants_look(self, due: float) -> None:
+        """The errand is due then, which may be earlier than before."""
+        self._hall.watch.by(due)
+
+    def request_id(self, headers: Headers) -> str:
+        """The client's own id, if it is one; else a fresh one."""
+        return self._hall.request_id(headers)
+
+    @property
+    def full(self) -> bool:
+        """Whether something that was sent is not with the kernel yet."""
+        return bool(self._unsent)
+
+    def send(self, data: bytes) -> bool:
+        """Whether all of `data` is with the kernel; else `drained` will be told, and nothing more may be
+        sent until then. A client that is gone takes everything: `lost` follows."""
+        try:
+            count = self._sock.send(data)
+        except BlockingIOError:
+            count = 0
+        except OSError:
+            return True  # the reactor tells of the end
+        if count == len(data):
+            return True
+        self._unsent = data[count:]
+        self.stall_at = trio.current_time() + self._hall.limits.stall_s
+        self._hall.reactor.change(self._fd, self, READ | WRITE)
+        return False
+
+    def _flush(self) -> None:
+        if not self._unsent:
+            return
+        try:
+            count = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose()
+            return
+        self.stall_at = trio.current_time() + self._hall.limits.stall_s
+        self._unsent = self._unsent[count:]
+        if not self._unsent:
+            self._hall.reactor.change(self._fd, self, READ)
+            if self._errand is not None:
+                self._errand.drained()
+
+    def answered(self, *, stays: bool) -> None:
+        """The errand is done, and its last byte is with the kernel."""
+        self._leave_errand()
+        if not stays or self._hall.draining:
+            self.close()
+            return
+        self.first = False
+        self._rest()
+        if self._buffer:
+            self._begin()
+
+    def forsaken(self) -> None:
+        """The errand has ended otherwise, and nobody is told of it."""
+        self._leave_errand()
+        self.close()
+
+    def handed_over(self, request: Request, framing: Framing, work: Work) -> None:
+        """`work` ends the answer that is begun, as a task, and as a visit of its own."""
+        self._leave_errand()
+        self._hall.reactor.leave(self._fd, self)
+        line = self._lines()
+        line.buffer += self._buffer
+        self._buffer = b""
+        unsent, self._unsent = self._unsent, b""
+        self._hall.visits(self, line, Handed(request, framing, work, unsent))
+
+    def give_up(self) -> None:
+        """The client takes nothing any more, and is as good as gone."""
+        self.stalled = True
+        self._lose()
+
+    def _lose(self) -> None:
+        self._hall.reactor.leave(self._fd, self)
+        if self._errand is not None:
+            self._errand.lost()
+        self.close()
+
+    def _leave_errand(self) -> None:
+        if self._errand is not None:
+            self._hall.watch.done(self._errand)
+            self._hall.in_flight -= 1
+            self._errand, self._caller = None, ""
+            self._hall.tell()
+
+    def close(self) -> None:
+        """The socket is closed, whatever is under way."""
+        if self._closed:
+            return
+        if self._errand is not None:
+            self._errand.drop(bug=False)
+        self._closed = True
+        self._hall.watch.leaves(self)
+        self._hall.reactor.leave(self._fd, self)
+        self._sock.close()
+        self._gone(self)
+
+
+class Handed:
+    """A request whose answer a visit is to end. `unsent` goes out first."""
+
+    __slots__ = ("framing", "request", "unsent", "work")
+
+    def __init__(self, request: Request, framing: Framing, work: Work, unsent: bytes) -> None:
+        self.request, self.framing, self.work, self.unsent = request, framing, work, unsent

@@ -1,0 +1,146 @@
+"""What all connections of one door share, and who of them is due for what.
+
+Guests at rest leave when they have rested for long enough, errands are looked after when they ask for
+it: one task sleeps until the first of them is due, however many there are.
+"""
+
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+import trio
+
+from cortex.config.limits import Limits
+from cortex.web.connection import Headers
+from cortex.web.control import Control
+from cortex.web.guest import Errand, Guest, Handed
+from cortex.web.known import Heads
+from cortex.web.line import Line
+from cortex.web.reactor import Reactor
+from cortex.web.site import UNBOOKED, Books, Site
+from cortex.wire import neuron
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
+
+
+def _nowhere(guest: Guest, line: Line, handed: Handed | None) -> None:
+    raise RuntimeError("the door does not run")
+
+
+class Watch:
+    """When who is due. Guests rest for one of two times, so that they are due in the order in which
+    they came."""
+
+    def __init__(self) -> None:
+        self._fresh: dict[Guest, None] = {}
+        self._kept: dict[Guest, None] = {}
+        self._errands: set[Errand] = set()
+        self._due = inf
+        self._alarm = trio.CancelScope()
+
+    def rests(self, guest: Guest) -> None:
+        """`guest` is between requests, until its `due`."""
+        (self._fresh if guest.first else self._kept)[guest] = None
+        self.by(guest.due)
+
+    def leaves(self, guest: Guest) -> None:
+        """It is not any more."""
+        self._fresh.pop(guest, None)
+        self._kept.pop(guest, None)
+
+    def serves(self, errand: Errand) -> None:
+        """`errand` is under way, and wants to be looked after at its `due`."""
+        self._errands.add(errand)
+        self.by(errand.due)
+
+    def done(self, errand: Errand) -> None:
+        """It is under way no longer."""
+        self._errands.discard(errand)
+
+    def by(self, due: float) -> None:
+        """Somebody is due then, who may not have been before."""
+        if due < self._due:
+            self._due = self._alarm.deadline = due
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after them until cancelled."""
+        task_status.started()
+        while True:
+            with trio.CancelScope(deadline=self._due) as self._alarm:
+                await trio.sleep_forever()
+            self._due = inf
+            self.by(self._look(trio.current_time()))
+
+    def _look(self, now: float) -> float:
+        for resting in (self._fresh, self._kept):
+            while (guest := next(iter(resting), None)) is not None and guest.due <= now:
+                del resting[guest]
+                guest.expire()
+        for errand in [errand for errand in self._errands if errand.due <= now]:
+            try:
+                errand.look(now)
+            except Exception:
+                log.exception("connection.crashed")
+                errand.drop(bug=True)
+        firsts = (next(iter(resting), None) for resting in (self._fresh, self._kept))
+        return min(
+            (each.due for each in (*firsts, *self._errands) if each is not None),
+            default=inf,
+        )
+
+
+@dataclass
+class Hall:
+    """What all connections of one door share."""
+
+    site: Site
+    limits: Limits
+    control: Control
+    reactor: Reactor
+    books: Books = UNBOOKED
+    draining: bool = False
+    in_flight: int = 0
+    heads: Heads = field(default_factory=Heads)
+    watch: Watch = field(default_factory=Watch)
+    # Begins a visit: the door's nursery is where they run.
+    visits: Callable[[Guest, Line, Handed | None], None] = _nowhere
+    _boot: str = field(default_factory=lambda: secrets.token_hex(4))
+    _count: "itertools.count[int]" = field(default_factory=itertools.count)
+    _changed: trio.Event = field(default_factory=trio.Event)
+    _waited_for: bool = False
+
+    def request_id(self, headers: Headers) -> str:
+        """The client's own id, if it is one; else a fresh one."""
+        given = headers.get(neuron.REQUEST_ID)
+        if given is not None and _REQUEST_ID.match(given):
+            return given
+        return f"{self._boot}-{next(self._count):x}"
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """One more inference request is in flight."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    def tell(self) -> None:
+        """Something ended: whoever waits in `change` looks again."""
+        if self._waited_for:
+            self._waited_for = False
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def change(self) -> None:
+        """Something has ended since the call."""
+        self._waited_for = True
+        await self._changed.wait()

@@ -1,0 +1,76 @@
+"""Callbacks on sockets, hosted in trio: a wait costs neither a task nor a call into the kernel.
+
+One epoll that lasts holds the sockets, and one task waits for it. A callback must not block, and what it
+raises ends its own watcher and nobody else. Tasks and callbacks take turns on one thread, so that a
+callback, like whatever does not await, is never interrupted.
+"""
+
+import select
+from typing import Final, Protocol
+
+import trio
+
+READ: Final = select.EPOLLIN | select.EPOLLRDHUP
+WRITE: Final = select.EPOLLOUT
+# Told of in one go; between two goes tasks have their turns.
+_AT_ONCE: Final = 256
+
+
+class Watcher(Protocol):
+    """Whoever owns a socket."""
+
+    def ready(self, events: int) -> None:
+        """Some of the events have come that were asked for, or none: it may be told in vain."""
+
+    def broke(self, bug: Exception) -> None:
+        """`ready` has raised `bug`: it is to be logged, and whatever it owns to be let go of."""
+
+
+class Reactor:
+    """One for each process. Sockets may be watched before and after `run` runs; nothing is told then."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watchers: dict[int, Watcher] = {}
+        # The time of the last go, on trio's clock: as good as now for what a callback does.
+        self.now = 0.0
+
+    def watch(self, fd: int, watcher: Watcher, events: int = READ) -> None:
+        """`watcher` is told of `events` from here on, until `leave`."""
+        if not self._epoll.closed:
+            self._watchers[fd] = watcher
+            self._epoll.register(fd, events)
+
+    def change(self, fd: int, watcher: Watcher, events: int) -> None:
+        """`watcher` is told of these instead."""
+        if self._watchers.get(fd) is watcher:
+            self._epoll.modify(fd, events)
+
+    def leave(self, fd: int, watcher: Watcher) -> None:
+        """`watcher` is told no more. To be called before its socket is closed; harmless when done twice,
+        and when another socket has its number meanwhile."""
+        if self._watchers.get(fd) is watcher:
+            del self._watchers[fd]
+            self._epoll.unregister(fd)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tell until cancelled."""
+        task_status.started()
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            self.now = trio.current_time()
+            for fd, events in self._epoll.poll(0, _AT_ONCE):
+                watcher = self._watchers.get(fd)
+                if watcher is not None:
+                    self._tell(watcher, events)
+
+    def close(self) -> None:
+        """Nothing is watched any more."""
+        self._watchers.clear()
+        self._epoll.close()
+
+    def _tell(self, watcher: Watcher, events: int) -> None:
+        try:
+            watcher.ready(events)
+        except Exception as bug:  # noqa: BLE001 - logged by the watcher, which is closed by it
+            watcher.broke(bug)

@@ -1,0 +1,167 @@
+"""Plain requests are answered by callbacks, and whatever is not plain, or goes wrong, by tasks."""
+
+from dataclasses import replace
+
+import pytest
+import trio
+
+from cortex.catalogue import Catalogue
+from cortex.config.gateway import GatewayConfig
+from cortex.config.keys import Key
+from cortex.config.whole import Whole
+from cortex.web import errand
+from cortex.web.listeners import fleet_credential
+from tests.fake_neuron import (
+    ANSWER,
+    CHUNKED,
+    STREAM,
+    STREAMED,
+    WHOLE,
+    FakeNeuron,
+    Open,
+    body,
+    fake_neuron,
+    open_gateway,
+)
+from tests.fake_upstream import STREAM_HEAD, Hang, Wait
+from tests.fake_web import CHAT, Client, ask
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+async def held(gateway: Open, neuron: FakeNeuron, count: int, **headers: str) -> int:
+    """How many tasks there are more when `count` more requests wait for their answers."""
+    before, asked = trio.lowlevel.current_statistics().tasks_living, len(neuron.requests)
+    for _ in range(count):
+        client = await gateway.dial()
+        await client.send(ask(CHAT, body(stream=True), **headers))
+    await neuron.seen(asked + count)
+    return trio.lowlevel.current_statistics().tasks_living - before
+
+
+async def test_a_plain_request_that_waits_costs_no_task() -> None:
+    async with fake_neuron("a", otherwise=Hang()) as neuron:
+        neuron.has("a", slots=64)
+        async with open_gateway(neuron) as gateway:
+            plain = await held(gateway, neuron, 10)
+            odd = await held(gateway, neuron, 10, connection="close")
+            assert plain == 10, "the neuron's own tasks, one a connection"
+            assert odd >= 30, "else this test sees nothing"
+
+
+@pytest.mark.parametrize("count", [2, 50])
+async def test_requests_sent_ahead_are_answered_in_turn(count: int) -> None:
+    """Annex B 3: the second begins when the first has its last byte, and none is lost."""
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        client = await gateway.dial()
+        await client.send(ask(CHAT, body(), x_request_id="one") * count)
+        for _ in range(count):
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (200, ANSWER)
+        assert len(neuron.requests) == count
+        await gateway.knows(lambda ledger: not sum(one.seats for _, one in ledger.holders("a")))
+
+
+async def test_a_connection_goes_from_callbacks_to_tasks_and_back() -> None:
+    async with fake_neuron("a", otherwise=STREAMED) as neuron, open_gateway(neuron) as gateway:
+        client = await gateway.dial()
+        chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body(stream=True)), body(stream=True))
+        head = b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode()
+        for sent in (ask(CHAT, body(stream=True)), head + chunked, ask(CHAT, body(stream=True), x_odd="1")):
+            await client.send(sent)
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (200, STREAM)
+        await client.send(ask("/livez", b"", "GET"))
+        assert (await client.answer()).body == b"ok\n"
+        await client.send(ask(CHAT, body(stream=True)))
+        assert (await client.answer()).body == STREAM
+
+
+@pytest.mark.parametrize("where", ["_begin_answer", "_gather", "_finish"])
+async def test_a_bug_in_a_callback_costs_its_own_request_alone(
+    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 70: its seat and its connections are free again, and it is in the books."""
+
+    def broken(self: errand.Errand) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        bystander = await gateway.dial()
+        with monkeypatch.context() as patch:
+            patch.setattr(errand.Errand, where, broken)
+            client = await gateway.dial()
+            await client.send(ask(CHAT, body()))
+            await client.rest()
+        await gateway.knows(lambda ledger: not sum(one.seats for _, one in ledger.holders("a")))
+        assert "connection.crashed" in caplog.text and "ZeroDivisionError" in caplog.text
+        await bystander.send(ask(CHAT, body()))
+        assert (await bystander.answer()).status == 200
+        page = await gateway.page()
+        assert 'outcome="bug"' in page
+        assert "cortex_connection_crashes_total 1.0" in page
+
+
+async def test_a_client_that_reads_slowly_has_all_of_it_and_holds_up_nobody() -> None:
+    """Row 32: what it does not take waits at the neuron, and not here."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 60_000 + b'"}}]}\n\n'
+    many = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for _ in range(200))
+    async with fake_neuron("a", otherwise=STREAM_HEAD + many + CHUNKED) as neuron:
+        async with open_gateway(neuron) as gateway:
+            slow, quick = await gateway.dial(), await gateway.dial()
+            await slow.send(ask(CHAT, body(stream=True)))
+            head = await slow.until(b"\r\n\r\n")
+            slow.data = head + slow.data
+            await quick.send(ask(CHAT, body(stream=True)))
+            for client in (quick, slow):
+                said = (await client.answer()).body
+                assert len(said) == len(event) * 200 + len(STREAM)
+                assert said.count(event) == 200 and said.endswith(STREAM)
+
+
+KEYS = (Key("ann", fleet_credential("sk-a").sha256, ("inference",)),)
+
+
+async def asks(client: Client, key: str) -> int:
+    await client.send(ask(CHAT, body(), authorization=f"Bearer {key}"))
+    return (await client.answer()).status
+
+
+async def test_what_is_known_of_a_head_ends_with_its_key() -> None:
+    """Row 56: a head that was judged before is judged anew once the keys are others."""
+    config = GatewayConfig(keys=KEYS)
+    async with fake_neuron("a") as neuron, open_gateway(neuron, config=config) as gateway:
+        client = await gateway.dial()
+        assert [await asks(client, "sk-a"), await asks(client, "sk-a")] == [200, 200]
+        tuning = gateway.gateway.tuning
+        other = (Key("ann", fleet_credential("sk-b").sha256, ("inference",)),)
+        tuning.take(Whole(replace(tuning.config, keys=other), Catalogue(), None, ()))
+        client = await gateway.dial()
+        assert await asks(client, "sk-a") == 401
+        client = await gateway.dial()
+        assert await asks(client, "sk-b") == 200
+
+
+async def test_a_connection_stays_with_the_address_that_it_leads_to() -> None:
+    """A request that ends when its neuron is at another address leaves nothing of the old one behind."""
+    async with fake_neuron("a") as old, fake_neuron("a") as new, open_gateway(old) as gateway:
+        go_on = trio.Event()
+        old.scripts.append(old.plan(Wait(go_on), WHOLE))
+        first = await gateway.dial()
+        await first.send(ask(CHAT, body()))
+        await old.seen(1)
+        tuning = gateway.gateway.tuning
+        moved = (replace(tuning.config.neurons[0], endpoint=new.url),)
+        tuning.take(Whole(replace(tuning.config, neurons=moved), Catalogue(), None, ()))
+        await new.polled()
+        await gateway.knows(lambda ledger: ledger.place("n1").ready)
+        go_on.set()
+        assert (await first.answer()).status == 200
+        second = await gateway.dial()
+        await second.send(ask(CHAT, body()))
+        assert (await second.answer()).status == 200
+        assert (len(old.requests), len(new.requests)) == (1, 1)
