@@ -545,6 +545,22 @@ def test_a_legacy_answer_finds_its_call() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "calls"),
+    [
+        ('{"a": 1}', [ToolUse("c", "f", '{"a": 1}')]),
+        ('{"a": 2}', [ToolUse("c", "f", '{"a": 1}'), ToolUse("call_0", "f", '{"a": 2}')]),
+    ],
+)
+def test_a_call_that_is_told_in_both_forms_is_one(arguments: str, calls: list[ToolUse]) -> None:
+    modern = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    legacy = {"name": "f", "arguments": arguments}
+    answer = {"role": "function", "name": "f", "content": "1"}
+    [call, told] = turns({"role": "assistant", "tool_calls": [modern], "function_call": legacy}, answer)
+    assert list(call.tool_calls) == calls
+    assert told.tool_call_id == calls[-1].id, "the legacy answer finds it"
+
+
 # Text completions
 
 

@@ -2,8 +2,8 @@
 
 Content is text or a list of parts: texts, which are joined as they stand, and pictures of users
 and tools between them. A developer is a system voice. The legacy function turns become tool
-turns, with ids made up from their position, so that an answer still finds its call. Any other
-part is refused by its name.
+turns, with ids made up from their position, so that an answer still finds its call; a call told
+in the legacy form and in the other is one. Any other part is refused by its name.
 """
 
 from collections.abc import Iterator
@@ -54,8 +54,12 @@ def _turns(bodies: list[MessageBody]) -> Iterator[Message]:
         _check(body, at)
         calls = [_use(call, f"{at}.tool_calls[{place}]") for place, call in enumerate(body.tool_calls or ())]
         if body.function_call is not None:
-            legacy[body.function_call.name] = f"call_{index}"
-            calls.append(_called(f"call_{index}", body.function_call))
+            call = _called(f"call_{index}", body.function_call)
+            # Some clients tell one call in both forms.
+            twin = next((one for one in calls if replace(one, id=call.id) == call), None)
+            legacy[call.name] = (twin or call).id
+            if twin is None:
+                calls.append(call)
         answers = legacy.get(body.name or "") if body.role == "function" else body.tool_call_id
         said = Message(
             role=cast(Role, _ROLES[body.role]),
