@@ -195,8 +195,20 @@ def test_what_was_asked_is_repeated_where_it_is_small() -> None:
     )
     told = answer(Stopped("stop"), reply=replace(REPLY, ask=ask))
     assert (told["temperature"], told["top_p"], told["max_output_tokens"]) == (0.5, 0.9, 9)
-    assert told["tool_choice"] == {"type": "custom", "name": "patch"}
+    assert told["tool_choice"] == {"type": "custom", "name": "patch", "namespace": "agents"}
     assert told["parallel_tool_calls"] is False and told["output"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("patch", {"type": "custom", "name": "patch"}),
+        ("agents__close", {"type": "function", "name": "close", "namespace": "agents"}),
+    ],
+)
+def test_a_choice_is_repeated_as_the_client_knows_the_tool(name: str, told: dict[str, str]) -> None:
+    ask = Ask("m", tools=TOOLS, tool_choice=ToolChoice("named", name))
+    assert answer(Stopped("stop"), reply=replace(REPLY, ask=ask))["tool_choice"] == told
 
 
 def test_a_thought_is_sealed_where_that_was_asked_for() -> None:

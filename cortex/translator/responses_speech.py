@@ -181,7 +181,8 @@ class _Answer:
         tool = self._tools.get(choice.name or "")
         if tool is None:
             return choice.mode
-        return {"type": "custom" if tool.free_form else "function", "name": bare(tool)}
+        told: dict[str, Json] = {"type": "custom" if tool.free_form else "function", "name": bare(tool)}
+        return told | {"namespace": tool.namespace} if tool.namespace else told
 
     # -- its items
 
