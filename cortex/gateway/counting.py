@@ -8,10 +8,12 @@ next time. A count has no effect, so one that failed is tried elsewhere, whateve
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import trio
 
+from cortex.ask import Sampling
 from cortex.catalogue import valid_id
 from cortex.config.models import spec_to_text
 from cortex.errors import CortexError, NoRoom, NotHereNow, NotResident, Unreachable
@@ -100,7 +102,8 @@ class Counting:
         if not holders and trio.current_time() < self._nowhere.get(model, 0.0):
             raise _missing(journey)
         if model in listing.catalogue.specs and spec is not None:
-            entry = spec_to_text(spec)
+            # How it samples and its other names make an entry long, and no count different.
+            entry = spec_to_text(replace(spec, aliases=(), sampling=Sampling()))
             journey.entry = entry if len(entry) <= LONGEST_ENTRY else ""
 
     def _candidates(self, journey: Journey) -> Iterator[Neuron]:

@@ -9,6 +9,7 @@ import pytest
 import trio
 from anthropic import Anthropic
 
+from cortex.ask import Sampling
 from cortex.catalogue import Catalogue, ModelSpec
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
@@ -92,6 +93,18 @@ async def test_a_neuron_is_told_what_the_gateways_catalogue_says_of_the_model() 
             # A client's own is none of ours, and of a neuron's own model nothing is known here.
             assert (await count(gateway, "own", **{"x-cortex-spec": '{"id":"x"}'})).status_code == 200
             assert value(neuron.requests[1], "x-cortex-spec") is None
+
+
+async def test_an_entry_with_more_words_than_a_head_has_room_for_is_told_without_those_of_no_use() -> None:
+    """What a neuron is not told of it cannot count for; sampling and other names have no part in a count."""
+    sampling = Sampling(logit_bias=dict.fromkeys(range(3000), 1.5))
+    aliases = tuple(f"alias-{number}" for number in range(1500))
+    spec = ModelSpec("a", source="path:/models/a.gguf", context=512, aliases=aliases, sampling=sampling)
+    async with fake_neuron(known=["own"], otherwise=SEVEN) as neuron:
+        async with open_gateway(neuron, catalogue=Catalogue({"a": spec}, {"short": "a"})) as gateway:
+            assert (await count(gateway)).status_code == 200
+            entry = json.loads(value(neuron.requests[0], "x-cortex-spec") or "{}")
+            assert entry == {"id": "a", "source": "path:/models/a.gguf", "context": 512}
 
 
 @pytest.mark.parametrize("failure", [refusal(502, "engine_failed"), refusal(422, "unfit_model"), Close()])
