@@ -1,4 +1,4 @@
-"""Sizes and spans as people write them, to numbers and back.
+"""Sizes and spans as people write them, to numbers and back, and numbers of things in words.
 
 Sizes are bytes: "24GiB" is binary, "24GB" decimal, a bare number is bytes.
 Spans are seconds: "90s", "5m", "250ms", a bare number is seconds.
@@ -74,6 +74,11 @@ def span(seconds: float) -> str:
     days, hours = divmod(hours, 24)
     parts = [f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")) if n]
     return "".join(parts[:2]) or "0s"
+
+
+def counted(count: int, what: str) -> str:
+    """So many of `what`, a word that only takes an s when there are several."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _parse(text: str | float, units: Mapping[str, int | Fraction], wanted: str) -> Fraction:

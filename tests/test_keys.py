@@ -80,6 +80,19 @@ def test_a_request_that_fails_is_no_longer_in_flight(clocks: Clocks) -> None:
     ask(accounts)
 
 
+@pytest.mark.parametrize(("most", "told"), [(1, "1 request "), (2, "2 requests ")])
+def test_a_key_is_told_how_many_requests_it_has(clocks: Clocks, most: int, told: str) -> None:
+    accounts = accounts_of(clocks, max_in_flight=most)
+    with ExitStack() as held:
+        for _ in range(most):
+            held.enter_context(accounts.held("ann", 0))
+        assert f"has {told}under way" in refused(accounts).message
+    accounts = accounts_of(clocks, requests_per_minute=most)
+    for _ in range(most):
+        ask(accounts)
+    assert f"has begun {told}within" in refused(accounts).message
+
+
 def test_no_minute_has_more_requests_than_its_limit_and_the_wait_is_exact(clocks: Clocks) -> None:
     accounts = accounts_of(clocks, requests_per_minute=3)
     for _ in range(3):

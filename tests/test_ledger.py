@@ -1433,7 +1433,7 @@ def test_an_unload_takes_effect_at_once_and_only_when_nobody_sits_there() -> Non
     seat = book.sit("a")
     with pytest.raises(Busy) as caught:
         book.ledger.leaving("p", "a")
-    assert caught.value.facts == {"in_flight": 1}
+    assert caught.value.facts == {"in_flight": 1} and "has 1 request in flight" in caught.value.message
     assert book.ledger.leaving("p", "a", force=True) is seat.resident
     with pytest.raises(Busy, match="leaving already"):
         book.ledger.leaving("p", "a", force=True)

@@ -473,6 +473,26 @@ def test_one_of_a_key_with_few_waiting_takes_the_place_of_the_youngest_of_the_ke
 
 
 @pytest.mark.parametrize(
+    ("waiting", "told"),
+    [(["x"], "1 request waits already; "), (["x", "x"], "2 requests wait already; ")],
+)
+def test_a_full_line_says_how_many_wait(waiting: list[str], told: str) -> None:
+    book, _, _ = full(*waiting)
+    assert refusal(book.arrive("a", key="x")[1]).message.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "told"),
+    [([""], "1 request waits, and the last "), (["x", "x"], "2 requests wait, and the last ")],
+)
+def test_who_gives_way_is_told_how_many_wait(waiting: list[str], told: str) -> None:
+    book, _, _ = full(*waiting)
+    book.arrive("a", key="y")
+    [refused] = book.settle().values()
+    assert refusal(refused).message.startswith(told)
+
+
+@pytest.mark.parametrize(
     ("waiting", "newcomer", "pushed"),
     [
         (["x", "x"], "x", None),

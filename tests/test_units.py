@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.units import parse_size, parse_span, size, span
+from cortex.units import counted, parse_size, parse_span, size, span
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,8 @@ def test_a_shown_size_reads_back_within_its_rounding(count):
 @given(st.integers(0, 2**53))
 def test_a_size_in_bytes_reads_back_exactly(count):
     assert parse_size(str(count)) == parse_size(count) == count
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 requests"), (1, "1 request"), (2, "2 requests")])
+def test_one_thing_is_told_as_one(count: int, told: str) -> None:
+    assert counted(count, "request") == told

@@ -19,6 +19,7 @@ from cortex.config.gateway import GatewayConfig
 from cortex.config.whole import Whole
 from cortex.errors import ConfigError
 from cortex.notify import Notify
+from cortex.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Reloader:
             self._tuned.show(faults)
         self._faults = list(faults)
         if asked:
-            self._notify.ready(f"{len(faults)} faults in the files; the values of before stay")
+            self._notify.ready(f"{counted(len(faults), 'fault')} in the files; the values of before stay")
 
     def _accept(self, whole: Whole[GatewayConfig], *, asked: bool) -> None:
         try:
@@ -118,7 +119,7 @@ class Reloader:
         for warning in whole.warnings:
             log.warning("config.warning what=%s", warning)
         log.info("reload.done changed=%s", ",".join(changed) or "-")
-        self._notify.ready(f"{len(whole.config.neurons)} neurons configured")
+        self._notify.ready(f"{counted(len(whole.config.neurons), 'neuron')} configured")
 
 
 def _look_at(files: Iterable[Path]) -> tuple[_Mark, ...]:

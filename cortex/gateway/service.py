@@ -34,6 +34,7 @@ from cortex.keys import Accounts
 from cortex.ledger import Ledger
 from cortex.metrics import Metrics
 from cortex.notify import Notify
+from cortex.units import counted
 from cortex.web.door import Door, Site
 from cortex.web.guard import Credential, Policy
 from cortex.web.lag import watch_lag
@@ -60,7 +61,7 @@ async def run(
     """
     async with opened(config, catalogue) as gateway:
         task_status.started(gateway.ports)
-        notify.ready(f"{len(config.neurons)} neurons configured")
+        notify.ready(f"{counted(len(config.neurons), 'neuron')} configured")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notify.feed)
             if source is not None:

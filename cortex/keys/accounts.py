@@ -21,6 +21,7 @@ from cortex.config.keys import Key
 from cortex.errors import SpentUp, TooMuch, Unauthorised
 from cortex.events import Usage
 from cortex.keys.tally import Tally
+from cortex.units import counted
 from cortex.wire.neuron import KeyTokens
 
 MINUTE_S: Final = 60.0
@@ -235,8 +236,8 @@ class Accounts:
         if key.requests_per_minute is not None and len(begun) >= key.requests_per_minute:
             wait_s = begun[0] + MINUTE_S - now
             raise TooMuch(
-                f"The key {key.name!r} has begun {len(begun)} requests within a minute, which is its "
-                f"requests_per_minute. Try again in {wait_s:.1f} s.",
+                f"The key {key.name!r} has begun {counted(len(begun), 'request')} within a minute, which is "
+                f"its requests_per_minute. Try again in {wait_s:.1f} s.",
                 retry_after_s=wait_s,
                 facts={"limit": "requests_per_minute"},
             )
@@ -245,8 +246,8 @@ class Accounts:
         key = account.key
         if key.max_in_flight is not None and account.in_flight >= key.max_in_flight:
             raise TooMuch(
-                f"The key {key.name!r} has {account.in_flight} requests under way, waiting ones included, "
-                "which is its max_in_flight. Send the next one when one of them has ended.",
+                f"The key {key.name!r} has {counted(account.in_flight, 'request')} under way, waiting ones "
+                "included, which is its max_in_flight. Send the next one when one of them has ended.",
                 facts={"limit": "max_in_flight"},
             )
 

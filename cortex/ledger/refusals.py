@@ -25,7 +25,7 @@ from cortex.ledger.rests import Rest, again
 from cortex.ledger.rooms import Verdict
 from cortex.ledger.tickets import Want
 from cortex.places import Place
-from cortex.units import size
+from cortex.units import counted, size
 
 
 def shunned(rest: Rest, now: float, *, delegates: bool) -> CortexError:
@@ -94,7 +94,7 @@ def _figures(places: Collection[Place]) -> str:
 def full(waiting: int, again_s: float | None) -> Overloaded:
     """There is no place left in the line."""
     return Overloaded(
-        f"{waiting} requests wait already; try again in a moment",
+        f"{_in_line(waiting)} already; try again in a moment",
         retry_after_s=again_s,
         facts={"queue_position": waiting + 1},
     )
@@ -103,11 +103,15 @@ def full(waiting: int, again_s: float | None) -> Overloaded:
 def pushed_out(waiting: int, again_s: float | None) -> Overloaded:
     """The last place in line went to one of another key."""
     return Overloaded(
-        f"{waiting} requests wait, and the last place in line went to one of another key, which has fewer "
+        f"{_in_line(waiting)}, and the last place in line went to one of another key, which has fewer "
         "for its share; try again in a moment",
         retry_after_s=again_s,
         facts={"queue_position": waiting},
     )
+
+
+def _in_line(waiting: int) -> str:
+    return f"{counted(waiting, 'request')} {'waits' if waiting == 1 else 'wait'}"
 
 
 def seatless(model: str, position: int, again_s: float | None) -> Overloaded:

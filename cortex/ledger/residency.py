@@ -17,6 +17,7 @@ from cortex.ledger.rooms import Rooms
 from cortex.ledger.tickets import Load, Policy, Ticket, Want
 from cortex.places import Place, Resident, Room
 from cortex.router import Placement
+from cortex.units import counted
 
 
 def _nobody() -> None:
@@ -210,7 +211,8 @@ class Residency:
             )
         if not force and not resident.idle:
             raise Busy(
-                f"Model '{model}' has {resident.seats} requests in flight; repeat with force to cut them",
+                f"Model '{model}' has {counted(resident.seats, 'request')} in flight; repeat with force to "
+                "cut them",
                 facts={"in_flight": resident.seats},
             )
         resident.phase = "leaving"

@@ -56,6 +56,7 @@ from cortex.neuron.vigil import LAST_WORDS_S, Vigil
 from cortex.neuron.vocabularies import Vocabularies
 from cortex.notify import Notify
 from cortex.places import Room
+from cortex.units import counted
 from cortex.web.door import Door, Site
 from cortex.web.guard import Policy
 from cortex.web.lag import watch_lag
@@ -152,7 +153,7 @@ async def _activate(neuron: "_Neuron", specs: Iterable[ModelSpec], notify: Notif
         nursery.cancel_scope.cancel()
     if activation.state == "ready":
         failed = f", {len(activation.failed)} failed" if activation.failed else ""
-        notify.ready(f"{len(activation.completed)} default models loaded{failed}")
+        notify.ready(f"{counted(len(activation.completed), 'default model')} loaded{failed}")
 
 
 class _Part(Protocol):

@@ -525,8 +525,8 @@ async def test_a_signal_has_the_files_read_at_once_and_the_manager_is_told(tmp_p
             await gateway.until(lambda told: told["gateway"]["models_file"] != "")
             manager.heard()
             for more, status in (
-                ("[aliases]\nquick = 'a'\n", "1 neurons configured"),
-                ("[alias]\n", "1 faults in the files; the values of before stay"),
+                ("[aliases]\nquick = 'a'\n", "1 neuron configured"),
+                ("[alias]\n", "1 fault in the files; the values of before stay"),
             ):
                 gateway.files.more = more
                 gateway.files.write()

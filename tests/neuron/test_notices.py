@@ -68,7 +68,7 @@ async def test_a_neuron_is_ready_when_its_default_models_are_in_or_have_failed(
             assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in starting)
             slow.set()
             ready = await heard(manager, "READY=1")
-            assert "STATUS=1 default models loaded, 1 failed" in ready
+            assert "STATUS=1 default model loaded, 1 failed" in ready
             stop.set()
             await heard(manager, "STOPPING=1")
 

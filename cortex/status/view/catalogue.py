@@ -41,7 +41,7 @@ def one(model: CatalogueModel, pinned_at: Sequence[str] = ()) -> RenderableType:
     if pinned_at:
         rows.add_row("pinned at", plain(", ".join(pinned_at)))
     if model.waiting:
-        rows.add_row("waiting", f"{model.waiting} requests")
+        rows.add_row("waiting", units.counted(model.waiting, "request"))
     if model.aliases:
         rows.add_row("aliases", plain(", ".join(model.aliases)))
     if model.why:
