@@ -380,6 +380,27 @@ READ: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {
         {**_assistant(), "tools": [{"type": "web_search_20250305", "name": "web_search"}]},
         _assistant(),
     ),
+    "work-of-the-vendors-tools": (
+        "messages",
+        _assistant(
+            {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "q"}},
+            {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+            {"type": "text", "text": "a"},
+        ),
+        _assistant({"type": "text", "text": "a"}),
+    ),
+    "files-in-containers": (
+        "messages",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "container_upload", "file_id": "f"}, {"type": "text", "text": "hi"}],
+                }
+            ]
+        },
+        {"messages": [{"role": "user", "content": "hi"}]},
+    ),
     "developers": (
         "chat",
         _chat({"role": "developer", "content": "d"}),
@@ -425,5 +446,21 @@ READ: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {
         },
     ),
     "hosted-tools": ("responses", {"input": "hi", "tools": [{"type": "web_search"}]}, {"input": "hi"}),
+    "work-of-hosted-tools": (
+        "responses",
+        {
+            "input": [
+                {"role": "user", "content": "hi"},
+                {"type": "web_search_call", "id": "w", "action": {"type": "search", "query": "q"}},
+                {"role": "assistant", "content": "a"},
+            ]
+        },
+        {"input": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]},
+    ),
+    "sealed-compactions": (
+        "responses",
+        {"input": [{"type": "compaction", "encrypted_content": "Z0FB"}, {"role": "user", "content": "hi"}]},
+        {"input": [{"role": "user", "content": "hi"}]},
+    ),
     "summaries": ("responses", {"input": "hi", "reasoning": {"summary": "auto"}}, {"input": "hi"}),
 }

@@ -178,7 +178,75 @@ def test_a_trailing_assistant_turn_is_a_prefill() -> None:
     assert turns(*HELLO, {"role": "assistant", "content": "{"})[-1] == Message("assistant", "{")
 
 
-@pytest.mark.parametrize("kind", ["document", "search_result", "container_upload", "server_tool_use"])
+# As the vendor tells what its own servers did; most results have no text but what is encrypted.
+HOSTED: dict[str, dict[str, Any]] = {
+    "server_tool_use": {"id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}},
+    "web_search_tool_result": {
+        "tool_use_id": "srvtoolu_1",
+        "content": [{"type": "web_search_result", "url": "https://a.example", "encrypted_content": "Z"}],
+    },
+    "web_fetch_tool_result": {
+        "tool_use_id": "srvtoolu_1",
+        "content": {"type": "web_fetch_result", "url": "https://a.example", "content": {"type": "document"}},
+    },
+    "code_execution_tool_result": {
+        "tool_use_id": "srvtoolu_1",
+        "content": {"type": "code_execution_result", "stdout": "1", "stderr": "", "return_code": 0},
+    },
+    "bash_code_execution_tool_result": {"tool_use_id": "srvtoolu_1", "content": {"stdout": "1"}},
+    "mcp_tool_use": {"id": "m", "name": "t", "server_name": "s", "input": {}},
+    "mcp_tool_result": {"tool_use_id": "m", "is_error": False, "content": [{"type": "text", "text": "o"}]},
+    "container_upload": {"file_id": "file_1"},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTED)
+def test_what_the_vendors_servers_did_is_left_out_and_the_conversation_goes_on(kind: str) -> None:
+    block = {"type": kind, **HOSTED[kind]}
+    words = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]
+    words += called("t")["content"]
+    answer = {"role": "user", "content": [result("t", "r")]}
+    plain = turns(*HELLO, {"role": "assistant", "content": words}, answer)
+    for place in range(len(words) + 1):
+        content = [*words[:place], block, *words[place:]]
+        assert turns(*HELLO, {"role": "assistant", "content": content}, answer) == plain
+    # A turn of nothing else stays one: roles take turns.
+    assert turns(*HELLO, {"role": "assistant", "content": [block]}, *HELLO)[1] == Message("assistant")
+
+
+def test_a_file_in_the_vendors_container_is_left_out_of_what_the_user_says() -> None:
+    upload = {"type": "container_upload", **HOSTED["container_upload"]}
+    text = {"type": "text", "text": "a"}
+    for content in ([upload, text], [text, upload]):
+        assert turns({"role": "user", "content": content}) == (Message("user", "a"),)
+    assert turns({"role": "user", "content": [upload]}) == (Message("user"),)
+    answered = turns(called("t"), {"role": "user", "content": [result("t", "r"), upload]})
+    assert answered[1:] == (Message("tool", "r", tool_call_id="t"),)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOSTED if kind != "container_upload"])
+def test_what_the_vendors_servers_did_is_nothing_that_a_user_says(kind: str) -> None:
+    content = [{"type": kind, **HOSTED[kind]}]
+    assert refused(Unsupported, messages=[{"role": "user", "content": content}]).param == (
+        "messages[0].content[0]"
+    )
+
+
+@pytest.mark.parametrize("kind", ["tool_result", "search_result", "compaction", "new_thing"])
+def test_what_an_assistant_cannot_have_said_is_refused_at_its_place(kind: str) -> None:
+    content = [{"type": "text", "text": "a"}, {"type": kind, "tool_use_id": "t"}]
+    said = {"role": "assistant", "content": content}
+    assert refused(Unsupported, messages=[*HELLO, said]).param == "messages[1].content[1]"
+
+
+def test_a_file_in_a_container_is_no_result_and_no_system_prompt() -> None:
+    upload = {"type": "container_upload", **HOSTED["container_upload"]}
+    inner = {"role": "user", "content": [result("t", [upload])]}
+    assert refused(Unsupported, messages=[called("t"), inner]).param == "messages[1].content[0].content[0]"
+    assert refused(Unsupported, system=[upload]).param == "system[0]"
+
+
+@pytest.mark.parametrize("kind", ["document", "search_result", "server_tool_use"])
 def test_blocks_that_cannot_be_read_are_refused_at_their_place(kind: str) -> None:
     block = {"type": kind, "source": {"type": "base64", "media_type": "application/pdf", "data": "aa"}}
     user = {"role": "user", "content": [{"type": "text", "text": "see"}, block]}

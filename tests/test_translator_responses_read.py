@@ -340,12 +340,72 @@ def test_what_was_refused_to_say_was_said() -> None:
     assert turns(said("assistant", {"type": "refusal", "refusal": "no"})) == (Message("assistant", "no"),)
 
 
+# As the vendor tells what it did itself.
+HOSTED: dict[str, dict[str, Any]] = {
+    "web_search_call": {
+        "id": "ws_1",
+        "status": "completed",
+        "action": {"type": "search", "query": "q", "sources": [{"type": "url", "url": "https://a.example"}]},
+    },
+    "file_search_call": {
+        "id": "fs_1",
+        "queries": ["q"],
+        "results": [{"file_id": "f", "filename": "a.txt", "score": 0.5, "text": "t", "attributes": {}}],
+    },
+    "code_interpreter_call": {
+        "id": "ci_1",
+        "container_id": "c",
+        "code": "print(1)",
+        "outputs": [{"type": "logs", "logs": "1"}],
+    },
+    "image_generation_call": {"id": "ig_1", "status": "completed", "result": "aGk="},
+    "mcp_list_tools": {"id": "l", "server_label": "s", "tools": [{"name": "t", "input_schema": {}}]},
+    "mcp_call": {
+        "id": "m",
+        "server_label": "s",
+        "name": "t",
+        "arguments": "{}",
+        "output": "o",
+        "error": None,
+    },
+    "mcp_approval_request": {"id": "r", "server_label": "s", "name": "t", "arguments": "{}"},
+    "mcp_approval_response": {"approval_request_id": "r", "approve": True},
+    "compaction": {"id": "cmp_1", "encrypted_content": "Z0FB"},
+    "compaction_summary": {"encrypted_content": "Z0FB"},
+    "context_compaction": {"encrypted_content": "Z0FB"},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTED)
+def test_what_the_vendor_did_itself_is_left_out_and_the_conversation_goes_on(kind: str) -> None:
+    item = {"type": kind, **HOSTED[kind]}
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+    items = [said("user", "a"), thought, said("assistant", "b"), said("assistant", "c"), CALL, RESULT]
+    plain = turns(*items)
+    assert len(plain) == 4
+    for place in range(len(items) + 1):
+        assert turns(*items[:place], item, *items[place:]) == plain
+
+
+@pytest.mark.parametrize("kind", HOSTED)
+@pytest.mark.parametrize("instructions", [None, "be brief"])
+def test_a_conversation_of_nothing_that_can_be_read_is_refused(kind: str, instructions: str | None) -> None:
+    error = refused(input=[{"type": kind, **HOSTED[kind]}], instructions=instructions)
+    assert error.param == "input" and "nothing that a model here can read" in error.message
+
+
 @pytest.mark.parametrize(
-    "kind", ["item_reference", "web_search_call", "compaction", "local_shell_call", "computer_call_output"]
+    "kind",
+    [
+        "item_reference",
+        *("local_shell_call", "local_shell_call_output", "shell_call", "apply_patch_call"),
+        *("computer_call", "computer_call_output", "tool_search_call", "new_call"),
+    ],
 )
 def test_an_item_that_nobody_here_can_read_is_refused_at_its_place(kind: str) -> None:
     error = refused(Unsupported, input=[said("user", "a"), {"type": kind, "id": "x"}])
     assert error.param == "input[1]"
+    assert kind == "item_reference" or f"'{kind}'" in error.message
     assert ("send the item itself" in error.message) == (kind == "item_reference")
     # What users of the AI SDK have to set, which refers to items by itself.
     assert ("'store': false" in error.message) == (kind == "item_reference")

@@ -1,12 +1,13 @@
-"""The messages of Anthropic's dialect become turns: nothing is added and nothing left out.
+"""The messages of Anthropic's dialect become turns: nothing is added, and nothing that was said left out.
 
 Blocks of text are joined as they stand, with the pictures of users and tools between them. A
 document of plain text is its text, as lines of its own, below its title and its context. A result
 of a tool becomes a turn of its own, and results of one round stand in the order of their calls:
 many templates tell by the order alone which result is whose. A system turn among the messages
-keeps its place; the template moves it where it knows only a leading one. One thing is taken out:
-the block that Claude Code puts before its system prompt for the vendor's bill. It differs with
-every prompt, says nothing to a model, and would defeat every prompt cache.
+keeps its place; the template moves it where it knows only a leading one. What the vendor's servers
+did, and files that lie there, are left out, so that a conversation that began there goes on here.
+Of texts one thing is taken out: the block that Claude Code puts before its system prompt for the
+vendor's bill. It differs with every prompt, says nothing to a model, and would defeat every prompt cache.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ from cortex.wire.anthropic_bodies import CITATIONS, CONTENT, TURNS, BlockBody, S
 
 MOST_MESSAGES: Final = 2048
 _BILLING: Final = "x-anthropic-billing-header:"
+# What the vendor's servers were asked for; what they answered is a result in the assistant's own turn.
+_HOSTED: Final = ("server_tool_use", "mcp_tool_use")
+_HOSTED_RESULT: Final = "_tool_result"
+_UPLOAD: Final = "container_upload"
 # A failed tool that says nothing must not look like one that found nothing.
 _SILENT_ERROR: Final = "error"
 
@@ -149,7 +154,8 @@ def _document(block: BlockBody, at: str) -> str:
 
 def _spoken(blocks: list[BlockBody], at: str) -> Message:
     """Its thoughts are handed back as they were; signatures and what the vendor alone can read
-    say nothing to another model."""
+    say nothing to another model. What came of the vendor's tools is in the text beside them: told as
+    words of the assistant's it would teach a model to make results up."""
     text: list[str] = []
     thought: list[str] = []
     calls: list[ToolUse] = []
@@ -159,13 +165,17 @@ def _spoken(blocks: list[BlockBody], at: str) -> Message:
                 text.append(block.text or "")
             case "thinking":
                 thought.append(block.thinking or "")
-            case "redacted_thinking":
+            case kind if kind == "redacted_thinking" or _hosted(kind):
                 continue
             case "tool_use":
                 calls.append(_use(block, f"{at}.content[{index}]"))
             case _:
                 raise _refused(block, f"{at}.content[{index}]")
     return Message("assistant", "".join(text), "".join(thought), tuple(calls))
+
+
+def _hosted(kind: str) -> bool:
+    return kind in (*_HOSTED, _UPLOAD) or kind.endswith(_HOSTED_RESULT)
 
 
 def _use(block: BlockBody, at: str) -> ToolUse:
@@ -179,7 +189,9 @@ def _use(block: BlockBody, at: str) -> ToolUse:
 
 
 def _heard(blocks: list[BlockBody], at: str) -> Iterator[Message]:
-    numbered = _numbered(blocks, f"{at}.content")
+    numbered = [pair for pair in _numbered(blocks, f"{at}.content") if pair[1].type != _UPLOAD]
+    if not numbered:
+        yield Message("user")
     for is_result, group in groupby(numbered, key=lambda pair: pair[1].type == "tool_result"):
         if is_result:
             yield from (_result(block, where) for where, block in group)

@@ -1,11 +1,12 @@
-"""The items of OpenAI's Responses dialect become turns: nothing is added and nothing left out.
+"""The items of OpenAI's Responses dialect become turns: nothing is added, nothing that was said left out.
 
 An answer is several items there (a reasoning, a message, calls) and one turn here: items of the
 assistant's that follow each other are joined, but two messages side by side stay two turns. Pictures
 of users and tools keep their place between the texts of their turn. Of a
 thought that was sealed here the seal is read, which is the thought to the letter; seals of
-others say nothing to another model, and there the summary is what is known. Results of one
-round stand in the order of their calls, as in `anthropic_turns`.
+others say nothing to another model, and there the summary is what is known. What the vendor did
+itself is left out, so that a conversation that began there goes on here. Results of one round
+stand in the order of their calls, as in `anthropic_turns`.
 """
 
 import binascii
@@ -29,6 +30,23 @@ _SEAL: Final = b"cortex:"
 _TEXTS: Final = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 _CALLS: Final = ("function_call", "custom_tool_call")
 _RESULTS: Final = ("function_call_output", "custom_tool_call_output")
+# What was done at the vendor, and what nobody but the vendor can read. The answers that follow say
+# what came of it; told as the assistant's words it would teach a model to make such things up.
+_HOSTED: Final = frozenset(
+    {
+        "web_search_call",
+        "file_search_call",
+        "code_interpreter_call",
+        "image_generation_call",
+        "mcp_list_tools",
+        "mcp_call",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "compaction",
+        "compaction_summary",
+        "context_compaction",
+    }
+)
 
 
 def sealed(thought: str) -> str:
@@ -46,7 +64,10 @@ def turns(body: ResponsesBody) -> tuple[Message, ...]:
     first = [Message("system", body.instructions)] if body.instructions else []
     if isinstance(found, str):
         return (*first, Message("user", found))
-    return media.bounded((*first, *in_call_order(list(_turns(found)))))
+    said = list(_turns(found))
+    if not said:
+        raise BadAsk("'input' holds nothing that a model here can read: send a message, too", param="input")
+    return media.bounded((*first, *in_call_order(said)))
 
 
 @dataclass(slots=True)
@@ -87,7 +108,7 @@ def _turns(items: list[ItemBody]) -> Iterator[Message]:
                 yield from said.take("")
                 answer = Message("tool", tool_call_id=_needed(item, "call_id", at))
                 yield _shown(item.output, f"{at}.output").turn(answer)
-            case _:
+            case kind if kind not in _HOSTED:
                 raise _stranger(item, at)
     yield from said.take("")
 
