@@ -35,6 +35,7 @@ HELD: Final = {
     "cortex/text/thinking.py": "tests/test_text_thinking.py",
     "cortex/text/toolcalls/objects.py": "tests/test_text_call_forms.py",
     "cortex/text/toolcalls/scanning.py": "tests/test_text_call_forms.py",
+    "cortex/web/answer.py": "tests/web/test_pool.py",
     "cortex/web/relay.py": "tests/web/test_relay.py",
     "cortex/web/retell.py": "tests/web/test_retell.py",
     "cortex/web/head.py": "tests/web/test_head.py",

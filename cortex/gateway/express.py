@@ -7,7 +7,7 @@ same, and is asked of the same rooms; only the waiting is different.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -39,7 +39,7 @@ from cortex.web.link import Link
 from cortex.web.pool import Pool
 from cortex.web.relay import Destination, forwarded, request_head
 from cortex.wire import neuron as wire
-from cortex.wire.openai import Peek, peek, rename
+from cortex.wire.openai import peek, rename
 from cortex.wire.pictures import text_bytes
 
 # What a client calls its request goes on as what it is called here.
@@ -61,7 +61,7 @@ class Begun:
     pool: Pool
     waits: Waits
     link: Link
-    claim: Claim = field(default_factory=Claim)
+    claim: Claim
     answer: Answer | None = None
     error: CortexError | None = None
 
@@ -139,20 +139,37 @@ class Express:
         if sight.doubtful(way, body) and not self._views.listing.sees(journey.model):
             return None
         journey.body = body if seen.model == journey.model else rename(body, seen.model, journey.model)
-        journey.text_bytes = text_bytes(body) if known.caller else len(body)
+        limited = known.caller and sight.possible(way)
+        journey.text_bytes = text_bytes(body) if limited else len(body)
+        # First: who may ask no more keeps no model warm, and opens no connection.
+        claim = self._views.accounts.let_in(known.caller, journey.text_bytes)
+        trip: Trip | None = None
+        try:
+            claim.expect(0 if way is VECTORS else seen.answer_tokens)
+            trip = self._placed(journey, framing, guest, claim, known)
+        finally:
+            if trip is None:
+                claim.withdraw()
+        return None if trip is None else trip.errand
+
+    def _placed(
+        self, journey: Journey, framing: Framing, guest: Guest, claim: Claim, known: Known
+    ) -> "Trip | None":
+        """The same with a seat, or nobody sits."""
         ticket = self._seated(journey)
         if ticket is None:
             return None
         trip: Trip | None = None
         try:
             neuron = self._fleet[journey.neuron]
-            if self._fleet.tongues.speaks(neuron.name, way) and (link := neuron.pool.lend()) is not None:
-                begun = Begun(journey, ticket, neuron, neuron.pool, neuron.waits, link)
-                trip = self._begun(begun, framing, guest, seen, known)
+            speaks = self._fleet.tongues.speaks(neuron.name, journey.way)
+            if speaks and (link := neuron.pool.lend()) is not None:
+                begun = Begun(journey, ticket, neuron, neuron.pool, neuron.waits, link, claim)
+                trip = self._begun(begun, framing, guest, known)
         finally:
             if trip is None:
                 self.dispatch.leave(ticket)
-        return None if trip is None else trip.errand
+        return trip
 
     def _seated(self, journey: Journey) -> Ticket | None:
         caller, mute = journey.request.caller, self._fleet.tongues.mute(journey.way)
@@ -187,15 +204,10 @@ class Express:
             self.close(journey, outcome)
             begun.claim.end()
 
-    def _begun(self, begun: Begun, framing: Framing, guest: Guest, seen: Peek, known: Known) -> "Trip | None":
-        """The request is with the neuron, or the link is given back, or gone."""
+    def _begun(self, begun: Begun, framing: Framing, guest: Guest, known: Known) -> "Trip | None":
+        """The request is with the neuron, or the link is gone."""
         journey, neuron = begun.journey, begun.neuron
         errand = Errand(guest, framing, begun.link, limits=self._limits, now=journey.began)
-        try:
-            begun.claim = self._views.accounts.let_in(journey.request.caller, journey.text_bytes)
-        except CortexError:
-            begun.pool.taken_back(begun.link)
-            raise
         taken = known.notes.get("forwarded")
         if taken is None:
             taken = known.notes["forwarded"] = forwarded(known.head.headers, _OWN)
@@ -206,10 +218,8 @@ class Express:
         try:
             errand.begin(request, trip, streams=journey.streams, connect_s=neuron.pool.connect_s)
         except OSError:
-            begun.link.close()
-            begun.claim.withdraw()
+            begun.pool.lost(begun.link)
             return None
-        begun.claim.expect(0 if journey.way is VECTORS else seen.answer_tokens)
         errand.extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.name))
         framing.tags.update(errand.extra)
         journey.meter = errand.meter
@@ -234,14 +244,20 @@ class Trip:
         if answer.reusable:
             begun.pool.taken_back(begun.link)
         else:
-            begun.link.close()
-        self._over()
-        journey.answered = True
-        express.books.judge(journey)
-        express.dispatch.leave(begun.ticket)
-        express.close(journey, journey.verdict)
-        begun.claim.end()
-        self.errand.guest.answered(stays=self.errand.framing.stays)
+            begun.pool.lost(begun.link)
+        try:
+            self._over()
+            journey.answered = True
+            express.books.judge(journey)
+            express.dispatch.leave(begun.ticket)
+            express.close(journey, journey.verdict)
+            begun.claim.end()
+        finally:
+            self.errand.guest.answered(stays=self.errand.framing.stays)
+
+    def headed(self) -> None:
+        """Whoever has the head is not one of those who wait for a sign of life."""
+        self._begun.waits.end(self.errand.give_up)
 
     def odd(self, answer: Answer) -> None:
         """The head of an answer that tasks read on."""
@@ -277,7 +293,7 @@ class Trip:
         """It is over, and nobody can be told."""
         begun, express = self._begun, self._express
         self._over()
-        begun.link.close()
+        begun.pool.lost(begun.link)
         express.dispatch.leave(begun.ticket)
         express.close(begun.journey, "bug" if bug else "cut")
         begun.claim.end()

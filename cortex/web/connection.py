@@ -65,48 +65,50 @@ class Request:
 
 class Reply:
     """Either `whole`, or `start`, `write`..., `end`: a `Framing` whose bytes are sent. A second answer is
-    a RuntimeError. `framing` is one that was begun by other hands.
+    a RuntimeError. `framing` is one that was begun by other hands, and `unsent` what of it is to go out
+    before anything else.
 
     Cancelled in the middle of a blocked write, the answer is torn and the connection goes. When the
     client is gone, the handler that writes is cancelled.
     """
 
-    def __init__(self, line: Line, terms: Terms, framing: Framing | None = None) -> None:
+    def __init__(self, line: Line, terms: Terms, framing: Framing | None = None, unsent: bytes = b"") -> None:
         self._line = line
-        self._framing = Framing(terms) if framing is None else framing
+        self._unsent = unsent
+        self.framing = Framing(terms) if framing is None else framing
 
     @property
     def terms(self) -> Terms:
-        return self._framing.terms
+        return self.framing.terms
 
     @property
     def tags(self) -> dict[str, str]:
         """Headers that whatever answer there will be carries."""
-        return self._framing.tags
+        return self.framing.tags
 
     @property
     def last(self) -> bool:
         """Whether the connection closes after this answer."""
-        return self._framing.last
+        return self.framing.last
 
     @last.setter
     def last(self, value: bool) -> None:
-        self._framing.last = value
+        self.framing.last = value
 
     @property
     def started(self) -> bool:
         """Whether a byte of the answer is out: from then on a failure is an error event."""
-        return self._framing.started
+        return self.framing.started
 
     @property
     def done(self) -> bool:
         """Whether the answer is complete."""
-        return self._framing.done
+        return self.framing.done
 
     @property
     def keep(self) -> bool:
         """Whether the connection can carry another request after this answer."""
-        return self.done and self._framing.stays and self._line.alive and not self._line.torn
+        return self.done and self.framing.stays and self._line.alive and not self._line.torn
 
     @property
     def lost(self) -> bool:
@@ -121,15 +123,15 @@ class Reply:
     @property
     def streaming(self) -> bool:
         """Whether the answer is an event stream whose head is out."""
-        return self._framing.streaming
+        return self.framing.streaming
 
     async def whole(self, status: int, body: bytes, headers: Pairs = (), content_type: str = JSON) -> None:
         """The complete answer is sent, in one write."""
-        data = self._framing.whole(status, body, headers, content_type)
+        data = self.framing.whole(status, body, headers, content_type)
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._framing.opened()
-        await self._line.send(data)
-        self._framing.sent()
+        self.framing.opened()
+        await self._send(data)
+        self.framing.sent()
 
     async def start(
         self,
@@ -141,24 +143,24 @@ class Reply:
         """The head is ready and leaves with the first `write`, or by `flush`. Until it has left,
         an exception still gets its own status. `trailers` announces names for `end`.
         """
-        self._framing.start(status, headers, content_type, trailers)
+        self.framing.start(status, headers, content_type, trailers)
 
     async def flush(self) -> None:
         """The head is out."""
-        if self._framing.state == "headed":
+        if self.framing.state == "headed":
             await self.write(b"")
 
     async def write(self, data: bytes) -> None:
         """`data` is out, and the head before it. Empty data only flushes."""
         # Cancelled before a byte is out, the answer must stay open to a status of its own.
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._out(self._framing.data(data))
+        await self._out(self.framing.data(data))
 
     async def end(self, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """The answer is complete. An HTTP/1.0 client, which has no trailers, is told by the close."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._out(self._framing.end(trailers))
-        self._framing.sent()
+        await self._out(self.framing.end(trailers))
+        self.framing.sent()
 
     async def fail(self, error: CortexError) -> None:
         """The client is told of `error`, by status or by error event, if a way is left.
@@ -167,26 +169,30 @@ class Reply:
         the close tells that it is not whole.
         """
         if not self.started:
-            data = self._framing.refused(error)
+            data = self.framing.refused(error)
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._framing.opened()
-            await self._line.send(data)
-            self._framing.sent()
-        elif self._framing.events and not self.done and self._line.alive and not self._line.torn:
+            self.framing.opened()
+            await self._send(data)
+            self.framing.sent()
+        elif self.framing.events and not self.done and self._line.alive and not self._line.torn:
             # Ended in order, so the connection keeps what its head promised.
-            await self._out(self._framing.last_words(error))
+            await self._out(self.framing.last_words(error))
             await self.end()
         else:
             self.last = True
 
     def adopt(self, content_type: str, *, chunked: bool) -> None:
         """The head goes out by other hands; what follows is framed as they said there."""
-        self._framing.adopt(content_type, chunked=chunked)
+        self.framing.adopt(content_type, chunked=chunked)
 
     def adopted_end(self) -> None:
         """Those other hands have ended the answer."""
-        self._framing.sent()
+        self.framing.sent()
 
     async def _out(self, data: bytes) -> None:
         if data:
-            await self._line.send(data)
+            await self._send(data)
+
+    async def _send(self, data: bytes) -> None:
+        unsent, self._unsent = self._unsent, b""
+        await self._line.send(unsent + data)

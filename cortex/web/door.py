@@ -186,6 +186,8 @@ class Door:
 
     def _visit(self, nursery: trio.Nursery, guest: Guest, line: Line, handed: Handed | None) -> None:
         visit = Visit(line, guest.peer, self._hall, since=guest.since, first=guest.first)
+        if handed is not None:
+            visit.hand(handed)
         guest.visited(visit)
         nursery.start_soon(self._contain, guest, visit, handed)
 

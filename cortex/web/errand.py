@@ -32,6 +32,9 @@ Pairs = Iterable[tuple[str, str]]
 class Keeper(Protocol):
     """Who sent it. Exactly one of these is called, once."""
 
+    def headed(self) -> None:
+        """The head of an answer that is passed on here has come. Not an end: one of the others follows."""
+
     def done(self) -> None:
         """The client has the whole answer. The link is the keeper's."""
 
@@ -93,6 +96,8 @@ class Errand:
     # -- what the neuron says
 
     def heard(self, data: bytes) -> None:
+        if self._over:
+            return  # the client has yet to take the end of it
         answer = self.answer
         try:
             answer.feed(data)
@@ -122,7 +127,8 @@ class Errand:
 
     def give_up(self, error: CortexError) -> None:
         """The neuron gives no sign of life: `error` says so."""
-        self._fail(error)
+        if not self._over:
+            self._fail(error)
 
     def _begin_answer(self) -> None:
         """The head of the answer has come."""
@@ -137,7 +143,11 @@ class Errand:
         if plain and kind.startswith("text/event-stream"):
             self._begin_stream(kind)
         elif plain and kind.startswith("application/json") and not self.framing.started:
+            self._keeper.headed()
             self._size = 1  # it has begun
+            # Nothing may go out before the whole answer.
+            self._beat_at, self._late_at = inf, self.guest.now + self._limits.upstream_stall_s
+            self._aim()
             self._gather()
         else:
             self._leave()
@@ -145,6 +155,7 @@ class Errand:
 
     def _begin_stream(self, kind: str) -> None:
         framing, answer = self.framing, self.answer
+        self._keeper.headed()
         if not framing.started:
             headers = relay.returned(answer.headers, self.extra)
             # An event stream's cache-control is written by the reply itself.
@@ -158,22 +169,11 @@ class Errand:
 
     def _pass_on(self, tail: EventTail) -> None:
         """Every whole event that has come goes to the client, as `relay` has it."""
-        answer, now = self.answer, self.guest.now
-        data = answer.take()
-        if data:
+        answer = self.answer
+        if data := answer.take():
             tail.feed(data)
-            if tail.whole:
-                events = tail.whole
-                self.meter.bytes += len(events)
-                self.meter.passed(events, now)
-                if tail.ended:
-                    self.meter.ended({}, failed=tail.failed)
-                if tail.begun:
-                    self._late_at = now + self._limits.upstream_stall_s
-                ends = answer.complete and tail.ended and tail.fault is None
-                self._send(self.framing.data(events) + (self._end(tail) if ends else b""))
-                if ends:
-                    return
+            if tail.whole and self._told(tail):
+                return
             if tail.fault is not None:
                 reason = "oversize" if tail.fault == TOO_BIG else "protocol"
                 raise UpstreamFailed(tail.fault, reason=reason)
@@ -183,6 +183,21 @@ class Errand:
             self._send(self._end(tail))
         elif answer.fault is not None:
             raise answer.fault
+
+    def _told(self, tail: EventTail) -> bool:
+        """The whole events go to the client; whether the stream ends with them."""
+        events, now = tail.whole, self.guest.now
+        self.meter.bytes += len(events)
+        self.meter.passed(events, now)
+        if tail.ended:
+            self.meter.ended({}, failed=tail.failed)
+        if tail.begun:
+            self._late_at = now + self._limits.upstream_stall_s
+            if self.due > self._late_at:
+                self._aim()
+        ends = self.answer.complete and tail.ended and tail.fault is None
+        self._send(self.framing.data(events) + (self._end(tail) if ends else b""))
+        return ends
 
     def _end(self, tail: EventTail) -> bytes:
         self.meter.ended(self.answer.trailers, failed=tail.failed)
@@ -199,9 +214,9 @@ class Errand:
             self._aim()
         if self._size - 1 > self._limits.body:
             raise too_long(self._limits.body)
-        if answer.fault is not None:
-            raise answer.fault
         if not answer.complete:
+            if answer.fault is not None:
+                raise answer.fault
             return
         if answer.by_close:
             raise UpstreamFailed(NO_LENGTH, reason="no_end")
@@ -230,6 +245,7 @@ class Errand:
             return
         # A slow client is not the neuron's delay.
         self._late_at = max(self._late_at, self.guest.now + self._limits.upstream_stall_s)
+        self._aim()
         self.link.go_on()
 
     def _finish(self) -> None:

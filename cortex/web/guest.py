@@ -37,6 +37,7 @@ class Errand(Protocol):
     """Who answers one request by callbacks."""
 
     due: float
+    framing: Framing
 
     @property
     def streaming(self) -> bool:
@@ -73,6 +74,7 @@ class Guest:
         self._closed = False
         self.stalled = False
         self.stall_at = 0.0
+        self._taken = 0
         self.first = True
         self.since = trio.current_time()
         self.due = self.since + hall.limits.header_s
@@ -91,13 +93,15 @@ class Guest:
         """No request after this one; at once when the client is between two."""
         if self._visit is not None:
             self._visit.rest()
-        elif self._errand is None and not self.first:
+        elif self._errand is not None:
+            self._errand.framing.last = True
+        elif not self.first:
             self.close()
 
     def serves(self, callers: AbstractSet[str]) -> object | None:
         """A token of the request of one of `callers` that is being answered, else None."""
         if self._errand is not None:
-            return self._errand if self._caller in callers else None
+            return self._errand.framing if self._caller in callers else None
         return None if self._visit is None else self._visit.serves(callers)
 
     def stop(self, why: CortexError | None = None) -> None:
@@ -243,7 +247,8 @@ class Guest:
 
     def wants_look(self, due: float) -> None:
         """The errand is due then, which may be earlier than before."""
-        self._hall.watch.by(due)
+        if self._errand is not None:
+            self._hall.watch.wants(self._errand, due)
 
     def request_id(self, headers: Headers) -> str:
         """The client's own id, if it is one; else a fresh one."""
@@ -265,7 +270,7 @@ class Guest:
             return True  # the reactor tells of the end
         if count == len(data):
             return True
-        self._unsent = data[count:]
+        self._unsent, self._taken = data[count:], 0
         self.stall_at = trio.current_time() + self._hall.limits.stall_s
         self._hall.reactor.change(self._fd, self, READ | WRITE)
         return False
@@ -280,8 +285,10 @@ class Guest:
         except OSError:
             self._lose()
             return
-        self.stall_at = trio.current_time() + self._hall.limits.stall_s
-        self._unsent = self._unsent[count:]
+        self._unsent, self._taken = self._unsent[count:], self._taken + count
+        if self._taken >= BLOCK:
+            # As for a task's writes: so much in each stretch of time, or it counts as a stall.
+            self._taken, self.stall_at = 0, trio.current_time() + self._hall.limits.stall_s
         if not self._unsent:
             self._hall.reactor.change(self._fd, self, READ)
             if self._errand is not None:
@@ -296,7 +303,11 @@ class Guest:
         self.first = False
         self._rest()
         if self._buffer:
-            self._begin()
+            # Called by a link's callback: what goes wrong in it is this guest's.
+            try:
+                self._begin()
+            except Exception as bug:  # noqa: BLE001 - it is logged there
+                self.broke(bug)
 
     def forsaken(self) -> None:
         """The errand has ended otherwise, and nobody is told of it."""

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import inf
 from typing import Final
 
@@ -28,6 +29,8 @@ from cortex.wire import neuron
 
 log = logging.getLogger(__name__)
 
+# Whoever is due at once again and again has the loop to himself otherwise.
+_LEAST_S: Final = 0.001
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
@@ -43,6 +46,9 @@ class Watch:
         self._fresh: dict[Guest, None] = {}
         self._kept: dict[Guest, None] = {}
         self._errands: set[Errand] = set()
+        # When to look at whom; an errand that is over, or whose time was put off, is passed by then.
+        self._looks: list[tuple[float, int, Errand]] = []
+        self._count = itertools.count()
         self._due = inf
         self._alarm = trio.CancelScope()
 
@@ -59,7 +65,13 @@ class Watch:
     def serves(self, errand: Errand) -> None:
         """`errand` is under way, and wants to be looked after at its `due`."""
         self._errands.add(errand)
-        self.by(errand.due)
+        self.wants(errand, errand.due)
+
+    def wants(self, errand: Errand, due: float) -> None:
+        """`errand` is to be looked after then."""
+        if due < inf:
+            heappush(self._looks, (due, next(self._count), errand))
+            self.by(due)
 
     def done(self, errand: Errand) -> None:
         """It is under way no longer."""
@@ -84,17 +96,22 @@ class Watch:
             while (guest := next(iter(resting), None)) is not None and guest.due <= now:
                 del resting[guest]
                 guest.expire()
-        for errand in [errand for errand in self._errands if errand.due <= now]:
-            try:
-                errand.look(now)
-            except Exception:
-                log.exception("connection.crashed")
-                errand.drop(bug=True)
-        firsts = (next(iter(resting), None) for resting in (self._fresh, self._kept))
-        return min(
-            (each.due for each in (*firsts, *self._errands) if each is not None),
-            default=inf,
-        )
+        while self._looks and self._looks[0][0] <= now:
+            errand = heappop(self._looks)[2]
+            if errand in self._errands and errand.due <= now:
+                self._look_after(errand, now)
+            if errand in self._errands:
+                self.wants(errand, max(errand.due, now + _LEAST_S))
+        firsts = [next(iter(resting), None) for resting in (self._fresh, self._kept)]
+        resting_till = min((guest.due for guest in firsts if guest is not None), default=inf)
+        return min(resting_till, self._looks[0][0] if self._looks else inf)
+
+    def _look_after(self, errand: Errand, now: float) -> None:
+        try:
+            errand.look(now)
+        except Exception:
+            log.exception("connection.crashed")
+            errand.drop(bug=True)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import trio
 
 from cortex.errors import Unreachable
 from cortex.web.names import Address
-from cortex.web.reactor import READ, WRITE, Reactor
+from cortex.web.reactor import GONE, READ, WRITE, Reactor
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Link:
 
     __slots__ = (
         "_fd",
+        "_paused",
         "_plain",
         "_reactor",
         "_sock",
@@ -69,6 +70,7 @@ class Link:
         self._sock = trio.socket.from_stdlib_socket(sock)
         self._reactor: Reactor | None = None
         self._unsent = b""
+        self._paused = False
         self.listener: Listener | None = None
         self.dialling = False
         self.idle_since = 0.0
@@ -94,8 +96,8 @@ class Link:
             found = link._plain.connect_ex(address.sockaddr)
             if found not in (0, errno.EINPROGRESS):
                 raise OSError(found, os.strerror(found))
-            link.dialling, link._reactor = True, reactor
-            reactor.watch(link._fd, link, WRITE)
+            link.dialling = True
+            link.watched(reactor)
             undo.pop_all()
         return link
 
@@ -112,11 +114,15 @@ class Link:
 
     # -- by callbacks
 
+    @property
+    def clean(self) -> bool:
+        """Whether the next request can be pushed: nothing of the last one is left."""
+        return not self._unsent and not self.dialling
+
     def watched(self, reactor: Reactor) -> None:
         """`reactor` tells from here on what comes. An idle link that says anything is closed."""
-        if self._reactor is None:
-            self._reactor = reactor
-            reactor.watch(self._fd, self)
+        self._reactor, self._paused = reactor, False
+        self._attend()
 
     def unwatched(self) -> None:
         """It is for tasks again."""
@@ -126,7 +132,7 @@ class Link:
 
     def push(self, data: bytes) -> bool:
         """Whether all of `data` is with the kernel; else the rest follows. OSError when the connection
-        has broken before any of it was taken."""
+        has broken before any of it was taken. Only a `clean` link takes a request, or one that dials."""
         if self.dialling:
             self._unsent = data
             return False
@@ -136,19 +142,19 @@ class Link:
             count = 0
         if count < len(data):
             self._unsent = data[count:]
-            self._look_for(READ | WRITE)
+            self._attend()
             return False
         return True
 
     def pause(self) -> None:
         """Nothing is read, not even the end."""
-        if self._reactor is not None:
-            self._reactor.leave(self._fd, self)
+        self._paused = True
+        self._attend()
 
     def go_on(self) -> None:
         """What comes is read again."""
-        if self._reactor is not None:
-            self._reactor.watch(self._fd, self)
+        self._paused = False
+        self._attend()
 
     def sever(self) -> None:
         """The connection is gone, and whoever uses it is told."""
@@ -157,13 +163,17 @@ class Link:
         if listener is not None:
             listener.heard(b"")
 
-    def _look_for(self, events: int) -> None:
+    def _attend(self) -> None:
+        """What is waited for follows from what there is to do."""
         if self._reactor is not None:
-            self._reactor.change(self._fd, self, events)
+            writes = WRITE if self._unsent or self.dialling else 0
+            reads = 0 if self._paused or self.dialling else READ
+            self._reactor.attend(self._fd, self, writes | reads)
 
     def ready(self, events: int) -> None:
         if self.dialling:
-            self._connected()
+            if events & (WRITE | GONE):
+                self._connected()
             return
         if events & WRITE and self._unsent:
             self._push_on()
@@ -187,11 +197,9 @@ class Link:
             self.listener.unreached(OSError(found, os.strerror(found)))
             return
         self.dialling = False
-        self._look_for(READ)
         if self._unsent:
             self._push_on()
-            if self._unsent:
-                self._look_for(READ | WRITE)
+        self._attend()
 
     def _push_on(self) -> None:
         try:
@@ -200,12 +208,12 @@ class Link:
             return
         except OSError:
             self._unsent = b""
-            self._look_for(READ)  # a refusal may be there all the same; else the end is
+            self._attend()  # a refusal may be there all the same; else the end is
             if self.listener is not None:
                 self.listener.unwritten()
             return
         if not self._unsent:
-            self._look_for(READ)
+            self._attend()
 
     def broke(self, bug: Exception) -> None:
         log.error("connection.crashed", exc_info=bug)

@@ -162,7 +162,16 @@ class Pool:
     def taken_back(self, link: Link) -> None:
         """The exchange is complete, and the link can carry another one."""
         link.listener = None
-        self._keep(link)
+        if link.clean:
+            self._keep(link)
+        else:
+            self.lost(link)
+
+    def lost(self, link: Link) -> None:
+        """The exchange is over, and the link can carry no other one."""
+        link.listener = None
+        self._active.discard(link)
+        link.close()
 
     async def part(self, link: Link, *, broken: bool) -> None:
         """The exchange has ended in any other way. The neuron has a moment to let go."""

@@ -12,6 +12,8 @@ import trio
 
 READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITE: Final = select.EPOLLOUT
+# Told of whether it is asked for or not.
+GONE: Final = select.EPOLLHUP | select.EPOLLERR
 # Told of in one go; between two goes tasks have their turns.
 _AT_ONCE: Final = 256
 
@@ -40,6 +42,15 @@ class Reactor:
         if not self._epoll.closed:
             self._watchers[fd] = watcher
             self._epoll.register(fd, events)
+
+    def attend(self, fd: int, watcher: Watcher, events: int) -> None:
+        """`watcher` is told of these from here on; of nothing, with none."""
+        if events == 0:
+            self.leave(fd, watcher)
+        elif self._watchers.get(fd) is watcher:
+            self._epoll.modify(fd, events)
+        else:
+            self.watch(fd, watcher, events)
 
     def change(self, fd: int, watcher: Watcher, events: int) -> None:
         """`watcher` is told of these instead."""

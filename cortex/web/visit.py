@@ -91,7 +91,7 @@ class Visit:
 
     def serves(self, callers: AbstractSet[str]) -> object | None:
         """A token of the request of one of `callers` that is being answered, else None."""
-        return self._reply if self._caller in callers else None
+        return self._reply.framing if self._reply is not None and self._caller in callers else None
 
     def stop(self, why: CortexError | None = None) -> None:
         """What is under way is cancelled, and its client gets an end: `why`, else that cortex goes."""
@@ -176,12 +176,19 @@ class Visit:
         reply.last = hall.draining or parsed.has_body
         return await self._converse(reply, partial(self._answer, parsed, route))
 
+    def hand(self, handed: Handed) -> None:
+        """It is at work from this moment on, although its task has not begun: a drain, a stop and a revoke
+        find it so."""
+        self._reply = reply = Reply(self._line, handed.framing.terms, handed.framing, handed.unsent)
+        reply.last = reply.last or self._hall.draining
+        self._caller, self._unread = handed.request.caller, False
+
     async def _resume(self, handed: Handed) -> bool:
         """An answer that other hands began is ended; True when another request may come."""
-        reply = Reply(self._line, handed.framing.terms, handed.framing)
-        reply.last = reply.last or self._hall.draining
-        self._caller = handed.request.caller
-        return await self._converse(reply, partial(self._end, handed))
+        if self._reply is None:
+            self.hand(handed)
+        assert self._reply is not None  # noqa: S101 - that is what `hand` does
+        return await self._converse(self._reply, partial(self._end, handed))
 
     async def _converse(self, reply: Reply, work: Work) -> bool:
         """`work` answers, unless it is stopped; True when another request may come."""
@@ -189,6 +196,8 @@ class Visit:
         try:
             with bind_request(reply.terms.request_id), trio.CancelScope() as self._scope:
                 self._line.on_lost = self._scope.cancel
+                if self._stopping:
+                    self._scope.cancel()
                 await self._attempt(work, reply)
             if self._stopping and self._line.alive:
                 with trio.move_on_after(FAREWELL_S):
@@ -218,8 +227,6 @@ class Visit:
                 raise rest from None
 
     async def _end(self, handed: Handed, reply: Reply) -> None:
-        if handed.unsent:
-            await self._line.send(handed.unsent)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._line.watch)
             with self._hall.working():

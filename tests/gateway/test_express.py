@@ -8,12 +8,15 @@ import trio
 from cortex.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
+from cortex.config.limits import Limits
 from cortex.config.whole import Whole
+from cortex.ledger import Ledger
 from cortex.web import errand
 from cortex.web.listeners import fleet_credential
 from tests.fake_neuron import (
     ANSWER,
     CHUNKED,
+    FULL,
     STREAM,
     STREAMED,
     WHOLE,
@@ -23,7 +26,7 @@ from tests.fake_neuron import (
     fake_neuron,
     open_gateway,
 )
-from tests.fake_upstream import STREAM_HEAD, Hang, Wait
+from tests.fake_upstream import STREAM_HEAD, Hang, Wait, chunks, whole
 from tests.fake_web import CHAT, Client, ask
 
 
@@ -31,6 +34,10 @@ from tests.fake_web import CHAT, Client, ask
 async def _hang_guard():
     with trio.fail_after(30):
         yield
+
+
+def seats(ledger: Ledger) -> int:
+    return sum(resident.seats for _, resident in ledger.holders("a"))
 
 
 async def held(gateway: Open, neuron: FakeNeuron, count: int, **headers: str) -> int:
@@ -63,7 +70,7 @@ async def test_requests_sent_ahead_are_answered_in_turn(count: int) -> None:
             answer = await client.answer()
             assert (answer.status, answer.body) == (200, ANSWER)
         assert len(neuron.requests) == count
-        await gateway.knows(lambda ledger: not sum(one.seats for _, one in ledger.holders("a")))
+        await gateway.knows(lambda ledger: not seats(ledger))
 
 
 async def test_a_connection_goes_from_callbacks_to_tasks_and_back() -> None:
@@ -97,7 +104,7 @@ async def test_a_bug_in_a_callback_costs_its_own_request_alone(
             client = await gateway.dial()
             await client.send(ask(CHAT, body()))
             await client.rest()
-        await gateway.knows(lambda ledger: not sum(one.seats for _, one in ledger.holders("a")))
+        await gateway.knows(lambda ledger: not seats(ledger))
         assert "connection.crashed" in caplog.text and "ZeroDivisionError" in caplog.text
         await bystander.send(ask(CHAT, body()))
         assert (await bystander.answer()).status == 200
@@ -165,3 +172,89 @@ async def test_a_connection_stays_with_the_address_that_it_leads_to() -> None:
         await second.send(ask(CHAT, body()))
         assert (await second.answer()).status == 200
         assert (len(old.requests), len(new.requests)) == (1, 1)
+
+
+async def test_a_link_that_waited_for_a_slow_client_hears_the_next_answer() -> None:
+    """It was not listened to meanwhile, and goes back for others to use."""
+    big = b'{"x": "%b"}' % (b"y" * 9_000_000)
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        neuron.scripts.append(neuron.plan(whole(200, big)))
+        slow = await gateway.dial()
+        await slow.send(ask(CHAT, body()))
+        await slow.until(b"\r\n\r\n")
+        await gateway.knows(lambda ledger: seats(ledger) == 1)  # its socket is full
+        assert await slow._exactly(len(big)) == big
+        quick = await gateway.dial()
+        await quick.send(ask(CHAT, body()))
+        assert (await quick.answer()).status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_head_without_a_body_is_given_up(stream: bool) -> None:
+    """Row 12: a whole answer that has begun, and does not go on."""
+    config = GatewayConfig(limits=Limits(upstream_stall_s=0.2))
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n"
+    async with fake_neuron("a") as neuron, open_gateway(neuron, config=config) as gateway:
+        neuron.scripts.append(neuron.plan(head, Hang()))
+        client = await gateway.dial()
+        await client.send(ask(CHAT, body(stream=stream)))
+        assert (await client.answer()).status == 504
+        await gateway.knows(lambda ledger: not seats(ledger))
+
+
+async def test_links_that_can_carry_no_other_request_are_forgotten() -> None:
+    closing = whole(200, ANSWER, "connection: close")
+    async with fake_neuron("a", otherwise=closing) as neuron, open_gateway(neuron) as gateway:
+        client = await gateway.dial()
+        for _ in range(5):
+            await client.send(ask(CHAT, body()))
+            assert (await client.answer()).status == 200
+        pool = gateway.gateway._parts.fleet["n1"].pool
+        assert repr(pool).endswith("idle=0 active=0>")
+
+
+async def test_a_revoke_finds_a_request_that_goes_on_elsewhere() -> None:
+    """What callbacks began is the same request when a task goes on with it."""
+    config = GatewayConfig(keys=KEYS)
+    async with fake_neuron("a", otherwise=FULL) as full, fake_neuron("a") as other:
+        other.scripts.append(other.plan(STREAM_HEAD + chunks(STREAM[:100]), Hang()))
+        async with open_gateway(full, other, config=config) as gateway:
+            full.has("a", slots=64)
+            client = await gateway.dial()
+            await client.send(ask(CHAT, body(stream=True), authorization="Bearer sk-a"))
+            await other.seen(1)
+            tuning = gateway.gateway.tuning
+            tuning.take(Whole(replace(tuning.config, keys=()), Catalogue(), None, ()))
+            await gateway.gateway._parts.api.revoke(frozenset({"ann"}), 0.0)
+            assert b"revoked" in (await client.answer()).body
+            await gateway.knows(lambda ledger: not seats(ledger))
+
+
+async def test_an_answer_during_a_drain_says_that_the_connection_ends() -> None:
+    go_on = trio.Event()
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        neuron.scripts.append(neuron.plan(Wait(go_on), WHOLE))
+        client = await gateway.dial()
+        await client.send(ask(CHAT, body()))
+        await neuron.seen(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway.gateway._parts.api.drain, 10.0)
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+            answer = await client.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+async def test_who_is_refused_by_his_limits_keeps_no_model_warm() -> None:
+    limited = (replace(KEYS[0], requests_per_minute=1),)
+    async with (
+        fake_neuron("a") as neuron,
+        open_gateway(neuron, config=GatewayConfig(keys=limited)) as gateway,
+    ):
+        client = await gateway.dial()
+        assert await asks(client, "sk-a") == 200
+        await gateway.knows(lambda ledger: not seats(ledger))
+        [(_, resident)] = gateway.ledger.holders("a")
+        before = resident.last_used
+        assert await asks(client, "sk-a") == 429
+        assert resident.last_used == before

@@ -149,8 +149,9 @@ async def test_with_a_form_and_tools_the_model_calls_first_and_then_answers_in_t
     demo: Running,
 ) -> None:
     def deed(client: OpenAI):
-        strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
-        strict["function"]["parameters"] |= {"additionalProperties": False}
+        function = {**WEATHER["function"], "strict": True}
+        function["parameters"] = {**function["parameters"], "additionalProperties": False}
+        strict = {**WEATHER, "function": function}
         messages: Messages = user("What is the weather in Oslo?")
         said: Any = {"model": MODEL_ID, "tools": [strict], "temperature": 0, "response_format": Weather}
         with client.chat.completions.stream(messages=messages, **said) as stream:
