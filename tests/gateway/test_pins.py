@@ -170,7 +170,12 @@ async def test_an_entry_that_is_gone_pins_no_longer(tmp_path: Path) -> None:
         await kept(role, "a", pinned=True)
         gateway.gateway.tuning.take(Whole(gateway.config, Catalogue(), None, ()))
         await kept(role, "a", pinned=False, priority=100)
-        assert await gateway.shown() == {("n1", "a"): False}
+
+        async def shows() -> bool:
+            """The neuron's answer to the order is on its way back, or the next report is."""
+            return await gateway.shown() == {("n1", "a"): False}
+
+        await eventually(shows)
         assert (await role.http.get("/models")).json()["pinned"] == []
 
 
