@@ -112,7 +112,7 @@ async def test_a_load_on_a_neuron_that_vanishes_fails_over() -> None:
 
 async def test_a_neuron_that_hangs_is_away_after_failures_times_timeout_and_delays_nobody() -> None:
     """Row 4: it accepts and never answers; the other one is asked and used meanwhile."""
-    poll = Poll(interval_s=0.3, timeout_s=0.3, failures=3)
+    poll = Poll(interval_s=0.3, timeout_s=1.0, failures=2)
     async with (
         fake_neuron("a") as one,
         fake_neuron("a", "b") as two,
@@ -125,16 +125,16 @@ async def test_a_neuron_that_hangs_is_away_after_failures_times_timeout_and_dela
             while gateway.ledger.place("n1").ready:
                 asked = trio.current_time()
                 assert (await gateway.ask("b")).status_code == 200
-                assert trio.current_time() - asked < 0.3
+                assert trio.current_time() - asked < poll.timeout_s, "it waited for a look that hangs"
                 await trio.sleep(0.02)
 
         polls = two.polls
         await others()
         # One interval may pass before the first look that hangs; on a busy machine looks do not count.
-        assert 0.55 < trio.current_time() - began < 5
+        assert 1.55 < trio.current_time() - began < 5
         assert two.polls - polls >= 2
         told = (await neurons(gateway))["n1"]
-        assert told["state"] == "away" and "0.3 s" in told["why"]
+        assert told["state"] == "away" and "1 s" in told["why"]
         assert {(await gateway.ask("a")).headers["x-cortex-neuron"] for _ in range(4)} == {"n2"}
 
 
