@@ -15,7 +15,7 @@ import trio
 
 from cortex.config.limits import Limits
 from cortex.dispatch import Dispatch
-from cortex.errors import CortexError, Stopping
+from cortex.errors import CortexError
 from cortex.gateway import sight
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.fleet import Fleet, Neuron
@@ -32,12 +32,13 @@ from cortex.metrics import Metrics, Outcome
 from cortex.web.answer import Answer
 from cortex.web.connection import Reply, Request
 from cortex.web.errand import Errand
-from cortex.web.framing import Framing
+from cortex.web.framing import Framed, Framing
 from cortex.web.guest import Guest
 from cortex.web.known import Known
 from cortex.web.link import Link
 from cortex.web.pool import Pool
 from cortex.web.relay import Destination, forwarded, request_head
+from cortex.web.visit import stopping
 from cortex.wire import neuron as wire
 from cortex.wire.openai import peek, rename
 from cortex.wire.pictures import text_bytes
@@ -69,28 +70,12 @@ class Begun:
 GoOn: TypeAlias = Callable[[Begun, Reply], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
+@dataclass(frozen=True)
+class _Reply(Framed):
     """What there is of an answer to a guest."""
 
     framing: Framing
     guest: Guest
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return self.framing.tags
-
-    @property
-    def started(self) -> bool:
-        return self.framing.started
-
-    @property
-    def done(self) -> bool:
-        return self.framing.done
-
-    @property
-    def streaming(self) -> bool:
-        return self.framing.streaming
 
     @property
     def lost(self) -> bool:
@@ -286,7 +271,9 @@ class Trip:
         self._over()
         self._express.see_off(self._begun)
         self.errand.guest.handed_over(
-            self._begun.journey.request, self.errand.framing, partial(_refuse, why or _going())
+            self._begun.journey.request,
+            self.errand.framing,
+            partial(_refuse, why or stopping(not_started=False)),
         )
 
     def dropped(self, *, bug: bool) -> None:
@@ -319,13 +306,6 @@ async def _refuse(error: CortexError, reply: Reply) -> None:
 
 async def _nobody(begun: Begun, reply: Reply) -> None:
     raise RuntimeError("no passage goes on with what was begun")
-
-
-def _going() -> Stopping:
-    error = Stopping("cortex is shutting down; try again in a few seconds, or at another gateway.")
-    # It was at work and may have run: nobody may repeat it unasked.
-    error.not_started = False
-    return error
 
 
 def _request(known: Known, framing: Framing, body: bytes) -> Request:

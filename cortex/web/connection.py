@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import trio
 
 from cortex.errors import CortexError
-from cortex.web.framing import EVENT_STREAM, JSON, Framing, Pairs, Terms
+from cortex.web.framing import EVENT_STREAM, JSON, Framed, Framing, Pairs, Terms
 from cortex.web.line import Line
 
 
@@ -63,7 +63,7 @@ class Request:
     arrived: float
 
 
-class Reply:
+class Reply(Framed):
     """Either `whole`, or `start`, `write`..., `end`: a `Framing` whose bytes are sent. A second answer is
     a RuntimeError. `framing` is one that was begun by other hands, and `unsent` what of it is to go out
     before anything else.
@@ -82,11 +82,6 @@ class Reply:
         return self.framing.terms
 
     @property
-    def tags(self) -> dict[str, str]:
-        """Headers that whatever answer there will be carries."""
-        return self.framing.tags
-
-    @property
     def last(self) -> bool:
         """Whether the connection closes after this answer."""
         return self.framing.last
@@ -94,16 +89,6 @@ class Reply:
     @last.setter
     def last(self, value: bool) -> None:
         self.framing.last = value
-
-    @property
-    def started(self) -> bool:
-        """Whether a byte of the answer is out: from then on a failure is an error event."""
-        return self.framing.started
-
-    @property
-    def done(self) -> bool:
-        """Whether the answer is complete."""
-        return self.framing.done
 
     @property
     def keep(self) -> bool:
@@ -119,11 +104,6 @@ class Reply:
     def stalled(self) -> bool:
         """Whether it is gone because it took nothing for too long."""
         return self._line.stalled
-
-    @property
-    def streaming(self) -> bool:
-        """Whether the answer is an event stream whose head is out."""
-        return self.framing.streaming
 
     async def whole(self, status: int, body: bytes, headers: Pairs = (), content_type: str = JSON) -> None:
         """The complete answer is sent, in one write."""

@@ -30,10 +30,11 @@ Pairs = Iterable[tuple[str, str]]
 
 
 class Keeper(Protocol):
-    """Who sent it. Exactly one of these is called, once."""
+    """Who sent it. `done`, `odd`, `failed`, `left`, `stopped` and `dropped` are ends: one of them is told,
+    once. The others come before."""
 
     def headed(self) -> None:
-        """The head of an answer that is passed on here has come. Not an end: one of the others follows."""
+        """The head of an answer that is passed on here has come."""
 
     def done(self) -> None:
         """The client has the whole answer. The link is the keeper's."""
@@ -75,10 +76,6 @@ class Errand:
         self._delivered = True
         self._beat_at = self._late_at = self._dial_by = inf
         self.due = inf
-
-    @property
-    def streaming(self) -> bool:
-        return self.framing.streaming
 
     def begin(self, request: bytes, keeper: Keeper, *, streams: bool, connect_s: float) -> None:
         """`request` goes to the neuron, which is connected within `connect_s`. OSError when its connection

@@ -45,6 +45,32 @@ class Terms:
     extra: tuple[tuple[str, str], ...] = ()
 
 
+class Framed:
+    """What the framing of an answer tells, for whoever writes it."""
+
+    framing: "Framing"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Headers that whatever answer there will be carries."""
+        return self.framing.tags
+
+    @property
+    def started(self) -> bool:
+        """Whether a byte of the answer is out: from then on a failure is an error event."""
+        return self.framing.started
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete."""
+        return self.framing.done
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is an event stream whose head is out."""
+        return self.framing.streaming
+
+
 class Framing:
     """Either `whole`, or `start`, `data`..., `end`. A second answer is a RuntimeError.
 

@@ -39,10 +39,6 @@ class Errand(Protocol):
     due: float
     framing: Framing
 
-    @property
-    def streaming(self) -> bool:
-        """Whether the head of an event stream is out."""
-
     def look(self, now: float) -> None:
         """`due` has come."""
 

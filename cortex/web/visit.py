@@ -201,7 +201,7 @@ class Visit:
                 await self._attempt(work, reply)
             if self._stopping and self._line.alive:
                 with trio.move_on_after(FAREWELL_S):
-                    await reply.fail(self._why or _stopping(not_started=self._unread))
+                    await reply.fail(self._why or stopping(not_started=self._unread))
             return reply.keep and not self._stopping
         finally:
             self._line.on_lost = nobody
@@ -291,7 +291,7 @@ class Visit:
         if parsed.method != "POST":
             raise BadMethod(f"{route.path} takes POST, not {parsed.method}.", facts={"allow": "POST"})
         if self._hall.draining:
-            raise _stopping()
+            raise stopping()
 
 
 def _dialect(parsed: Head, route: Route | None) -> Dialect:
@@ -301,7 +301,8 @@ def _dialect(parsed: Head, route: Route | None) -> Dialect:
     return "anthropic" if parsed.headers.get("anthropic-version") is not None else "openai"
 
 
-def _stopping(*, not_started: bool = True) -> Stopping:
+def stopping(*, not_started: bool = True) -> Stopping:
+    """What a client is told when cortex goes."""
     error = Stopping("cortex is shutting down; try again in a few seconds, or at another gateway.")
     # A request that was at work may have run: nobody may repeat it unasked.
     error.not_started = not_started
