@@ -30,6 +30,12 @@ _MARKS: Final[dict[Dialect, frozenset[bytes]]] = {
     "anthropic": frozenset({b"message_stop"}),
     "responses": frozenset({b"response.completed", b"response.incomplete", b"response.failed"}),
 }
+# What any end mark or error has in it.
+_ENDS: Final[dict[Dialect, re.Pattern[bytes]]] = {
+    "openai": re.compile(rb"\[DONE\]|error"),
+    "anthropic": re.compile(rb"message_stop|error"),
+    "responses": re.compile(rb"response\.(?:completed|incomplete|failed)|error"),
+}
 _FAILURES: Final = frozenset({b"error", b"response.failed"})
 _PING: Final = b"ping"
 
@@ -41,10 +47,20 @@ class EventTail:
         self._dialect: Dialect = dialect
         self._least, self._passed = limit, 0
         self._open = bytearray()
-        self.last = b""  # the last event that was completed; comments are none
+        self._last = b""
+        # Whole events that were not looked through for the last one yet.
+        self._recent = b""
         self.whole = b""
         self.begun = False  # an event was completed that is no keep-alive
         self.fault: str | None = None
+
+    @property
+    def last(self) -> bytes:
+        """The last event that was completed; comments are none."""
+        if self._recent:
+            self._last = next(_backwards(self._recent), self._last)
+            self._recent = b""
+        return self._last
 
     @property
     def _limit(self) -> int:
@@ -61,6 +77,9 @@ class EventTail:
         """Whether the stream may end here: its last event is the end mark, or an error event."""
         if self.fault is not None or self.mid_event:
             return False
+        if self._recent and not _ENDS[self._dialect].search(self._recent):
+            # Nearly every piece of a stream: nothing in it looks like an end, or tells an error.
+            return False
         name, data = _fields(self.last)
         done = self._dialect == "openai" and data == b"[DONE]"
         return done or name in _MARKS[self._dialect] or self.failed
@@ -73,6 +92,19 @@ class EventTail:
 
     def feed(self, data: bytes) -> int:
         """How many bytes of `data` may pass: all, or those before the `fault` that there is from now on."""
+        if not self._open and data.endswith(b"\n\n") and b"\r" not in data and len(data) <= self._least:
+            return self._feed_whole(data)
+        return self._feed_part(data)
+
+    def _feed_whole(self, data: bytes) -> int:
+        """The same of `data` that is nothing but whole events, if any: how nearly every piece comes."""
+        if _LINES.fullmatch(data) is None:
+            return self._feed_part(data)
+        self.whole = data
+        self._completed(len(data))
+        return len(data)
+
+    def _feed_part(self, data: bytes) -> int:
         before = len(self._open)
         self._open += data
         end = _last_end(self._open, before)
@@ -82,11 +114,20 @@ class EventTail:
             end = _last_end(self._open, 0)
         self.whole = bytes(self._open[:end])
         del self._open[:end]
-        self._passed += end
-        self.last = next(_backwards(self.whole), self.last)
+        self._completed(end)
+        return good - before
+
+    def _completed(self, count: int) -> None:
+        """So many bytes of whole events have come."""
+        self._passed += count
+        if self.whole.startswith((b"data:", b"event:")):
+            self._recent = self.whole
+        elif self.whole:
+            # The last event may be one of those before: these may be comments alone.
+            self._last = next(_backwards(self.whole), self.last)
+            self._recent = b""
         if not self.begun:
             self.begun = any(_fields(event)[0] != _PING for event in _backwards(self.whole))
-        return good - before
 
     def _judge(self, before: int, end: int) -> tuple[int, str | None]:
         """Up to where the open bytes are good, and what is wrong there. `before` have passed already."""

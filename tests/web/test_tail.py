@@ -237,3 +237,24 @@ def test_a_stream_begins_with_the_first_event_that_is_no_keep_alive(dialect: Dia
     assert tail.begun
     tail.feed(beats)
     assert tail.begun
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_comments_behind_the_end_mark_do_not_take_it_back(asks: bool) -> None:
+    """In one piece with it or not, and whether or not anybody asked in between."""
+    pieces = [b'data: {"a": 1}\n\n', b"data: [DONE]\n\n", b": keep-alive\n\n", b": and again\n\n"]
+    tail = EventTail("openai")
+    for piece, ended in zip(pieces, (False, True, True, True), strict=True):
+        tail.feed(piece)
+        assert not asks or tail.ended is ended
+    assert tail.ended and tail.last == b"data: [DONE]\n\n".rstrip()
+    together = EventTail("openai")
+    together.feed(b"".join(pieces))
+    assert together.ended and together.last == tail.last
+
+
+def test_words_that_sound_like_an_end_are_none() -> None:
+    for text in (b"[DONE]", b"error", b'{\\"error\\"'):
+        tail = EventTail("openai")
+        tail.feed(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % text)
+        assert not tail.ended and not tail.failed
