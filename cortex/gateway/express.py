@@ -46,8 +46,6 @@ from cortex.wire.pictures import text_bytes
 # What a client calls its request goes on as what it is called here.
 _OWN: Final = frozenset({wire.REQUEST_ID})
 _CUT: Final[Outcome] = "cut"
-# A longer one is looked at in a thread.
-MOST_BODY: Final = 64 * 2**10
 
 
 @dataclass(slots=True)
@@ -110,7 +108,7 @@ class Express:
 
     def take(self, way: Way, guest: Guest, known: Known, body: bytes) -> Errand | None:
         """The errand that answers the request; None leaves it as it stands."""
-        if len(body) > MOST_BODY or self._fleet.stopping or self.nursery is None:
+        if self._fleet.stopping or self.nursery is None:
             return None
         try:
             return self._taken(way, guest, known, body)

@@ -23,12 +23,17 @@ from cortex.web.reactor import READ, WRITE
 
 if TYPE_CHECKING:
     from cortex.web.hall import Hall
+    from cortex.web.known import Known
     from cortex.web.visit import Visit
 
 log = logging.getLogger(__name__)
 
 # How long a connection may rest between requests: above what proxies in front keep theirs (60 s).
 KEEP_ALIVE_S: Final = 75.0
+
+# A longer body is a visit's. One that is on its way is waited for so long.
+MOST_BODY: Final = 256 * 2**10
+GATHER_S: Final = 1.0
 
 Work: TypeAlias = Callable[[Reply], Awaitable[None]]
 
@@ -67,6 +72,8 @@ class Guest:
         self._caller = ""
         self._buffer = b""
         self._unsent = b""
+        # How much of the buffer makes a whole request, while that arrives.
+        self._needed = 0
         self._closed = False
         self.stalled = False
         self.stall_at = 0.0
@@ -91,6 +98,8 @@ class Guest:
             self._visit.rest()
         elif self._errand is not None:
             self._errand.framing.last = True
+        elif self._needed:
+            self._call()
         elif not self.first:
             self.close()
 
@@ -117,8 +126,11 @@ class Guest:
             self._lose()
 
     def expire(self) -> None:
-        """It has rested for long enough."""
-        self.close()
+        """It has rested for long enough, or its request comes slowly."""
+        if self._needed:
+            self._call()
+        else:
+            self.close()
 
     # -- what the reactor tells
 
@@ -153,7 +165,10 @@ class Guest:
             self._overhear(data)
         elif data:
             self._buffer += data
-            self._begin()
+            if len(self._buffer) >= self._needed:
+                self._begin()
+        elif self._needed:
+            self._call()  # whoever leaves in the middle of his request is in the books
         else:
             self.close()
 
@@ -175,15 +190,29 @@ class Guest:
         end = buffer.find(END) + len(END)
         if len(END) <= end <= hall.limits.header and not hall.draining:
             found = hall.heads.recognise(buffer[:end], self._peer, hall.site)
-            if found is not None and len(buffer) >= end + found[1]:
-                known, length = found
-                if length <= hall.limits.body and known.route.quick is not None:
-                    errand = known.route.quick(self, known, buffer[end : end + length])
-                    if errand is not None:
-                        self._buffer = buffer[end + length :]
-                        self._serve(errand, known.caller)
-                        return
+            if found is not None and self._taken_at_once(*found, end):
+                return
         self._call()
+
+    def _taken_at_once(self, known: "Known", length: int, start: int) -> bool:
+        """Whether the request of that head, whose body begins at `start`, needs no visit, as far as it has
+        come."""
+        hall, quick, end = self._hall, known.route.quick, start + length
+        if quick is None or length > min(hall.limits.body, MOST_BODY):
+            return False
+        if end > len(self._buffer):
+            # Asked once: what does not come soon is the visit's, which knows how slow a body may be.
+            if self._needed == 0:
+                self._needed, self.due = end, trio.current_time() + GATHER_S
+                hall.watch.gathers(self)
+                return True
+            return False
+        errand = quick(self, known, self._buffer[start:end])
+        if errand is None:
+            return False
+        self._buffer, self._needed = self._buffer[end:], 0
+        self._serve(errand, known.caller)
+        return True
 
     def _serve(self, errand: Errand, caller: str) -> None:
         self._errand, self._caller = errand, caller
@@ -195,7 +224,8 @@ class Guest:
         self._hall.reactor.leave(self._fd, self)
         line = self._lines()
         line.buffer += self._buffer
-        self._buffer = b""
+        self._buffer, self._needed = b"", 0
+        self._hall.watch.leaves(self)
         self._hall.visits(self, line, None)
 
     def _lines(self) -> Line:

@@ -39,12 +39,13 @@ def _nowhere(guest: Guest, line: Line, handed: Handed | None) -> None:
 
 
 class Watch:
-    """When who is due. Guests rest for one of two times, so that they are due in the order in which
-    they came."""
+    """When who is due. Guests wait for one of three times, so that those who wait for the same one are due
+    in the order in which they came."""
 
     def __init__(self) -> None:
         self._fresh: dict[Guest, None] = {}
         self._kept: dict[Guest, None] = {}
+        self._gathering: dict[Guest, None] = {}
         self._errands: set[Errand] = set()
         # When to look at whom; an errand that is over, or whose time was put off, is passed by then.
         self._looks: list[tuple[float, int, Errand]] = []
@@ -57,10 +58,15 @@ class Watch:
         (self._fresh if guest.first else self._kept)[guest] = None
         self.by(guest.due)
 
+    def gathers(self, guest: Guest) -> None:
+        """The rest of its request is on its way, until its `due`."""
+        self._gathering[guest] = None
+        self.by(guest.due)
+
     def leaves(self, guest: Guest) -> None:
         """It is not any more."""
-        self._fresh.pop(guest, None)
-        self._kept.pop(guest, None)
+        for waiting in (self._fresh, self._kept, self._gathering):
+            waiting.pop(guest, None)
 
     def serves(self, errand: Errand) -> None:
         """`errand` is under way, and wants to be looked after at its `due`."""
@@ -92,7 +98,7 @@ class Watch:
             self.by(self._look(trio.current_time()))
 
     def _look(self, now: float) -> float:
-        for resting in (self._fresh, self._kept):
+        for resting in (self._fresh, self._kept, self._gathering):
             while (guest := next(iter(resting), None)) is not None and guest.due <= now:
                 del resting[guest]
                 guest.expire()
@@ -102,7 +108,7 @@ class Watch:
                 self._look_after(errand, now)
             if errand in self._errands:
                 self.wants(errand, max(errand.due, now + _LEAST_S))
-        firsts = [next(iter(resting), None) for resting in (self._fresh, self._kept)]
+        firsts = [next(iter(resting), None) for resting in (self._fresh, self._kept, self._gathering)]
         resting_till = min((guest.due for guest in firsts if guest is not None), default=inf)
         return min(resting_till, self._looks[0][0] if self._looks else inf)
 

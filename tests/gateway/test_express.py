@@ -11,7 +11,7 @@ from cortex.config.keys import Key
 from cortex.config.limits import Limits
 from cortex.config.whole import Whole
 from cortex.ledger import Ledger
-from cortex.web import errand
+from cortex.web import errand, guest
 from cortex.web.listeners import fleet_credential
 from tests.fake_neuron import (
     ANSWER,
@@ -258,3 +258,61 @@ async def test_who_is_refused_by_his_limits_keeps_no_model_warm() -> None:
         before = resident.last_used
         assert await asks(client, "sk-a") == 429
         assert resident.last_used == before
+
+
+LONG = body(stream=True, user="x" * 200_000)
+
+
+async def test_a_long_body_that_comes_in_pieces_costs_no_task_either() -> None:
+    async with fake_neuron("a", otherwise=Hang()) as neuron:
+        neuron.has("a", slots=64)
+        async with open_gateway(neuron) as gateway:
+            before, sent = trio.lowlevel.current_statistics().tasks_living, ask(CHAT, LONG)
+            for _ in range(10):
+                client = await gateway.dial()
+                for start in range(0, len(sent), 50_000):
+                    await client.send(sent[start : start + 50_000])
+            await neuron.seen(10)
+            assert trio.lowlevel.current_statistics().tasks_living - before == 10, "the neuron's own"
+            assert all(request.body == LONG for request in neuron.requests)
+
+
+@pytest.mark.parametrize("all_of_it", [True, False])
+async def test_a_body_that_does_not_come_soon_is_left_to_a_task(
+    all_of_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 35: which gives it the time that it may have, and no more."""
+    monkeypatch.setattr(guest, "GATHER_S", 0.0)
+    config = GatewayConfig(limits=Limits(request_body_s=0.3))
+    async with fake_neuron("a", otherwise=STREAMED) as neuron:
+        async with open_gateway(neuron, config=config) as gateway:
+            client, sent = await gateway.dial(), ask(CHAT, LONG)
+            await client.send(sent[:100_000])
+            if all_of_it:
+                await trio.testing.wait_all_tasks_blocked()
+                await client.send(sent[100_000:])
+            answer = await client.answer()
+            assert answer.status == (200 if all_of_it else 408)
+            assert len(neuron.requests) == all_of_it
+
+
+async def test_who_leaves_in_the_middle_of_his_body_is_in_the_books() -> None:
+    """Row 28."""
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        client = await gateway.dial()
+        await client.send(ask(CHAT, LONG)[:100_000])
+        await client.close()
+        while 'cortex_client_aborts_total{phase="body"} 1.0' not in await gateway.page():
+            await trio.sleep(0.01)
+        assert not neuron.requests
+
+
+async def test_half_a_body_is_refused_when_the_gateway_goes() -> None:
+    """Row 87: as any other request that has not begun."""
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        client = await gateway.dial()
+        await client.send(ask(CHAT, LONG)[:100_000])
+        await trio.testing.wait_all_tasks_blocked()
+        await gateway.gateway._parts.api.drain(0.2)
+        answer = await client.answer()
+        assert answer.status == 503 and answer.headers["x-cortex-not-started"] == "1"

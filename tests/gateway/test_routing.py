@@ -13,6 +13,7 @@ from cortex.config.neuron import NeuronConfig, NeuronEviction
 from cortex.errors import LoadFailed
 from cortex.gateway import passage
 from cortex.harness.scripted import Gate, Script
+from cortex.web import guest
 from tests.fake_web import Client
 from tests.fake_web import ask as raw
 from tests.roles import MIB, eventually, patient, running_gateway, running_neuron, specs
@@ -213,7 +214,7 @@ async def test_a_large_body_is_looked_at_in_a_thread(tmp_path: Path, monkeypatch
         monkeypatch.setattr(passage, look.__name__, noted)
     catalogue = specs(tmp_path, "a")
     catalogue = Catalogue(catalogue.specs, {"nick": "a"})
-    big = [{"role": "user", "content": "word"}, {"role": "user", "content": "x" * passage.BIG_BODY}]
+    big = [{"role": "user", "content": "word"}, {"role": "user", "content": "x" * guest.MOST_BODY}]
     async with running_neuron(tmp_path, catalogue, Script(reply="hi")) as neuron:
         async with running_gateway(neuron, catalogue=catalogue) as gateway:
             assert said(await ask(gateway.http, "nick")) == "hi"
