@@ -302,7 +302,7 @@ async def test_who_leaves_in_the_middle_of_his_body_is_in_the_books() -> None:
         client = await gateway.dial()
         await client.send(ask(CHAT, LONG)[:100_000])
         await client.close()
-        while 'cortex_client_aborts_total{phase="body"} 1.0' not in await gateway.page():
+        while 'cortex_client_aborts_total{phase="body"} 1.0' not in await gateway.page():  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.01)
         assert not neuron.requests
 
