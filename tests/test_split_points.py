@@ -37,6 +37,7 @@ HELD: Final = {
     "cortex/text/toolcalls/scanning.py": "tests/test_text_call_forms.py",
     "cortex/web/answer.py": "tests/web/test_pool.py",
     "cortex/web/relay.py": "tests/web/test_relay.py",
+    "cortex/translator/retold.py": "tests/test_translator_retold.py",
     "cortex/web/retell.py": "tests/web/test_retell.py",
     "cortex/web/head.py": "tests/web/test_head.py",
     "cortex/web/body.py": "tests/web/test_connection.py",

@@ -5,10 +5,11 @@ fields. Deliberately without effect, because the answer is right without them: m
 service_tier, cache_control, versions and betas, the signatures of thoughts, `budget_tokens`
 (a target, and no engine here ends a thought early), and edits of the context that only take
 thoughts out, which the chat template decides.
-`speak` and `whole` say the same, the first event by event, the second at the end.
+`speak` and `whole` say the same, the first event by event, the second at the end. Pieces of text that
+follow one another can be said many at a time.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,8 +30,9 @@ from cortex.events import (
     Usage,
 )
 from cortex.translator import anthropic_tools, anthropic_turns, openai_fields
+from cortex.translator.speeches import Kind, spoken
 from cortex.wire import anthropic_answers as answers
-from cortex.wire import faults, reading
+from cortex.wire import faults, reading, sse
 from cortex.wire.anthropic_answers import (
     Block,
     MessageBody,
@@ -73,6 +75,8 @@ _ELSEWHERE: Final = {
 }
 _EMPTY_THOUGHT: Final = b'{"type":"thinking","thinking":"","signature":""}'
 _EMPTY_TEXT: Final = b'{"type":"text","text":""}'
+_TEXT_DELTA: Final = b'{"type":"text_delta","text":%b}'
+_THOUGHT_DELTA: Final = b'{"type":"thinking_delta","thinking":%b}'
 _SIGNED: Final = b'{"type":"signature_delta","signature":%b}' % encode(answers.SIGNATURE)
 
 
@@ -174,16 +178,26 @@ class _Blocks:
 
     open: str = ""
     index: int = -1
+    # A delta of the open block as it goes out, with room for its text; made when it is first wanted.
+    _mould: bytes = b""
 
     def text(self, text: str) -> list[Frame]:
         frames = self._of("text", _EMPTY_TEXT)
-        inner = b'{"type":"text_delta","text":%b}' % encode(text)
-        return [*frames, answers.grown(self.index, "content", inner)]
+        return [*frames, answers.grown(self.index, "content", _TEXT_DELTA % encode(text))]
 
     def thought(self, text: str) -> list[Frame]:
         frames = self._of("thinking", _EMPTY_THOUGHT)
-        inner = b'{"type":"thinking_delta","thinking":%b}' % encode(text)
-        return [*frames, answers.grown(self.index, "thought", inner)]
+        return [*frames, answers.grown(self.index, "thought", _THOUGHT_DELTA % encode(text))]
+
+    def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
+        """What `text` or `thought` would say of each, rendered; b"" where no such block is open."""
+        if self.open != ("text" if kind == "text" else "thinking"):
+            return b""
+        if not self._mould:
+            inner = _TEXT_DELTA if kind == "text" else _THOUGHT_DELTA
+            self._mould = sse.render(answers.grown(self.index, "content", inner))
+        mould = self._mould
+        return sse.one_line(b"".join([mould % encode(text) for text in texts]))
 
     def call(self, call: ToolCall) -> list[Frame]:
         frames = self.close()
@@ -203,47 +217,62 @@ class _Blocks:
         if self.open == kind:
             return []
         frames = self.close()
-        self.open = kind
+        self.open, self._mould = kind, b""
         self.index += 1
         return [*frames, answers.opened(self.index, empty)]
 
 
-def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
-    """Events in, Anthropic's named events out. Prime with next(): nothing comes yet, since the
-    message begins with the count of its prompt.
+class Speech:
+    """One streamed message. It is `over` when the answer has stopped, or at the first failure, which no end
+    mark follows."""
 
-    The machine is finished when the answer has stopped, or at the first failure, which no end
-    mark follows. A late event raises StopIteration: a bug of its sender.
-    """
-    blocks = _Blocks()
-    opening: MessageBody | None = _message(reply, [], Usage())
-    frames: list[Frame] = []
-    while True:
-        event = yield frames
+    def __init__(self, reply: Reply) -> None:
+        self.over = False
+        self._reply = reply
+        self._blocks = _Blocks()
+        self._opening: MessageBody | None = _message(reply, [], Usage())
+
+    def begin(self) -> list[Frame]:
+        """Nothing yet: the message begins with the count of its prompt."""
+        return []
+
+    def say(self, event: Event) -> list[Frame]:
+        """What `event` makes of it."""
         match event:
             case Started():
-                frames = []
-                continue
+                return []
             case Failed(error):
-                yield faults.frames(error, "anthropic", reply.request_id)
-                return
-            case Prefilled(prompt, cached) if opening is not None:
-                opening = _message(reply, [], Usage(prompt, cached))
-        head = [] if opening is None else [answers.begun(opening)]
-        opening = None
+                self.over = True
+                return faults.frames(error, "anthropic", self._reply.request_id)
+            case Prefilled(prompt, cached) if self._opening is not None:
+                self._opening = _message(self._reply, [], Usage(prompt, cached))
+        head = [] if self._opening is None else [answers.begun(self._opening)]
+        self._opening = None
+        return head + self._said(event)
+
+    def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
+        """The open block goes on with each of `texts`; b"" where none of that kind is open."""
+        return self._blocks.run(kind, texts)
+
+    def _said(self, event: Event) -> list[Frame]:
         match event:
             case Text(text):
-                frames = head + blocks.text(text)
+                return self._blocks.text(text)
             case Thought(text):
-                frames = head + blocks.thought(text)
+                return self._blocks.thought(text)
             case ToolCall():
-                frames = head + blocks.call(event)
-            case Prefilled():
-                frames = head
+                return self._blocks.call(event)
             case Stopped():
+                self.over = True
                 end = answers.finished(_word(event), event.stop, event.usage)
-                yield [*head, *blocks.close(), end, answers.STOP]
-                return
+                return [*self._blocks.close(), end, answers.STOP]
+        return []
+
+
+def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
+    """Events in, Anthropic's named events out. Prime with next(). The machine is finished when `Speech` is
+    over: a late event raises StopIteration, a bug of its sender."""
+    return spoken(Speech(reply))
 
 
 def _word(stopped: Stopped) -> StopWord:

@@ -17,6 +17,7 @@ from cortex.translator import (
     openai_text,
     responses_speech,
 )
+from cortex.translator.speeches import Speech
 from cortex.wire.faults import Dialect as WireDialect
 from cortex.wire.openai import Reply
 from cortex.wire.sse import Frame
@@ -29,7 +30,7 @@ Name: TypeAlias = Literal[
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One of them at its `path`; ids of answers begin with `prefix`, and `wire` is the family that
-    errors and keep-alives are in."""
+    errors and keep-alives are in. `speech` is there for those that another dialect's answer is told in."""
 
     name: Name
     path: str
@@ -38,6 +39,7 @@ class Dialect:
     read: Callable[[bytes], Ask]
     speak: Callable[[Reply], Generator[list[Frame], Event, None]]
     whole: Callable[[Reply, Iterable[Event]], bytes]
+    speech: Callable[[Reply], Speech] | None = None
 
 
 CHAT: Final = Dialect(
@@ -66,6 +68,7 @@ RESPONSES: Final = Dialect(
     openai_responses.read,
     responses_speech.speak,
     responses_speech.whole,
+    responses_speech.Speech,
 )
 MESSAGES: Final = Dialect(
     "anthropic_messages",
@@ -75,6 +78,7 @@ MESSAGES: Final = Dialect(
     anthropic_messages.read,
     anthropic_messages.speak,
     anthropic_messages.whole,
+    anthropic_messages.Speech,
 )
 EMBEDDINGS: Final = Dialect(
     "openai_embeddings",

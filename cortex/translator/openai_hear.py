@@ -25,6 +25,7 @@ from cortex.events import (
     Usage,
 )
 from cortex.translator import openai_errors
+from cortex.translator.openai_moulds import Slot
 from cortex.wire.openai_heard import (
     CHUNK,
     Delta,
@@ -75,12 +76,12 @@ class Hearing:
 def hear(hearing: Hearing) -> Machine:
     """Data in, events out, of a chat's stream or a text completion's. Prime with next(): that the
     engine has taken the request comes first. Finished after Stopped or Failed."""
-    answer = _Answer(hearing)
+    ear = Ear(hearing)
     said: list[Event] = [Started()]
     while True:
         data = yield said
         try:
-            said = answer.ended() if data is None or data.strip() == DONE else answer.hear(data)
+            said = ear.hear(data)
         except CortexError as error:
             yield [Failed(error)]
             return
@@ -100,8 +101,9 @@ class _Call:
 
 
 @dataclass(slots=True)
-class _Answer:
-    """One choice, as far as it was heard. `pieces` are content events, for an estimate."""
+class Ear:
+    """One choice, as far as it was heard, to its Stopped. `pieces` are content events, for an estimate, and
+    `call` is the one that comes in."""
 
     hearing: Hearing
     prefilled: bool = False
@@ -117,8 +119,10 @@ class _Answer:
     stop: str | None = None
     usage: HeardUsage | None = None
 
-    def hear(self, data: bytes) -> list[Event]:
-        """What one event says."""
+    def hear(self, data: bytes | None) -> list[Event]:
+        """What one event says, or None: that the body has ended. Raises what has failed."""
+        if data is None or data.strip() == DONE:
+            return self._end()
         if not data:
             return []
         chunk = decode(data, CHUNK)
@@ -133,7 +137,7 @@ class _Answer:
             said += self._choice(choice)
         return said
 
-    def ended(self) -> list[Event]:
+    def _end(self) -> list[Event]:
         """The end of the stream: a good one only when the reason was said."""
         if self.reason is None:
             raise EngineFailed(
@@ -144,6 +148,23 @@ class _Answer:
         if reason == "tool_calls" and not self.called:
             reason = "stop"  # nobody could act on it
         return [*said, Stopped(reason, self._used(), self.stop)]
+
+    def took(self, slot: Slot, texts: Sequence[str]) -> bool:
+        """Whether each of `texts` was taken as all that an event says, in its `slot`, none of them being
+        empty. False, and nothing was taken, where that is for `hear` to judge."""
+        length, calls = sum(map(len, texts)), slot == "arguments"
+        size = self.size + _PIECE_BYTES * len(texts) + (0 if calls else length)
+        if size > MOST_ANSWER_BYTES or not self.prefilled:
+            return False
+        if calls:
+            if self.call is None or self.call_bytes + length > MOST_CALL_BYTES:
+                return False
+            self.call.arguments += texts
+            self.call_bytes += length
+        self.size = size
+        self.pieces += len(texts)
+        self.thoughts += len(texts) if slot == "thought" else 0
+        return True
 
     def _choice(self, choice: HeardChoice) -> list[Event]:
         if choice.logprobs is not None and self.hearing.logprobs is not None:

@@ -7,7 +7,7 @@ Whatever ends a stream holds the whole response once more.
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Literal
 
 from msgspec import UNSET
@@ -28,6 +28,7 @@ from cortex.events import (
 from cortex.translator.free_tools import free_input
 from cortex.translator.responses_tools import bare
 from cortex.translator.responses_turns import sealed
+from cortex.translator.speeches import Kind, spoken
 from cortex.wire import faults
 from cortex.wire.openai import Reply
 from cortex.wire.openai_answers import LogprobBody
@@ -49,43 +50,27 @@ from cortex.wire.responses_answers import (
     encode,
     item,
 )
-from cortex.wire.sse import Frame
+from cortex.wire.sse import Frame, one_line
 
 __all__ = ["speak", "whole"]
 
 _NO_TEXT: Final = b'"content_index":0,"part":%b' % encode(TextPart())
+_TEXT: Final = "output_text.delta"
+_NEXT_TEXT: Final = b'"content_index":0,"delta":%b,"logprobs":[]'
+_THOUGHT: Final = "reasoning_summary_text.delta"
+_NEXT_THOUGHT: Final = b'"summary_index":0,"delta":%b'
 _NO_THOUGHT: Final = b'"summary_index":0,"part":%b' % encode(SummaryPart())
 
 
 def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
-    """Events in, the vendor's named events out. Prime with next(): the response begins.
-
-    The machine is finished when the answer has stopped, or at the first failure, which ends in
-    two events. A late event raises StopIteration: a bug of its sender.
-    """
-    answer = _Answer(reply)
-    frames = answer.begin()
-    while True:
-        match (yield frames):
-            case Text(text, logprobs):
-                frames = answer.text(text, logprobs)
-            case Thought(text):
-                frames = answer.thought(text)
-            case ToolCall() as call:
-                frames = answer.call(call)
-            case Started() | Prefilled():
-                frames = []
-            case Stopped() as stopped:
-                yield answer.end(stopped)
-                return
-            case Failed(error):
-                yield answer.fail(error)
-                return
+    """Events in, the vendor's named events out. Prime with next(). The machine is finished when `Speech` is
+    over: a late event raises StopIteration, a bug of its sender."""
+    return spoken(Speech(reply))
 
 
 def whole(reply: Reply, events: Iterable[Event]) -> bytes:
     """The JSON response that `events` add up to. A failure among them is raised."""
-    answer = _Answer(reply)
+    answer = Speech(reply)
     for event in events:
         match event:
             case Text(text, logprobs):
@@ -116,10 +101,12 @@ def _by_name(tools: tuple[Tool, ...]) -> dict[str, Tool]:
     return short | {tool.name: tool for tool in tools}
 
 
-class _Answer:
-    """What was said so far, and the events that say it."""
+class Speech:
+    """What was said so far, and the events that say it. It is `over` when the answer has stopped, or at the
+    first failure, which ends in two events."""
 
     def __init__(self, reply: Reply) -> None:
+        self.over = False
         self._reply = reply
         self._ask = reply.ask or Ask(reply.model)
         self._tools = _by_name(self._ask.tools)
@@ -128,6 +115,8 @@ class _Answer:
         self._open: Literal["", "text", "thought"] = ""
         self._pieces: list[str] = []
         self._logprobs: list[LogprobBody] = []
+        # A delta of the open item as it goes out, with room for number and text; made when first wanted.
+        self._mould = b""
 
     # -- the whole of it
 
@@ -138,6 +127,36 @@ class _Answer:
             self._said.response("response.created", "created", empty),
             self._said.response("response.in_progress", "created", empty),
         ]
+
+    def say(self, event: Event) -> list[Frame]:
+        """What `event` makes of it."""
+        match event:
+            case Text(text, logprobs):
+                return self.text(text, logprobs)
+            case Thought(text):
+                return self.thought(text)
+            case ToolCall() as call:
+                return self.call(call)
+            case Stopped() as stopped:
+                self.over = True
+                return self.end(stopped)
+            case Failed(error):
+                self.over = True
+                return self.fail(error)
+        return []
+
+    def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
+        """The open item goes on with each of `texts`; b"" where none of that kind is open."""
+        if self._open != kind:
+            return b""
+        if not self._mould:
+            self._mould = self._moulded(
+                *((_TEXT, _NEXT_TEXT) if kind == "text" else (_THOUGHT, _NEXT_THOUGHT))
+            )
+        self._pieces += texts
+        mould, first = self._mould, self._said.next
+        self._said.next += len(texts)
+        return one_line(b"".join([mould % pair for pair in enumerate(map(encode, texts), first)]))
 
     def end(self, stopped: Stopped) -> list[Frame]:
         """The response is complete, or as complete as its limit lets it be."""
@@ -191,28 +210,27 @@ class _Answer:
         frames: list[Frame] = []
         if self._open != "text":
             frames = self.close()
-            self._open = "text"
+            self._open, self._mould = "text", b""
             message = MessageItem(id=self._id("msg"), status="in_progress", content=[])
             frames += [self._added(message), self._inside("content_part.added", "open", _NO_TEXT)]
         told = self._told(logprobs)
         self._pieces.append(text)
         self._logprobs += told
         inner = b'"content_index":0,"delta":%b,"logprobs":%b' % (encode(text), encode(told))
-        return [*frames, self._inside("output_text.delta", "content", inner)]
+        return [*frames, self._inside(_TEXT, "content", inner)]
 
     def thought(self, text: str) -> list[Frame]:
         """The reasoning goes on."""
         frames: list[Frame] = []
         if self._open != "thought":
             frames = self.close()
-            self._open = "thought"
+            self._open, self._mould = "thought", b""
             frames += [
                 self._added(ReasoningItem(id=self._id("rs"), summary=[])),
                 self._inside("reasoning_summary_part.added", "open", _NO_THOUGHT),
             ]
         self._pieces.append(text)
-        inner = b'"summary_index":0,"delta":%b' % encode(text)
-        return [*frames, self._inside("reasoning_summary_text.delta", "thought", inner)]
+        return [*frames, self._inside(_THOUGHT, "thought", _NEXT_THOUGHT % encode(text))]
 
     def call(self, call: ToolCall) -> list[Frame]:
         """A whole call, as its client knows the tool."""
@@ -293,6 +311,11 @@ class _Answer:
     def _inside(self, name: str, kind: str, inner: bytes) -> Frame:
         index = len(self._items) - 1
         return self._said.event(f"response.{name}", kind, at(index, self._items[index].id, inner))
+
+    def _moulded(self, name: str, inner: bytes) -> bytes:
+        index = len(self._items) - 1
+        held = at(index, self._items[index].id.replace("%", "%%"), inner)
+        return self._said.mould(f"response.{name}", held)
 
     def _done(self) -> Frame:
         index = len(self._items) - 1

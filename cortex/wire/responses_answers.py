@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from cortex.events import Usage
 from cortex.wire.openai_answers import LogprobBody
-from cortex.wire.sse import Frame
+from cortex.wire.sse import Frame, render
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -148,6 +148,11 @@ class Numbered:
         data = b'{"type":"%b","sequence_number":%d,%b}' % (name.encode(), self.next, inner)
         self.next += 1
         return Frame(data, kind, event=name)
+
+    def mould(self, name: str, inner: bytes) -> bytes:
+        """The event `name` as it goes out, with room for its number, and for what `inner` has room for."""
+        data = b'{"type":"%b","sequence_number":%%d,%b}' % (name.encode(), inner)
+        return render(Frame(data, "mould", event=name))
 
     def response(self, name: str, kind: str, response: ResponseBody) -> Frame:
         """An event about the whole response."""

@@ -31,15 +31,15 @@ DONE: Final = Frame(b"[DONE]", "done")
 def render(*frames: Frame) -> bytes:
     """The bytes of `frames`, ready for the socket."""
     return b"".join(
-        (b"event: %b\ndata: %b\n\n" % (frame.event.encode(), _one_line(frame.data)))
+        (b"event: %b\ndata: %b\n\n" % (frame.event.encode(), one_line(frame.data)))
         if frame.event
-        else (b"data: %b\n\n" % _one_line(frame.data))
+        else (b"data: %b\n\n" % one_line(frame.data))
         for frame in frames
     )
 
 
-def _one_line(data: bytes) -> bytes:
-    """`data` as JSON without the line ends of Unicode, at which some clients cut."""
+def one_line(data: bytes) -> bytes:
+    """JSON without the line ends of Unicode, at which some clients cut."""
     if not data.isascii():
         for plain, escaped in _LINE_ENDS:
             data = data.replace(plain, escaped)

@@ -1,0 +1,166 @@
+"""A stream of OpenAI's chat, told in another dialect: bytes in, bytes out.
+
+Pieces of text that follow one another are nearly all of a stream. They are told without being read event
+by event, as `openai_moulds` has it; whatever is not plainly one more piece goes the long way, by
+neutral events. Both ways say the same. Pure: no IO, no clock. What is wrong is a `fault`, behind
+whatever was said before it.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from cortex.ask import Ask
+from cortex.errors import CortexError
+from cortex.events import Event, Prefilled, Stopped, Text, Thought, Usage
+from cortex.translator.dialects import Dialect
+from cortex.translator.openai_hear import Ear, Hearing
+from cortex.translator.openai_moulds import Mould, mould
+from cortex.translator.speeches import Speech
+from cortex.wire import refusals, sse
+from cortex.wire.openai import Reply
+from cortex.wire.sse_reading import EventReader
+
+# So many chunks in a row that were like none before, and no more are kept: each has something of its own.
+_MOST_ODD: Final = 8
+_END: Final = b"\n\n"
+
+
+class Retold:
+    """The answer to `ask`, in the frame of `reply`. Made, and after each `feed`, `whole` is what goes to the
+    client; `stirred` tells whether an event has come to its end then, if only a keep-alive, for which
+    `beat` is said.
+
+    `begun` once an event was no keep-alive, `spoken` once there is something of the answer, `ended` with its
+    good end: what comes behind that is nothing. A client that asked for a whole answer gets `answer`
+    then. `new_id` names a call that has no id.
+    """
+
+    def __init__(
+        self, dialect: Dialect, ask: Ask, reply: Reply, *, beat: bytes, new_id: Callable[[], str]
+    ) -> None:
+        self.stirred = self.begun = self.spoken = self.ended = False
+        self.fault: CortexError | None = None
+        self.usage = Usage()
+        self._dialect, self._reply, self._beat = dialect, reply, beat
+        self._ear = Ear(Hearing(logprobs=ask.logprobs, parallel=ask.parallel_tool_calls, new_id=new_id))
+        self._reader = EventReader()
+        self._said: list[Event] = []
+        self._speech = _speech(dialect, reply) if ask.stream else None
+        self._out: list[bytes] = []
+        self.whole = sse.render(*self._speech.begin()) if self._speech is not None else b""
+        # The chunk that others are like, the call of which it was, and the pieces of those that were.
+        self._mould: Mould | None = None
+        self._call: object = None
+        self._run: list[str] = []
+        self._odd = 0 if ask.logprobs is None else _MOST_ODD
+
+    def feed(self, data: bytes) -> None:
+        """`data` has come."""
+        self.stirred = False
+        try:
+            self._take(data)
+            self._flush()
+        except CortexError as error:
+            self.fault = error
+        self.whole = b"".join(self._out)
+        self._out.clear()
+
+    def close(self) -> None:
+        """The body has ended: that is the end, or a fault."""
+        try:
+            if not self.ended:
+                self._hear(None)
+        except CortexError as error:
+            self.fault = error
+        self.whole = b"".join(self._out)
+        self._out.clear()
+
+    def answer(self) -> bytes:
+        """The whole answer. Raises what keeps it from being one."""
+        return self._dialect.whole(self._reply, self._said)
+
+    # -- the short way
+
+    def _take(self, data: bytes) -> None:
+        *events, rest = data.split(_END)
+        for event in events:
+            if self.ended:
+                return
+            if self._reader.inside or not self._fits(event):
+                self._read(event + _END)
+                self._keep(event)
+        if rest and not self.ended:
+            self._read(rest)
+
+    def _fits(self, event: bytes) -> bool:
+        """Whether it is one more piece, and was kept as that."""
+        if self._mould is None or (piece := self._mould.fits(event)) is None:
+            return False
+        # An empty one is counted among a call's, and else says nothing.
+        if piece or self._mould.slot == "arguments":
+            self._run.append(piece)
+        self.stirred = True
+        return True
+
+    def _flush(self) -> None:
+        """All pieces that were kept are told."""
+        if not self._run or self._mould is None:
+            return
+        run, self._run, self._odd = self._run, [], 0
+        found = self._mould
+        of_another = found.slot == "arguments" and self._call is not self._ear.call
+        if of_another or not self._ear.took(found.slot, run):
+            for piece in run:
+                self._hear(found.filled(piece))
+        elif found.slot != "arguments":
+            self.spoken = True
+            kind = Text if found.slot == "text" else Thought
+            if self._speech is None:
+                self._said.append(kind("".join(run)))
+            elif told := self._speech.run(found.slot, run):
+                self._out.append(told)
+            else:
+                self._tell([kind(piece) for piece in run])
+
+    def _keep(self, event: bytes) -> None:
+        """That event, which was read, is what others may be like."""
+        if self._odd < _MOST_ODD and not self.ended:
+            self._odd += 1
+            if (found := mould(event)) is not None:
+                self._mould, self._call = found, self._ear.call
+
+    # -- the long way
+
+    def _read(self, data: bytes) -> None:
+        self._flush()
+        for event in self._reader.feed(data):
+            self.stirred = True
+            if event:
+                self.begun = True
+                self._hear(event)
+            elif self._speech is not None:
+                self._out.append(self._beat)
+            if self.ended:
+                return
+
+    def _hear(self, event: bytes | None) -> None:
+        if event is not None and (error := refusals.in_stream(event)) is not None:
+            raise error
+        self._tell(self._ear.hear(event))
+
+    def _tell(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Stopped):
+                self.ended, self.usage = True, event.usage
+            elif not isinstance(event, Prefilled):
+                self.spoken = True
+            if self._speech is None:
+                self._said.append(event)
+            else:
+                self._out.append(sse.render(*self._speech.say(event)))
+
+
+def _speech(dialect: Dialect, reply: Reply) -> Speech:
+    if dialect.speech is None:
+        raise RuntimeError(f"nothing is told in {dialect.name} that was heard in another dialect")
+    return dialect.speech(reply)
