@@ -11,11 +11,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cortex.demo import GGUF
-from tests.bench import corridor
 from tests.bench.bare import Bare
 from tests.bench.client import Burst, Stream
 from tests.bench.health import Phase
-from tests.bench.rivals import RIVALS
 from tests.bench.ticking import PERIOD_S, Ticks, _tick
 from tests.bench.ways import Prompts, Way, in_turns, ratios
 
@@ -26,37 +24,6 @@ def test_each_says_how_it_is_used(name: str, capsys: pytest.CaptureFixture[str])
         import_module(f"tests.bench.{name}").main(["--help"])
     assert left.value.code == 0
     assert "--model" in capsys.readouterr().out
-
-
-def test_the_corridors_bench_tells_of_every_gateway_and_what_it_lacks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("LITELLM", "PORTKEY", "SGLANG", "VLLM"):
-        monkeypatch.delenv(f"CORTEX_BENCH_{name}", raising=False)
-    with pytest.raises(SystemExit) as left:
-        corridor.main(["--help"])
-    told = capsys.readouterr().out
-    assert left.value.code == 0 and all(name in told for name in RIVALS)
-    assert {name for name, rival in RIVALS.items() if rival.missing()} >= {"litellm", "portkey"}
-    assert not RIVALS["cortex"].missing()
-
-
-def test_a_table_has_medians_and_ratios_within_a_round() -> None:
-    def run(**figures: float) -> dict[str, object]:
-        usual = {"rps": 1.0, "requests": 10, "cpu_s": 0.001, "errors": 0, "bad_events": 0, "others": 0.0}
-        usual |= {"lat_p50": 1, "lat_p99": 1, "eps": 1.0, "events": 10, "ttft_p50": 1, "ttft_p99": 1}
-        return usual | figures
-
-    def gateway(rps: float) -> dict[str, object]:
-        kinds = ("plain1", "plain32", "stream1", "stream32", "paced64")
-        return {kind: run(rps=rps) for kind in kinds} | {"held": 64, "idle_mb": 50.0, "loaded_mb": 60.0}
-
-    rounds = [
-        {"nginx": gateway(nginx), "cortex": gateway(ours)} for nginx, ours in ((100, 50), (10, 9), (20, 12))
-    ]
-    [row] = [line for line in corridor.table(rounds).splitlines() if line.startswith("| requests/s, c=32")]
-    assert row == "| requests/s, c=32 | 20 | 12 (0.6) |"
-    assert "| requests/s, c=256 | - | - |" in corridor.table(rounds)
 
 
 def test_the_bare_engine_makes_the_tokens_that_each_request_asks_for() -> None:

@@ -1,109 +1,120 @@
 """Gateways to be measured, cortex among them: how each is started before one mock neuron.
 
-Nothing is installed here. nginx and HAProxy come from the distribution; the others are looked for
-where the environment says: CORTEX_BENCH_LITELLM, CORTEX_BENCH_SGLANG, CORTEX_BENCH_VLLM (virtual
-environments) and CORTEX_BENCH_PORTKEY (a folder of npm's). One process each unless the name says more.
-All listen on loopback, and log nothing that they can be told not to log.
+    python -m tests.bench.rivals install FOLDER [NAME ...]
+
+puts them below a folder (`recipes`); what is not there is told, never left out in silence. One process
+each unless the name says more. All listen on loopback, log nothing that they can be told not to log, tell
+nobody of themselves, and have keys that open nothing.
 """
 
-import hashlib
-import os
+import argparse
+import re
 import shutil
-import sys
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
+import cortex
+from tests.bench import ours, recipes
+from tests.bench.ours import HAS_WORKERS, KEY, MODELS, write_gateway
 
-from cortex.wire import neuron as wire
-
-MODELS: Final = ("mock", "paced")
-KEY: Final = "sk-cortex-bench"
-GIB: Final = 2**30
+# cortex with two workers, and what the routers and the proxies beside it are called.
+OURS, TWO = "cortex", "cortex, 2 workers"
+NAMES: Final = ("nginx", OURS, TWO, "haproxy", "litellm", "portkey", "sglang-router", "vllm-router")
+# The answers of Messages, told in chat.
+SPEAK_MESSAGES: Final = (OURS, TWO, "litellm")
+_ALONE: Final = {"NO_PROXY": "*"}
+_NGINX_FOLDERS: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+_VERSION: Final = re.compile(r"\d+(?:\.\d+)+[\w.+-]*")
+# It listens everywhere, and has no word for where.
+_LOOPBACK: Final = """
+const net = require("net");
+const listen = net.Server.prototype.listen;
+net.Server.prototype.listen = function (port, host, ...rest) {
+  return listen.call(this, port, host === undefined ? "127.0.0.1" : host, ...rest);
+};
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """One way to start a gateway: `command` wants its port, the mock's, and a folder of its own. `missing`
-    says what is not there. `spread`: it has processes that want every core."""
+    """One way to start a gateway: `command` wants its port, the mock's, and a folder of its own. `version`
+    is empty where it is not installed. `spread`: it has processes that want every core."""
 
     command: Callable[[int, int, Path], list[str]]
-    missing: Callable[[], str]
+    version: Callable[[], str]
     environment: Mapping[str, str] = field(default_factory=dict)
     headers: tuple[str, ...] = ()
     spread: bool = False
+    lacking: str = "not installed"
 
 
-def write_neuron(folder: Path) -> None:
-    """What the mock answers as a neuron that has both models, all its slots free."""
-    folder.mkdir(exist_ok=True)
-    boot = "bench"
-    residents = [
-        wire.ResidentReport(
-            id=model,
-            harness="llamacpp",
-            devices=["cpu"],
-            bytes={"cpu": GIB},
-            slots=100_000,
-            queue=100_000,
-            age_s=1000.0,
-            idle_s=1000.0,
-            context_length=8192,
-        )
-        for model in MODELS
-    ]
-    answers: dict[str, msgspec.Struct] = {
-        "discovery": wire.Discovery(
-            name="n1",
-            hostname="bench",
-            devices=[wire.Device(device="cpu", name="cpu", memory_total=64 * GIB)],
-            harnesses=[wire.HarnessReport(name="llamacpp", available=True)],
-            dialects=["openai_chat", "openai_text"],
-            boot_id=boot,
+def rivals(root: Path) -> dict[str, Rival]:
+    """Those of `NAMES`, looked for below `root` where they are not the distribution's."""
+    bearer = (f"Authorization: Bearer {KEY}",)
+    return {
+        "nginx": Rival(_nginx, partial(_program_version, "nginx", "-v")),
+        OURS: Rival(partial(_cortex, 1), lambda: cortex.__version__, headers=bearer),
+        TWO: Rival(
+            partial(_cortex, 2),
+            lambda: cortex.__version__ if HAS_WORKERS else "",
+            headers=bearer,
+            spread=True,
+            lacking="this cortex knows of no workers",
         ),
-        "health": wire.Health(
-            name="n1",
-            boot_id=boot,
-            devices=[wire.DeviceHealth(name="cpu", memory_total=64 * GIB, memory_free=62 * GIB)],
-            models=[wire.ModelLoad(id=model, slots=100_000) for model in MODELS],
+        "haproxy": Rival(_haproxy, partial(_program_version, "haproxy", "-v")),
+        "litellm": Rival(
+            partial(_litellm, root / "litellm"),
+            partial(recipes.python_version, root / "litellm", "litellm"),
+            {
+                **_ALONE,
+                "LITELLM_MASTER_KEY": KEY,
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "LITELLM_TELEMETRY": "False",
+                "LITELLM_LOG": "ERROR",
+                "LITELLM_MODE": "PRODUCTION",
+                "DISABLE_ADMIN_UI": "True",
+            },
+            bearer,
         ),
-        "models": wire.Residents(boot_id=boot, models=residents, known=list(MODELS)),
+        "portkey": Rival(
+            partial(_portkey, root / "portkey"),
+            partial(recipes.node_version, root / "portkey", "@portkey-ai/gateway"),
+            {"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
+            ("x-portkey-provider: openai", "x-portkey-custom-host: http://127.0.0.1:{mock}/v1"),
+        ),
+        "sglang-router": Rival(
+            partial(_router, [f"{root}/sglang-router/bin/python", "-m", "sglang_router.launch_router"]),
+            partial(recipes.python_version, root / "sglang-router", "sglang-router"),
+            _ALONE,
+        ),
+        "vllm-router": Rival(
+            partial(_router, [f"{root}/vllm-router/bin/vllm-router"]),
+            partial(recipes.python_version, root / "vllm-router", "vllm-router"),
+            _ALONE,
+        ),
     }
-    for name, answer in answers.items():
-        (folder / f"{name}.json").write_bytes(msgspec.json.encode(answer))
 
 
-def _cortex(port: int, mock: int, folder: Path) -> list[str]:
-    (folder / "models.toml").write_text(
-        "".join(f'[[models]]\nid = "{model}"\nharness = "llamacpp"\n' for model in MODELS)
+def _cortex(workers: int, port: int, mock: int, folder: Path) -> list[str]:
+    return write_gateway(folder, port, mock, ours.ONE, workers)
+
+
+def _nginx(port: int, mock: int, folder: Path) -> list[str]:
+    (folder / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; worker_rlimit_nofile 20000;\n"
+        f"pid {folder}/pid; error_log {folder}/err crit;\n"
+        "events { worker_connections 16000; }\n"
+        "http { access_log off; keepalive_requests 1000000; client_body_buffer_size 64k;\n"
+        + "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in _NGINX_FOLDERS)
+        + f"upstream neuron {{ server 127.0.0.1:{mock}; keepalive 4096; keepalive_requests 10000000; }}\n"
+        f"server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://neuron;\n"
+        'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; } } }\n'
     )
-    digest = hashlib.sha256(KEY.encode()).hexdigest()
-    (folder / "cortex.toml").write_text(
-        f'[gateway]\nlisten = "127.0.0.1:{port}"\nmetrics_listen = "127.0.0.1:{port + 1}"\n'
-        f'models_config = "models.toml"\n[limits]\nqueue = 65536\n'
-        f'[[neurons]]\nname = "n1"\nendpoint = "http://127.0.0.1:{mock}"\n'
-        f'[[keys]]\nname = "bench"\nsha256 = "{digest}"\nscopes = ["inference"]\n'
-    )
-    return [sys.executable, "-m", "cortex", "gateway", "--config", str(folder / "cortex.toml")]
-
-
-def _nginx(workers: int) -> Callable[[int, int, Path], list[str]]:
-    def command(port: int, mock: int, folder: Path) -> list[str]:
-        (folder / "nginx.conf").write_text(
-            f"daemon off; worker_processes {workers}; worker_rlimit_nofile 20000;\n"
-            f"pid {folder}/pid; error_log {folder}/err crit;\n"
-            "events { worker_connections 16000; }\n"
-            "http { access_log off; keepalive_requests 1000000; client_body_buffer_size 64k;\n"
-            + "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in _NGINX_FOLDERS)
-            + f"upstream neuron {{ server 127.0.0.1:{mock}; keepalive 4096; keepalive_requests 10000000; }}\n"
-            f"server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://neuron;\n"
-            'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; } } }\n'
-        )
-        return ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
-
-    return command
+    return ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
 
 
 def _haproxy(port: int, mock: int, folder: Path) -> list[str]:
@@ -116,84 +127,66 @@ def _haproxy(port: int, mock: int, folder: Path) -> list[str]:
     return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
 
 
-def _litellm(port: int, mock: int, folder: Path) -> list[str]:
+def _litellm(root: Path, port: int, mock: int, folder: Path) -> list[str]:
     models = "".join(
         f"  - model_name: {model}\n    litellm_params: {{model: openai/{model}, "
         f'api_base: "http://127.0.0.1:{mock}/v1", api_key: sk-x}}\n'
         for model in MODELS
     )
     (folder / "litellm.yaml").write_text(
-        f"model_list:\n{models}litellm_settings: {{telemetry: false, request_timeout: 600, num_retries: 0}}\n"
+        # Else Messages are told in Responses.
+        f"model_list:\n{models}litellm_settings: {{telemetry: false, request_timeout: 600, num_retries: 0,"
+        " use_chat_completions_url_for_anthropic_messages: true}\n"
         "general_settings: {disable_spend_logs: true}\n"
     )
-    own = [f"{os.environ['CORTEX_BENCH_LITELLM']}/bin/litellm", "--config", str(folder / "litellm.yaml")]
+    own = [f"{root}/bin/litellm", "--config", str(folder / "litellm.yaml")]
     return [*own, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
 
 
-def _router(variable: str, program: list[str]) -> Callable[[int, int, Path], list[str]]:
-    def command(port: int, mock: int, folder: Path) -> list[str]:
-        first = [f"{os.environ[variable]}/bin/{program[0]}", *program[1:]]
-        return [
-            *first,
-            *("--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://127.0.0.1:{mock}"),
-            *("--policy", "round_robin", "--log-level", "error", "--prometheus-host", "127.0.0.1"),
-            *("--prometheus-port", str(port + 1), "--max-concurrent-requests", "20000"),
-            *("--request-timeout-secs", "600"),
-        ]
-
-    return command
-
-
-def _portkey(port: int, mock: int, folder: Path) -> list[str]:
-    root = os.environ["CORTEX_BENCH_PORTKEY"]
+def _router(program: Sequence[str], port: int, mock: int, folder: Path) -> list[str]:
     return [
-        "node",
-        f"{root}/node_modules/@portkey-ai/gateway/build/start-server.js",
-        f"--port={port}",
-        "--headless",
+        *program,
+        *("--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://127.0.0.1:{mock}"),
+        *("--policy", "round_robin", "--log-level", "error", "--prometheus-host", "127.0.0.1"),
+        *("--prometheus-port", str(port + 1), "--max-concurrent-requests", "20000"),
+        *("--request-timeout-secs", "600"),
     ]
 
 
-def _program(name: str) -> Callable[[], str]:
-    return lambda: "" if shutil.which(name) else f"the program {name} is not installed"
+def _portkey(root: Path, port: int, mock: int, folder: Path) -> list[str]:
+    (folder / "loopback.cjs").write_text(_LOOPBACK)
+    server = f"{root}/node_modules/@portkey-ai/gateway/build/start-server.js"
+    return ["node", "--require", str(folder / "loopback.cjs"), server, f"--port={port}", "--headless"]
 
 
-def _variable(name: str) -> Callable[[], str]:
-    return lambda: "" if os.environ.get(name) else f"{name} is not set"
+def _program_version(name: str, flag: str) -> str:
+    if not shutil.which(name):
+        return ""
+    told = subprocess.run([name, flag], check=True, capture_output=True, text=True)
+    return version_in(told.stdout + told.stderr)
 
 
-_NGINX_FOLDERS: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-_ALONE: Final = {"NO_PROXY": "*"}
-RIVALS: Final[Mapping[str, Rival]] = {
-    "nginx": Rival(_nginx(1), _program("nginx")),
-    "cortex": Rival(_cortex, lambda: "", headers=(f"Authorization: Bearer {KEY}",)),
-    "haproxy": Rival(_haproxy, _program("haproxy")),
-    "litellm": Rival(
-        _litellm,
-        _variable("CORTEX_BENCH_LITELLM"),
-        {
-            **_ALONE,
-            "LITELLM_MASTER_KEY": KEY,
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LITELLM_TELEMETRY": "False",
-            "LITELLM_LOG": "ERROR",
-            "LITELLM_MODE": "PRODUCTION",
-            "DISABLE_ADMIN_UI": "True",
-        },
-        (f"Authorization: Bearer {KEY}",),
-    ),
-    "portkey": Rival(
-        _portkey,
-        _variable("CORTEX_BENCH_PORTKEY"),
-        {"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
-        ("x-portkey-provider: openai", "x-portkey-custom-host: http://127.0.0.1:{mock}/v1"),
-    ),
-    "sglang-router": Rival(
-        _router("CORTEX_BENCH_SGLANG", ["python", "-m", "sglang_router.launch_router"]),
-        _variable("CORTEX_BENCH_SGLANG"),
-        _ALONE,
-    ),
-    "vllm-router": Rival(
-        _router("CORTEX_BENCH_VLLM", ["vllm-router"]), _variable("CORTEX_BENCH_VLLM"), _ALONE
-    ),
-}
+def version_in(text: str) -> str:
+    """The first number with dots."""
+    found = _VERSION.search(text)
+    return found.group() if found else "unknown"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Installs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.rivals",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("deed", choices=["install"])
+    parser.add_argument("folder", type=Path, help="where each gets a folder of its own")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(recipes.NAMES)}; else all")
+    options = parser.parse_args(words)
+    if unknown := set(options.names) - set(recipes.NAMES):
+        parser.error(f"no recipe for {', '.join(sorted(unknown))}")
+    recipes.install(options.folder, options.names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 /* Closed-loop LLM load client. Single-threaded epoll, no deps.
  * usage: load -u http://127.0.0.1:PORT/v1/chat/completions -c CONC -d SECS [-w WARM] [-m MODEL]
  *             [-s] (stream) [-n MAXTOK] [-r RAMP_SECS] [-H 'k: v']... [-p PROMPT_BYTES] [-U] (include_usage)
- * [-b BODYFILE] Prints one JSON line: requests, errors, rps, latency us p50/p90/p99/max, ttft us, gap us,
+ * [-b BODYFILE] [-t PAUSE_MS] (after each answer). Prints one JSON line: requests, errors, rps, latency us p50/p90/p99/max, ttft us, gap us,
  * events, bytes. Only requests finished (events seen) inside the window [WARM, WARM+SECS) are counted.
  */
 #define _GNU_SOURCE
@@ -110,6 +110,14 @@ static void start(con *c) {
         reopen(c);
     }
 }
+static double pause_us;
+static void again(con *c) {
+    if (pause_us == 0) {
+        start(c);
+        return;
+    }
+    c->start_at = now() + pause_us;
+}
 static void fail(con *c, const char *why) {
     double t = now();
     if (inw(t)) {
@@ -140,7 +148,7 @@ static void complete(con *c) {
         close(c->fd);
         c->fd = -1;
     }
-    start(c);
+    again(c);
 }
 static void bodybytes(con *c, const char *p, int n) {
     double t = now();
@@ -308,7 +316,7 @@ int main(int argc, char **argv) {
     double D = 5, Wm = 1, ramp = 0;
     char hdrs[4096] = "";
     int o;
-    while ((o = getopt(argc, argv, "u:c:d:w:m:sn:r:H:p:Ub:e:")) != -1) {
+    while ((o = getopt(argc, argv, "u:c:d:w:m:sn:r:H:p:Ub:e:t:")) != -1) {
         switch (o) {
         case 'u':
             url = optarg;
@@ -349,6 +357,9 @@ int main(int argc, char **argv) {
             break;
         case 'e':
             expect_ev = atoi(optarg);
+            break;
+        case 't':
+            pause_us = atof(optarg) * 1000;
             break;
         }
     }
@@ -406,8 +417,14 @@ int main(int argc, char **argv) {
         while (started < C && (rs == 0 || t - T >= rs * started / C)) {
             start(&cs[started++]);
         }
+        for (int i = 0; pause_us > 0 && i < started; i++) {
+            if (cs[i].start_at > 0 && t >= cs[i].start_at) {
+                cs[i].start_at = 0;
+                start(&cs[i]);
+            }
+        }
         int to = (int)((W1 - t) / 1000) + 1;
-        if (started < C) {
+        if (started < C || pause_us > 0) {
             to = 1;
         }
         if (to > 50) {

@@ -1,6 +1,7 @@
 /* A neuron made of canned answers, for benchmarks of gateways. Single-threaded epoll, no dependencies.
- * usage: mock PORT PACE_MS [FOLDER]
+ * usage: mock PORT PACE_MS [FOLDER [NEURONS]]
  *   GET /x -> FOLDER/x.json, as it was at the start; without such a file a list of models.
+ *   With NEURONS it is so many of them, from PORT on, and the first one's files are in FOLDER/0.
  *   POST anything -> a fixed chat.completion.
  *   With "stream":true in the body -> an event stream, one HTTP chunk and one send() an event, and the
  *   usage in a trailer. Content events are `max_tokens` (64 unsaid); where the body has "paced" they are
@@ -28,6 +29,7 @@ typedef struct conn {
     char *in;
     int left, total, idx; /* stream state: content events left */
     int streaming, want_usage;
+    struct neuron *of;
     char *out;
     int out_len, out_off, out_cap; /* backlog */
     struct conn *prev, *next;
@@ -40,12 +42,15 @@ static char json_resp[4096];
 static int json_len;
 static char get_resp[1024];
 static int get_len;
-static struct {
-    char path[64];
-    char *answer;
-    int len;
-} canned[8];
-static int n_canned;
+enum { ANSWERS = 3 };
+static const char *answered[ANSWERS] = {"discovery", "health", "models"};
+typedef struct neuron {
+    int fd;
+    char *answer[ANSWERS]; /* NULL: it has no such file */
+    int len[ANSWERS];
+} neuron;
+static neuron *neurons;
+static int n_neurons = 1;
 static const char *sse_head =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: "
     "no-cache\r\ntransfer-encoding: chunked\r\ntrailer: x-cortex-usage\r\nx-request-id: mock-1\r\n\r\n";
@@ -175,9 +180,10 @@ static void step(conn *c) {
 }
 static void handle(conn *c, const char *h, const char *body, int blen) {
     if (!strncmp(h, "GET", 3)) {
-        for (int i = 0; i < n_canned; i++) {
-            if (!strncmp(h + 4, canned[i].path, strlen(canned[i].path))) {
-                sendc(c, canned[i].answer, canned[i].len);
+        for (int i = 0; i < ANSWERS; i++) {
+            int n = strlen(answered[i]);
+            if (c->of->answer[i] && h[4] == '/' && !strncmp(h + 5, answered[i], n) && h[5 + n] == ' ') {
+                sendc(c, c->of->answer[i], c->of->len[i]);
                 return;
             }
         }
@@ -193,8 +199,9 @@ static void handle(conn *c, const char *h, const char *body, int blen) {
     int paced = memmem(body, blen, "paced", 5) != NULL;
     int nt = 64;
     char *m = memmem(body, blen, "\"max_tokens\":", 13);
-    if (m) {
-        nt = atoi(m + 13);
+    char *newer = memmem(body, blen, "\"max_completion_tokens\":", 24);
+    if (m || newer) {
+        nt = m ? atoi(m + 13) : atoi(newer + 24);
         if (nt < 1) {
             nt = 64;
         }
@@ -259,9 +266,9 @@ static void closec(conn *c) {
     free(c->out);
     free(c);
 }
-static void can(const char *folder, const char *name) {
+static void can(neuron *of, int i, const char *folder) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s.json", folder, name);
+    snprintf(path, sizeof path, "%s/%s.json", folder, answered[i]);
     FILE *f = fopen(path, "rb");
     if (!f) {
         return;
@@ -269,21 +276,57 @@ static void can(const char *folder, const char *name) {
     char *text = malloc(1 << 20);
     int n = fread(text, 1, 1 << 20, f);
     fclose(f);
-    char *answer = canned[n_canned].answer = malloc(n + 256);
+    char *answer = of->answer[i] = malloc(n + 256);
     int head =
         sprintf(answer, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n", n);
     memcpy(answer + head, text, n);
     free(text);
-    canned[n_canned].len = head + n;
-    snprintf(canned[n_canned++].path, sizeof canned[0].path, "/%s ", name);
+    of->len[i] = head + n;
+}
+static void open_neuron(neuron *of, int port) {
+    int one = 1;
+    of->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(of->fd, SOL_SOCKET, SO_REUSEADDR, &one, 4);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (of->fd < 0 || bind(of->fd, (void *)&a, sizeof a) || listen(of->fd, 4096)) {
+        perror("bind");
+        exit(1);
+    }
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = of};
+    epoll_ctl(ep, EPOLL_CTL_ADD, of->fd, &ev);
+}
+static void accept_all(neuron *of) {
+    int one = 1;
+    for (;;) {
+        int fd = accept4(of->fd, 0, 0, SOCK_NONBLOCK);
+        if (fd < 0) {
+            return;
+        }
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, 4);
+        conn *c = calloc(1, sizeof *c);
+        c->fd = fd;
+        c->of = of;
+        c->alive = 1;
+        c->slot = -1;
+        c->in = malloc(INBUF + 1);
+        struct epoll_event e2 = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
+        epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e2);
+    }
 }
 int main(int argc, char **argv) {
     int port = argc > 1 ? atoi(argv[1]) : 9100;
     if (argc > 2) {
         pace = atoi(argv[2]);
     }
-    for (int i = 0; argc > 3 && i < 3; i++) {
-        can(argv[3], ((const char *[]){"discovery", "health", "models"})[i]);
+    if (argc > 4) {
+        n_neurons = atoi(argv[4]);
+    }
+    neurons = calloc(n_neurons, sizeof *neurons);
+    for (int i = 0; argc > 3 && i < n_neurons * ANSWERS; i++) {
+        char folder[4000];
+        snprintf(folder, sizeof folder, argc > 4 ? "%s/%d" : "%s", argv[3], i / ANSWERS);
+        can(&neurons[i / ANSWERS], i % ANSWERS, folder);
     }
     nslots = pace / tick_ms;
     if (nslots < 1) {
@@ -306,44 +349,23 @@ int main(int argc, char **argv) {
     get_len =
         sprintf(get_resp, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s",
                 (int)strlen(g), g);
-    int ls = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
-    setsockopt(ls, SOL_SOCKET, SO_REUSEADDR, &one, 4);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (bind(ls, (void *)&a, sizeof a)) {
-        perror("bind");
-        return 1;
-    }
-    listen(ls, 4096);
     ep = epoll_create1(0);
-    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = NULL};
-    epoll_ctl(ep, EPOLL_CTL_ADD, ls, &ev);
+    for (int i = 0; i < n_neurons; i++) {
+        open_neuron(&neurons[i], port + i);
+    }
     int tf = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     struct itimerspec it = {{0, tick_ms * 1000000}, {0, tick_ms * 1000000}};
     timerfd_settime(tf, 0, &it, 0);
     static int tfmark;
-    ev.data.ptr = &tfmark;
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &tfmark};
     epoll_ctl(ep, EPOLL_CTL_ADD, tf, &ev);
     struct epoll_event evs[512];
     for (;;) {
         int n = epoll_wait(ep, evs, 512, -1);
         for (int i = 0; i < n; i++) {
-            if (evs[i].data.ptr == NULL) {
-                for (;;) {
-                    int fd = accept4(ls, 0, 0, SOCK_NONBLOCK);
-                    if (fd < 0) {
-                        break;
-                    }
-                    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, 4);
-                    conn *c = calloc(1, sizeof *c);
-                    c->fd = fd;
-                    c->alive = 1;
-                    c->slot = -1;
-                    c->in = malloc(INBUF + 1);
-                    struct epoll_event e2 = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                                             .data.ptr = c};
-                    epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e2);
-                }
+            neuron *heard = evs[i].data.ptr;
+            if (heard >= neurons && heard < neurons + n_neurons) {
+                accept_all(heard);
                 continue;
             }
             if (evs[i].data.ptr == &tfmark) {
