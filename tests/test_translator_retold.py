@@ -59,14 +59,14 @@ def told(dialect: Dialect, stream: bool, pieces: Iterable[bytes], logprobs: int 
     retold = Retold(
         dialect, ask, Reply("id_1", "m", 1, logprobs=logprobs, ask=ask), beat=BEAT, new_id=new_id()
     )
-    out = retold.whole
+    out = retold.take()
     for piece in pieces:
         if retold.fault is None:
             retold.feed(piece)
-            out += retold.whole
+            out += retold.take()
     if retold.fault is None:
         retold.close()
-        out += retold.whole
+        out += retold.take()
     fault = retold.fault and (retold.fault.code, retold.fault.message)
     whole = None
     if retold.ended and not stream:
@@ -303,7 +303,7 @@ def test_a_stream_whose_every_chunk_has_something_of_its_own_is_not_looked_at_fo
     data = b"".join(b"data: %b\n\n" % json.dumps(chunk({"content": "a"}, n=n)).encode() for n in range(40))
     retold = Retold(MESSAGES, Ask("m", stream=True), Reply("i", "m", 1), beat=BEAT, new_id=new_id())
     retold.feed(data)
-    assert retold.whole.count(b'"text":"a"') == 40 and len(made) < 10
+    assert retold.take().count(b'"text":"a"') == 40 and len(made) < 10
 
 
 @pytest.mark.parametrize("most", ["MOST_ANSWER_BYTES", "MOST_CALL_BYTES"])

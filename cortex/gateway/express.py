@@ -38,6 +38,8 @@ from cortex.web.known import Known
 from cortex.web.link import Link
 from cortex.web.pool import Pool
 from cortex.web.relay import Destination, forwarded, request_head
+from cortex.web.retell import Retelling
+from cortex.web.teller import Teller
 from cortex.web.visit import stopping
 from cortex.wire import neuron as wire
 from cortex.wire.openai import peek, rename
@@ -46,6 +48,8 @@ from cortex.wire.pictures import text_bytes
 # What a client calls its request goes on as what it is called here.
 _OWN: Final = frozenset({wire.REQUEST_ID})
 _CUT: Final[Outcome] = "cut"
+# Looking at a smaller body takes less than a millisecond.
+BIG_BODY: Final = 64 * 2**10
 
 
 @dataclass(slots=True)
@@ -61,6 +65,8 @@ class Begun:
     waits: Waits
     link: Link
     claim: Claim
+    # How the request was told to a neuron that does not speak the client's dialect.
+    retelling: Retelling | None = None
     answer: Answer | None = None
     error: CortexError | None = None
 
@@ -146,8 +152,11 @@ class Express:
         try:
             neuron = self._fleet[journey.neuron]
             speaks = self._fleet.tongues.speaks(neuron.name, journey.way)
-            if speaks and (link := neuron.pool.lend()) is not None:
-                begun = Begun(journey, ticket, neuron, neuron.pool, neuron.waits, link, claim)
+            if not speaks and len(journey.body) > BIG_BODY:
+                return None  # read and written in a thread
+            retelling = None if speaks else told_to(journey)
+            if (link := neuron.pool.lend()) is not None:
+                begun = Begun(journey, ticket, neuron, neuron.pool, neuron.waits, link, claim, retelling)
                 trip = self._begun(begun, framing, guest, known)
         finally:
             if trip is None:
@@ -190,13 +199,8 @@ class Express:
     def _begun(self, begun: Begun, framing: Framing, guest: Guest, known: Known) -> "Trip | None":
         """The request is with the neuron, or the link is gone."""
         journey, neuron = begun.journey, begun.neuron
-        errand = Errand(guest, framing, begun.link, limits=self._limits, now=journey.began)
-        taken = known.notes.get("forwarded")
-        if taken is None:
-            taken = known.notes["forwarded"] = forwarded(known.head.headers, _OWN)
-        body, to = journey.body, Destination(neuron.pool.authority, neuron.ref.token)
-        own = self.orders.fields(journey)
-        request = request_head("POST", known.head.path, taken, len(body), to=to, own=own) + body
+        errand = self._errand(begun, framing, guest)
+        request = self._asked(begun, known)
         trip = Trip(self, begun, errand)
         try:
             errand.begin(request, trip, streams=journey.streams, connect_s=neuron.pool.connect_s)
@@ -210,6 +214,24 @@ class Express:
         if not journey.streams:
             begun.waits.begin(errand.give_up)
         return trip
+
+    def _errand(self, begun: Begun, framing: Framing, guest: Guest) -> Errand:
+        limits, now = self._limits, begun.journey.began
+        if begun.retelling is None:
+            return Errand(guest, framing, begun.link, limits=limits, now=now)
+        return Teller(guest, framing, begun.link, begun.retelling.begin(), limits=limits, now=now)
+
+    def _asked(self, begun: Begun, known: Known) -> bytes:
+        """The request as the neuron gets it."""
+        journey, neuron = begun.journey, begun.neuron
+        own, to = self.orders.fields(journey), Destination(neuron.pool.authority, neuron.ref.token)
+        if begun.retelling is not None:
+            return begun.retelling.request(to, own)
+        taken = known.notes.get("forwarded")
+        if taken is None:
+            taken = known.notes["forwarded"] = forwarded(known.head.headers, _OWN)
+        body = journey.body
+        return request_head("POST", known.head.path, taken, len(body), to=to, own=own) + body
 
 
 @dataclass(slots=True)
@@ -295,6 +317,12 @@ class Trip:
         journey = self._begun.journey
         self._begun.waits.end(self.errand.give_up)
         journey.elsewhere_s += trio.current_time() - self.errand.answer.asked_at
+
+
+def told_to(journey: Journey) -> Retelling:
+    """How the request is told to a neuron that does not speak the client's dialect."""
+    way = journey.way
+    return Retelling(way.dialect, way.read(journey.body, journey.model), journey.request.id)
 
 
 async def _refuse(error: CortexError, reply: Reply) -> None:

@@ -32,7 +32,7 @@ from cortex.errors import (
 from cortex.gateway import sight
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.counting import Counting
-from cortex.gateway.express import Begun, Express
+from cortex.gateway.express import BIG_BODY, Begun, Express, told_to
 from cortex.gateway.fleet import Fleet, Neuron
 from cortex.gateway.journey import Journey
 from cortex.gateway.orders import Orders
@@ -47,7 +47,6 @@ from cortex.web.connection import Reply, Request
 from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.refusal import OWN_FAULT
 from cortex.web.relay import Destination, forward, refusal, request_bytes
-from cortex.web.retell import PATH as RETOLD
 from cortex.web.retell import Retelling
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream
@@ -59,13 +58,10 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-# Looking at a smaller body takes less than a millisecond.
-BIG_BODY: Final = 64 * 2**10
 # A look follows each refusal, so that so many in a row are a fleet in motion.
 MOST_STALE: Final = 3
 # What a neuron says of a count that every other one would say, too.
 ANSWERED: Final = frozenset({200, 400, 413})
-_JSON: Final = {"content-type": "application/json"}
 
 
 class Passage:
@@ -279,7 +275,7 @@ class Passage:
             raise begun.error or UpstreamFailed("The neuron's answer was given up.")
         with begun.journey.elsewhere():
             async with pool.adopt(link, answer):
-                await self._pass_on(begun.journey, reply, begun.neuron, answer)
+                await self._pass_on(begun.journey, reply, begun.neuron, answer, begun.retelling)
 
     async def _placed(self, journey: Journey, reply: Reply) -> None:
         # It may have left the fleet since its seat was given.
@@ -318,13 +314,9 @@ class Passage:
 
     async def _retelling(self, journey: Journey, neuron: Neuron) -> Retelling | None:
         """How the request is told to a neuron that does not speak the client's dialect."""
-        way = journey.way
-        if self._fleet.tongues.speaks(neuron.name, way):
+        if self._fleet.tongues.speaks(neuron.name, journey.way):
             return None
-        dialect, request_id = way.dialect, journey.request.id
-        return await _aside(
-            journey.body, lambda body: Retelling(dialect, way.read(body, journey.model), request_id)
-        )
+        return await _aside(journey.body, lambda _: told_to(journey))
 
     @contextmanager
     def _patience(self, journey: Journey, neuron: Neuron) -> Iterator[float]:
@@ -342,8 +334,7 @@ class Passage:
         to = Destination(neuron.pool.authority, neuron.ref.token)
         if retelling is None:
             return request_bytes("POST", request.path, request.headers, journey.body, to=to, own=own)
-        # What the client says of its dialect and of the form of the answer is not of the retold.
-        return request_bytes("POST", RETOLD, (), retelling.body, to=to, own={**own, **_JSON})
+        return retelling.request(to, own)
 
     # -- trying again
 

@@ -26,14 +26,16 @@ _END: Final = b"\n\n"
 
 
 class Retold:
-    """The answer to `ask`, in the frame of `reply`. Made, and after each `feed`, `whole` is what goes to the
-    client; `stirred` tells whether an event has come to its end then, if only a keep-alive, for which
-    `beat` is said.
+    """The answer to `ask`, in the frame of `reply`. What goes to a client that it `streams` to is there to
+    `take`. After each `feed`, `stirred` tells whether an event has come to its end then, if only a
+    keep-alive, for which `beat` is said.
 
     `begun` once an event was no keep-alive, `spoken` once there is something of the answer, `ended` with its
     good end: what comes behind that is nothing. A client that asked for a whole answer gets `answer`
     then. `new_id` names a call that has no id.
     """
+
+    failed = False  # an error is a fault, and never the end
 
     def __init__(
         self, dialect: Dialect, ask: Ask, reply: Reply, *, beat: bytes, new_id: Callable[[], str]
@@ -45,9 +47,9 @@ class Retold:
         self._ear = Ear(Hearing(logprobs=ask.logprobs, parallel=ask.parallel_tool_calls, new_id=new_id))
         self._reader = EventReader()
         self._said: list[Event] = []
+        self.streams = ask.stream
         self._speech = _speech(dialect, reply) if ask.stream else None
-        self._out: list[bytes] = []
-        self.whole = sse.render(*self._speech.begin()) if self._speech is not None else b""
+        self._out = [sse.render(*self._speech.begin())] if self._speech is not None else []
         # The chunk that others are like, the call of which it was, and the pieces of those that were.
         self._mould: Mould | None = None
         self._call: object = None
@@ -58,12 +60,10 @@ class Retold:
         """`data` has come."""
         self.stirred = False
         try:
-            self._take(data)
+            self._hear_all(data)
             self._flush()
         except CortexError as error:
             self.fault = error
-        self.whole = b"".join(self._out)
-        self._out.clear()
 
     def close(self) -> None:
         """The body has ended: that is the end, or a fault."""
@@ -72,8 +72,12 @@ class Retold:
                 self._hear(None)
         except CortexError as error:
             self.fault = error
-        self.whole = b"".join(self._out)
+
+    def take(self) -> bytes:
+        """What was told and was not taken yet."""
+        said = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
+        return said
 
     def answer(self) -> bytes:
         """The whole answer. Raises what keeps it from being one."""
@@ -81,7 +85,7 @@ class Retold:
 
     # -- the short way
 
-    def _take(self, data: bytes) -> None:
+    def _hear_all(self, data: bytes) -> None:
         *events, rest = data.split(_END)
         for event in events:
             if self.ended:

@@ -58,6 +58,19 @@ class Keeper(Protocol):
         """It is over, by a `bug` or with the door, and nobody can be told."""
 
 
+class Tail(Protocol):
+    """What is known of the end of a stream: it has `begun`, `ended`, told an error with its end."""
+
+    @property
+    def begun(self) -> bool: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def failed(self) -> bool: ...
+
+
 class Errand:
     """`begin` it, once the guest has it. `streams` says what was asked for: who waits for a stream gets
     signs of life. `extra` are headers for the client."""
@@ -69,10 +82,12 @@ class Errand:
         self.extra: Pairs = ()
         self._keeper: Keeper
         self._limits = limits
-        self._tail: EventTail | None = None
+        self._tail: Tail | None = None
+        self._events = EventTail(framing.terms.dialect)
         self._body: list[bytes] = []
         self._size = 0
         self._over = False
+        self._end_of_it = b""  # that waits for what the client has yet to take
         self._delivered = True
         self._beat_at = self._late_at = self._dial_by = inf
         self.due = inf
@@ -103,16 +118,16 @@ class Errand:
                     raise answer.fault
                 return
             if self._tail is not None:
-                self._pass_on(self._tail)
+                self._pass_on()
             elif self._size or self._body:
                 self._gather()
             else:
                 self._begin_answer()
         except CortexError as error:
             tail = self._tail
-            if tail is not None and tail.ended and isinstance(error, UpstreamFailed) and not self.guest.full:
+            if tail is not None and tail.ended and isinstance(error, UpstreamFailed):
                 # A close that comes too early cuts nothing once the end mark was passed on.
-                self._send(self._end(tail))
+                self._send_end(tail)
                 return
             self._fail(error if self._delivered or answer.headed else _unsent(error))
 
@@ -139,7 +154,7 @@ class Errand:
         )
         if plain and kind.startswith("text/event-stream"):
             self._begin_stream(kind)
-        elif plain and kind.startswith("application/json") and not self.framing.started:
+        elif plain and self._passes_whole(kind):
             self._keeper.headed()
             self._size = 1  # it has begun
             # Nothing may go out before the whole answer.
@@ -150,23 +165,33 @@ class Errand:
             self._leave()
             self._keeper.odd(answer)
 
+    def _passes_whole(self, kind: str) -> bool:
+        """Whether a body of that `kind` goes to the client when all of it is there."""
+        return kind.startswith("application/json") and not self.framing.started
+
     def _begin_stream(self, kind: str) -> None:
-        framing, answer = self.framing, self.answer
         self._keeper.headed()
-        if not framing.started:
-            headers = relay.returned(answer.headers, self.extra)
-            # An event stream's cache-control is written by the reply itself.
-            framing.start(200, [pair for pair in headers if pair[0] != "cache-control"], kind)
+        if not self.framing.started:
+            self._start(kind)
         self._beat_at = inf
         if self._late_at == inf:
-            self._late_at = answer.asked_at + self._limits.first_token_s
+            self._late_at = self.answer.asked_at + self._limits.first_token_s
         self._aim()
-        self._tail = EventTail(self.meter.dialect)
-        self._pass_on(self._tail)
+        self._tail = self._listens()
+        self._pass_on()
 
-    def _pass_on(self, tail: EventTail) -> None:
+    def _start(self, kind: str) -> None:
+        headers = relay.returned(self.answer.headers, self.extra)
+        # An event stream's cache-control is written by the reply itself.
+        self.framing.start(200, [pair for pair in headers if pair[0] != "cache-control"], kind)
+
+    def _listens(self) -> Tail:
+        """Who knows where the stream ends."""
+        return self._events
+
+    def _pass_on(self) -> None:
         """Every whole event that has come goes to the client, as `relay` has it."""
-        answer = self.answer
+        answer, tail = self.answer, self._events
         if data := answer.take():
             tail.feed(data)
             if tail.whole and self._told(tail):
@@ -189,14 +214,26 @@ class Errand:
         if tail.ended:
             self.meter.ended({}, failed=tail.failed)
         if tail.begun:
-            self._late_at = now + self._limits.upstream_stall_s
-            if self.due > self._late_at:
-                self._aim()
+            self._alive_at(now)
         ends = self.answer.complete and tail.ended and tail.fault is None
         self._send(self.framing.data(events) + (self._end(tail) if ends else b""))
         return ends
 
-    def _end(self, tail: EventTail) -> bytes:
+    def _alive_at(self, now: float) -> None:
+        """The neuron has shown that it lives."""
+        self._late_at = now + self._limits.upstream_stall_s
+        if self.due > self._late_at:
+            self._aim()
+
+    def _send_end(self, tail: Tail) -> None:
+        """The end goes out, behind what the client has yet to take."""
+        end = self._end(tail)
+        if self.guest.full:
+            self._end_of_it = end
+        else:
+            self._send(end)
+
+    def _end(self, tail: Tail) -> bytes:
         self.meter.ended(self.answer.trailers, failed=tail.failed)
         self._over = True
         return self.framing.end()
@@ -237,6 +274,10 @@ class Errand:
             self._finish()
 
     def drained(self) -> None:
+        if self._end_of_it:
+            end, self._end_of_it = self._end_of_it, b""
+            self._send(end)
+            return
         if self._over:
             self._finish()
             return
@@ -263,13 +304,16 @@ class Errand:
             self.unreached(None)
             return
         if now >= self._late_at:
-            begun = self._tail is not None and self._tail.begun
-            self._fail(TooSlow(relay.SILENT, reason="stall" if begun else "late"))
+            self._late()
             return
         if now >= self._beat_at:
             self._beat_at = now + BEAT_S
             self._say_something()
         self._plan()
+
+    def _late(self) -> None:
+        begun = self._tail is not None and self._tail.begun
+        self._fail(TooSlow(relay.SILENT, reason="stall" if begun else "late"))
 
     def _plan(self) -> None:
         """When there is something to be looked at."""

@@ -7,6 +7,7 @@ limits hold as where bytes are passed on untouched, and the same errors are rais
 
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,14 +25,11 @@ from cortex.translator.retold import Retold
 from cortex.web.answer import Answer
 from cortex.web.meter import Meter
 from cortex.web.refusal import refusal
-from cortex.web.relay import Pairs, Reply, next_piece, refuse_odd
+from cortex.web.relay import Destination, Pairs, Reply, next_piece, refuse_odd, request_bytes
 from cortex.web.streaming import beat
 from cortex.wire.openai import Reply as Envelope
 
-__all__ = ["PATH", "Retelling"]
-
-# Where neurons are asked.
-PATH: Final = CHAT.path
+_JSON: Final = {"content-type": "application/json"}
 
 
 @dataclass(slots=True)
@@ -46,6 +44,11 @@ class Retelling:
 
     def __post_init__(self) -> None:
         self.body = write(self.ask, self.ask.model, CORTEX)
+
+    def request(self, to: Destination, own: Mapping[str, str]) -> bytes:
+        """What the neuron gets, with those headers of the gateway's own. What the client says of its dialect
+        and of the form of the answer is not of the retold."""
+        return request_bytes("POST", CHAT.path, (), self.body, to=to, own={**own, **_JSON})
 
     async def tell(
         self, answer: Answer, reply: Reply, *, meter: Meter, limits: Limits, extra_headers: Pairs = ()
@@ -111,10 +114,10 @@ async def _pass(told: Retold, reply: Reply, meter: Meter, now: float) -> None:
     """What was told last is with the client. Raises what is wrong behind it."""
     if told.spoken:
         meter.began(now)
-    if told.whole:
-        await reply.write(told.whole)
-        meter.bytes += len(told.whole)
-        meter.passed(told.whole, now)
+    if said := told.take():
+        await reply.write(said)
+        meter.bytes += len(said)
+        meter.passed(said, now)
     if told.fault is not None:
         raise told.fault
 
