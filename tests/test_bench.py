@@ -18,7 +18,7 @@ from tests.bench.ticking import PERIOD_S, Ticks, _tick
 from tests.bench.ways import Prompts, Way, in_turns, ratios
 
 
-@pytest.mark.parametrize("name", ["cycles", "health", "hosts", "throughput"])
+@pytest.mark.parametrize("name", ["cycles", "health", "hosts", "throughput", "turns"])
 def test_each_says_how_it_is_used(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         import_module(f"tests.bench.{name}").main(["--help"])
