@@ -324,3 +324,72 @@ def test_no_logprob_of_text_is_lost_or_doubled(words: list[str]):
     rode = [text for _, texts in ridden(said) for text in texts]
     if told(said)[0] == ("text", "".join(words)):
         assert rode == words
+
+
+WORDS = st.sampled_from(
+    (
+        *(
+            "a",
+            " b",
+            "\n",
+            "<",
+            "<th",
+            "ink>",
+            "<think>",
+            "</think>",
+            "\n\n",
+            "STOP",
+            "ST",
+            "OP",
+            "é",
+            "🙂",
+            " ",
+        ),
+        *("", "<tool_call>", '{"name": "f", "arguments": {}}', "</tool_call>", "<tool_"),
+    )
+)
+
+
+class LongWay(Projection):
+    """Every piece goes through all stages."""
+
+    _at_rest = False
+
+
+@given(
+    st.lists(st.tuples(WORDS, st.integers(1, 4), st.booleans()), max_size=20),
+    st.sampled_from(["off", "outside", "inside"]),
+    st.booleans(),
+    st.sampled_from([(), ("STOP",), ("STOP", "OP"), ("\n\n", "é")]),
+    st.booleans(),
+    st.integers(0, 1),
+)
+def test_the_short_way_of_a_piece_says_what_the_long_way_says(
+    words: list[tuple[str, int, bool]],
+    thinking: str,
+    tools: bool,
+    stops: tuple[str, ...],
+    scored: bool,
+    choice: int,
+) -> None:
+    """Event by event: also where they are cut is the same."""
+    events: list[EngineEvent] = [Started(), Prefilled(7, 3)]
+    for word, cut, with_logprobs in words:
+        data = word.encode()
+        for piece in (data[:cut], data[cut:]):
+            rides = (
+                (TokenLogprob(piece.decode("utf-8", "replace"), -0.5),) if scored and with_logprobs else ()
+            )
+            events.append(Tokens(piece, 1, rides))
+    events.append(Stopped("stop", Usage(7, 3, 2)))
+    made = []
+    for kind in (Projection, LongWay):
+        ids = count()
+        choices = kind(
+            choice=choice,
+            thinking=None if thinking == "off" else Thinking(inside=thinking == "inside"),
+            calls=reader("hermes", (), lambda ids=ids: f"{next(ids):024d}") if tools else None,
+            stops=stops,
+        )
+        made.append([choices.feed(event) for event in events])
+    assert made[0] == made[1]

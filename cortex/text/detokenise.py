@@ -13,16 +13,22 @@ class Detokeniser:
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        # Whether a code point has begun and not ended.
+        self.waiting = False
 
     def feed(self, data: bytes) -> str:
         """The text that is certain by now."""
-        return self._decoder.decode(data)
+        if not self.waiting:
+            # Nearly every token ends where a character does.
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                pass
+        text = self._decoder.decode(data)
+        self.waiting = bool(self._decoder.getstate()[0])
+        return text
 
     def flush(self) -> str:
         """What is left at the end: a broken code point, replaced, or nothing."""
+        self.waiting = False
         return self._decoder.decode(b"", final=True)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a code point has begun and not ended."""
-        return bool(self._decoder.getstate()[0])

@@ -17,6 +17,9 @@ class Riders:
     def __init__(self) -> None:
         self._waiting: list[TokenLogprob] = []
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def add(self, logprobs: Iterable[TokenLogprob]) -> None:
         self._waiting += logprobs
 

@@ -43,21 +43,26 @@ class Stops:
         if "" in stops:
             raise BadAsk("A stop string must not be empty; leave it out.", param="stop")
         self._needles = [_Needle(stop) for stop in stops]
+        self._firsts = {stop[0] for stop in stops}
+        self._kept = 0
         self.matched: str | None = None
 
     def feed(self, text: str) -> str:
         """The text that no stop string can cut any more. Empty after a match."""
         if self.matched is not None:
             return ""
+        if not self._kept and not any(first in text for first in self._firsts):
+            return text
         before, kept = self._deepest()
-        for at, char in enumerate(text if self._needles else "", 1):
+        for at, char in enumerate(text, 1):
             complete = [needle.whole for needle in self._needles if needle.step(char)]
             if complete:
                 self.matched = max(complete, key=len)
                 size = kept + at - len(self.matched)
                 break
         else:
-            size = kept + len(text) - self.held()
+            self._kept = self._deepest()[1]
+            size = kept + len(text) - self._kept
         return before[: min(size, kept)] + text[: max(0, size - kept)]
 
     def flush(self) -> str:
@@ -67,11 +72,12 @@ class Stops:
         before, kept = self._deepest()
         for needle in self._needles:
             needle.depth = 0
+        self._kept = 0
         return before[:kept]
 
     def held(self) -> int:
         """How many characters are read and not released."""
-        return self._deepest()[1]
+        return self._kept
 
     def _deepest(self) -> tuple[str, int]:
         """The stop string that most of the text's end may begin, and how much that is:

@@ -63,6 +63,8 @@ class Thinking:
 
     def feed(self, piece: str) -> list[Text | Thought]:
         """What `piece` makes certain."""
+        if not self._held and (self._kind.close if self.inside else self._kind.open)[0] not in piece:
+            return self._say(piece)
         whole, at = self._held + piece, 0
         self._held = ""
         said: list[Text | Thought] = []
