@@ -369,7 +369,7 @@ async def test_a_bug_in_the_hand_over_is_raised_in_the_nursery(monkeypatch: pyte
             worker = DeviceWorker("cpu-dev-0")
             await nursery.start(worker.run)
             await worker.load(ScriptedHarness(), scripted_order())
-            monkeypatch.setattr(worker, "_spread_events", broken)
+            monkeypatch.setattr(worker, "_spread", broken)
             async with worker.generate("scripted", (job(),)) as mailbox:
                 await mailbox.take()
 

@@ -5,24 +5,31 @@ jobs its engine has and which still wait for a slot.
 """
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import trio
 
 from cortex.errors import CortexError
 from cortex.events import EngineEvent, Failed, Prefilled, Stopped, Tokens
-from cortex.harness.base import EngineFacts, Job
+from cortex.harness.base import EngineFacts, Job, Said
+
+# Events, each with the index of the job that said it.
+Batch: TypeAlias = list[tuple[int, EngineEvent]]
 
 
 class Mailbox:
-    """What the jobs of one `generate` say, in order."""
+    """What the jobs of one `generate` say, in order. One reader: a task that takes it, or a callback."""
 
     def __init__(self, jobs: int) -> None:
-        self._heard: list[tuple[int, EngineEvent]] = []
+        self._heard: Batch = []
         self._speaking = jobs
         self._bell = trio.Event()
+        self._reader: Callable[[Batch], bool] | None = None
+        self._bug: Exception | None = None
 
-    async def take(self) -> list[tuple[int, EngineEvent]]:
+    async def take(self) -> Batch:
         """All that has arrived since the last call, at least one event, with the job's index.
 
         Raises EndOfChannel when every job has ended and was heard. One reader only;
@@ -37,11 +44,49 @@ class Mailbox:
         heard, self._heard = self._heard, []
         return heard
 
+    async def pour(self, into: Callable[[Batch], bool]) -> None:
+        """`into` is handed all that has arrived, and then what each turn brings, when it is over: without
+        a switch of tasks. Until it answers False, or every job has ended and was heard. Raises what it
+        raises. Cancelled, what was not handed over stays.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._reader, self._bell = into, trio.Event()
+        try:
+            self._hand_over(into)
+            await self._bell.wait()
+        finally:
+            self._reader = None
+        if (bug := self._bug) is not None:
+            self._bug = None
+            raise bug
+
     def hear(self, index: int, event: EngineEvent) -> None:
+        """It is read when the bell is rung."""
         self._heard.append((index, event))
-        if isinstance(event, Stopped | Failed):
-            self._speaking -= 1
-        self._bell.set()
+
+    def over(self) -> None:
+        """One of the jobs has said its last."""
+        self._speaking -= 1
+
+    def ring(self) -> None:
+        """Nothing more is said for the moment: whoever reads does so."""
+        if self._reader is None:
+            self._bell.set()
+        else:
+            self._hand_over(self._reader)
+
+    def _hand_over(self, into: Callable[[Batch], bool]) -> None:
+        heard, self._heard = self._heard, []
+        goes_on = True
+        if heard:
+            # It is called by whoever rings, whose concern its bugs are not.
+            try:
+                goes_on = into(heard)
+            except Exception as bug:  # noqa: BLE001 - raised in the task that reads
+                self._bug, goes_on = bug, False
+        if not (goes_on and self._speaking):
+            self._reader = None
+            self._bell.set()
 
 
 @dataclass(slots=True)
@@ -87,26 +132,37 @@ class Seats:
         """Prompts and answers of the live jobs."""
         return sum(seated.kv_tokens for seated in self.live.values())
 
-    def hear(self, job_id: int, event: EngineEvent) -> None:
-        seated = self.live.get(job_id)
-        if seated is None:
-            return  # its slot was written off by a fault or an unload
-        match event:
-            case Prefilled(count) | Tokens(_, count):
-                seated.kv_tokens += count
-            case Stopped() | Failed():
-                del self.live[job_id]
+    def hear(self, said: Iterable[Said], heard: dict[Mailbox, None]) -> None:
+        """What the engine's jobs said goes to their mailboxes, which are added to `heard`: they are to be
+        rung."""
+        live = self.live
+        for job_id, event in said:
+            seated = live.get(job_id)
+            if seated is None:
+                continue  # its slot was written off by a fault or an unload
+            mailbox = seated.mailbox
+            if isinstance(event, Tokens):
+                seated.kv_tokens += event.count
+            elif isinstance(event, Prefilled):
+                seated.kv_tokens += event.prompt_tokens
+            elif isinstance(event, Stopped | Failed):
+                del live[job_id]
+                mailbox.over()
                 self._free()
-        seated.mailbox.hear(seated.index, event)
+            mailbox.hear(seated.index, event)
+            heard[mailbox] = None
 
     def fail_all(self, live: CortexError, waiting: CortexError) -> None:
         """Two errors, since of the waiting ones it is certain that nothing ran."""
-        for seated in self.live.values():
-            seated.mailbox.hear(seated.index, Failed(live))
-        for seated in self.waiting:
-            seated.mailbox.hear(seated.index, Failed(waiting))
+        failed = [(seated, live) for seated in self.live.values()]
+        failed += [(seated, waiting) for seated in self.waiting]
         self.live.clear()
         self.waiting.clear()
+        for seated, error in failed:
+            seated.mailbox.hear(seated.index, Failed(error))
+            seated.mailbox.over()
+        for mailbox in {seated.mailbox: None for seated, _ in failed}:
+            mailbox.ring()
         self._free()
 
     def jobs_of(self, mailbox: Mailbox) -> tuple[int, ...]:

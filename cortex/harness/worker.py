@@ -21,7 +21,7 @@ import trio
 from cortex.errors import EngineFailed, NotHereNow, NotResident
 from cortex.harness import orders
 from cortex.harness.abilities import ensure
-from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Memory, Said
+from cortex.harness.base import EngineFacts, Harness, Job, LoadOrder, Memory
 from cortex.harness.hosts import Host
 from cortex.harness.hosts.process import ProcessHost
 from cortex.harness.hosts.spawn import Plan
@@ -47,7 +47,7 @@ class DeviceWorker(Losses):
 
     def __init__(self, name: str, journal: Journal | None = None, limits: Limits = USUAL) -> None:
         self._harnesses: dict[str, Harness] = {}
-        thread = ThreadHost(name, self._harnesses, lambda word: self._spread(thread, word), journal)
+        thread = ThreadHost(name, self._harnesses, lambda words: self._hear(thread, words), journal)
         super().__init__(name, thread)
         self._limits = limits
         self._nursery: trio.Nursery | None = None
@@ -211,7 +211,7 @@ class DeviceWorker(Losses):
         plan = Plan(model=model, device=self.name, factory=harness.apart.factory, limits=self._limits)
         child = ProcessHost(
             plan,
-            lambda word: self._spread(child, word),
+            lambda words: self._hear(child, words),
             busy=lambda: self._busy(child),
             ended=lambda: self._mourn(child),
         )
@@ -221,12 +221,24 @@ class DeviceWorker(Losses):
 
     # -- words ------------------------------------------------------------------------------
 
-    def _spread(self, host: Host, word: orders.Word) -> None:
+    def _hear(self, host: Host, words: Sequence[orders.Word]) -> None:
+        """Whoever was spoken to hears it once, however much was said."""
+        heard: dict[Mailbox, None] = {}
+        try:
+            for word in words:
+                self._spread(host, word, heard)
+        finally:
+            for mailbox in heard:
+                mailbox.ring()
+
+    def _spread(self, host: Host, word: orders.Word, heard: dict[Mailbox, None]) -> None:
         if self.poisoned is not None and host is self._thread:
             return  # whoever would hear it was told already
         match word:
             case orders.Heard(model, said):
-                self._spread_events(self._residents[model], said)
+                resident = self._residents[model]
+                resident.hear(said, heard)
+                self._admit(resident)
             case orders.Done(ticket) | orders.Undone(ticket):
                 if self._replies[ticket].host is not host:
                     raise RuntimeError(f"ticket {ticket} was not given to this host")
@@ -239,11 +251,6 @@ class DeviceWorker(Losses):
             case orders.Gone(model):
                 if (gone := self._residents.get(model)) is not None:
                     self._bury(gone)
-
-    def _spread_events(self, resident: Seats, said: Sequence[Said]) -> None:
-        for job_id, event in said:
-            resident.hear(job_id, event)
-        self._admit(resident)
 
     def _admit(self, resident: Seats) -> None:
         while resident.admits:

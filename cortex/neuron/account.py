@@ -4,7 +4,7 @@ Kept while it runs, entered into the metrics at its end, also when it is cut sho
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
@@ -32,9 +32,8 @@ class Account:
     code: str = "-"
     told: bool = False  # the client was sent all of it
 
-    def hear(self, events: Iterable[Event], usage: Usage) -> None:
-        """Take note of what was said, and of what was used so far."""
-        self.usage = usage
+    def hear(self, events: Sequence[Event]) -> None:
+        """Take note of what was said. What was used is told at the end."""
         if self.first is None and any(isinstance(event, Text | Thought | ToolCall) for event in events):
             self.first = trio.current_time()
         for event in events:

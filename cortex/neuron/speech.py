@@ -7,7 +7,7 @@ is held until the engine has let go. Errors are raised; the door tells the clien
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,12 +19,13 @@ from cortex.catalogue import unknown
 from cortex.config.models import sampling_from_text
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError, NotHereNow
-from cortex.events import Event, Prefilled
+from cortex.events import Event
 from cortex.ledger import Ticket, Want
 from cortex.metrics import OTHER, Done, Metrics, Outcome
 from cortex.neuron.account import Account
 from cortex.neuron.behalf import on_behalf
 from cortex.neuron.generation import Generation
+from cortex.neuron.narration import Narration
 from cortex.neuron.residents import Residents
 from cortex.neuron.spending import Spending
 from cortex.neuron.vectors import Vectors
@@ -168,29 +169,23 @@ class Speech:
             stream.murmur(exchange.progress.news, EVERY_S)
         async with stream:
             async with self._seated(exchange) as generation:
-                machine = exchange.dialect.speak(exchange.envelope())
-                opening = next(machine)
+                narration = Narration(exchange.dialect.speak(exchange.envelope()), stream, account)
                 while not generation.finished:
-                    events = await generation.take()
-                    account.hear(events, generation.usage)
-                    frames = [frame for event in events for frame in machine.send(event)]
-                    if opening and (frames or any(isinstance(event, Prefilled) for event in events)):
-                        # The prompt fits, and is read: the next keep-alive may tell, since the
-                        # first words (a tool call, say) can be long in coming.
-                        stream.hold(*opening)
-                        opening = []
-                    if frames:
-                        await stream.send(*frames)
+                    await generation.flow(narration.tell)
+                    await stream.settle()
                 account.told = True
             await stream.finish(trailers=[(wire.USAGE, wire.render_usage(account.usage))])
 
     async def _whole(self, exchange: Exchange) -> None:
         said: list[Event] = []
+
+        def hear(events: Sequence[Event]) -> bool:
+            exchange.account.hear(events)
+            said.extend(events)
+            return True
+
         async with self._seated(exchange) as generation:
-            while not generation.finished:
-                events = await generation.take()
-                exchange.account.hear(events, generation.usage)
-                said.extend(events)
+            await generation.flow(hear)
         envelope, whole = exchange.envelope(), exchange.dialect.whole
         if exchange.ask.embed is None:
             body = whole(envelope, said)
@@ -208,7 +203,10 @@ class Speech:
                 ticket = await stack.enter_async_context(self._dispatch.seat(want, exchange.waits))
             account.seated, account.cold = trio.current_time(), ticket.route == "cold"
             async with self._residents.generate(exchange.ask, exchange.request.id) as generation:
-                yield generation
+                try:
+                    yield generation
+                finally:
+                    account.usage = generation.usage
 
     async def _want(self, exchange: Exchange) -> Want:
         ask = exchange.ask

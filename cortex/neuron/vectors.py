@@ -15,6 +15,7 @@ from cortex.events import Embedded, EngineEvent, Event, Failed, Stopped, Usage
 from cortex.harness.base import EngineFacts, Job
 from cortex.harness.worker import DeviceWorker
 from cortex.neuron.budget import LONGEST_TOKEN
+from cortex.neuron.generation import Hearer
 from cortex.wire.embeddings import answer_bytes
 
 EMBEDS: Final = "embeddings"
@@ -65,8 +66,14 @@ class Vectors:
         """Whether every input was answered."""
         return self._at == len(self._jobs)
 
-    async def take(self) -> list[Event]:
-        """What the next handful came to. The failure of one is raised. Cancelled, its slots are free."""
+    async def flow(self, hear: Hearer) -> None:
+        """`hear` is told what each handful came to, until it answers False or all are answered. The failure
+        of one is raised. Cancelled, its slots are free."""
+        while not self.finished:
+            if not hear(await self._take()):
+                return
+
+    async def _take(self) -> list[Event]:
         jobs = self._jobs[self._at : self._at + ROUNDS * self.facts.slots]
         said: list[Event] = []
         ended = 0

@@ -126,9 +126,15 @@ class Reply(Framed):
         self.framing.start(status, headers, content_type, trailers)
 
     async def flush(self) -> None:
-        """The head is out."""
-        if self.framing.state == "headed":
+        """The head is out, and all that was pushed."""
+        if self.framing.state == "headed" or self._unsent:
             await self.write(b"")
+
+    def push(self, data: bytes) -> bool:
+        """Whether `data` is out, and the head before it, without waiting. Else the rest goes before
+        whatever is sent next, and nothing more may be pushed until then."""
+        self._unsent = self._line.push(self._unsent + self.framing.data(data))
+        return not self._unsent
 
     async def write(self, data: bytes) -> None:
         """`data` is out, and the head before it. Empty data only flushes."""
@@ -170,7 +176,7 @@ class Reply(Framed):
         self.framing.sent()
 
     async def _out(self, data: bytes) -> None:
-        if data:
+        if data or self._unsent:
             await self._send(data)
 
     async def _send(self, data: bytes) -> None:

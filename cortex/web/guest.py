@@ -231,7 +231,7 @@ class Guest:
     def _lines(self) -> Line:
         if self._line is None:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(self._sock))
-            self._line = Line(stream, self._hall.limits.stall_s)
+            self._line = Line(stream, self._hall.limits.stall_s, self._sock)
         return self._line
 
     def visited(self, visit: "Visit | None") -> None:

@@ -5,6 +5,7 @@ Everything above writes through `send`, hypercorn included, so that a reader tha
 stopped cannot hold a drain. What the bytes mean is the business of others.
 """
 
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
@@ -40,11 +41,13 @@ class Line:
     """`alive` until the client is gone; `torn` once a write was interrupted half-way; `stalled` when
     it is gone because it took nothing for too long.
 
-    `on_lost` is called when the client is found to be gone: whoever serves it sets it.
+    `on_lost` is called when the client is found to be gone: whoever serves it sets it. `sock` is the
+    socket of `stream`, where there is one.
     """
 
-    def __init__(self, stream: ByteStream, stall_s: float) -> None:
+    def __init__(self, stream: ByteStream, stall_s: float, sock: socket.socket | None = None) -> None:
         self._stream = stream
+        self._sock = sock
         self._stall_s = stall_s
         self.buffer = bytearray()
         self.alive = True
@@ -94,6 +97,17 @@ class Line:
             self._lose()
             await self._refuse()
         self.torn = False
+
+    def push(self, data: bytes) -> bytes:
+        """What the kernel does not take of `data` at once: all of it when the client is gone, which `send`
+        finds out. Waits for nothing."""
+        if self._sock is None or self.torn or not self.alive:
+            return data
+        try:
+            count = self._sock.send(data)
+        except OSError:
+            return data
+        return data[count:]
 
     async def watch(self) -> None:
         """Return when the client hangs up, or sends more ahead than it may. Cancelled, what came is

@@ -44,6 +44,7 @@ class Stream:
         self._headers: list[tuple[str, str]] = []
         self._trailers: tuple[str, ...] = ()
         self._held = b""
+        self._late = False
         self._taken = False
         self._opened = reply.started
         self._news: Callable[[], bytes] = _nothing
@@ -81,6 +82,25 @@ class Stream:
             await self._put(_rendered(pieces))
         finally:
             self._writing.release()
+
+    def push(self, data: bytes) -> bool:
+        """Whether `data` is out, in one write and without waiting. Else nothing more may be pushed before
+        it has been `settle`d."""
+        if self._writing.locked():
+            self._held += data
+            self._late = True
+            return False
+        self._open()
+        held, self._held = self._held, b""
+        self._due_at = trio.current_time() + self._beat_s
+        self._late = not self._reply.push(held + data)
+        return not self._late
+
+    async def settle(self) -> None:
+        """All that was pushed is out."""
+        if self._late:
+            self._late = False
+            await self.send()
 
     async def finish(self, *pieces: Frame | bytes, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """The stream is complete, `pieces` being its last."""
@@ -132,10 +152,13 @@ class Stream:
         except trio.WouldBlock:
             await self._writing.acquire()
 
-    async def _put(self, data: bytes) -> None:
+    def _open(self) -> None:
         if not self._opened:
             self._opened = True
-            await self._reply.start(headers=self._headers, trailers=self._trailers)
+            self._reply.framing.start(headers=self._headers, trailers=self._trailers)
+
+    async def _put(self, data: bytes) -> None:
+        self._open()
         held, self._held = self._held, b""
         await self._reply.write(held + data)
         self._due_at = trio.current_time() + self._beat_s

@@ -14,9 +14,10 @@ async def account(usage: Usage, prefill_s: float = 2.0, decode_s: float = 4.0) -
     made = Account(trio.current_time(), "m", "n1")
     made.seated = trio.current_time()
     await trio.sleep(prefill_s)
-    made.hear([Text("a")], usage)
+    made.hear([Text("a")])
     await trio.sleep(decode_s)
-    made.hear([Text("b")], usage)
+    made.hear([Text("b")])
+    made.usage = usage
     return made
 
 
@@ -55,7 +56,8 @@ async def test_a_request_that_was_never_heard_leaves_the_mean(autojump_clock) ->
     assert made.rates((7.0, 9.0)) == (7.0, 9.0)
     made.seated = trio.current_time()
     await trio.sleep(1)
-    made.hear([Prefilled(80)], Usage(prompt=80))
+    made.hear([Prefilled(80)])
+    made.usage = Usage(prompt=80)
     assert made.rates((7.0, 9.0)) == (7.0, 9.0)
 
 
@@ -64,7 +66,8 @@ async def test_the_books_have_the_times_from_the_arrival_on(autojump_clock) -> N
     await trio.sleep(1)
     made.seated = trio.current_time()
     await trio.sleep(2)
-    made.hear([Text("a")], Usage(prompt=3, completion=1))
+    made.hear([Text("a")])
+    made.usage = Usage(prompt=3, completion=1)
     await trio.sleep(4)
     done = made.done("openai_chat", "ok")
     assert (done.queue_s, done.ttft_s, done.duration_s) == pytest.approx((1, 3, 7))

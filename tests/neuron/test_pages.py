@@ -37,4 +37,4 @@ def test_live_jobs_never_need_more_pages_than_the_cache_has_and_one_a_slot(
             seats.live[first.job.id] = first
         assert seats.live, "nobody waits for ever"
         assert sum(-(-each.job.kv_tokens // PAGE) for each in seats.live.values()) <= kv_pages + slots
-        seats.hear(next(iter(seats.live)), Stopped("stop"))
+        seats.hear([(next(iter(seats.live)), Stopped("stop"))], {})

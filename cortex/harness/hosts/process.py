@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -61,12 +61,13 @@ HEAVY: Final = 2**16  # bytes or tokens that are packed and unpacked in a thread
 
 
 class ProcessHost:
-    """One child. `hear` is called in trio with every word, in order; `ended` once, at the end."""
+    """One child. `hear` is called in trio with every word, in order: with all that one read brings at
+    once. `ended` is called once, at the end."""
 
     def __init__(
         self,
         plan: Plan,
-        hear: Callable[[Word], None],
+        hear: Callable[[Sequence[Word]], None],
         *,
         busy: Callable[[], bool],
         ended: Callable[[], None],
@@ -195,8 +196,7 @@ class ProcessHost:
             if not data:
                 return
             try:
-                for message in frames.feed(data):
-                    self._heed(await _unpacked(message))
+                await self._take_in(frames.feed(data))
             except (codec.Garbled, TooLong) as error:
                 self.kill(f"said what makes no sense: {error}")
                 return
@@ -206,7 +206,24 @@ class ProcessHost:
                 self.kill("said what could not be dealt with; the log has more")
                 return
 
-    def _heed(self, word: Word) -> None:
+    async def _take_in(self, messages: Sequence[bytes]) -> None:
+        words: list[Word] = []
+        try:
+            for message in messages:
+                if len(message) > HEAVY:
+                    self._tell(words)  # which do not wait for this one
+                self._heed(await _unpacked(message), words)
+        finally:
+            # Also what was said before something that makes no sense.
+            self._tell(words)
+
+    def _tell(self, words: list[Word]) -> None:
+        if words:
+            self._hear(tuple(words))
+            words.clear()
+
+    def _heed(self, word: Word, words: list[Word]) -> None:
+        """Signs of life are for us; every other word is added to `words`."""
         self._heard_at = time.monotonic()
         self._begun.set()
         if isinstance(word, Beat):
@@ -218,7 +235,7 @@ class ProcessHost:
             self._moving = False
         if isinstance(word, Progress | Heard | Faulted | Gone) and word.model != self.plan.model:
             raise codec.Garbled(f"it speaks for {word.model}")
-        self._hear(word)
+        words.append(word)
 
     # -- orders -----------------------------------------------------------------------------
 
@@ -253,9 +270,9 @@ class ProcessHost:
             refusal = Unsupported("The JSON schema is nested too deeply; flatten it", param=param)
         match order:
             case Submit(model, job):
-                self._hear(Heard(model, ((job.id, Failed(refusal)),)))
+                self._hear([Heard(model, ((job.id, Failed(refusal)),))])
             case Load(ticket, _, _) | Tokenise(ticket, _, _) | Detokenise(ticket, _, _):
-                self._hear(Undone(ticket, refusal))
+                self._hear([Undone(ticket, refusal)])
 
     # -- its life ---------------------------------------------------------------------------
 

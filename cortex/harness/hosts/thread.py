@@ -7,7 +7,7 @@ What the thread dies of is raised by `run`.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -23,13 +23,14 @@ HANDED_AT_ONCE: Final = 256  # words; the rest goes in the next pass of trio's l
 
 
 class ThreadHost:
-    """One OS thread, called `name`. `hear` is called in trio, with every word in order."""
+    """One OS thread, called `name`. `hear` is called in trio, with every word in order: at each wake-up
+    with all that were said before it."""
 
     def __init__(
         self,
         name: str,
         harnesses: Mapping[str, Harness],
-        hear: Callable[[Word], None],
+        hear: Callable[[Sequence[Word]], None],
         journal: Journal | None = None,
     ) -> None:
         self.name = name
@@ -96,8 +97,7 @@ class ThreadHost:
     def _hand_over(self) -> None:
         # Runs inside trio's own loop, and must not raise: that would end the whole run.
         try:
-            for _ in range(min(len(self._words), HANDED_AT_ONCE)):
-                self._hear(self._words.popleft())
+            self._hear([self._words.popleft() for _ in range(min(len(self._words), HANDED_AT_ONCE))])
             if self._words and self._token is not None:
                 self._token.run_sync_soon(self._hand_over, idempotent=True)
         except Exception as error:  # noqa: BLE001 - kept, and raised out of `run`
