@@ -33,7 +33,7 @@ from cortex.translator.dialects import CHAT, EMBEDDINGS, MESSAGES, RESPONSES, TE
 from cortex.web.connection import Reply, Request
 from cortex.web.progress import EVERY_S, Progress, asked_for
 from cortex.web.site import Route
-from cortex.web.streaming import open_stream
+from cortex.web.streaming import Stream, open_stream
 from cortex.wire import neuron as wire
 from cortex.wire.openai import Reply as Envelope
 
@@ -58,6 +58,13 @@ class Exchange:
         """The request stands in line."""
         if self.progress is not None:
             self.progress.waits(ticket)
+
+    def narration(self, stream: Stream) -> Narration:
+        """What tells the answer on `stream`."""
+        if self.dialect.speech is None:
+            raise RuntimeError(f"{self.dialect.name} has no streams")
+        envelope = self.envelope()
+        return Narration(self.dialect.speech(envelope), stream, self.account, single=envelope.n == 1)
 
     def envelope(self) -> Envelope:
         """The frame around the answer."""
@@ -169,7 +176,7 @@ class Speech:
             stream.murmur(exchange.progress.news, EVERY_S)
         async with stream:
             async with self._seated(exchange) as generation:
-                narration = Narration(exchange.dialect.speak(exchange.envelope()), stream, account)
+                narration = exchange.narration(stream)
                 while not generation.finished:
                     await generation.flow(narration.tell)
                     await stream.settle()

@@ -30,7 +30,7 @@ Name: TypeAlias = Literal[
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One of them at its `path`; ids of answers begin with `prefix`, and `wire` is the family that
-    errors and keep-alives are in. `speech` is there for those that another dialect's answer is told in."""
+    errors and keep-alives are in. `speech` is there for those that have streams."""
 
     name: Name
     path: str
@@ -50,6 +50,7 @@ CHAT: Final = Dialect(
     openai_chat.read,
     openai_chat.speak,
     openai_chat.whole,
+    openai_chat.Speech,
 )
 TEXT: Final = Dialect(
     "openai_text",
@@ -59,6 +60,7 @@ TEXT: Final = Dialect(
     openai_text.read,
     openai_text.speak,
     openai_text.whole,
+    openai_text.Speech,
 )
 RESPONSES: Final = Dialect(
     "openai_responses",

@@ -5,10 +5,11 @@ unknown fields. Deliberately without effect, because the answer is right without
 user, metadata, service_tier, safety_identifier, prompt_cache_key and its retention,
 verbosity, prediction, store=false, name and schema name of a response_format. Who sends the
 legacy `functions` reads the one `function_call` of a message: that is told back to them.
-`speak` and `whole` say the same, the first event by event, the second at the end.
+`speak` and `whole` say the same, the first event by event, the second at the end. Pieces of one choice
+can be said many at a time.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -31,6 +32,7 @@ from cortex.events import (
 )
 from cortex.translator import openai_fields, openai_messages, openai_tools
 from cortex.translator.free_tools import free_input
+from cortex.translator.speeches import Kind, spoken
 from cortex.wire import faults, reading
 from cortex.wire.openai import Reply
 from cortex.wire.openai_answers import (
@@ -48,7 +50,7 @@ from cortex.wire.openai_answers import (
     encode,
 )
 from cortex.wire.openai_bodies import CHAT, SCALARS, STRINGS, ChatBody
-from cortex.wire.sse import DONE, Frame
+from cortex.wire.sse import DONE, Frame, one_line
 
 _ROLE: Final = b'"delta":{"role":"assistant","content":""}'
 _EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -122,42 +124,73 @@ def _agree(said: dict[str, Scalar], name: str, value: str | bool, param: str) ->
         raise BadAsk(f"'{param}' contradicts another field about '{name}'", param=param)
 
 
-def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
-    """Events in, chunks out. Prime with next(): each choice's role comes first.
+class Speech:
+    """One stream of chunks. It is `over` when every choice has stopped, or at the first failure, which no end
+    mark follows."""
 
-    The machine is finished when every choice has stopped, or at the first failure,
-    which no end mark follows. A late event raises StopIteration: a bug of its sender.
-    """
-    mould = Mould(reply, "chat.completion.chunk")
-    tools, called = _tools(reply), [0] * reply.n
-    usages: dict[int, Usage] = {}
-    frames = [Frame(mould.chunk(choice, _ROLE), "role") for choice in range(reply.n)]
-    while True:
-        match (yield frames):
+    def __init__(self, reply: Reply) -> None:
+        self.over = False
+        self._reply, self._mould = reply, Mould(reply, "chat.completion.chunk")
+        self._tools, self._called = _tools(reply), [0] * reply.n
+        self._usages: dict[int, Usage] = {}
+        self._next: dict[Kind, tuple[bytes, bytes]] = {}
+
+    def begin(self) -> list[Frame]:
+        """Each choice's role."""
+        return [Frame(self._mould.chunk(choice, _ROLE), "role") for choice in range(self._reply.n)]
+
+    def say(self, event: Event) -> list[Frame]:
+        """What `event` makes of it."""
+        chunk = self._mould.chunk
+        match event:
             case Text(text, logprobs, choice):
-                inner = b'"delta":{"content":%b}%b' % (encode(text), _beside(logprobs, reply))
-                frames = [Frame(mould.chunk(choice, inner), "content")]
+                inner = b'"delta":{"content":%b}%b' % (encode(text), _beside(logprobs, self._reply))
+                return [Frame(chunk(choice, inner), "content")]
             case Thought(text, choice):
                 inner = b'"delta":{"reasoning_content":%b}' % encode(text)
-                frames = [Frame(mould.chunk(choice, inner), "thought")]
+                return [Frame(chunk(choice, inner), "thought")]
             case ToolCall() as call:
-                inner = b'"delta":{%b}' % _delta(call, called[call.choice], tools)
-                called[call.choice] += 1
-                frames = [Frame(mould.chunk(call.choice, inner), "tool_call")]
-            case Stopped(reason, usage, choice=choice):
-                usages[choice] = usage
-                finish = b'"%b"' % _finish(reason, tools).encode()
-                frames = [Frame(mould.chunk(choice, b'"delta":{}', finish), "finish")]
-                if len(usages) == reply.n:
-                    break
+                inner = b'"delta":{%b}' % _delta(call, self._called[call.choice], self._tools)
+                self._called[call.choice] += 1
+                return [Frame(chunk(call.choice, inner), "tool_call")]
+            case Stopped():
+                return self._stop(event)
             case Failed(error):
-                yield faults.frames(error, "openai", reply.request_id)
-                return
-            case Started() | Prefilled():
-                frames = []
-    if reply.include_usage:
-        frames.append(Frame(mould.usage(UsageBody.over(usages.values(), reply.n)), "usage"))
-    yield [*frames, DONE]
+                self.over = True
+                return faults.frames(error, "openai", self._reply.request_id)
+        return []
+
+    def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
+        """The first choice goes on with each of `texts`."""
+        around = self._next.get(kind)
+        if around is None:
+            around = self._next[kind] = self._around(kind)
+        before, behind = around
+        return one_line(b"".join([before + encode(text) + behind for text in texts]))
+
+    def _around(self, kind: Kind) -> tuple[bytes, bytes]:
+        """What stands before and behind the text of a piece, in the bytes that go out."""
+        name = b"content" if kind == "text" else b"reasoning_content"
+        before, behind = self._mould.around(0, b'"delta":{"%b":' % name, b"}")
+        return b"data: " + before, behind + b"\n\n"
+
+    def _stop(self, stopped: Stopped) -> list[Frame]:
+        self._usages[stopped.choice] = stopped.usage
+        finish = b'"%b"' % _finish(stopped.reason, self._tools).encode()
+        frames = [Frame(self._mould.chunk(stopped.choice, b'"delta":{}', finish), "finish")]
+        self.over = len(self._usages) == self._reply.n
+        if not self.over:
+            return frames
+        if self._reply.include_usage:
+            used = UsageBody.over(self._usages.values(), self._reply.n)
+            frames.append(Frame(self._mould.usage(used), "usage"))
+        return [*frames, DONE]
+
+
+def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
+    """Events in, chunks out. Prime with next(). The machine is finished when `Speech` is over: a late event
+    raises StopIteration, a bug of its sender."""
+    return spoken(Speech(reply))
 
 
 def _beside(logprobs: tuple[TokenLogprob, ...], reply: Reply) -> bytes:

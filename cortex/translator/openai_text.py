@@ -27,6 +27,7 @@ from cortex.events import (
     Usage,
 )
 from cortex.translator import openai_fields
+from cortex.translator.speeches import Kind, spoken
 from cortex.wire import faults, reading
 from cortex.wire.openai import Reply
 from cortex.wire.openai_answers import (
@@ -39,7 +40,7 @@ from cortex.wire.openai_answers import (
     finite,
 )
 from cortex.wire.openai_bodies import PROMPT, TEXT, TextBody
-from cortex.wire.sse import DONE, Frame
+from cortex.wire.sse import DONE, Frame, one_line
 
 MAX_TOKENS: Final = 16
 # Those that have no slot yet wait for one.
@@ -110,43 +111,67 @@ def _refuse(wanted: TextBody, prompts: Sequence[str | tuple[int, ...]], n: int) 
         raise Unsupported("'echo' with 'logprobs' is not supported", param="echo")
 
 
-def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
-    """Events in, chunks out. Prime with next(): what it repeats of the prompt comes first.
+class Speech:
+    """One stream of chunks. It is `over` when every choice has stopped, or at the first failure, which no end
+    mark follows."""
 
-    The machine is finished when every choice has stopped, or at the first failure,
-    which no end mark follows. A late event raises StopIteration: a bug of its sender.
-    """
-    mould = Mould(reply, "text_completion")
-    said = [0] * reply.n
-    usages: dict[int, Usage] = {}
-    frames: list[Frame] = []
-    if reply.echo:
-        frames = [
-            Frame(mould.chunk(choice, b'"text":%b' % encode(reply.echoed(choice))), "echo")
-            for choice in range(reply.n)
+    def __init__(self, reply: Reply) -> None:
+        self.over = False
+        self._reply, self._mould = reply, Mould(reply, "text_completion")
+        self._said = [0] * reply.n
+        self._usages: dict[int, Usage] = {}
+        before, behind = self._mould.around(0, b'"text":', b"")
+        self._next = b"data: " + before, behind + b"\n\n"
+
+    def begin(self) -> list[Frame]:
+        """What each choice repeats of the prompt."""
+        if not self._reply.echo:
+            return []
+        return [
+            Frame(self._mould.chunk(choice, b'"text":%b' % encode(self._reply.echoed(choice))), "echo")
+            for choice in range(self._reply.n)
         ]
-    while True:
-        match (yield frames):
+
+    def say(self, event: Event) -> list[Frame]:
+        """What `event` makes of it."""
+        match event:
             case (Text(text, choice=choice) | Thought(text, choice=choice)) as piece:
-                inner = b'"text":%b%b' % (encode(text), _beside(piece, said[choice], reply))
-                frames = [Frame(mould.chunk(choice, inner), "content")]
-                said[choice] += len(text)
-            case Stopped(reason, usage, choice=choice):
-                usages[choice] = usage
-                frames = [Frame(mould.chunk(choice, b'"text":""', b'"%b"' % reason.encode()), "finish")]
-                if len(usages) == reply.n:
-                    break
+                inner = b'"text":%b%b' % (encode(text), _beside(piece, self._said[choice], self._reply))
+                self._said[choice] += len(text)
+                return [Frame(self._mould.chunk(choice, inner), "content")]
+            case Stopped():
+                return self._stop(event)
             case Failed(error):
-                yield faults.frames(error, "openai", reply.request_id)
-                return
-            case Started() | Prefilled():
-                frames = []
+                self.over = True
+                return faults.frames(error, "openai", self._reply.request_id)
             case ToolCall():
                 raise TypeError("a plain completion has no tool calls")
-    if reply.include_usage:
-        used = UsageBody.over((usages[choice] for choice in range(reply.n)), reply.each)
-        frames.append(Frame(mould.usage(used), "usage"))
-    yield [*frames, DONE]
+        return []
+
+    def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
+        """The first choice goes on with each of `texts`."""
+        before, behind = self._next
+        self._said[0] += sum(map(len, texts))
+        return one_line(b"".join([before + encode(text) + behind for text in texts]))
+
+    def _stop(self, stopped: Stopped) -> list[Frame]:
+        reason = b'"%b"' % stopped.reason.encode()
+        self._usages[stopped.choice] = stopped.usage
+        frames = [Frame(self._mould.chunk(stopped.choice, b'"text":""', reason), "finish")]
+        self.over = len(self._usages) == self._reply.n
+        if not self.over:
+            return frames
+        if self._reply.include_usage:
+            usages = (self._usages[choice] for choice in range(self._reply.n))
+            used = UsageBody.over(usages, self._reply.each)
+            frames.append(Frame(self._mould.usage(used), "usage"))
+        return [*frames, DONE]
+
+
+def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
+    """Events in, chunks out. Prime with next(). The machine is finished when `Speech` is over: a late event
+    raises StopIteration, a bug of its sender."""
+    return spoken(Speech(reply))
 
 
 def _beside(piece: Text | Thought, offset: int, reply: Reply) -> bytes:

@@ -1,4 +1,4 @@
-"""What the speakers of dialects have in common whose answers are told in another one than they were heard.
+"""What the speakers of all dialects have in common.
 
 A `Speech` takes events one by one, each as frames; pieces of text or thought of which the last one was
 one, too, it takes many at a time, as the bytes that go out. Both say the same.
@@ -25,8 +25,8 @@ class Speech(Protocol):
         """What `event` makes of it."""
 
     def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
-        """What each of `texts`, none of them empty, would make of it as an event, rendered; b"" where what
-        is open is not of that kind, and nothing was said."""
+        """What each of `texts`, none of them empty, would make of it as an event of the first choice,
+        rendered; b"" where what is open is not of that kind, and nothing was said."""
 
 
 def spoken(speech: Speech) -> Generator[list[Frame], Event, None]:

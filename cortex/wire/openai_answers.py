@@ -181,6 +181,10 @@ class Mould:
         """A chunk of `choice`; `inner` is its delta or text as `"key":value` pairs."""
         return b'%b%b,"finish_reason":%b%b' % (self._heads[choice], inner, finish, self._tail)
 
+    def around(self, choice: int, before: bytes, behind: bytes) -> tuple[bytes, bytes]:
+        """What stands around a piece of which all else is said, as `chunk` has it with such an `inner`."""
+        return self._heads[choice] + before, b'%b,"finish_reason":null%b' % (behind, self._tail)
+
     def usage(self, usage: UsageBody) -> bytes:
         """The chunk without choices that ends a stream with include_usage."""
         return b"%b%b}" % (self._last, encode(usage))
