@@ -610,3 +610,15 @@ async def test_twenty_deaths_leave_nothing_behind(temporary: Path) -> None:
             after.append(held())
         assert after[-1] <= after[2], after
         assert (worker._children, worker._residents, worker._replies) == ({}, {}, {})
+
+
+def test_a_child_is_made_of_what_its_neuron_is_made_of_wherever_another_cortex_lies(tmp_path: Path) -> None:
+    """Both ends of the line are one build: an installed one does not come before the checkout that runs."""
+    room = tmp_path / "cortex" / "harness" / "hosts"
+    room.mkdir(parents=True)
+    for folder in (room, room.parent, room.parent.parent):
+        (folder / "__init__.py").touch()
+    (room / "child.py").write_text("def main(told):\n    print('ours')\n")
+    plan = spawn.Plan(model="m", device="cpu", factory="x:y", path=[str(tmp_path), *spawn._path()])
+    done = subprocess.run(spawn.command(plan), capture_output=True, text=True, cwd="/", check=True)
+    assert done.stdout == "ours\n"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cortex import errors
 from cortex.ask import Sampling, Shape, Tool
 from cortex.errors import CortexError, EngineFailed, LoadFailed
-from cortex.events import Failed, Stopped
+from cortex.events import EngineEvent, Failed, Stopped, Tokens
 from cortex.harness import codec, orders
 from cortex.harness.base import Job, LoadOrder
 
@@ -78,6 +78,21 @@ def test_an_order_comes_out_as_it_went_in(order: orders.Order) -> None:
 @given(st.one_of(*map(st.from_type, get_args(orders.Word))))
 def test_a_word_comes_out_as_it_went_in(word: orders.Word) -> None:
     assert same(codec.word_of(codec.encode(word)), word)
+
+
+WORDS = st.builds(Tokens, st.binary(max_size=8), st.integers(0, 9))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**40), WORDS | st.from_type(EngineEvent)), max_size=8))
+def test_what_a_turn_brings_comes_out_as_it_went_in(said: list[tuple[int, EngineEvent]]) -> None:
+    word = orders.Heard("m", said)
+    assert same(codec.word_of(codec.encode(word)), word)
+
+
+def test_a_turn_of_words_takes_few_bytes_beside_them() -> None:
+    """It is said a hundred times a second for each stream."""
+    said = [(job, Tokens(b" word", 1)) for job in range(32)]
+    assert len(codec.encode(orders.Heard("m", said))) <= 32 * (len(" word") + 8)
 
 
 @given(st.binary(max_size=64))

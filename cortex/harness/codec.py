@@ -1,10 +1,10 @@
 """Orders and words as bytes and back, exactly.
 
 A record is an array that begins with its kind's number; plain sequences have a number
-too, so that a tuple stays a tuple and nothing is guessed from its shape. Both ends are
-the same build. An error keeps its class; one that `errors` does not know becomes
-EngineFailed. Nothing here is ever executed or looked up by a name that came in: kinds
-are listed.
+too, so that a tuple stays a tuple and nothing is guessed from its shape. What a turn brings
+has a short form, since it is most of what is ever said. Both ends are the same build. An
+error keeps its class; one that `errors` does not know becomes EngineFailed. Nothing here is
+ever executed or looked up by a name that came in: kinds are listed.
 """
 
 import os
@@ -30,7 +30,8 @@ _ERROR: Final = 4
 _TEXT: Final = 5  # text with half surrogate pairs
 _WHOLE: Final = 6  # an integer of more than 64 bits
 _MAP: Final = 7
-_RECORDS: Final = 8
+_TURN: Final = 8  # words of jobs, of which most are bare tokens: (job, bytes, count), else (job, event)
+_RECORDS: Final = 9
 _KINDS: Final[tuple[type, ...]] = (
     orders.Load,
     orders.GiveUp,
@@ -96,6 +97,8 @@ class Garbled(Exception):
 def encode(message: orders.Order | orders.Word) -> bytes:
     """The bytes of `message`. RecursionError where a schema is nested too deeply."""
     try:
+        if isinstance(message, orders.Heard) and type(message.said) is list:
+            return msgspec.msgpack.encode([_TURN, message.model, [*map(_said, message.said)]])
         return msgspec.msgpack.encode(_pack(message, _as_it_is))
     except (UnicodeEncodeError, OverflowError):
         # Rare, and dear to look for in every text.
@@ -134,6 +137,25 @@ def _pack(value: object, plain: Callable[[Any], Plain]) -> Plain:
         return [number, *[_pack(getattr(value, name), plain) for name in names]]
     number, parts = _parts(value)
     return [number, *[_pack(part, plain) for part in parts]]
+
+
+def _said(said: base.Said) -> Plain:
+    job_id, event = said
+    if type(event) is events.Tokens and not (event.logprobs or event.choice):
+        return job_id, event.data, event.count
+    return job_id, _pack(event, _as_it_is)
+
+
+def _turn(model: str, told: Sequence[Sequence[Any]]) -> orders.Heard:
+    said: list[base.Said] = []
+    for each in told:
+        if len(each) == 3:
+            job_id, data, count = each
+            said.append((job_id, events.Tokens(data, count)))
+        else:
+            job_id, event = each
+            said.append((job_id, _unpack(event)))
+    return orders.Heard(model, said)
 
 
 def _parts(value: object) -> tuple[int, Iterable[object]]:
@@ -201,6 +223,7 @@ _MADE: Final[Mapping[int, Callable[[list[Any]], Any]]] = {
     _ERROR: _error,
 }
 _SPELT: Final[Mapping[int, Callable[..., Any]]] = {
+    _TURN: _turn,
     _PATH: lambda data: Path(os.fsdecode(data)),
     _TEXT: lambda data: data.decode("utf-8", "surrogatepass"),
     _WHOLE: lambda digits: int(digits, 16),

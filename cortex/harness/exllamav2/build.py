@@ -33,7 +33,7 @@ JOB_BYTES: Final = 2500 * 2**20
 _CPP20_SINCE: Final = (13, 3)
 _BEGIN: Final = (
     "import json, sys; path = json.loads(sys.argv[1])['path']; "
-    "sys.path += [each for each in path if each not in sys.path]; "
+    "sys.path[:] = [*path, *(each for each in sys.path if each not in path)]; "
     "from cortex.harness.exllamav2 import compiling; compiling.{call}"
 )
 

@@ -39,10 +39,10 @@ _FAMILIES: Final = (
     "TRITON_",
 )
 # The interpreter is isolated from the environment and from the folder that it starts in, and
-# is told instead where we found what we are made of.
+# is told instead where we found what we are made of, in our order: both ends are one build.
 _BEGIN: Final = (
     "import json, sys; path = json.loads(sys.argv[1])['path']; "
-    "sys.path += [each for each in path if each not in sys.path]; "
+    "sys.path[:] = [*path, *(each for each in sys.path if each not in path)]; "
     "from cortex.harness.hosts.child import main; main(sys.argv[1])"
 )
 
