@@ -1,14 +1,17 @@
 """Callbacks on sockets, hosted in trio: a wait costs neither a task nor a call into the kernel.
 
-One epoll that lasts holds the sockets, and one task waits for it. A callback must not block, and what it
-raises ends its own watcher and nobody else. Tasks and callbacks take turns on one thread, so that a
-callback, like whatever does not await, is never interrupted.
+One epoll that lasts holds the sockets, and is waited for beside what trio waits for. A callback must not
+block, and what it raises ends its own watcher and nobody else. It runs in no task: it may start one in a
+nursery, set an event, cancel a scope, and must not ask for the current task. Tasks and callbacks take turns
+on one thread, so that a callback, like whatever does not await, is never interrupted.
 """
 
 import select
 from typing import Final, Protocol
 
 import trio
+
+from cortex.web.hosting import Host
 
 READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITE: Final = select.EPOLLOUT
@@ -67,21 +70,27 @@ class Reactor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell until cancelled."""
         task_status.started()
+        host = Host.find()
+        if host is not None:
+            await host.call(self._go, self._epoll.fileno())
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
-            self.now = trio.current_time()
-            for fd, events in self._epoll.poll(0, _AT_ONCE):
-                watcher = self._watchers.get(fd)
-                if watcher is not None:
-                    self._tell(watcher, events)
+            self._go()
+
+    def _go(self) -> None:
+        """Tell whoever has something to hear."""
+        self.now = trio.current_time()
+        watchers = self._watchers
+        for fd, events in self._epoll.poll(0, _AT_ONCE):
+            watcher = watchers.get(fd)
+            if watcher is None:
+                continue
+            try:
+                watcher.ready(events)
+            except Exception as bug:  # noqa: BLE001 - logged by the watcher, which is closed by it
+                watcher.broke(bug)
 
     def close(self) -> None:
         """Nothing is watched any more."""
         self._watchers.clear()
         self._epoll.close()
-
-    def _tell(self, watcher: Watcher, events: int) -> None:
-        try:
-            watcher.ready(events)
-        except Exception as bug:  # noqa: BLE001 - logged by the watcher, which is closed by it
-            watcher.broke(bug)

@@ -1,0 +1,235 @@
+"""The reactor waits in trio's place, and no task waits a moment longer for it."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
+
+import pytest
+import trio
+import trio.testing
+
+from cortex.web import reactor
+from cortex.web.hosting import Host
+from cortex.web.reactor import Reactor
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+@pytest.fixture(params=["in trio's place", "by trio's loop"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "by trio's loop":
+        monkeypatch.setattr(reactor, "Host", type("NoHost", (), {"find": staticmethod(lambda: None)}))
+
+
+class Told:
+    """A watcher that does something for each byte that comes."""
+
+    def __init__(self, sock: socket.socket, does: Callable[[], object]) -> None:
+        self.sock, self.does, self.bugs = sock, does, 0
+
+    def ready(self, events: int) -> None:
+        for _ in self.sock.recv(64):
+            self.does()
+
+    def broke(self, bug: Exception) -> None:
+        self.bugs += 1
+
+
+@contextmanager
+def watched(loop: Reactor, does: Callable[[], object]) -> Iterator[tuple[socket.socket, Told]]:
+    """The other end of a socket whose watcher does that."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        told = Told(ours, does)
+        loop.watch(ours.fileno(), told)
+        yield theirs, told
+        loop.leave(ours.fileno(), told)
+
+
+@pytest.fixture
+async def loop(_way: None, nursery: trio.Nursery) -> Reactor:
+    loop = Reactor()
+    await nursery.start(loop.run)
+    return loop
+
+
+class Steps(trio.abc.Instrument):
+    """How often tasks took a step."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+async def test_trio_is_as_it_is_known_here() -> None:
+    """Else everything works, and each wake costs several times as much."""
+    assert Host.find() is not None
+
+
+async def test_a_clock_of_tests_is_left_to_trio(mock_clock: trio.testing.MockClock) -> None:
+    assert Host.find() is None
+
+
+async def test_what_comes_while_no_task_has_anything_to_do_costs_no_step_of_a_task(
+    nursery: trio.Nursery,
+) -> None:
+    loop, steps, heard = Reactor(), Steps(), trio.Event()
+    await nursery.start(loop.run)
+    many = 100
+
+    def pass_on() -> None:
+        nonlocal many
+        many -= 1
+        if many:
+            theirs.send(b"x")
+        else:
+            heard.set()
+
+    with watched(loop, pass_on) as (theirs, _):
+        theirs.send(b"x")
+        trio.lowlevel.add_instrument(steps)
+        await heard.wait()
+        trio.lowlevel.remove_instrument(steps)
+    assert steps.count < 10
+
+
+async def test_a_task_that_a_callback_wakes_runs(loop: Reactor) -> None:
+    events = [trio.Event() for _ in range(20)]
+    waiting = iter(events)
+    with watched(loop, lambda: next(waiting).set()) as (theirs, _):
+        for event in events:
+            theirs.send(b"x")
+            await event.wait()
+
+
+async def test_a_deadline_that_a_callback_brings_nearer_is_kept(loop: Reactor) -> None:
+    scope = trio.CancelScope(deadline=inf)
+
+    def hurry() -> None:
+        scope.deadline = trio.current_time() + 0.05
+
+    with watched(loop, hurry) as (theirs, _):
+        theirs.send(b"x")
+        since = time.monotonic()
+        with scope:
+            await trio.sleep_forever()
+        assert time.monotonic() - since < 5
+
+
+async def test_a_task_that_a_callback_starts_or_cancels_runs(loop: Reactor, nursery: trio.Nursery) -> None:
+    began, scope = trio.Event(), trio.CancelScope()
+
+    async def begins() -> None:
+        began.set()
+
+    def act() -> None:
+        if began.is_set():
+            scope.cancel()
+        else:
+            nursery.start_soon(begins)
+
+    with watched(loop, act) as (theirs, _):
+        theirs.send(b"x")
+        await began.wait()
+        theirs.send(b"x")
+        with scope:
+            await trio.sleep_forever()
+
+
+async def test_a_thread_and_a_socket_of_a_task_are_heard(loop: Reactor) -> None:
+    """While callbacks are told again and again, and when all is still."""
+    ours, far = trio.socket.socketpair()
+    with watched(loop, lambda: None) as (theirs, _), ours, far:
+        for _ in range(20):
+            theirs.send(b"x")
+            assert await trio.to_thread.run_sync(lambda: trio.from_thread.run_sync(lambda: 7)) == 7
+            await far.send(b"y")
+            assert await ours.recv(1) == b"y"
+            await trio.sleep(0.001)
+
+
+async def test_tasks_have_their_turns_while_callbacks_never_rest(loop: Reactor) -> None:
+    def again() -> None:
+        theirs.send(b"x")
+
+    with watched(loop, again) as (theirs, _):
+        theirs.send(b"x")
+        with trio.fail_after(5):
+            for _ in range(50):
+                await trio.sleep(0.001)
+
+
+async def test_a_bug_in_a_callback_is_its_watchers_alone(loop: Reactor) -> None:
+    event = trio.Event()
+    with watched(loop, lambda: 1 / 0) as (broken, told), watched(loop, event.set) as (theirs, _):
+        broken.send(b"x")
+        theirs.send(b"x")
+        await event.wait()
+        assert told.bugs == 1
+
+
+async def test_what_goes_wrong_beside_the_callbacks_ends_the_reactor() -> None:
+    """It is told where the reactor runs, and nobody waits for callbacks that will not come."""
+
+    class Broken(Told):
+        def broke(self, bug: Exception) -> None:
+            raise bug
+
+    loop = Reactor()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.RaisesGroup(ZeroDivisionError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(loop.run)
+            loop.watch(ours.fileno(), Broken(ours, lambda: 1 / 0))
+            theirs.send(b"x")
+            await trio.sleep_forever()
+
+
+async def test_who_waits_until_all_is_still_is_not_held_up(loop: Reactor) -> None:
+    with watched(loop, lambda: None) as (theirs, _):
+        theirs.send(b"x")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_a_cancelled_reactor_ends(_way: None) -> None:
+    loop = Reactor()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(loop.run)
+        with watched(loop, nursery.cancel_scope.cancel) as (theirs, _):
+            theirs.send(b"x")
+            await trio.sleep_forever()
+
+
+async def test_two_reactors_hear_each_their_own(_way: None) -> None:
+    """A gateway and a neuron in one process have one each."""
+    one, other = Reactor(), Reactor()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.run)
+        await nursery.start(other.run)
+        left, heard = 40, trio.Event()
+
+        def to_other() -> None:
+            second.send(b"x")
+
+        def to_one() -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                first.send(b"x")
+            else:
+                heard.set()
+
+        with watched(one, to_other) as (first, _), watched(other, to_one) as (second, _):
+            first.send(b"x")
+            with trio.fail_after(5):
+                await heard.wait()
+        nursery.cancel_scope.cancel()
