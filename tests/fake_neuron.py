@@ -302,7 +302,8 @@ class Open:
             await trio.sleep(0.002)
 
 
-QUICK = Poll(interval_s=0.05, timeout_s=1.0, failures=3)
+# A busy machine is no neuron that is away: who wants one that hangs found out soon is `IMPATIENT`.
+QUICK = Poll(interval_s=0.05, timeout_s=5.0, failures=3)
 # For neurons that hang: found out within a test, though a busy machine may cause a miss.
 IMPATIENT = Poll(interval_s=0.05, timeout_s=0.3, failures=3)
 
