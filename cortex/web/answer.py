@@ -33,6 +33,7 @@ class Answer:
         self._parser = httptools.HttpResponseParser(self._heard)
         self._heard.parser = self._parser
         self._unframed = 0
+        self._line_ended = False
         self._fault: UpstreamFailed | None = None
 
     @property
@@ -62,6 +63,12 @@ class Answer:
     def headed(self) -> bool:
         """Whether status and headers are known."""
         return self._heard.headed
+
+    @property
+    def between_chunks(self) -> bool:
+        """Whether what was fed ended with a chunk that is not the last. Whole chunks that come behind it
+        may then be kept from the parser, which is none the wiser."""
+        return self._line_ended and self._heard.between and self._fault is None
 
     async def head(self) -> None:
         """`status` and `headers` are known. UpstreamFailed when the neuron breaks off before."""
@@ -117,6 +124,7 @@ class Answer:
             self._closed()
             return
         heard, framed = self._heard, self._heard.framed
+        self._line_ended = data.endswith(b"\r\n")
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -158,7 +166,7 @@ class _Heard:
         self.headers: dict[str, str] = {}
         self.trailers: dict[str, str] = {}
         self.pieces: list[bytes] = []
-        self.headed = self.ended = self.keep = self.excess = False
+        self.headed = self.ended = self.keep = self.excess = self.between = False
         # Grows with each whole head and each piece of body: bytes without growth are overhead.
         self.framed = 0
 
@@ -187,6 +195,12 @@ class _Heard:
         if not self.ended:
             self.pieces.append(data)
             self.framed += 1
+
+    def on_chunk_header(self) -> None:
+        self.between = False
+
+    def on_chunk_complete(self) -> None:
+        self.between = not self.ended
 
     def on_message_complete(self) -> None:
         self.ended = self.headed

@@ -17,6 +17,7 @@ from cortex.config.limits import Limits
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web import relay
 from cortex.web.answer import Answer
+from cortex.web.chunks import payloads
 from cortex.web.framing import Framing
 from cortex.web.guest import Guest
 from cortex.web.link import Link
@@ -88,6 +89,8 @@ class Errand:
         self._size = 0
         self._over = False
         self._end_of_it = b""  # that waits for what the client has yet to take
+        # Whether whole chunks may pass as they come: both sides are between two of them.
+        self._flows = False
         self._delivered = True
         self._beat_at = self._late_at = self._dial_by = inf
         self.due = inf
@@ -110,7 +113,9 @@ class Errand:
     def heard(self, data: bytes) -> None:
         if self._over:
             return  # the client has yet to take the end of it
-        answer = self.answer
+        if self._flows and self._flowed(data):
+            return
+        answer, self._flows = self.answer, False
         try:
             answer.feed(data)
             if not answer.headed:
@@ -199,12 +204,28 @@ class Errand:
             if tail.fault is not None:
                 reason = "oversize" if tail.fault == TOO_BIG else "protocol"
                 raise UpstreamFailed(tail.fault, reason=reason)
+            chunks_pass = answer.between_chunks and self.framing.passes_chunks
+            self._flows = chunks_pass and tail.between_events
         if answer.complete:
             if not tail.ended:
                 raise UpstreamFailed(relay.NO_END, reason="no_end")
             self._send(self._end(tail))
         elif answer.fault is not None:
             raise answer.fault
+
+    def _flowed(self, data: bytes) -> bool:
+        """Whether `data` was nothing but plain events in plain chunks, and went to the client as it is."""
+        held, tail = payloads(data), self._events
+        if held is None or tail.may_end(data):
+            return False
+        now, size = self.guest.now, sum(map(len, held))
+        self.meter.bytes += size
+        self.meter.flowed(data, now)
+        tail.passed(held[-1], size)
+        self.framing.passed(held)
+        self._alive_at(now)
+        self._send(data)
+        return True
 
     def _told(self, tail: EventTail) -> bool:
         """The whole events go to the client; whether the stream ends with them."""

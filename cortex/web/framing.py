@@ -152,6 +152,18 @@ class Framing:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         return self._behind_head(data)
 
+    @property
+    def passes_chunks(self) -> bool:
+        """Whether chunks that others have framed may go out as they are: the head is out, and so is all of
+        the last `data`."""
+        return self._chunked and self.state == "open"
+
+    def passed(self, held: Sequence[bytes]) -> None:
+        """Chunks with these payloads go out as others have framed them."""
+        if self._trail is not None:
+            for payload in held:
+                self._trail.feed(payload)
+
     def end(self, trailers: Sequence[tuple[str, str]] = ()) -> bytes:
         """What completes the answer. An HTTP/1.0 client, which has no trailers, is told by the close."""
         self._expect("headed", "open")

@@ -74,8 +74,15 @@ class Meter:
 
     def passed(self, events: bytes, now: float) -> None:
         """Whole `events` have been passed on."""
-        count = _content_events(self.dialect, events)
-        if count:
+        lines = b"\n" + events
+        self._passed(_content_events(self.dialect, lines) - _outside(self.dialect, lines), now)
+
+    def flowed(self, piece: bytes, now: float) -> None:
+        """The same of events in their chunks, none of which is an end mark or tells an error."""
+        self._passed(_content_events(self.dialect, piece), now)
+
+    def _passed(self, count: int, now: float) -> None:
+        if count > 0:
             self.events += count
             if self.first_content_at is None:
                 self.first_content_at = now
@@ -111,15 +118,20 @@ class Meter:
             self._told = _usage(counts) if counts else None
 
 
-def _content_events(dialect: Dialect, events: bytes) -> int:
+def _content_events(dialect: Dialect, lines: bytes) -> int:
     if dialect == "anthropic":
-        return events.count(b'"content_block_delta"')
+        return lines.count(b'"content_block_delta"')
     if dialect == "responses":
-        return events.count(b'.delta"')
-    lines = b"\n" + events
+        return lines.count(b'.delta"')
     framing = lines.count(b'"role":') + lines.count(b'"finish_reason":"') + lines.count(b'"choices":[]')
-    outside = lines.count(b"\ndata: [DONE]") + lines.count(b'\ndata: {"error"')
-    return max(0, lines.count(b"\ndata:") - framing - outside)
+    return lines.count(b"\ndata:") - framing
+
+
+def _outside(dialect: Dialect, lines: bytes) -> int:
+    """How many of a chat's events belong to no answer."""
+    if dialect != "openai":
+        return 0
+    return lines.count(b"\ndata: [DONE]") + lines.count(b'\ndata: {"error"')
 
 
 def _usage(counts: _Counts) -> Usage:

@@ -30,11 +30,11 @@ _MARKS: Final[dict[Dialect, frozenset[bytes]]] = {
     "anthropic": frozenset({b"message_stop"}),
     "responses": frozenset({b"response.completed", b"response.incomplete", b"response.failed"}),
 }
-# What any end mark or error has in it.
-_ENDS: Final[dict[Dialect, re.Pattern[bytes]]] = {
-    "openai": re.compile(rb"\[DONE\]|error"),
-    "anthropic": re.compile(rb"message_stop|error"),
-    "responses": re.compile(rb"response\.(?:completed|incomplete|failed)|error"),
+# One of these is in any end mark and in any error.
+_ENDS: Final[dict[Dialect, tuple[bytes, ...]]] = {
+    "openai": (b"[DONE]", b"error"),
+    "anthropic": (b"message_stop", b"error"),
+    "responses": (b"response.completed", b"response.incomplete", b"response.failed", b"error"),
 }
 _FAILURES: Final = frozenset({b"error", b"response.failed"})
 _PING: Final = b"ping"
@@ -45,6 +45,7 @@ class EventTail:
 
     def __init__(self, dialect: Dialect, limit: int = EVENT_LIMIT) -> None:
         self._dialect: Dialect = dialect
+        self._ends = _ENDS[dialect]
         self._least, self._passed = limit, 0
         self._open = bytearray()
         self._last = b""
@@ -77,7 +78,7 @@ class EventTail:
         """Whether the stream may end here: its last event is the end mark, or an error event."""
         if self.fault is not None or self.mid_event:
             return False
-        if self._recent and not _ENDS[self._dialect].search(self._recent):
+        if self._recent and not self.may_end(self._recent):
             # Nearly every piece of a stream: nothing in it looks like an end, or tells an error.
             return False
         name, data = _fields(self.last)
@@ -89,6 +90,24 @@ class EventTail:
         """Whether the last event tells an error of the neuron's own."""
         name, data = _fields(self.last)
         return name in _FAILURES or (self._dialect == "openai" and data.startswith(b'{"error"'))
+
+    @property
+    def between_events(self) -> bool:
+        """Whether what was fed ended with a whole event, after the first that is no keep-alive."""
+        return self.begun and not self._open and self.fault is None
+
+    def may_end(self, data: bytes) -> bool:
+        """Whether something in `data` looks like an end mark or an error."""
+        for end in self._ends:  # noqa: SIM110 - for each piece of each stream: a generator costs more than the search
+            if end in data:
+                return True
+        return False
+
+    def passed(self, last: bytes, size: int) -> None:
+        """Between two events `size` bytes of others have passed: whole ones, no comment among them, and
+        none that `may_end` the stream. `last` are the latest of them."""
+        self._passed += size
+        self._recent = last
 
     def feed(self, data: bytes) -> int:
         """How many bytes of `data` may pass: all, or those before the `fault` that there is from now on."""
