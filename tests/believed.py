@@ -12,7 +12,6 @@ from cortex.evictor import Rules
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.listing import Listing
 from cortex.gateway.loading import RemoteLoader
-from cortex.gateway.remote import Client
 from cortex.gateway.report import Report
 from cortex.ledger import Ledger, Policy
 from cortex.metrics import Metrics
@@ -35,8 +34,7 @@ class Believed:
         loader = cast(RemoteLoader, None)  # nothing is loaded
         self.metrics = Metrics(lambda model: True)
         dispatch = Dispatch(self.ledger, loader, Patience(60.0, 300.0), LoadBook(self.metrics, evicts=False))
-        client = cast(Client, None)  # and nobody asked
-        self.fleet = Fleet(refs_of(neurons), client, Poll(), dispatch, self.metrics, silent_s=60.0)
+        self.fleet = Fleet(refs_of(neurons), Poll(), dispatch, self.metrics, silent_s=60.0)
         specs = [
             ModelSpec(f"m{number:04}", harness="exllamav2", footprint=(1 + number % 60) * GIB)
             for number in range(models)

@@ -222,11 +222,12 @@ def test_memory_is_told_by_the_minute_and_grows_from_the_first_to_the_last() -> 
 
 
 def test_a_profile_is_shares_of_what_was_at_work_itself() -> None:
-    where = "/x/lib/python3.11"
+    main = "thread (0x7f): MainThread;main (/src/cortex/cli/run.py)"
     stacks = [
-        "main (/src/cortex/cli/run.py);send (/src/cortex/web/link.py) 6",
-        "main (/src/cortex/cli/run.py);take (/src/cortex/web/link.py) 2",
-        f"main (/src/cortex/cli/run.py);run (<built-in>);wait ({where}/site-packages/trio/_run.py) 2",
+        f"{main};send (/src/cortex/web/link.py) 6",
+        f"{main};take (/src/cortex/web/link.py) 2",
+        f"{main};run (<built-in>);wait (/x/lib/python3.11/site-packages/trio/_run.py) 2",
+        "thread (0x8f): outlet;wait (/src/cortex/logs/outlet.py) 90",
     ]
     assert profiling.by_room(stacks) == [("cortex/web/link.py", 0.8), ("trio/_run.py", 0.2)]
     assert profiling.by_function(stacks)[0] == ("send (cortex/web/link.py)", 0.6)

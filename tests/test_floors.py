@@ -29,7 +29,7 @@ HOMES: dict[str, set[str] | None] = {
     "quart_trio": {"web/application", "gateway/app", "neuron/app"},
     "werkzeug": {"web/application"},
     "hypercorn": {"web/control"},
-    "httpx": {"gateway/remote", "harness/upstream", "hub/client", "hub/reach", "status"},
+    "httpx": {"harness/upstream", "hub/client", "hub/reach", "status"},
     "typer": {"cli"},
     "tomlkit": {"config/editing", "connect/formats/toml_text"},
     "yaml": {"connect/formats/yaml_text"},

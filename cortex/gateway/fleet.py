@@ -22,7 +22,7 @@ from cortex.gateway.knowers import Knowers
 from cortex.gateway.member import Found, Neuron, Waits, pool_of, together
 from cortex.gateway.polling import Polling
 from cortex.gateway.probation import Probation
-from cortex.gateway.remote import Client, Remote
+from cortex.gateway.remote import Remote
 from cortex.gateway.ways import Tongues
 from cortex.metrics import Ejection, Metrics
 from cortex.web.names import Resolve, resolve
@@ -46,7 +46,6 @@ class Fleet:
     def __init__(
         self,
         refs: tuple[NeuronRef, ...],
-        client: Client,
         poll: Poll,
         dispatch: Dispatch,
         metrics: Metrics,
@@ -55,7 +54,7 @@ class Fleet:
         reactor: Reactor | None = None,
     ) -> None:
         self._reactor = reactor
-        self._client, self._dispatch, self._metrics = client, dispatch, metrics
+        self._dispatch, self._metrics = dispatch, metrics
         self._polling, self._silent_s = Polling(self, poll), silent_s
         self.probation = Probation(trio.current_time, self._bound)
         self._neurons: dict[str, Neuron] = {}
@@ -109,6 +108,7 @@ class Fleet:
             self._nursery = None
             for neuron in self:
                 neuron.pool.close()
+                neuron.remote.close()
 
     # -- who belongs to it
 
@@ -144,7 +144,7 @@ class Fleet:
 
     def _enlist(self, ref: NeuronRef) -> Neuron:
         pool = self._pool_of(ref)
-        neuron = self._neurons[ref.name] = Neuron(ref, Remote(ref, self._client, pool), pool)
+        neuron = self._neurons[ref.name] = Neuron(ref, Remote(ref, pool), pool)
         self._dispatch.ledger.open(ref.name, ())
         self._dispatch.ledger.shut(ref.name, "it has not reported yet")
         return neuron
@@ -163,7 +163,9 @@ class Fleet:
             neuron.boot_id, neuron.seen_at = "", -inf
             neuron.boots.clear()
             self.probation.forget(neuron.name)
-        neuron.ref, neuron.remote = ref, Remote(ref, self._client, neuron.pool)
+        else:
+            neuron.remote.retire()
+        neuron.ref, neuron.remote = ref, Remote(ref, neuron.pool)
 
     def _dismiss(self, neuron: Neuron, why: str) -> None:
         if neuron.dismissed:
@@ -208,20 +210,25 @@ class Fleet:
         """Its address is looked at no more, and somebody may wait for an answer from there."""
         if neuron.waits and self._nursery is not None:
             self._nursery.start_soon(self._linger, neuron.remote, neuron.waits)
+        else:
+            neuron.remote.retire()
 
     async def _linger(self, remote: Remote, waits: Waits) -> None:
         """Those who wait have their answers, or were told that nobody lives there."""
         heard_at = trio.current_time()
-        while waits:
-            with trio.move_on_after(self._polling.poll.timeout_s):
-                try:
-                    await remote.health()
-                    heard_at = trio.current_time()
-                except CortexError as error:
-                    log.debug("neuron.silent cause=%s", error.message)
-            if trio.current_time() - heard_at > self._silent_s:
-                waits.give_up()
-            await trio.sleep(self._polling.poll.interval_s)
+        try:
+            while waits:
+                with trio.move_on_after(self._polling.poll.timeout_s):
+                    try:
+                        await remote.health()
+                        heard_at = trio.current_time()
+                    except CortexError as error:
+                        log.debug("neuron.silent cause=%s", error.message)
+                if trio.current_time() - heard_at > self._silent_s:
+                    waits.give_up()
+                await trio.sleep(self._polling.poll.interval_s)
+        finally:
+            remote.retire()
 
     # -- what requests find out
 

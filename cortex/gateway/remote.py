@@ -1,54 +1,46 @@
 """Control calls to one neuron: what it has, what it does, and what it shall load.
 
-The one place of the gateway that knows httpx. Library errors end here: what comes out
-is a value of `wire.neuron` or a `CortexError`. Inference bytes do not pass here.
+Goes by connections of its own for each neuron, so that a look at one costs the same in a fleet of
+thousands, and outlives the requests to a neuron that has left. What comes out is a value of
+`wire.neuron` or a `CortexError` that names the neuron. Inference bytes do not pass here.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final, TypeAlias, TypeVar
+from collections.abc import Mapping
+from math import inf
+from typing import Final, TypeVar
 
-import httpx
 import msgspec
-import trio
 
 from cortex.causes import bottom
 from cortex.config.gateway import NeuronRef
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
-from cortex.web.names import Address
+from cortex.web.answer import Answer
 from cortex.web.pool import Pool
+from cortex.web.relay import Destination, request_head
 from cortex.wire import keeping, reading, refusals
 from cortex.wire import neuron as wire
 
 T = TypeVar("T")
-Client: TypeAlias = httpx.AsyncClient
 
 # A neuron's whole report is a few KiB; a reply beyond this is no neuron.
 LARGEST_REPORT_BYTES: Final = 8 * 2**20
-CONNECT_S: Final = 1.0
-
-
-@asynccontextmanager
-async def open_client() -> AsyncIterator[Client]:
-    """The client for all neurons. Its pool never queues: a cancelled wait in it leaks a slot."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30)
-    timeout = httpx.Timeout(None, connect=CONNECT_S)
-    async with httpx.AsyncClient(
-        limits=limits, timeout=timeout, follow_redirects=False, trust_env=False
-    ) as client:
-        yield client
 
 
 class Remote:
     """One neuron's control API, at the addresses that `pool` has for its host. Deadlines are the
     caller's."""
 
-    def __init__(self, ref: NeuronRef, client: Client, pool: Pool) -> None:
-        self._ref, self._client, self._names = ref, client, pool.names
-        # Said here, since URLs hold addresses: the library would look each name up by itself.
-        self._headers = {"host": pool.authority, "accept-encoding": "identity"}
-        if ref.token is not None:
-            self._headers["authorization"] = f"Bearer {ref.token}"
+    def __init__(self, ref: NeuronRef, pool: Pool) -> None:
+        self._ref, self._pool = ref, pool.beside()
+        self._to = Destination(pool.authority, ref.token)
+
+    def retire(self) -> None:
+        """No further call begins. Those under way end in peace."""
+        self._pool.retire()
+
+    def close(self) -> None:
+        """Those under way are cut off, too."""
+        self._pool.close()
 
     async def discovery(self) -> wire.Discovery:
         """GET /discovery."""
@@ -92,61 +84,38 @@ class Remote:
 
     async def _ask(
         self, method: str, path: str, body: msgspec.Struct | None
-    ) -> tuple[int, httpx.Headers, bytes]:
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of the answer, whatever it says."""
-        problem: CortexError | None = None
-        for address in await self._names.addresses():
-            try:
-                answer = await self._ask_at(address, method, path, body)
-            except (Unreachable, TooSlow) as error:
-                problem = error
-            else:
-                self._names.prefer(address)
-                return answer
-        self._names.doubt()
-        assert problem is not None  # noqa: S101 - there is an address, or `addresses` has raised
-        raise problem
-
-    async def _ask_at(
-        self, address: Address, method: str, path: str, body: msgspec.Struct | None
-    ) -> tuple[int, httpx.Headers, bytes]:
-        """The same of one address; Unreachable or TooSlow only when nobody took the connection there."""
-        name = self._ref.name
-        host, port = address.sockaddr[:2]
-        url = httpx.URL(scheme="http", host=str(host), port=int(port), path=path)
-        content = None if body is None else msgspec.json.encode(body)
-        headers = self._headers if content is None else {**self._headers, "content-type": "application/json"}
+        content = b"" if body is None else msgspec.json.encode(body)
+        own = {} if body is None else {"content-type": "application/json"}
+        head = request_head(method, path, b"", len(content), to=self._to, own=own)
         try:
-            async with self._client.stream(method, url, content=content, headers=headers) as answer:
-                return answer.status_code, answer.headers, await self._whole(answer, path)
-        except httpx.ConnectError as error:
-            raise Unreachable(
-                f"Neuron '{name}' at {self._ref.endpoint} cannot be reached: {bottom(error)}"
-            ) from error
-        except httpx.TimeoutException as error:
-            late = TooSlow(f"Neuron '{name}' did not take the connection for {path} in time")
-            late.not_started = True  # the client has no other timeout than that for connecting
-            raise late from error
-        except httpx.HTTPError as error:
-            why = bottom(error)
-            raise UpstreamFailed(f"Neuron '{name}' broke off at {path} ({why}); see its log") from error
-
-    async def _whole(self, answer: httpx.Response, path: str) -> bytes:
-        """The bytes as they came: one that is encoded, unasked, is nonsense like any other."""
-        said = bytearray()
-        # Cancelled rather than left: that way the library's own generators are all unwound.
-        with trio.CancelScope() as enough:
-            async for piece in answer.aiter_raw():
-                said += piece
-                if len(said) > LARGEST_REPORT_BYTES:
-                    enough.cancel()
-        if enough.cancel_called:
+            async with self._pool.exchange(head + content, first_byte_s=inf) as answer:
+                status, headers, said = answer.status, answer.headers, await _whole(answer)
+        except (Unreachable, UpstreamFailed) as error:
+            raise self._problem(error, path) from error
+        if len(said) > LARGEST_REPORT_BYTES:
             raise UpstreamFailed(
                 f"Neuron '{self._ref.name}' answered {path} with over {LARGEST_REPORT_BYTES} bytes"
             )
-        return bytes(said)
+        return status, headers, said
 
-    def _refusal(self, status: int, headers: httpx.Headers, said: bytes, path: str) -> CortexError:
+    def _problem(self, error: CortexError, path: str) -> CortexError:
+        """What a connection's error comes to. Unreachable only when nobody took the connection, or there
+        is nobody to take it."""
+        name = self._ref.name
+        if error.reason == "connect":
+            late = TooSlow(f"Neuron '{name}' did not take the connection for {path} in time")
+            late.not_started = True
+            return late
+        if error.reason == "refused":
+            return Unreachable(f"Neuron '{name}' at {self._ref.endpoint} cannot be reached: {bottom(error)}")
+        if isinstance(error, Unreachable) and error.__cause__ is None:
+            return error
+        why = bottom(error) if error.__cause__ else error.message.partition(". ")[0]
+        return UpstreamFailed(f"Neuron '{name}' broke off at {path} ({why}); see its log")
+
+    def _refusal(self, status: int, headers: Mapping[str, str], said: bytes, path: str) -> CortexError:
         name, refusal = self._ref.name, refusals.read(said)
         if refusal is None:
             return UpstreamFailed(f"Neuron '{name}' answered {path} with status {status}")
@@ -163,3 +132,12 @@ class Remote:
         )
         error.not_started = error.not_started or headers.get(wire.NOT_STARTED) == "1"
         return error
+
+
+async def _whole(answer: Answer) -> bytes:
+    """The bytes as they came, or more than there may be: one that is encoded, unasked, is nonsense like
+    any other."""
+    said = bytearray()
+    while len(said) <= LARGEST_REPORT_BYTES and (piece := await answer.receive()):
+        said += piece
+    return bytes(said)

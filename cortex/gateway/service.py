@@ -13,7 +13,6 @@ from cortex.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
 from cortex.config.models import merge_aliases
 from cortex.dispatch import Dispatch, LoadBook
-from cortex.gateway import remote
 from cortex.gateway.app import build_app, scope_of
 from cortex.gateway.discovery import Seeker
 from cortex.gateway.expiry import end_expired
@@ -96,8 +95,8 @@ class Gateway:
 async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[Gateway]:
     """A gateway at work. Leaving the block ends it hard, unless it was left before by `leave`."""
     catalogue = merge_aliases(catalogue, config.aliases, config.alias_sampling)
-    async with remote.open_client() as client, trio.open_nursery() as nursery:
-        parts = await _assemble(config, catalogue, client, nursery)
+    async with trio.open_nursery() as nursery:
+        parts = await _assemble(config, catalogue, nursery)
         tuning = Tuning(config, catalogue, parts, nursery)
         api = await nursery.start(parts.api.run, config.listen.host, config.listen.port)
         page = await nursery.start(parts.page.run, config.metrics_listen.host, config.metrics_listen.port)
@@ -109,9 +108,7 @@ async def opened(config: GatewayConfig, catalogue: Catalogue) -> AsyncIterator[G
         nursery.cancel_scope.cancel()
 
 
-async def _assemble(
-    config: GatewayConfig, catalogue: Catalogue, client: remote.Client, nursery: trio.Nursery
-) -> Parts:
+async def _assemble(config: GatewayConfig, catalogue: Catalogue, nursery: trio.Nursery) -> Parts:
     ledger = Ledger(trio.current_time, rules_of(config))
     metrics = Metrics(lambda model: bool(listing.has(model)), dropped_records=logs.dropped)
     boot_id = secrets.token_hex(8)
@@ -126,7 +123,7 @@ async def _assemble(
     await nursery.start(dispatch.run)
     silent_s = config.limits.upstream_stall_s
     reactor = Reactor()
-    fleet = Fleet(config.neurons, client, config.poll, dispatch, metrics, silent_s=silent_s, reactor=reactor)
+    fleet = Fleet(config.neurons, config.poll, dispatch, metrics, silent_s=silent_s, reactor=reactor)
     accounts = Accounts(config.keys, trio.current_time)
     fleet.told = accounts.reported
     listing = Listing(catalogue, ledger, fleet)

@@ -46,9 +46,11 @@ class Pool:
         dns_s: float = DNS_S,
         lookup: Resolve = resolve,
         reactor: Reactor | None = None,
+        names: Names | None = None,
     ) -> None:
+        self._host, self._port = host, port
         self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.names = Names(host, port, dns_s=dns_s, lookup=lookup)
+        self.names = names or Names(host, port, dns_s=dns_s, lookup=lookup)
         self.connect_s = connect_s
         self._idle_s = idle_s
         self._idle: deque[Link] = deque()
@@ -59,6 +61,10 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.authority} idle={len(self._idle)} active={len(self._active)}>"
+
+    def beside(self) -> "Pool":
+        """Other connections to the same neuron at the same addresses, for tasks alone."""
+        return Pool(self._host, self._port, connect_s=self.connect_s, idle_s=self._idle_s, names=self.names)
 
     @asynccontextmanager
     async def exchange(self, request: bytes, *, first_byte_s: float) -> AsyncIterator[Answer]:

@@ -9,8 +9,8 @@ import trio
 
 from cortex.config.gateway import NeuronRef
 from cortex.errors import Unreachable
-from cortex.gateway import remote
 from cortex.gateway.member import pool_of
+from cortex.gateway.remote import Remote
 from cortex.wire import neuron as wire
 from tests.fake_neuron import Open, fake_neuron, open_gateway, refusal
 from tests.fake_upstream import whole
@@ -61,9 +61,8 @@ async def test_a_bug_in_believing_a_report_is_that_neurons_miss(caplog: pytest.L
 
 async def test_a_name_that_no_resolver_takes_is_unreachable() -> None:
     ref = NeuronRef("n1", f"http://{'x' * 64}.example:1")
-    async with remote.open_client() as client:
-        with pytest.raises(Unreachable):
-            await remote.Remote(ref, client, pool_of(ref)).health()
+    with pytest.raises(Unreachable):
+        await Remote(ref, pool_of(ref)).health()
 
 
 async def test_a_model_that_the_neuron_knows_under_another_name_is_refused_with_both() -> None:

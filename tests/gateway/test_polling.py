@@ -38,6 +38,11 @@ class Played:
         self.discoveries += 1
         return Discovery(boot_id=self.boot)
 
+    def retire(self) -> None:
+        self.closed = True
+
+    close = retire
+
 
 class Swept:
     """A pool of connections that is only counted."""
@@ -68,7 +73,7 @@ class World:
         metrics = Metrics(lambda _: True)
         dispatch = Dispatch(self.ledger, None, Patience(9.0, 9.0), LoadBook(metrics))  # type: ignore[arg-type]
         refs = (NeuronRef("n1", "http://127.0.0.1:1"),)
-        self.fleet = Fleet(refs, None, poll, dispatch, metrics, silent_s=30.0)  # type: ignore[arg-type]
+        self.fleet = Fleet(refs, poll, dispatch, metrics, silent_s=30.0)
         self.neuron = self.fleet["n1"]
         self.remote = self.neuron.remote = Played()  # type: ignore[assignment]
         self.pool = self.neuron.pool = Swept()  # type: ignore[assignment]
