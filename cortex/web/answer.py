@@ -33,7 +33,7 @@ class Answer:
         self._parser = httptools.HttpResponseParser(self._heard)
         self._heard.parser = self._parser
         self._unframed = 0
-        self._line_ended = False
+        self._event_ended = False
         self._fault: UpstreamFailed | None = None
 
     @property
@@ -66,9 +66,9 @@ class Answer:
 
     @property
     def between_chunks(self) -> bool:
-        """Whether what was fed ended with a chunk that is not the last. Whole chunks that come behind it
-        may then be kept from the parser, which is none the wiser."""
-        return self._line_ended and self._heard.between and self._fault is None
+        """Whether what was fed ended with a chunk that is not the last, and an event in it. Whole chunks that
+        come behind it may then be kept from the parser, which is none the wiser."""
+        return self._event_ended and self._heard.between and self._fault is None
 
     async def head(self) -> None:
         """`status` and `headers` are known. UpstreamFailed when the neuron breaks off before."""
@@ -124,7 +124,7 @@ class Answer:
             self._closed()
             return
         heard, framed = self._heard, self._heard.framed
-        self._line_ended = data.endswith(b"\r\n")
+        self._event_ended = data.endswith(b"\n\n\r\n")
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -195,9 +195,7 @@ class _Heard:
         if not self.ended:
             self.pieces.append(data)
             self.framed += 1
-
-    def on_chunk_header(self) -> None:
-        self.between = False
+            self.between = False
 
     def on_chunk_complete(self) -> None:
         self.between = not self.ended

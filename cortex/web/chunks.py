@@ -5,7 +5,7 @@ to be of that form by counting: each line end in it has its place. Whatever else
 a chunk that goes on in the next piece, another line end, a chunk extension) is for the parsers. Pure.
 """
 
-_END = b"\n\n"
+from cortex.web.tail import whole_events
 
 
 def payloads(piece: bytes) -> list[bytes] | None:
@@ -16,18 +16,6 @@ def payloads(piece: bytes) -> list[bytes] | None:
         return None
     held = parts[1::2]
     for size, payload in zip(parts[::2], held, strict=True):
-        if size != b"%x" % len(payload) or not _whole(payload):
+        if size != b"%x" % len(payload) or not whole_events(payload):
             return None
     return held
-
-
-def _whole(payload: bytes) -> bool:
-    """Whether each line end of `payload` is behind a `data` or an `event` line, or ends an event."""
-    ends = payload.count(b"\n") - len(_END)
-    if not payload.endswith(_END):
-        return False
-    if payload.startswith(b"data:"):
-        return ends == 0 or ends == 2 * payload.count(b"\n\ndata:")
-    if payload.startswith(b"event:"):
-        return ends == 2 * payload.count(b"\n\nevent:") + payload.count(b"\ndata:")
-    return False

@@ -135,7 +135,7 @@ def test_an_event_in_two_chunks_behind_plain_ones_is_whole(dialect: Dialect) -> 
 def test_a_size_in_two_pieces_is_one() -> None:
     """Also where the second piece looks like a whole chunk."""
     events, rest = CHAT, b"data: 345678\n\n"
-    pieces = [framed(events[:3]), b"1", b"7\r\ndata:\n\n\r\n", rest + b"\r\n", framed(events[3:]) + LAST]
+    pieces = [framed(events[:3]) + b"1", b"7\r\ndata:\n\n\r\n", rest + b"\r\n", framed(events[3:]) + LAST]
     heard = Heard("openai", [HEAD, *pieces])
     assert heard.kept.end == "done"
     assert heard.body == b"".join([*events[:3], b"data:\n\n\r\n", rest, *events[3:]])
@@ -149,9 +149,11 @@ def test_a_client_without_chunks_gets_none() -> None:
 def test_what_looks_like_a_chunk_within_a_chunk_is_no_event() -> None:
     events = CHAT
     inner = chunk(events[2])
-    heard = Heard("openai", [HEAD, framed(events[:3]), b"%x\r\n" % len(inner), inner, b"\r\n"])
-    assert isinstance(heard.kept.end, CortexError)
-    assert heard.body == b"".join(events[:3])
+    for before in (b"", b"data: 1\n\n\r\n"):
+        begun = b"%x\r\n" % len(before + inner) + before
+        heard = Heard("openai", [HEAD, framed(events[:3]), begun, inner, b"\r\n"])
+        assert isinstance(heard.kept.end, CortexError)
+        assert heard.body == b"".join([*events[:3], before])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

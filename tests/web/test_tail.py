@@ -52,6 +52,14 @@ def test_a_cut_stream_has_not_ended_and_says_whether_it_stands_within_an_event(d
         assert tail.mid_event == bool(position and not stream[:position].endswith(b"\n\n"))
 
 
+@pytest.mark.parametrize("begun", [b"", b"da"], ids=["whole", "partly"])
+def test_a_line_behind_a_lone_return_is_a_line(begun: bytes) -> None:
+    tail = EventTail("openai")
+    data = b"data: a\r<html>\n\n"
+    assert tail.feed(data + begun) < len(data)
+    assert tail.fault == NO_EVENTS
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_an_error_event_of_the_neurons_own_ends_a_stream(dialect: Dialect) -> None:
     tail = EventTail(dialect)
