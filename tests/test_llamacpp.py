@@ -354,7 +354,7 @@ def test_a_bug_in_a_callback_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -
         def popleft(self) -> object:
             return self.pop(0)
 
-    driven.engine._heard = Broken()  # type: ignore[assignment]
+    driven.engine._steps._heard = Broken()  # type: ignore[assignment]
     driven.engine.submit(Job(1, FRANCE, GREEDY))
     assert driven.bell.acquire(timeout=20)
     with pytest.raises(RuntimeError, match="call thread") as caught:

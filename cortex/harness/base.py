@@ -223,6 +223,15 @@ class Busy(Protocol):
 
 
 @runtime_checkable
+class Gathering(Protocol):
+    """Also kept by an engine that waits for what its other jobs say in the same step, before it is
+    restless."""
+
+    def due(self) -> float | None:
+        """When it is restless without a ring, in monotonic seconds; None: not before there is one."""
+
+
+@runtime_checkable
 class Computing(Busy, Protocol):
     """Also kept by one whose threads compute: what ends the process may be its doing, whoever's turn
     it is."""

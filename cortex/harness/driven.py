@@ -7,9 +7,10 @@ said; so whoever has to answer for a crash can be named, and whoever must be tol
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from cortex.events import Failed, Stopped
-from cortex.harness.base import Busy, Computing, Engine, Job, Said
+from cortex.harness.base import Busy, Computing, Engine, Gathering, Job, Said
 from cortex.harness.journal import Blamed
 from cortex.harness.pulse import Doing, Phase
 
@@ -28,10 +29,12 @@ class Driven:
     heard_at: float = field(default_factory=time.monotonic)
     _requests: dict[int, str] = field(default_factory=dict)
     _busy: Busy | None = field(init=False)
+    _gathering: Gathering | None = field(init=False)
     blamed: Blamed = field(init=False)
 
     def __post_init__(self) -> None:
         self._busy = self.engine if isinstance(self.engine, Busy) else None
+        self._gathering = self.engine if isinstance(self.engine, Gathering) else None
         self._name()
 
     @property
@@ -80,6 +83,11 @@ class Driven:
         """The same while nobody has a turn to take: since when its quietest job says nothing."""
         beat = self.heard_at if self._busy is None else self._busy.silent_since()
         return replace(self.at("wait"), beat=beat)
+
+    def due(self) -> float:
+        """When it is to be asked again whether it is restless, in monotonic seconds."""
+        due = None if self._gathering is None else self._gathering.due()
+        return inf if due is None else due
 
     def _name(self) -> None:
         self.blamed = Blamed(self.model, self.digest, tuple(dict.fromkeys(self._requests.values())))

@@ -144,7 +144,8 @@ class DeviceLoop:
             return self.inbox.get()
         self.pulse.wait(min((driven.waits() for driven in live), key=lambda doing: doing.beat))
         try:
-            return self.inbox.get(timeout=SILENT_S)
+            due_s = min(driven.due() for driven in live) - time.monotonic()
+            return self.inbox.get(timeout=min(SILENT_S, max(0.0, due_s)))
         except queue.Empty:
             return None
 

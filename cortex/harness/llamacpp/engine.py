@@ -8,7 +8,6 @@ turns chunks into events. A job ends when its call has returned: only then is it
 import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from cortex.harness.llamacpp import asking
 from cortex.harness.llamacpp.allocator import trim
 from cortex.harness.llamacpp.asking import Chunk
 from cortex.harness.llamacpp.listener import Listener
+from cortex.harness.llamacpp.steps import Steps
 from cortex.weights import GgufHeader
 
 # Chunks that one turn looks at: some milliseconds of the device's thread.
@@ -110,10 +110,10 @@ class LlamaCppEngine:
         measure: Callable[[], Memory],
     ) -> None:
         self._complete: Complete | None = complete
-        self._listener, self._header, self._facts, self._ring = listener, header, facts, ring
+        self._listener, self._header, self._facts = listener, header, facts
         self._measure = measure
         self._live: dict[int, Call] = {}
-        self._heard: deque[tuple[Call, bytes | Ended]] = deque()
+        self._steps: Steps[tuple[Call, bytes | Ended]] = Steps(ring)
         self._schemas: dict[bytes, bool] = {}  # whether the engine enforces it
         self._stray = listener.tokenise("z")[-1]  # no JSON and no call begins with it
         plain, added = listener.tokenise("z"), listener.tokenise("z", as_prompt=True)
@@ -142,7 +142,10 @@ class LlamaCppEngine:
             call.cancelled = True
 
     def restless(self) -> bool:
-        return bool(self._heard)
+        return self._steps.ready
+
+    def due(self) -> float | None:
+        return self._steps.due
 
     def silent_since(self) -> float:
         # A prompt may wait for another one to be read, so in prefill any of them counts. Every
@@ -154,8 +157,7 @@ class LlamaCppEngine:
     def turn(self) -> Sequence[Said]:
         said: list[Said] = []
         words: dict[int, _Words] = {}
-        for _ in range(min(len(self._heard), CHUNKS_A_TURN)):
-            call, chunk = self._heard.popleft()
+        for call, chunk in self._steps.take(CHUNKS_A_TURN):
             gathered = words.setdefault(call.job.id, _Words())
             events = self._end(call, chunk) if isinstance(chunk, Ended) else _read(call, chunk, gathered)
             for event in events:
@@ -163,6 +165,7 @@ class LlamaCppEngine:
                 said.append((call.job.id, event))
         for job_id, gathered in words.items():
             said.extend((job_id, tokens) for tokens in gathered.flush())
+        self._steps.writing = sum(call.prefilled is not None for call in self._live.values())
         return said
 
     def tokenise(self, text: str) -> tuple[int, ...]:
@@ -216,8 +219,7 @@ class LlamaCppEngine:
             call.error = EngineFailed(f"llama.cpp: {error}")
         except BaseException as error:  # noqa: BLE001 - raised again by the turn that reads it
             bug = error
-        self._heard.append((call, Ended(bug)))
-        self._ring()
+        self._steps.add((call, Ended(bug)), urgent=True)
 
     def _make_call(self, call: Call) -> None:
         job = call.job
@@ -228,7 +230,10 @@ class LlamaCppEngine:
             said |= form
             if not self._enforces(form, job.shape.param, call, said):
                 return
-        self._listen(call, asking.encode(said), lambda chunk: self._heard.append((call, chunk)))
+        self._listen(call, asking.encode(said), lambda chunk: self._hear(call, chunk))
+
+    def _hear(self, call: Call, chunk: bytes) -> None:
+        self._steps.add((call, chunk), urgent=call.prefilled is None)
 
     def _listen(self, call: Call, body: bytes, hear: Callable[[bytes], None]) -> None:
         """Make the engine's call; a bug of ours in its callback is raised here."""
@@ -238,7 +243,6 @@ class LlamaCppEngine:
             call.heard_at = time.monotonic()
             try:
                 hear(data)
-                self._ring()
             except BaseException as error:  # noqa: BLE001 - the binding would swallow it
                 bugs.append(error)
                 return True
@@ -294,7 +298,7 @@ class LlamaCppEngine:
         if ended or enforced:
             for data, chunk in zip(heard, chunks, strict=True):
                 if chunk.error is not None or chunk.prompt_progress is not None:
-                    self._heard.append((call, data))
+                    self._hear(call, data)
         return None if ended else enforced
 
 
