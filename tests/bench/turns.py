@@ -1,12 +1,13 @@
 """What a neuron spends on each token beside its engine.
 
-    python -m tests.bench.turns [--streams 32] [--seconds 8] [--host thread|process] [--model demo]
+    python -m tests.bench.turns [--streams 32] [--seconds 8] [--host thread|process] [--model FILE.gguf]
 
 A neuron runs whose engine takes 100 turns a second and computes nothing (`tests.bench.paced`); every stream
 gets one token a turn, and this process reads them from raw sockets. Told is the processor time of the
 neuron's threads, as the kernel's scheduler counts it, for each token, and as a share of one core: what is
 left when the device's thread (or, in a child, the child) is taken off is what cortex adds to an engine.
-With --model demo the bundled one speaks instead, as fast as it can: a control with a real engine.
+With a model llama.cpp speaks instead, as fast as it can: a control. Its threads are the others then, and
+the device's thread, which turns their chunks into events, is above it.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from typing import Final
 
 import psutil
 
-from cortex.demo import GGUF as DEMO
 from tests.bench import client
 from tests.bench.paced import TURNS_S
 from tests.bench.processes import Address, Neuron, Setting, neuron
@@ -33,6 +33,7 @@ from tests.bench.ways import heads, row
 
 CONTEXT: Final = 200_000
 WARM_S: Final = 1.0
+TOKENS: Final = 256  # a stream of a real model, so that its request weighs little
 DEVICE: Final = "cpu-dev-0"
 _SAID: Final = re.compile(rb'"(?:content|text)":\s*"([^"]*)"')
 
@@ -50,7 +51,9 @@ class Spent:
     def by(cls, process: psutil.Process) -> "Spent":
         tasks = list(Path(f"/proc/{process.pid}/task").iterdir())
         trio = sum(_ran(task) for task in tasks if task.name == str(process.pid))
-        device = sum(_ran(task) for task in tasks if (task / "comm").read_text().strip() == DEVICE)
+        # An engine's own threads inherit the name of the one that began them.
+        named = [task for task in tasks if (task / "comm").read_text().strip() == DEVICE]
+        device = _ran(min(named, key=lambda task: int(task.name))) if named else 0.0
         children = sum(_whole(child.pid) for child in process.children(recursive=True))
         return cls(trio, device, _whole(process.pid) - trio - device, children)
 
@@ -88,18 +91,20 @@ class Figures:
     reads: int
     wall_s: float
     spent: Spent
+    real: bool = False
 
     def told(self) -> str:
         """A row of the table."""
         spent = self.spent
-        engine_s, above = spent.device_s + spent.children_s, spent.trio_s + spent.others_s
+        device_s = spent.device_s + spent.children_s
+        above = spent.trio_s + (spent.device_s if self.real else spent.others_s)
         per = 1e6 / self.tokens
         return row(
             self.name,
             self.streams,
             f"{self.tokens / self.wall_s:.0f}",
             f"{self.reads / self.tokens:.2f}",
-            *(f"{part * per:.1f}" for part in (engine_s, spent.trio_s, spent.others_s)),
+            *(f"{part * per:.1f}" for part in (device_s, spent.trio_s, spent.others_s)),
             f"**{above * per:.1f}**",
             f"**{100 * above / self.wall_s:.1f} %**",
         )
@@ -122,13 +127,16 @@ def paced(at: Neuron, name: str, streams: int, seconds: float) -> Figures:
     return Figures(name, streams, tokens, heard, wall_s, spent)
 
 
-def demo(at: Neuron, name: str, streams: int) -> Figures:
-    """`streams` streams of the bundled model to their end, requests included."""
-    bodies = [_body(DEMO.stem, f"{number}. Tell of tea", 400) for number in range(streams)]
+def real(at: Neuron, name: str, streams: int, seconds: float) -> Figures:
+    """Bursts of `streams` streams of a real model to their end, requests included."""
+    bodies = [_body(name, f"{number}. Tell of tea", TOKENS) for number in range(streams)]
     client.burst(at.at, bodies)
-    before = Spent.by(at.process)
-    burst = client.burst(at.at, bodies)
-    return Figures(name, streams, burst.tokens, burst.tokens, burst.wall_s, Spent.by(at.process) - before)
+    before, tokens, wall_s = Spent.by(at.process), 0, 0.0
+    while wall_s < seconds:
+        burst = client.burst(at.at, bodies)
+        tokens, wall_s = tokens + burst.tokens, wall_s + burst.wall_s
+    spent = Spent.by(at.process) - before
+    return Figures(name, streams, tokens, tokens, wall_s, spent, real=True)
 
 
 def _body(model: str, text: str, tokens: int) -> bytes:
@@ -171,31 +179,30 @@ def _listen(ready: selectors.BaseSelector, seconds: float) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a neuron spends on each token beside its engine.")
-    parser.add_argument("--model", default="paced", choices=("paced", "demo"), help="who speaks")
+    parser.add_argument("--model", type=Path, help="a GGUF that speaks instead")
     parser.add_argument("--streams", type=int, nargs="+", default=[32])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--host", choices=("thread", "process"), default="thread", help="where the engine is")
     said = parser.parse_args(arguments)
     print(f"\n{time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores, {TURNS_S} turns/s, host {said.host}.\n")
     heads(
-        "engine", "streams", "tokens/s", "reads/token", "engine, us", "trio, us", "others, us",
+        "engine", "streams", "tokens/s", "reads/token", "device, us", "trio, us", "others, us",
         "above the engine, us a token", "of a core",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "paced.gguf").touch()
-        of_demo = said.model == "demo"
-        models = {DEMO.stem: DEMO} if of_demo else {"paced": folder / "paced.gguf"}
-        setting = Setting(models, 1024 if of_demo else CONTEXT, max(said.streams), 1, said.host)
-        if not of_demo:
-            setting = Setting(models, CONTEXT, max(said.streams), 1, said.host, runner="tests.bench.paced")
+        path = said.model.resolve() if said.model else folder / "paced.gguf"
+        models, slots = {path.stem: path}, max(said.streams)
+        setting = Setting(models, CONTEXT, slots, 1, said.host, runner="tests.bench.paced")
+        if said.model:
+            setting = Setting(models, 1024, slots, 1, said.host)
         with neuron(folder, setting) as at:
-            _part(at.process)
+            if not said.model:
+                _part(at.process)
+            speak = real if said.model else paced
             for streams in said.streams:
-                if of_demo:
-                    print(demo(at, "demo", streams).told(), flush=True)
-                else:
-                    print(paced(at, "scripted", streams, said.seconds).told(), flush=True)
+                print(speak(at, path.stem, streams, said.seconds).told(), flush=True)
 
 
 def _part(process: psutil.Process) -> None:
