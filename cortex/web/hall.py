@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Final
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Whoever is due at once again and again has the loop to himself otherwise.
 _LEAST_S: Final = 0.001
+# Below this, who is done is left in the list of looks until his time.
+_FEW_LOOKS: Final = 256
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
@@ -49,6 +51,7 @@ class Watch:
         self._errands: set[Errand] = set()
         # When to look at whom; an errand that is over, or whose time was put off, is passed by then.
         self._looks: list[tuple[float, int, Errand]] = []
+        self._most_looks = _FEW_LOOKS
         self._count = itertools.count()
         self._due = inf
         self._alarm = trio.CancelScope()
@@ -76,8 +79,18 @@ class Watch:
     def wants(self, errand: Errand, due: float) -> None:
         """`errand` is to be looked after then."""
         if due < inf:
+            if len(self._looks) >= self._most_looks:
+                self._forget()
             heappush(self._looks, (due, next(self._count), errand))
             self.by(due)
+
+    def _forget(self) -> None:
+        """Those who are done go. An answer takes milliseconds and its deadline minutes: until then each
+        would be kept with its request, its books and all, thousands a second."""
+        self._looks = [look for look in self._looks if look[2] in self._errands]
+        heapify(self._looks)
+        # Twice as many, so that each look is sifted through a few times at most.
+        self._most_looks = max(_FEW_LOOKS, 2 * len(self._looks))
 
     def done(self, errand: Errand) -> None:
         """It is under way no longer."""

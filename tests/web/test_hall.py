@@ -1,0 +1,66 @@
+"""Who is due is looked after in time, and who is done is not kept until then."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+import pytest
+import trio
+
+from cortex.web.hall import Watch
+
+
+@dataclass(eq=False)
+class Played:
+    """An errand whose time is `due`; it has none when it was looked after."""
+
+    due: float
+    looked: list[float] = field(default_factory=list)
+
+    def look(self, now: float) -> None:
+        self.looked.append(now)
+        self.due = inf
+
+    def drop(self, *, bug: bool) -> None:
+        raise AssertionError(f"dropped, bug={bug}")
+
+
+@pytest.fixture
+async def watch(nursery: trio.Nursery) -> Watch:
+    made = Watch()
+    await nursery.start(made.run)
+    return made
+
+
+def kept(watch: Watch) -> int:
+    return len(watch._looks)
+
+
+async def test_whoever_is_done_is_not_kept_until_he_would_have_been_due(watch: Watch) -> None:
+    """Thousands of requests a second have deadlines minutes off: each was kept with all that it held."""
+    most = 0
+    for _ in range(5000):
+        errand = Played(trio.current_time() + 120.0)
+        watch.serves(errand)
+        watch.done(errand)
+        most = max(most, kept(watch))
+    assert most <= 256
+
+
+async def test_those_who_are_under_way_are_looked_after_however_many_are_done(
+    watch: Watch, autojump_clock: object
+) -> None:
+    began = trio.current_time()
+    slow = [Played(began + 60.0 + number) for number in range(300)]
+    for errand in slow:
+        watch.serves(errand)
+        for _ in range(10):
+            quick = Played(began + 120.0)
+            watch.serves(quick)
+            watch.done(quick)
+    assert kept(watch) <= 2 * len(slow) + 256
+    await trio.sleep(400.0)
+    assert [errand.looked for errand in slow] == [
+        [pytest.approx(began + 60.0 + number)] for number in range(300)
+    ]
+    for errand in slow:
+        watch.done(errand)
