@@ -7,8 +7,8 @@ counts as "other", so that invented names cannot grow the page.
 
 `names` holds the words; `page` the registry, and what is true of any process; `traffic` adds
 requests and what became of them, `stock` the models; `book` adds the fleet, and is the whole.
-`series` keeps children of labels, since finding one costs more than counting; `vllm` says
-some of it again in the names of vLLM.
+`slots` are what is counted, and where that is read at a scrape; `series` keeps what is shown by name,
+and `vllm` says some of it again in the names of vLLM.
 """
 
 from cortex.metrics.book import Metrics

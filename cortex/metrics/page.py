@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cortex import __version__
 from cortex.metrics.names import FRESH_S, OTHER, Role
-from cortex.metrics.series import Counters, Gauges, ModelSeries, Names, model_series
+from cortex.metrics.series import Gauges, ModelSeries, Names, model_series
+from cortex.metrics.slots import Heap, Heaps, Slot, Slots
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -53,7 +54,7 @@ class Page:
         self._lag = self._histogram("loop_lag_seconds", "How late the event loop woke a sleeper", _LAG_S)
         self._shown = Names(MOST_MODELS, OTHER)
         self._models: dict[str, ModelSeries] = {}
-        self._series = model_series(self._registry)
+        self._series = model_series(self.show)
         self._page, self._made_at = b"", -FRESH_S
 
     def show(self, collector: Collector) -> None:
@@ -86,11 +87,13 @@ class Page:
             series = self._models[label] = self._series(label)
         return series
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"cortex_{name}_total", text, registry=self._registry)
+    def _counter(self, name: str, text: str) -> Slot:
+        return self._counters(name, text).at()
 
-    def _counters(self, name: str, text: str, *labels: str) -> Counters:
-        return Counters(Counter(f"cortex_{name}_total", text, labels, registry=self._registry))
+    def _counters(self, name: str, text: str, *labels: str) -> Slots:
+        slots = Slots(name, text, labels)
+        self.show(slots)
+        return slots
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"cortex_{name}", text, labels, registry=self._registry)
@@ -98,8 +101,10 @@ class Page:
     def _gauges(self, name: str, text: str, *labels: str) -> Gauges:
         return Gauges(self._gauge(name, text, *labels))
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"cortex_{name}", text, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Heap:
+        heaps = Heaps(name, text, (), bounds)
+        self.show(heaps)
+        return heaps.at()
 
 
 class _Dropped(Collector):

@@ -1,14 +1,17 @@
-"""Children of metrics, kept by their label values: finding one anew costs more than counting.
+"""What is shown by name: the series of a model, and gauges that come and go.
 
-`Counters` grow with what happens, `Gauges` come and go with what a neuron reports, and a
-model has all its series at once. Which values there may be is decided before they come here.
+A model has all its series at once, `Gauges` go by what a neuron reports, and `Names` are the label values
+that there is room for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Gauge
+from prometheus_client.registry import Collector
+
+from cortex.metrics.slots import Heap, Heaps, Slot, Slots
 
 # A chat answer takes seconds, a refusal milliseconds, a long agent turn minutes.
 _DURATION_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -25,79 +28,48 @@ LOAD_S: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300, 600)
 
 @dataclass(frozen=True, slots=True)
 class ModelSeries:
-    """The children of one model."""
+    """The series of one model."""
 
-    in_flight: Gauge
-    waiting: Gauge
-    cold_starts: Counter
-    duration: Histogram
-    first_token: Histogram
-    token: Histogram
-    rate: Histogram
-    queue: Histogram
-    cold_wait: Histogram
-    load: Histogram
+    in_flight: Slot
+    waiting: Slot
+    cold_starts: Slot
+    duration: Heap
+    first_token: Heap
+    token: Heap
+    rate: Heap
+    queue: Heap
+    cold_wait: Heap
+    load: Heap
 
 
-def model_series(registry: CollectorRegistry) -> Callable[[str], ModelSeries]:
-    """What makes the children of a model: all of them at once, so that a histogram that
+def model_series(show: Callable[[Collector], None]) -> Callable[[str], ModelSeries]:
+    """What makes the series of a model: all of them at once, so that a histogram that
     nobody fed yet reads zero instead of missing."""
-
-    def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"cortex_{name}", text, ["model"], buckets=buckets, registry=registry)
-
-    metrics = (
-        Gauge("cortex_in_flight", "Requests between arrival and end", ["model"], registry=registry),
-        Gauge("cortex_waiting", "Requests that wait for a seat", ["model"], registry=registry),
-        Counter("cortex_cold_starts_total", "Loads begun for a request", ["model"], registry=registry),
-    )
+    label = ("model",)
+    in_flight = Slots("in_flight", "Requests between arrival and end", label, "gauge")
+    waiting = Slots("waiting", "Requests that wait for a seat", label, "gauge")
+    cold_starts = Slots("cold_starts", "Loads begun for a request", label)
     histograms = (
-        histogram("request_duration_seconds", "Arrival to the end of the answer", _DURATION_S),
-        histogram("time_to_first_token_seconds", "Arrival to the first token", _FIRST_TOKEN_S),
-        histogram("time_per_output_token_seconds", "Mean per token after the first", _TOKEN_S),
-        histogram("tokens_per_second", "Tokens after the first, per second, one a request", _TOKENS_PER_S),
-        histogram("queue_seconds", "Arrival to a seat", _QUEUE_S),
-        histogram("cold_wait_seconds", "Arrival to a seat, of requests that needed a load", LOAD_S),
-        histogram("load_seconds", "How long loads took", LOAD_S),
+        Heaps("request_duration_seconds", "Arrival to the end of the answer", label, _DURATION_S),
+        Heaps("time_to_first_token_seconds", "Arrival to the first token", label, _FIRST_TOKEN_S),
+        Heaps("time_per_output_token_seconds", "Mean per token after the first", label, _TOKEN_S),
+        Heaps("tokens_per_second", "Tokens after the first, per second, one a request", label, _TOKENS_PER_S),
+        Heaps("queue_seconds", "Arrival to a seat", label, _QUEUE_S),
+        Heaps("cold_wait_seconds", "Arrival to a seat, of requests that needed a load", label, LOAD_S),
+        Heaps("load_seconds", "How long loads took", label, LOAD_S),
     )
-    in_flight, waiting, cold_starts = metrics
+    for each in (in_flight, waiting, cold_starts, *histograms):
+        show(each)
 
-    def children(model: str) -> ModelSeries:
+    def series(model: str) -> ModelSeries:
         return ModelSeries(
-            in_flight.labels(model),
-            waiting.labels(model),
-            cold_starts.labels(model),
-            *(each.labels(model) for each in histograms),
+            in_flight.at(model),
+            waiting.at(model),
+            cold_starts.at(model),
+            *(each.at(model) for each in histograms),
         )
 
-    return children
-
-
-class Counters:
-    """The children of one counter, kept by their label values."""
-
-    def __init__(self, counter: Counter) -> None:
-        self._counter = counter
-        self._children: dict[tuple[str, ...], Counter] = {}
-
-    def at(self, *labels: str) -> Counter:
-        """The child of these values, in the metric's order."""
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._counter.labels(*labels)
-        return child
-
-    def begin(self, values: Iterable[str]) -> None:
-        """Each of these values of the only label reads zero from the start: of a series that begins
-        with its first happening, Prometheus sees no increase."""
-        for value in values:
-            self.at(value)
-
-    def forget(self, position: int, value: str) -> None:
-        """Children that have `value` for the label at `position` are not shown any more."""
-        for labels in [labels for labels in self._children if labels[position] == value]:
-            del self._children[labels]
-            self._counter.remove(*labels)
+    return series
 
 
 class Gauges:

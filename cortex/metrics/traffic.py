@@ -7,12 +7,15 @@ its metrics here.
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, get_args
 
 from cortex.errors import CortexError
-from cortex.metrics.names import FAILURES, NO_NEURON, OTHER, Done, Phase, Role
+from cortex.events import Usage
+from cortex.metrics.names import FAILURES, NO_NEURON, OTHER, Dialect, Done, Outcome, Phase, Role
 from cortex.metrics.page import Page
-from cortex.metrics.series import Counters, Names
+from cortex.metrics.series import ModelSeries, Names
+from cortex.metrics.slots import Heap, Slot, Slots
 
 # Beyond any fleet that one gateway serves, and any list of keys that people keep by hand.
 MOST_NEURONS: Final = 256
@@ -20,6 +23,38 @@ MOST_KEYS: Final = 256
 NO_KEY: Final = "none"
 # From a look at a small body to a big one that a thread reads.
 _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All that one request adds to that ends in the same way as others: the same model, neuron, dialect,
+    outcome and key. Finding it is one look, however many numbers there are. Tokens of a kind that nobody
+    used yet have no series, hence `tokens`."""
+
+    series: ModelSeries
+    requests: Slot
+    overhead: Heap
+    key_requests: Slot | None
+    key_tokens: Slot | None
+    tokens: Callable[[Usage], None]
+
+    def add(
+        self, duration_s: float, queue_s: float | None, overhead_s: float | None, usage: Usage
+    ) -> ModelSeries:
+        """One more of them has ended."""
+        series = self.series
+        series.in_flight.value -= 1
+        self.requests.value += 1
+        series.duration.observe(duration_s)
+        if queue_s is not None:
+            series.queue.observe(queue_s)
+        if overhead_s is not None:
+            self.overhead.observe(overhead_s)
+        self.tokens(usage)
+        if self.key_requests is not None and self.key_tokens is not None:
+            self.key_requests.value += 1
+            self.key_tokens.value += usage.prompt + usage.completion
+        return series
 
 
 class Traffic(Page):
@@ -62,6 +97,7 @@ class Traffic(Page):
         self._aborts = self._counters("client_aborts", "Clients that left, by phase", "phase")
         self._aborts.begin(get_args(Phase))
         self._crashes = self._counter("connection_crashes", "Connections that a bug of cortex ended")
+        self._rows: dict[tuple[str, str, Dialect, Outcome, str], Row] = {}
 
     def request_began(self, model: str) -> str:
         """Each call is followed by one `request_done` with the label that it answers: what is
@@ -72,36 +108,51 @@ class Traffic(Page):
 
     def request_done(self, done: Done) -> None:
         """Count `done`; what never came (first token, seat) is left out of its histogram."""
-        model, series, neuron = self._label(done.model), self._of(done.model), self._neuron(done.neuron)
-        series.in_flight.dec()
-        self._requests.at(model, neuron, done.dialect, done.outcome).inc()
-        series.duration.observe(done.duration_s)
-        if done.queue_s is not None:
-            series.queue.observe(done.queue_s)
-            if done.cold:
-                series.cold_wait.observe(done.queue_s)
+        row = self.row(done.model, done.neuron, done.dialect, done.outcome, done.key)
+        series = row.add(done.duration_s, done.queue_s, done.overhead_s, done.usage)
+        if done.queue_s is not None and done.cold:
+            series.cold_wait.observe(done.queue_s)
         if done.ttft_s is not None:
             series.first_token.observe(done.ttft_s)
         if (token_s := done.token_s) is not None:
             series.token.observe(token_s)
             series.rate.observe(1 / token_s)
-        if done.overhead_s is not None:
-            self._overhead.observe(done.overhead_s)
-        self._spend(done, model, neuron)
 
-    def _spend(self, done: Done, model: str, neuron: str) -> None:
-        usage = done.usage
-        for kind, count in (
-            ("prompt", usage.prompt),
-            ("cached_prompt", usage.cached),
-            ("completion", usage.completion),
-        ):
-            if count:
-                self._tokens[kind].at(model, neuron).inc(count)
-        if self._knows_keys:
-            key = self._keys.label(done.key) if done.key else NO_KEY
-            self._key_requests.at(key, done.outcome).inc()
-            self._key_tokens.at(key).inc(usage.prompt + usage.completion)
+    def row(self, model: str, neuron: str, dialect: Dialect, outcome: Outcome, key: str) -> Row:
+        """Where requests are counted that end so. Not to be kept: names come and go."""
+        which = (model, neuron, dialect, outcome, key)
+        found = self._rows.get(which)
+        if found is None:
+            found = self._made(*which)
+            # A name that is not shown yet may be later.
+            if OTHER not in (self._label(model), self._neuron(neuron)):
+                self._rows[which] = found
+        return found
+
+    def _made(self, model: str, neuron: str, dialect: Dialect, outcome: Outcome, key: str) -> Row:
+        label, at = self._label(model), self._neuron(neuron)
+        mine = (self._keys.label(key) if key else NO_KEY) if self._knows_keys else None
+        return Row(
+            self._of(model),
+            self._requests.at(label, at, dialect, outcome),
+            self._overhead,
+            None if mine is None else self._key_requests.at(mine, outcome),
+            None if mine is None else self._key_tokens.at(mine),
+            self._counting(label, at),
+        )
+
+    def _counting(self, model: str, neuron: str) -> Callable[[Usage], None]:
+        prompt, cached, completion = self._tokens.values()
+
+        def count(usage: Usage) -> None:
+            if usage.prompt:
+                prompt.at(model, neuron).value += usage.prompt
+            if usage.cached:
+                cached.at(model, neuron).value += usage.cached
+            if usage.completion:
+                completion.at(model, neuron).value += usage.completion
+
+        return count
 
     @contextmanager
     def waiting(self, label: str) -> Iterator[None]:
@@ -137,6 +188,7 @@ class Traffic(Page):
     def keys_are(self, names: Container[str]) -> None:
         """There are no other keys: what was counted for one that is gone is not shown any more, and
         others have its room."""
+        self._rows.clear()
         for name in [name for name in self._keys if name not in names]:
             for counters in (self._key_requests, self._key_tokens):
                 counters.forget(0, name)
@@ -154,11 +206,12 @@ class Traffic(Page):
 
     def _forget_neuron(self, name: str) -> None:
         """Its counters go: fleets whose neurons come and go under ever new names stay small."""
+        self._rows.clear()
         for position, counters in self._by_neuron():
             counters.forget(position, name)
         self._neurons.forget(name)
 
-    def _by_neuron(self) -> Iterator[tuple[int, Counters]]:
+    def _by_neuron(self) -> Iterator[tuple[int, Slots]]:
         """Every counter with a neuron among its labels, and where."""
         yield 1, self._requests
         yield from ((1, counters) for counters in self._tokens.values())

@@ -6,10 +6,8 @@ vLLM 0.32 (`model_name`; no `engine`, of which there is one), and two that were 
 stand under both names. The page collects from another thread: of a request it may meet one half counted.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Final
 
 from prometheus_client.metrics_core import (
@@ -21,6 +19,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from cortex.metrics.names import Done
+from cortex.metrics.slots import Heap
 from cortex.wire.neuron import ModelLoad
 
 # As vLLM has them, so that heat maps made for it fit.
@@ -58,24 +57,6 @@ class Load:
         )
 
 
-class _Heap:
-    """A histogram that takes many equal observations at once."""
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def add(self, value: float, times: int = 1) -> None:
-        self._counts[bisect_left(self._bounds, value)] += times
-        self._sum += value * times
-
-    def into(self, family: HistogramMetricFamily, model: str) -> None:
-        names = [*map(str, self._bounds), "+Inf"]
-        buckets = list(zip(names, accumulate(self._counts), strict=True))
-        family.add_metric([model], buckets, self._sum)
-
-
 @dataclass(slots=True)
 class _Figures:
     """One model's, of all its requests."""
@@ -84,11 +65,11 @@ class _Figures:
     cached: int = 0
     generation: int = 0
     success: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("stop", "length", "abort"), 0))
-    first: _Heap = field(default_factory=lambda: _Heap(_FIRST_S))
-    token: _Heap = field(default_factory=lambda: _Heap(_TOKEN_S))
-    mean: _Heap = field(default_factory=lambda: _Heap(_TOKEN_S))
-    whole: _Heap = field(default_factory=lambda: _Heap(_WHOLE_S))
-    queue: _Heap = field(default_factory=lambda: _Heap(_WHOLE_S))
+    first: Heap = field(default_factory=lambda: Heap(_FIRST_S))
+    token: Heap = field(default_factory=lambda: Heap(_TOKEN_S))
+    mean: Heap = field(default_factory=lambda: Heap(_TOKEN_S))
+    whole: Heap = field(default_factory=lambda: Heap(_WHOLE_S))
+    queue: Heap = field(default_factory=lambda: Heap(_WHOLE_S))
 
     def add(self, done: Done) -> None:
         usage = done.usage
@@ -100,13 +81,13 @@ class _Figures:
         elif done.outcome in ("hung_up", "cut"):
             self.success["abort"] += 1
         if done.queue_s is not None:
-            self.queue.add(done.queue_s)
-            self.whole.add(done.duration_s)
+            self.queue.observe(done.queue_s)
+            self.whole.observe(done.duration_s)
         if done.ttft_s is not None:
-            self.first.add(done.ttft_s)
+            self.first.observe(done.ttft_s)
         if (token_s := done.token_s) is not None:
-            self.mean.add(token_s)
-            self.token.add(token_s, usage.completion - 1)
+            self.mean.observe(token_s)
+            self.token.observe(token_s, usage.completion - 1)
 
 
 class VllmNames(Collector):
@@ -181,10 +162,10 @@ def _histograms(figures: Mapping[str, _Figures]) -> Iterable[Metric]:
     whole = family("e2e_request_latency", "Arrival to the end, of requests that had a seat")
     queue = family("request_queue_time", "Arrival to a seat")
     for model, each in figures.items():
-        each.first.into(first, model)
+        each.first.into(first, (model,))
         for one in tokens:
-            each.token.into(one, model)
-        each.mean.into(mean, model)
-        each.whole.into(whole, model)
-        each.queue.into(queue, model)
+            each.token.into(one, (model,))
+        each.mean.into(mean, (model,))
+        each.whole.into(whole, (model,))
+        each.queue.into(queue, (model,))
     return first, *tokens, mean, whole, queue
