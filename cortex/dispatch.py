@@ -167,7 +167,8 @@ class Dispatch:
                 self._start(self._nursery, decision)
             else:
                 self._waiters[ticket].tell(decision)
-        self._watching.unpark_all()
+        if self._watching:
+            self._watching.unpark_all()
         self._look_at(self.ledger.due)
 
     def abandon(self, loads: Iterable[Load]) -> None:
@@ -235,7 +236,8 @@ class Dispatch:
     def leave(self, ticket: Ticket) -> None:
         """The seat is given back, or the line left; whoever waits is woken. Harmless when done twice."""
         self.ledger.depart(ticket)
-        self._emptying.unpark_all()
+        if self._emptying:
+            self._emptying.unpark_all()
         self.wake()
 
     def _limit(self, decision: Decision, want: Want) -> float:

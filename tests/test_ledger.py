@@ -1520,7 +1520,7 @@ def test_an_arrival_at_a_warm_model_costs_the_same_whoever_waits(lines: int, eac
         assert ledger.settle() == []
         return clock.reads
 
-    assert reads(*crowd(lines, each)) == reads(*crowd(0, 0))
+    assert reads(*crowd(lines, each)) == reads(*crowd(1, 1))
 
 
 def test_a_wake_up_looks_at_the_head_of_a_line_and_not_at_those_behind_it() -> None:

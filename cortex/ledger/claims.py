@@ -46,6 +46,11 @@ class Claims:
             if model != but and claim.plan.place.name == place:
                 yield claim
 
+    @property
+    def closing(self) -> bool:
+        """Whether any resident is closed to anybody."""
+        return bool(self._closed)
+
     def close(self, place: str, model: str, ticket: Ticket) -> bool:
         """Whether the resident is closed to `ticket`."""
         came = arrival(ticket)

@@ -107,6 +107,19 @@ class Judging(Waiting):
                 return Serve(place, resident, router.route(best, taken, want.affinity))
         return Wait("slots")
 
+    def _free_seat(self, want: Want) -> router.Ranked | None:
+        """A seat for which nobody has to be ranked or judged, as nearly all are: at the only replica, which
+        nothing speaks against and nobody waits for. None says nothing."""
+        replicas = self._replicas.get(want.model)
+        only = None if replicas is None else replicas.only()
+        if only is None or want.model in self._lines or self._claims.closing:
+            return None
+        place, resident = only
+        if place.most is not None or place.name in want.avoid or not want.weight:
+            return None
+        full = resident.slots is not None and resident.seats + want.weight > resident.slots
+        return None if full else only
+
     def _kept_out(self, ticket: Ticket, place: Place, resident: Resident, *, behind: bool) -> str:
         """Why a ticket may not sit at a servable replica; "" when it may."""
         if behind:

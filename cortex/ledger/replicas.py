@@ -59,6 +59,20 @@ class Replicas:
                     place = self._places[name]
                     yield place, place.residents[self.model]
 
+    def only(self) -> router.Ranked | None:
+        """Who serves, where that is one alone and there is no need to file anybody anew; None says
+        nothing."""
+        if len(self._filed) != 1:
+            return None
+        (name,) = self._filed
+        if not self._touched <= {name}:
+            return None
+        place = self._places.get(name)
+        resident = None if place is None else place.residents.get(self.model)
+        if place is None or resident is None or not place.ready or not resident.servable:
+            return None
+        return place, resident
+
     def proven(self, avoid: Collection[str] = ()) -> bool:
         """Whether somebody serves who need not prove himself, but at places to `avoid`."""
         self._freshen()

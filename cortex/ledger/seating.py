@@ -58,6 +58,10 @@ class Seating(Judging):
     def sit_at_once(self, want: Want) -> Ticket | None:
         """A seated ticket, where `arrive` would give one without a wait; else nothing has changed."""
         ticket = Ticket(want, self.clock(), self._arrivals + 1)
+        if (free := self._free_seat(want)) is not None:
+            self._arrivals += 1
+            self._take(ticket, *free, "only-replica", ticket.arrived)
+            return ticket
         verdict = self._seat(ticket, self._has_line(want))
         if not isinstance(verdict, Serve):
             return None
@@ -73,6 +77,12 @@ class Seating(Judging):
         waits for. Each moves in order and stops at the first of a kind who must wait on, so that it
         costs as much as it settles.
         """
+        if not self._lines and not self._pushed:
+            # Nobody waits, whom nothing that has happened could concern.
+            self._stirred.clear()
+            self._came.clear()
+            self._roomier = False
+            return []
         settled: list[tuple[Ticket, Settled]] = list(self._pushed.items())
         self._pushed.clear()
         while models := self._moved():
@@ -249,15 +259,17 @@ class Seating(Judging):
     # -- seats ------------------------------------------------------------------------------
 
     def _sit_down(self, ticket: Ticket, serve: Serve) -> Serve:
-        place, resident = serve.place, serve.resident
-        ticket.place, ticket.resident, ticket.seated = place, resident, self.clock()
-        ticket.route = "cold" if resident.loaded_at > ticket.arrived else serve.route
+        self._take(ticket, serve.place, serve.resident, serve.route, self.clock())
+        return serve
+
+    def _take(self, ticket: Ticket, place: Place, resident: Resident, route: router.Route, now: float) -> None:
+        ticket.place, ticket.resident, ticket.seated = place, resident, now
+        ticket.route = "cold" if resident.loaded_at > ticket.arrived else route
         resident.seats += ticket.want.weight
         resident.fresh += ticket.want.weight
         self._touch(place, resident.model)
-        resident.last_used = ticket.seated
+        resident.last_used = now
         self._fresh.setdefault(place.name, {})[ticket] = resident
-        return serve
 
     def _stand_up(self, ticket: Ticket, place: Place, resident: Resident) -> None:
         ticket.place = ticket.resident = None
