@@ -262,7 +262,9 @@ class Seating(Judging):
         self._take(ticket, serve.place, serve.resident, serve.route, self.clock())
         return serve
 
-    def _take(self, ticket: Ticket, place: Place, resident: Resident, route: router.Route, now: float) -> None:
+    def _take(
+        self, ticket: Ticket, place: Place, resident: Resident, route: router.Route, now: float
+    ) -> None:
         ticket.place, ticket.resident, ticket.seated = place, resident, now
         ticket.route = "cold" if resident.loaded_at > ticket.arrived else route
         resident.seats += ticket.want.weight

@@ -39,41 +39,49 @@ _MODEL: Final = re.compile(
 # What a request says, as far as routing goes.
 
 
-@dataclass(frozen=True, slots=True)
-class Peek:
+class Peek(msgspec.Struct, frozen=True):
     """What a gateway needs to know of a request, in any of the dialects it passes on.
 
-    Requests with the same `affinity` profit from the same neuron's prompt cache; "" tells nothing.
+    `bond` is what tells those apart that profit from the same neuron's prompt cache; b"" tells nothing.
     `answer_tokens` is the most that all answers may have together; None when it does not say, or
     not so that it can be read: whoever computes them refuses that.
     """
 
     model: str
     stream: bool = False
-    affinity: str = ""
+    bond: bytes | memoryview = b""
     answer_tokens: int | None = None
+
+    @property
+    def affinity(self) -> str:
+        """The same for requests with the same bond, and short. Made when it is asked for."""
+        return affinity_of(self.bond) if self.bond else ""
+
+
+# Every field that is not there is this very one.
+_ABSENT: Final = Raw()
 
 
 class _Metadata(msgspec.Struct):
-    user_id: Raw = Raw()
+    user_id: Raw = _ABSENT
 
 
 class _Glimpse(msgspec.Struct):
     model: ModelName | None = None
     stream: bool | None = None
     # Raw, since it is for others to judge them.
-    user: Raw = Raw()
-    metadata: Raw = Raw()
-    prompt_cache_key: Raw = Raw()
-    system: Raw = Raw()
-    instructions: Raw = Raw()
-    messages: Raw = Raw()
-    input: Raw = Raw()
-    prompt: Raw = Raw()
-    max_tokens: Raw = Raw()
-    max_completion_tokens: Raw = Raw()
-    max_output_tokens: Raw = Raw()
-    n: Raw = Raw()
+    user: Raw = _ABSENT
+    metadata: Raw = _ABSENT
+    prompt_cache_key: Raw = _ABSENT
+    system: Raw = _ABSENT
+    instructions: Raw = _ABSENT
+    messages: Raw = _ABSENT
+    input: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+    max_tokens: Raw = _ABSENT
+    max_completion_tokens: Raw = _ABSENT
+    max_output_tokens: Raw = _ABSENT
+    n: Raw = _ABSENT
 
 
 class _Name(msgspec.Struct):
@@ -96,7 +104,7 @@ def peek(body: bytes) -> Peek:
     return Peek(
         model=seen.model,
         stream=bool(seen.stream),
-        affinity=_affinity(seen),
+        bond=_bond(seen),
         answer_tokens=_answer_tokens(seen),
     )
 
@@ -107,18 +115,19 @@ def affinity_of(name: bytes | memoryview) -> str:
     return blake2b(name, digest_size=8).hexdigest()
 
 
-def _affinity(seen: _Glimpse) -> str:
-    """By the narrowest name that is a text, Anthropic's metadata.user_id first; else by where the
+def _bond(seen: _Glimpse) -> bytes | memoryview:
+    """The narrowest name that is a text, Anthropic's metadata.user_id first; else where the
     prompt begins. All as sent: who spells a name in two ways is not known again."""
-    inner = _Metadata()
-    if _begins(seen.metadata, b"{"):
-        inner = reading.decode(seen.metadata, _METADATA, "metadata")
-    for name in (inner.user_id, seen.prompt_cache_key, seen.user):
-        if _begins(name, b'"') and len(name) > len('""'):
-            return affinity_of(memoryview(name))
-    starts = (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt)
-    opening = next((raw for raw in starts if not reading.absent(raw)), None)
-    return "" if opening is None else affinity_of(memoryview(opening)[:OPENING_BYTES])
+    inner = _ABSENT
+    if seen.metadata is not _ABSENT and _begins(seen.metadata, b"{"):
+        inner = reading.decode(seen.metadata, _METADATA, "metadata").user_id
+    for name in (inner, seen.prompt_cache_key, seen.user):
+        if name is not _ABSENT and _begins(name, b'"') and len(name) > len('""'):
+            return memoryview(name)
+    for raw in (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt):
+        if raw is not _ABSENT and not reading.absent(raw):
+            return memoryview(raw)[:OPENING_BYTES]
+    return b""
 
 
 def _begins(raw: Raw, sign: bytes) -> bool:
@@ -126,15 +135,16 @@ def _begins(raw: Raw, sign: bytes) -> bool:
 
 
 def _answer_tokens(seen: _Glimpse) -> int | None:
-    limits = (seen.max_completion_tokens, seen.max_tokens, seen.max_output_tokens)
-    said = next((tokens for raw in limits if (tokens := _count(raw)) is not None), None)
-    return None if said is None else said * (_count(seen.n) or 1) * _prompts(seen.prompt)
+    for raw in (seen.max_completion_tokens, seen.max_tokens, seen.max_output_tokens):
+        if (said := _count(raw)) is not None:
+            return said * (_count(seen.n) or 1) * _prompts(seen.prompt)
+    return None
 
 
 def _prompts(raw: Raw) -> int:
     """How many prompts a completion has; where they are long, the most that there can be. A list of
     numbers is the tokens of one."""
-    if _LIST.match(memoryview(raw)[:64]) is None:
+    if raw is _ABSENT or _LIST.match(memoryview(raw)[:64]) is None:
         return 1
     if len(raw) > SMALL_PROMPT_BYTES:
         return min(MOST_PROMPTS, bytes(raw).count(b",") + 1)
@@ -142,6 +152,8 @@ def _prompts(raw: Raw) -> int:
 
 
 def _count(raw: Raw) -> int | None:
+    if raw is _ABSENT:
+        return None
     # No count is longer; int() of a longer text only burns time.
     text = bytes(raw) if len(raw) <= 12 else b""
     return int(text) if text.isdigit() else None

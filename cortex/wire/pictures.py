@@ -56,6 +56,8 @@ def text_bytes(body: bytes) -> int:
     """How long `body` is without its pictures, whose bytes say nothing of the tokens that they become.
     What looks like one and has a space in it is text."""
     length = len(body)
+    if length < _LEAST_BYTES:
+        return length
     for mark in _BEGINS:
         if length < len(body):
             break
