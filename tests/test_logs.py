@@ -369,3 +369,50 @@ def test_records_below_the_level_are_not_made() -> None:
     outlet.close()
     assert "quiet" not in stream.getvalue()
     assert "loud" in stream.getvalue()
+
+
+SAID = ("load.done model=%s seconds=%.2f bytes=%d ok=%s by=%s:%d", "m x", 1.256, 7, None, "h", 2)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("others", [[], [logging.NullHandler()]])
+def test_what_is_said_without_a_record_is_the_line_of_one(
+    form: logs.Format, others: list[logging.Handler], root: logging.Logger
+) -> None:
+    """Whoever listens beside the outlet has records made."""
+    root.handlers[:] = others
+
+    def both() -> None:
+        logs.say(log, "r-1", *SAID)
+        with logs.bind_request("r-1"):
+            log.info(*SAID)
+
+    said, logged = (re.sub(r"\d{4}-\S+Z", "", line) for line in written(form, both).splitlines())
+    assert said == logged and "r-1" in said
+
+
+def test_what_is_said_below_the_level_is_not(root: logging.Logger) -> None:
+    root.handlers[:] = []
+    stream = io.StringIO()
+    outlet = logs.configure("warning", "text", stream)
+    logs.say(log, "r-1", *SAID)
+    outlet.close()
+    assert not stream.getvalue()
+
+
+def test_what_is_said_counts_as_lost_where_nobody_reads(root: logging.Logger) -> None:
+    root.handlers[:] = []
+    reads, writes = os.pipe()
+    try:
+        outlet = logs.Outlet(os.fdopen(writes, "w", closefd=False), bound=5)
+        outlet.setFormatter(logs.Text(journal=False))
+        root.addHandler(outlet)
+        root.setLevel("INFO")
+        began = time.monotonic()
+        for _ in range(5_000):
+            logs.say(log, "r-1", "load.done text=%s", "x" * 500)
+        assert outlet.dropped > 3_000
+        assert time.monotonic() - began < 5
+    finally:
+        os.close(reads)
+        os.close(writes)

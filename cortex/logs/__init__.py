@@ -5,7 +5,7 @@
 """
 
 from cortex.logs.lines import Json, Text, bind_request, escape, request_id, word
-from cortex.logs.outlet import BOUND, GRACE_S, Format, Outlet, configure, dropped
+from cortex.logs.outlet import BOUND, GRACE_S, Format, Outlet, configure, dropped, say
 
 __all__ = [
     "BOUND",
@@ -19,5 +19,6 @@ __all__ = [
     "dropped",
     "escape",
     "request_id",
+    "say",
     "word",
 ]

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from math import isfinite
+from typing import Final, NamedTuple
 
 # sd-daemon's marks, by which the journal knows a line's level.
 _MARKS: Final = {"ERROR": "<3>", "CRITICAL": "<2>", "WARNING": "<4>", "INFO": "<6>", "DEBUG": "<7>"}
@@ -30,6 +31,7 @@ _FLOAT: Final = re.compile(r"%\.\d+f")
 _OWN: Final = frozenset({"time", "level", "logger", "event", "message", "request_id", "traceback", "stack"})
 # More than the calls of a program.
 _SHAPES: Final = 2048
+_LONGEST_WORD: Final = 64
 _ENCODER: Final = json.JSONEncoder(default=str)
 # How absence is said in text.
 _NONE: Final = "-"
@@ -68,6 +70,18 @@ def word(text: str) -> str:
     return quoted if quoted.isprintable() else "".join(map(_printable, quoted))
 
 
+class Said(NamedTuple):
+    """One call of a logger: what is in a record that matters here."""
+
+    created: float
+    level: str
+    logger: str
+    text: str
+    arguments: tuple[object, ...]
+    # The id of the request that it is about, "-" for none.
+    request: str
+
+
 class Text(logging.Formatter):
     """`time LEVEL logger event key=value… request=id`; within the journal without the time."""
 
@@ -77,13 +91,21 @@ class Text(logging.Formatter):
         self._calls = _Calls()
 
     def format(self, record: logging.LogRecord) -> str:
-        start = _MARKS.get(record.levelname, "") if self._journal else f"{_when(record)} "
+        line = self._line(record.created, record.levelname, record.name, self._calls.read(record))
         request = request_of(record)
         more = {} if request == _NONE else {"request": request}
-        said = "".join(
-            f" {name}={word(text)}" for name, text in {**more, **dict(_trouble(self, record))}.items()
-        )
-        return f"{start}{record.levelname:<7} {record.name} {self._calls.read(record).text}{said}"
+        told = {**more, **dict(_trouble(self, record))}
+        return line + "".join(f" {name}={word(text)}" for name, text in told.items())
+
+    def form(self, said: Said) -> str:
+        """The line of a call without trouble, as `format` has it of its record."""
+        told = self._calls.told(said.text, said.arguments)
+        line = self._line(said.created, said.level, said.logger, told)
+        return line if said.request == _NONE else f"{line} request={word(said.request)}"
+
+    def _line(self, created: float, level: str, logger: str, told: "_Told") -> str:
+        start = _MARKS.get(level, "") if self._journal else f"{_when(created)} "
+        return f"{start}{level:<7} {logger} {told.text}"
 
 
 class Json(logging.Formatter):
@@ -97,35 +119,72 @@ class Json(logging.Formatter):
         self._calls = _Calls()
 
     def format(self, record: logging.LogRecord) -> str:
-        told, request = self._calls.read(record), request_of(record)
-        fields: dict[str, object] = {
-            **({} if self._journal else {"time": _when(record)}),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            **told.fields,
-            "message": told.text,
-            **({} if request == _NONE else {"request_id": request}),
-            **dict(_trouble(self, record)),
-        }
-        # json.dumps escapes all that is not ASCII, lone surrogates included; of ASCII it
-        # leaves one control character as it is.
-        line = _ENCODER.encode(fields).replace("\x7f", "\\u007f")
-        return f"{_MARKS.get(record.levelname, '')}{line}" if self._journal else line
+        told = self._calls.read(record)
+        trouble = [f'"{name}": {_json(text)}' for name, text in _trouble(self, record)]
+        return self._line(record.created, record.levelname, record.name, told, request_of(record), *trouble)
+
+    def form(self, said: Said) -> str:
+        """The line of a call without trouble, as `format` has it of its record."""
+        told = self._calls.told(said.text, said.arguments)
+        return self._line(said.created, said.level, said.logger, told, said.request)
+
+    def _line(
+        self, created: float, level: str, logger: str, told: "_Told", request: str, *trouble: str
+    ) -> str:
+        start = "" if self._journal else f'"time": "{_when(created)}", '
+        known = self._calls.words
+        named = f'"level": {known.of(level.lower())[1]}, "logger": {known.of(logger)[1]}'
+        line = f'{{{start}{named}, {told.members}"message": {_json(told.text)}'
+        if request != _NONE:
+            line += f', "request_id": {_json(request)}'
+        line = ", ".join((line, *trouble)) + "}"
+        return f"{_MARKS.get(level, '')}{line}" if self._journal else line
+
+
+def _json(value: object) -> str:
+    """`value` as a line of JSON has it. json.dumps escapes all that is not ASCII, lone surrogates included;
+    of ASCII it leaves one control character as it is."""
+    return _ENCODER.encode(value).replace("\x7f", "\\u007f")
+
+
+def _number(value: float) -> str:
+    """The same of a number."""
+    return repr(value) if isfinite(value) else _json(value)
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a record says: on one line, and by its keys."""
+    """What a call says: on one line, and as members of an object of JSON, with a comma behind each."""
 
     text: str
-    fields: Mapping[str, object]
+    members: str = ""
+
+
+class _Words:
+    """Texts that are said again and again, as a line has them and as JSON does."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, str]] = {}
+
+    def of(self, text: str) -> tuple[str, str]:
+        """As the value of a key: what is said to be absent is null in JSON."""
+        known = self._known.get(text)
+        if known is None:
+            known = word(text), "null" if text == _NONE else _json(text)
+            if len(text) <= _LONGEST_WORD:
+                if len(self._known) >= _SHAPES:
+                    self._known.clear()
+                self._known[text] = known
+        return known
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """`name=form` in the text of a call; the first argument of the form is the one at `first`."""
+    """`name=form` in the text of a call; the first argument of the form is the one at `first`. As a
+    `member` it has a place in JSON."""
 
     name: str
+    member: bool
     form: str
     first: int
     count: int
@@ -133,48 +192,59 @@ class _Key:
     plain: bool = False
     number: bool = False
 
-    def told(self, arguments: tuple[object, ...]) -> tuple[str, object]:
-        """As a line has it, and as the call had it where it is all of the form: None for what is said to
-        be absent."""
+    def told(self, arguments: tuple[object, ...], words: _Words) -> tuple[str, str]:
+        """As a line has it, and as JSON does the value that the call had where that is all of the form."""
         if self.plain:
-            return self._plainly(arguments[self.first])
-        text = self.form % arguments[self.first : self.first + self.count]
+            return self._plainly(arguments[self.first], words)
+        if self.count == 1:
+            text = self.form % (arguments[self.first],)
+        else:
+            text = self.form % arguments[self.first : self.first + self.count]
         if self.number:
-            return text, float(text)
-        return word(text), None if text == _NONE else text
+            return text, _number(float(text))
+        return words.of(text)
 
-    def _plainly(self, mine: object) -> tuple[str, object]:
+    def _plainly(self, mine: object, words: _Words) -> tuple[str, str]:
         if mine is None:
-            return _NONE, None
+            return _NONE, "null"
         if isinstance(mine, bool):
-            return ("true" if mine else "false"), mine
-        if isinstance(mine, int | float) and self.form == "%s":
-            return str(mine), mine
-        text = self.form % (mine,)
+            text = "true" if mine else "false"
+            return text, text
         if isinstance(mine, int | float):
-            return text, mine
-        return word(text), None if isinstance(mine, str) and text == _NONE else text
+            return (str(mine) if self.form == "%s" else self.form % (mine,)), _number(mine)
+        text = self.form % (mine,)
+        return word(text), "null" if isinstance(mine, str) and text == _NONE else _json(text)
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """The text of a call: its event, whose arguments are the first, and its keys."""
+    """The text of a call: its event, whose arguments are the first, and its keys. `line` and `members` are
+    what follows the event on a line and in JSON, for `%`, which wants the keys' values."""
 
     event: str
     count: int
     keys: tuple[_Key, ...]
+    line: str = ""
+    members: str = ""
     arguments: int = 0  # in all
 
-    def told(self, arguments: tuple[object, ...]) -> _Told:
+    def told(self, arguments: tuple[object, ...], words: _Words) -> _Told:
         event = self.event % arguments[: self.count] if self.count else self.event
-        values: dict[str, object] = {"event": event}
-        texts = [escape(event)]
+        texts, values = list[str](), list[str]()
         for key in self.keys:
-            text, value = key.told(arguments)
-            texts.append(f"{key.name}={text}")
-            if key.name not in _OWN:
-                values[key.name] = value
-        return _Told(" ".join(texts), values)
+            mine = arguments[key.first] if key.plain else None
+            # What nearly all are is told here: there is a line for each request.
+            if isinstance(mine, str) and key.form == "%s":
+                text, value = words.of(mine)
+            elif type(mine) is int:
+                text = value = repr(mine)
+            else:
+                text, value = key.told(arguments, words)
+            texts.append(text)
+            if key.member:
+                values.append(value)
+        members = f'"event": {words.of(event)[1]}, ' + self.members % tuple(values)
+        return _Told(escape(event) + self.line % tuple(texts), members)
 
 
 _UNMET: Final = _Call("", -1, ())
@@ -185,28 +255,35 @@ class _Calls:
 
     def __init__(self) -> None:
         self._met: dict[str, _Call | None] = {}
+        self.words = _Words()
 
     def read(self, record: logging.LogRecord) -> _Told:
         """What `record` says. What is not of the form is told by its text alone."""
-        call = None
-        if isinstance(record.msg, str) and not isinstance(record.args, Mapping):
-            call = self._met.get(record.msg, _UNMET)
-            if call is _UNMET:
-                if len(self._met) >= _SHAPES:
-                    self._met.clear()
-                call = self._met[record.msg] = _call(record.msg)
         arguments = record.args or ()
-        if call is None or isinstance(arguments, Mapping) or len(arguments) != call.arguments:
+        if not isinstance(record.msg, str) or isinstance(arguments, Mapping):
+            return _Told(escape(record.getMessage()))
+        return self.told(record.msg, arguments)
+
+    def told(self, text: str, arguments: tuple[object, ...]) -> _Told:
+        """The same of a call with that text."""
+        call = self._met.get(text, _UNMET)
+        if call is _UNMET:
+            if len(self._met) >= _SHAPES:
+                self._met.clear()
+            call = self._met[text] = _call(text)
+        if call is None or len(arguments) != call.arguments:
             # As logging does it: a call whose arguments do not fit is an error.
-            return _Told(escape(record.getMessage()), {})
-        return call.told(arguments)
+            return _Told(escape(text % arguments if arguments else text))
+        return call.told(arguments, self.words)
 
 
 def _call(text: str) -> _Call | None:
     if (whole := _CALL.fullmatch(text)) is None:
         return None
     count, keys = len(_ARGUMENT.findall(whole["event"])), tuple(_keys(text))
-    return _Call(whole["event"], count, keys, count + sum(key.count for key in keys))
+    line = "".join(f" {key.name}=%s" for key in keys)
+    members = "".join(f'"{key.name}": %s, ' for key in keys if key.member)
+    return _Call(whole["event"], count, keys, line, members, count + sum(key.count for key in keys))
 
 
 def _keys(text: str) -> Iterator[_Key]:
@@ -214,7 +291,8 @@ def _keys(text: str) -> Iterator[_Key]:
         form = found[2][1:-1] if found[2][0] == "'" else found[2]
         first, count = len(_ARGUMENT.findall(text[: found.start()])), len(_ARGUMENT.findall(form))
         number = count == 1 and _FLOAT.fullmatch(form) is not None
-        yield _Key(found[1], form, first, count, plain=form in ("%s", "%d"), number=number)
+        name, plain = found[1], form in ("%s", "%d")
+        yield _Key(name, name not in _OWN, form, first, count, plain=plain, number=number)
 
 
 def _printable(letter: str) -> str:
@@ -223,8 +301,9 @@ def _printable(letter: str) -> str:
     return "\\u007f" if letter == "\x7f" else json.dumps(letter)[1:-1]
 
 
-def _when(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+def _when(created: float) -> str:
+    second = int(created)
+    return f"{_second(second)}.{int((created - second) * 1000):03d}Z"
 
 
 @lru_cache(maxsize=2)

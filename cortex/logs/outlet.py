@@ -2,8 +2,8 @@
 
 `configure` puts one `Outlet` on the root logger. It hands records to a thread over a bounded queue,
 which forms their lines many at a time; a record whose arguments may change meanwhile, or that tells of an
-exception, becomes a line where it is made. When nobody reads the log the queue fills and
-further records are dropped, counted, and owned up to in a line of their own later.
+exception, becomes a line where it is made. `say` hands over what needs no record. When nobody reads the
+log the queue fills and further records are dropped, counted, and owned up to in a line of their own later.
 """
 
 import logging
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal, TextIO, TypeAlias
 
-from cortex.logs.lines import Json, Text, request_of, word
+from cortex.logs.lines import Json, Said, Text, bind_request, request_of, word
 
 _LASTING: Final = (str, int, float, type(None))
 Format: TypeAlias = Literal["text", "json"]
@@ -22,7 +22,7 @@ Format: TypeAlias = Literal["text", "json"]
 # Ten thousand lines are a burst of seconds and at most a few megabytes.
 BOUND: Final = 10_000
 # Written in one go, and how long after that whoever writes more has its lines wait.
-PAGE: Final = 32
+PAGE: Final = 128
 REST_S: Final = 0.01
 # A reader that is alive takes the rest of the queue well within this.
 GRACE_S: Final = 1.0
@@ -54,6 +54,32 @@ def configure(level: str, form: Format | None, stream: TextIO) -> "Outlet":
     return outlet
 
 
+def say(logger: logging.Logger, request: str, text: str, *arguments: str | float | None) -> None:
+    """What `logger.info` says, about the request of that id, without the record: for lines of which there
+    is one a request. Whoever listens beside the outlet, or instead, gets the record all the same."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    outlet = _alone(logger)
+    if outlet is None:
+        with bind_request(request):
+            logger.info(text, *arguments)
+    else:
+        outlet.take(Said(time.time(), "INFO", logger.name, text, arguments, request))
+
+
+def _alone(logger: logging.Logger) -> "Outlet | None":
+    """The outlet that all records of `logger` go to as they are, and nobody else."""
+    at = logger
+    while at.parent is not None:
+        if at.handlers or not at.propagate:
+            return None
+        at = at.parent
+    outlet = at.handlers[0] if len(at.handlers) == 1 else None
+    if not isinstance(outlet, Outlet) or outlet.level > logging.INFO or outlet.filters or logger.filters:
+        return None
+    return outlet if isinstance(outlet.formatter, Text | Json) else None
+
+
 def dropped() -> int:
     """How many records the outlet in use has lost so far."""
     return sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, Outlet))
@@ -74,7 +100,7 @@ class Outlet(logging.Handler):
         self._ended = False
         self._bound = bound
         # Its writers never wait for its reader, and it is told of a line without a lock of Python's.
-        self._lines: queue.SimpleQueue[logging.LogRecord | str | None] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[logging.LogRecord | Said | str | None] = queue.SimpleQueue()
         self._write = _writer(stream)
         # A daemon: a reader that never comes back must not keep the process alive.
         self._thread = threading.Thread(target=self._drain, name="log-outlet", daemon=True)
@@ -87,18 +113,31 @@ class Outlet(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._lines.qsize() >= self._bound:
             self._crowded += 1
-            return
-        if _lasts(record):
+        elif _lasts(record):
             record.request_id = request_of(record)
             self._lines.put(record)
         else:
             self._lines.put(self._line(record))
 
-    def _line(self, record: logging.LogRecord) -> str:
+    def take(self, said: Said) -> None:
+        """The same of what has no record."""
+        if self._lines.qsize() >= self._bound:
+            self._crowded += 1
+        else:
+            self._lines.put(said)
+
+    def _line(self, said: logging.LogRecord | Said | str) -> str:
+        if isinstance(said, str):
+            return said
+        level, name = (said.level, said.logger) if isinstance(said, Said) else (said.levelname, said.name)
         try:
-            return self.format(record)
+            return self._form(said) if isinstance(said, Said) else self.format(said)
         except (TypeError, ValueError, KeyError) as error:
-            return f"{record.levelname} logs.unreadable logger={record.name} cause={word(repr(error))}"
+            return f"{level} logs.unreadable logger={name} cause={word(repr(error))}"
+
+    def _form(self, said: Said) -> str:
+        assert isinstance(self.formatter, Text | Json)  # noqa: S101 - `configure` gave it one
+        return self.formatter.form(said)
 
     def close(self) -> None:
         """What is queued is written, as far as the reader takes it within `GRACE_S`."""
@@ -125,7 +164,7 @@ class Outlet(logging.Handler):
         """The lines that are there, a page of them at most, at least one; and whether none follow."""
         lines, said = list[str](), self._lines.get()
         while said is not None:
-            lines.append(said if isinstance(said, str) else self._line(said))
+            lines.append(self._line(said))
             if len(lines) == PAGE or self._lines.empty():
                 return lines, False
             said = self._lines.get()
