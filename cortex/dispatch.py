@@ -132,6 +132,10 @@ class Dispatch:
         is refused."""
         return None if self._nursery is None else self.ledger.sit_at_once(want)
 
+    def seat_alone(self, want: Want) -> Ticket | None:
+        """The same where it is a matter of one look: at a model's only replica. None says nothing."""
+        return None if self._nursery is None else self.ledger.sit_alone(want)
+
     async def bring(
         self, want: Want, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> Resident:
@@ -238,7 +242,8 @@ class Dispatch:
         self.ledger.depart(ticket)
         if self._emptying:
             self._emptying.unpark_all()
-        self.wake()
+        if self._watching or self.ledger.waiting:
+            self.wake()
 
     def _limit(self, decision: Decision, want: Want) -> float:
         warm = isinstance(decision, Wait) and decision.reason == "slots"

@@ -38,7 +38,7 @@ def test_a_peek_holds_what_routing_needs() -> None:
         "temperature": "not looked at",
     }
     peeked = peek(json.dumps(body).encode())
-    assert peeked == Peek(model="m", stream=True, bond=peeked.bond) and peeked.affinity
+    assert peeked == Peek(model="m", stream=True, opening=peeked.opening) and peeked.affinity
 
 
 @pytest.mark.parametrize(

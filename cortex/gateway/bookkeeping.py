@@ -6,14 +6,19 @@ Contents are never logged.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from cortex.dispatch import Dispatch
 from cortex.errors import CortexError
-from cortex.gateway.journey import Journey
+from cortex.events import Usage
+from cortex.gateway.hop import Hop
+from cortex.gateway.journey import Journey, tell
 from cortex.gateway.views import Views
 from cortex.metrics import Done, Metrics, Outcome
 
 log = logging.getLogger(__name__)
+
+_NOTHING: Final = Usage()
 
 
 class Bookkeeping:
@@ -47,6 +52,33 @@ class Bookkeeping:
         self._metrics.request_done(done)
         self._settle(done, journey)
         journey.tell(done)
+
+    def enter(self, hop: Hop, usage: Usage | None, over_at: float, now: float) -> None:
+        """The same of a request that went as it should, and whose answer was there at a time: it had a seat
+        as soon as it came."""
+        lane, neuron = hop.lane, hop.road.neuron.name
+        caller, label, used = lane.known.caller, lane.label, usage or _NOTHING
+        row = self._metrics.row(hop.label, neuron, label, "ok", caller)
+        row.add(now - hop.began, 0.0, now - over_at, used)
+        self._views.accounts.spent(caller, neuron, used)
+        tell(
+            hop.id,
+            lane.model,
+            neuron,
+            hop.ticket.route or "-",
+            "ok",
+            caller or "-",
+            now - hop.began,
+            used.prompt,
+            used.completion,
+            usage is None or usage.estimated,
+            used.cached,
+            label,
+            200,
+            "-",
+            0.0,
+            "-",
+        )
 
     def judge(self, journey: Journey) -> None:
         """What an answer that was passed on whole says of its neuron."""

@@ -19,11 +19,12 @@ from cortex.errors import CortexError
 from cortex.gateway import sight
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.fleet import Fleet, Neuron
+from cortex.gateway.hop import Hop
 from cortex.gateway.journey import Journey
+from cortex.gateway.lanes import Lanes, Road
 from cortex.gateway.member import Waits
 from cortex.gateway.orders import Orders
 from cortex.gateway.views import Views
-from cortex.gateway.wants import want_of
 from cortex.gateway.ways import VECTORS, Way
 from cortex.keys.accounts import Claim
 from cortex.ledger import Ticket
@@ -36,8 +37,9 @@ from cortex.web.framing import Framed, Framing
 from cortex.web.guest import Guest
 from cortex.web.known import Known
 from cortex.web.link import Link
+from cortex.web.meter import Meter
 from cortex.web.pool import Pool
-from cortex.web.relay import Destination, forwarded, request_head
+from cortex.web.relay import Destination
 from cortex.web.retell import Retelling
 from cortex.web.teller import Teller
 from cortex.web.visit import stopping
@@ -45,8 +47,6 @@ from cortex.wire import neuron as wire
 from cortex.wire.openai import peek, rename
 from cortex.wire.pictures import text_bytes
 
-# What a client calls its request goes on as what it is called here.
-_OWN: Final = frozenset({wire.REQUEST_ID})
 _CUT: Final[Outcome] = "cut"
 # Looking at a smaller body takes less than a millisecond.
 BIG_BODY: Final = 64 * 2**10
@@ -99,78 +99,109 @@ class Express:
     ) -> None:
         self._views, self._limits, self._metrics = views, limits, metrics
         self.dispatch = dispatch
-        self.orders = Orders(boot_id, views.accounts, dispatch)
+        self._lanes = Lanes(views, dispatch, Orders(boot_id, views.accounts, dispatch))
         self.books = Bookkeeping(metrics, views, dispatch)
         self.nursery: trio.Nursery | None = None
         self.go_on: GoOn = _nobody
 
     @property
-    def _fleet(self) -> Fleet:
+    def clock(self) -> Callable[[], float]:
+        """As trio's."""
+        return self.dispatch.ledger.clock
+
+    @property
+    def fleet(self) -> Fleet:
         return self._views.listing.fleet
 
     def refit(self, limits: Limits) -> None:
         """Other limits, for requests to come."""
         self._limits = limits
 
-    def take(self, way: Way, guest: Guest, known: Known, body: bytes) -> Errand | None:
-        """The errand that answers the request; None leaves it as it stands."""
-        if self._fleet.stopping or self.nursery is None:
+    def take(self, way: Way, guest: Guest, known: Known, body: bytes) -> Hop | Errand | None:
+        """What answers the request; None leaves it as it stands."""
+        if self.fleet.stopping or self.nursery is None:
             return None
         try:
             return self._taken(way, guest, known, body)
         except CortexError:
             return None  # told by whoever finds it, too, and can tell it
 
-    def _taken(self, way: Way, guest: Guest, known: Known, body: bytes) -> Errand | None:
-        seen, framing = peek(body), Framing(known.terms(guest.request_id(known.head.headers)))
-        journey = Journey(way, _request(known, framing, body), _Reply(framing, guest))
-        journey.read(self._views, seen)
-        if sight.doubtful(way, body) and not self._views.listing.sees(journey.model):
+    def _taken(self, way: Way, guest: Guest, known: Known, body: bytes) -> Hop | Errand | None:
+        began, seen = self.clock(), peek(body)
+        lane = self._lanes.of(way, known, seen.model)
+        if sight.doubtful(way, body) and not self._views.listing.sees(lane.model):
             return None
-        journey.body = body if seen.model == journey.model else rename(body, seen.model, journey.model)
-        limited = known.caller and sight.possible(way)
-        journey.text_bytes = text_bytes(body) if limited else len(body)
+        sent = body if seen.model == lane.model else rename(body, seen.model, lane.model)
+        counted = text_bytes(body) if lane.limited else len(body)
         # First: who may ask no more keeps no model warm, and opens no connection.
-        claim = self._views.accounts.let_in(known.caller, journey.text_bytes)
-        trip: Trip | None = None
+        claim = self._views.accounts.let_in(known.caller, counted)
+        errand: Hop | Errand | None = None
         try:
             claim.expect(0 if way is VECTORS else seen.answer_tokens)
-            trip = self._placed(journey, framing, guest, claim, known)
+            hop = Hop(self, lane, guest, seen, claim)
+            hop.began, hop.body, hop.text_bytes = began, sent, counted
+            errand = self._placed(hop)
         finally:
-            if trip is None:
+            if errand is None:
                 claim.withdraw()
-        return None if trip is None else trip.errand
+        return errand
 
-    def _placed(
-        self, journey: Journey, framing: Framing, guest: Guest, claim: Claim, known: Known
-    ) -> "Trip | None":
+    def _placed(self, hop: Hop) -> Hop | Errand | None:
         """The same with a seat, or nobody sits."""
-        ticket = self._seated(journey)
-        if ticket is None:
-            return None
-        trip: Trip | None = None
-        try:
-            neuron = self._fleet[journey.neuron]
-            speaks = self._fleet.tongues.speaks(neuron.name, journey.way)
-            if not speaks and len(journey.body) > BIG_BODY:
-                return None  # read and written in a thread
-            retelling = None if speaks else told_to(journey)
-            if (link := neuron.pool.lend()) is not None:
-                begun = Begun(journey, ticket, neuron, neuron.pool, neuron.waits, link, claim, retelling)
-                trip = self._begun(begun, framing, guest, known)
-        finally:
-            if trip is None:
-                self.dispatch.leave(ticket)
-        return trip
-
-    def _seated(self, journey: Journey) -> Ticket | None:
-        caller, mute = journey.request.caller, self._fleet.tongues.mute(journey.way)
-        want = want_of(self._views, journey.model, caller, affinity=journey.affinity, avoid=mute)
-        ticket = self.dispatch.seat_at_once(want)
+        ticket = self._lanes.seat(hop.lane, hop.seen)
         if ticket is None or ticket.place is None:
             return None
-        journey.neuron, journey.route, journey.seated = ticket.place.name, ticket.route, journey.began
-        return ticket
+        errand: Hop | Errand | None = None
+        try:
+            road, lane = self._lanes.road(hop.lane, ticket.place.name), hop.lane
+            if not self.fleet.tongues.speaks(road.neuron.name, lane.way):
+                if len(hop.body) > BIG_BODY:
+                    return None  # read and written in a thread
+                hop.retelling = told_to(lane.way, hop.body, lane.model, hop.id)
+            if (link := road.pool.lend(hop.began)) is not None:
+                errand = self._sent(hop, ticket, road, link)
+        finally:
+            if errand is None:
+                self.dispatch.leave(ticket)
+        return errand
+
+    def _sent(self, hop: Hop, ticket: Ticket, road: Road, link: Link) -> Hop | Errand | None:
+        """The request is with the neuron, or the link is gone."""
+        try:
+            hop.go(ticket, road, link, self._limits, self._asked(hop, road))
+        except OSError:
+            road.pool.lost(link)
+            return None
+        hop.label = self._metrics.request_began(hop.lane.model)
+        streams = hop.seen.stream and hop.lane.streams
+        plain = not streams and not link.dialling and hop.retelling is None
+        errand = hop if plain else self.unfolded(hop)
+        if not streams:
+            road.waits.begin(errand)
+        return errand
+
+    def _asked(self, hop: Hop, road: Road) -> bytes:
+        """The request as the neuron gets it."""
+        if hop.retelling is None:
+            return road.head % (len(hop.body), hop.id.encode()) + hop.body
+        own = {**self._lanes.own(hop.lane), wire.REQUEST_ID: hop.id}
+        return hop.retelling.request(Destination(road.pool.authority, road.ref.token), own)
+
+    def unfolded(self, hop: Hop) -> Errand:
+        """An errand that goes on from where that is."""
+        lane, road, guest, link = hop.lane, hop.road, hop.guest, hop.link
+        framing = Framing(lane.known.terms(hop.id))
+        limits, now, errand = hop.limits, hop.began, None
+        if hop.retelling is None:
+            errand = Errand(guest, framing, link, limits=limits, now=now)
+        else:
+            errand = Teller(guest, framing, link, hop.retelling.begin(), limits=limits, now=now)
+        errand.extra = ((wire.NEURON, road.neuron.name), (wire.MODEL, lane.name))
+        framing.tags.update(errand.extra)
+        journey = _journey(hop, _Reply(framing, guest), errand.meter)
+        begun = Begun(journey, hop.ticket, road.neuron, road.pool, road.waits, link, hop.claim, hop.retelling)
+        errand.follow(Trip(self, begun, errand), streams=journey.streams, connect_s=road.pool.connect_s)
+        return errand
 
     def close(self, journey: Journey, outcome: Outcome) -> None:
         """The request has come to its end here."""
@@ -195,43 +226,6 @@ class Express:
             self.dispatch.leave(begun.ticket)
             self.close(journey, outcome)
             begun.claim.end()
-
-    def _begun(self, begun: Begun, framing: Framing, guest: Guest, known: Known) -> "Trip | None":
-        """The request is with the neuron, or the link is gone."""
-        journey, neuron = begun.journey, begun.neuron
-        errand = self._errand(begun, framing, guest)
-        request = self._asked(begun, known)
-        trip = Trip(self, begun, errand)
-        try:
-            errand.begin(request, trip, streams=journey.streams, connect_s=neuron.pool.connect_s)
-        except OSError:
-            begun.pool.lost(begun.link)
-            return None
-        errand.extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.name))
-        framing.tags.update(errand.extra)
-        journey.meter = errand.meter
-        journey.label = self._metrics.request_began(journey.model)
-        if not journey.streams:
-            begun.waits.begin(errand.give_up)
-        return trip
-
-    def _errand(self, begun: Begun, framing: Framing, guest: Guest) -> Errand:
-        limits, now = self._limits, begun.journey.began
-        if begun.retelling is None:
-            return Errand(guest, framing, begun.link, limits=limits, now=now)
-        return Teller(guest, framing, begun.link, begun.retelling.begin(), limits=limits, now=now)
-
-    def _asked(self, begun: Begun, known: Known) -> bytes:
-        """The request as the neuron gets it."""
-        journey, neuron = begun.journey, begun.neuron
-        own, to = self.orders.fields(journey), Destination(neuron.pool.authority, neuron.ref.token)
-        if begun.retelling is not None:
-            return begun.retelling.request(to, own)
-        taken = known.notes.get("forwarded")
-        if taken is None:
-            taken = known.notes["forwarded"] = forwarded(known.head.headers, _OWN)
-        body = journey.body
-        return request_head("POST", known.head.path, taken, len(body), to=to, own=own) + body
 
 
 @dataclass(slots=True)
@@ -262,7 +256,7 @@ class Trip:
 
     def headed(self) -> None:
         """Whoever has the head is not one of those who wait for a sign of life."""
-        self._begun.waits.end(self.errand.give_up)
+        self._begun.waits.end(self.errand)
 
     def odd(self, answer: Answer) -> None:
         """The head of an answer that tasks read on."""
@@ -315,14 +309,13 @@ class Trip:
 
     def _over(self) -> None:
         journey = self._begun.journey
-        self._begun.waits.end(self.errand.give_up)
+        self._begun.waits.end(self.errand)
         journey.elsewhere_s += trio.current_time() - self.errand.answer.asked_at
 
 
-def told_to(journey: Journey) -> Retelling:
+def told_to(way: Way, body: bytes, model: str, request_id: str) -> Retelling:
     """How the request is told to a neuron that does not speak the client's dialect."""
-    way = journey.way
-    return Retelling(way.dialect, way.read(journey.body, journey.model), journey.request.id)
+    return Retelling(way.dialect, way.read(body, model), request_id)
 
 
 async def _refuse(error: CortexError, reply: Reply) -> None:
@@ -334,16 +327,25 @@ async def _nobody(begun: Begun, reply: Reply) -> None:
     raise RuntimeError("no passage goes on with what was begun")
 
 
-def _request(known: Known, framing: Framing, body: bytes) -> Request:
-    parsed = known.head
-    return Request(
-        method=parsed.method,
-        path=parsed.path,
-        query=parsed.query,
-        headers=parsed.headers,
-        body=body,
-        peer=known.peer,
-        id=framing.terms.request_id,
-        caller=known.caller,
-        arrived=trio.current_time(),
+def _journey(hop: Hop, reply: _Reply, meter: Meter) -> Journey:
+    lane = hop.lane
+    head = lane.known.head
+    request = Request(
+        method=head.method,
+        path=head.path,
+        query=head.query,
+        headers=head.headers,
+        body=hop.body,
+        peer=lane.known.peer,
+        id=hop.id,
+        caller=lane.known.caller,
+        arrived=hop.began,
     )
+    journey = Journey(lane.way, request, reply)
+    journey.model, journey.name, journey.label, journey.meter = lane.model, lane.name, hop.label, meter
+    journey.body, journey.text_bytes, journey.sampling = hop.body, hop.text_bytes, lane.sampling
+    journey.streams = hop.seen.stream and lane.streams
+    journey.affinity = lane.affinity or hop.seen.affinity
+    journey.neuron, journey.route = hop.road.neuron.name, hop.ticket.route
+    journey.began = journey.seated = hop.began
+    return journey

@@ -18,9 +18,10 @@ from cortex.events import Usage
 from cortex.gateway.views import Views
 from cortex.gateway.ways import COUNTS, VECTORS, Way
 from cortex.ledger import Ticket
+from cortex.logs import say
 from cortex.metrics import NO_NEURON, Done, Outcome, Phase
 from cortex.router import Route
-from cortex.web.connection import Request
+from cortex.web.connection import Headers, Request
 from cortex.web.meter import Meter
 from cortex.web.progress import Progress
 from cortex.web.streaming import Stream
@@ -28,8 +29,18 @@ from cortex.wire.openai import Peek, affinity_of
 
 log = logging.getLogger(__name__)
 
+_DONE: Final = (
+    "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
+    "completion=%d estimated=%s cached=%d dialect=%s status=%s code=%s queue_s=%s ttft_s=%s"
+)
 # How the clients of today name a conversation, the most telling first.
 SESSIONS: Final = ("x-session-affinity", "x-session-id", "x-claude-code-session-id", "session-id")
+
+
+def named_in(headers: Headers) -> str:
+    """The affinity of the conversation that `headers` name; "" where they name none."""
+    named = next(filter(None, map(headers.get, SESSIONS)), None)
+    return affinity_of(named.encode("latin-1")) if named else ""
 
 
 class Answering(Protocol):
@@ -103,8 +114,7 @@ class Journey:
         self.model = model = views.resolve(caller, seen.model)
         self.name = views.called(caller, seen.model, model)
         self.streams = seen.stream and self.way not in (COUNTS, VECTORS)
-        named = next(filter(None, map(headers.get, SESSIONS)), None)
-        self.affinity = affinity_of(named.encode("latin-1")) if named else seen.affinity
+        self.affinity = named_in(headers) or seen.affinity
         if seen.model != model:
             self.sampling = views.listing.catalogue.sampling(seen.model)
 
@@ -148,10 +158,9 @@ class Journey:
         )
 
     def tell(self, done: Done) -> None:
-        """The one line of the log that every request has. Figures that it never had are "-"."""
-        log.info(
-            "request.done model=%s neuron=%s route=%s outcome=%s key=%s seconds=%.3f prompt=%d "
-            "completion=%d estimated=%s cached=%d dialect=%s status=%s code=%s queue_s=%s ttft_s=%s",
+        """The line of the log that it has."""
+        tell(
+            self.request.id,
             self.model,
             self.seat,
             self.route or "-",
@@ -188,6 +197,11 @@ class Journey:
         if self.meter.status in (503, 529):
             return "cortex"
         return "caller" if 400 <= self.meter.status < 500 else "engine"
+
+
+def tell(request_id: str, *figures: str | float) -> None:
+    """The one line of the log that every request has. Figures that it never had are "-"."""
+    say(log, request_id, _DONE, *figures)
 
 
 def _figure(seconds: float | None) -> float | str:

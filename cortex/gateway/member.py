@@ -4,11 +4,11 @@ The fleet decides what becomes of it; here is no judgement.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import trio
@@ -27,24 +27,31 @@ class Found(NeuronRef):
     """A neuron that DNS names, and not the file."""
 
 
+class Waiter(Protocol):
+    """Who waits by callbacks."""
+
+    def give_up(self, error: CortexError) -> None:
+        """It is in vain: `error` says why."""
+
+
 class Waits:
     """Those who wait for answers of one neuron at one address, for as long as they take."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._scopes: set[trio.CancelScope] = set()
-        self._told: set[Callable[[CortexError], None]] = set()
+        self._waiters: set[Waiter] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._scopes or self._told)
+        return bool(self._scopes or self._waiters)
 
-    def begin(self, give_up: Callable[[CortexError], None]) -> None:
-        """Somebody waits, who is told when it is in vain, until `end`."""
-        self._told.add(give_up)
+    def begin(self, waiter: Waiter) -> None:
+        """He waits, and is told when it is in vain, until `end`."""
+        self._waiters.add(waiter)
 
-    def end(self, give_up: Callable[[CortexError], None]) -> None:
+    def end(self, waiter: Waiter) -> None:
         """He waits no longer. Harmless when he did not."""
-        self._told.discard(give_up)
+        self._waiters.discard(waiter)
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -63,8 +70,8 @@ class Waits:
         """Nobody waits any longer."""
         for scope in self._scopes:
             scope.cancel()
-        for told in list(self._told):
-            told(self._lifeless())
+        for waiter in list(self._waiters):
+            waiter.give_up(self._lifeless())
 
     def _lifeless(self) -> TooSlow:
         return TooSlow(

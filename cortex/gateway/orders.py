@@ -4,6 +4,7 @@ from typing import Final
 
 import trio
 
+from cortex.ask import Sampling
 from cortex.config.models import sampling_to_text
 from cortex.dispatch import Dispatch
 from cortex.gateway.journey import Journey
@@ -22,24 +23,25 @@ class Orders:
 
     def fields(self, journey: Journey) -> dict[str, str]:
         """Those of one request, once it has its seat."""
-        caller = journey.request.caller
-        own = {
-            wire.ROUTE: self._boot_id,
-            wire.REQUEST_ID: journey.request.id,
-            wire.PATIENCE: self._patient_s(journey),
-        }
+        own = self.of(journey.request.caller, journey.sampling, self._patient_s(journey))
+        own[wire.REQUEST_ID] = journey.request.id
         if journey.entry:
             own[wire.SPEC] = journey.entry
-        if journey.sampling is not None:
-            own[wire.SAMPLING] = sampling_to_text(journey.sampling)
+        return own
+
+    def of(self, caller: str, sampling: Sampling | None, patient_s: float) -> dict[str, str]:
+        """Those of every request of `caller` that samples so, and may wait so long at the neuron."""
+        own = {wire.ROUTE: self._boot_id, wire.PATIENCE: f"{patient_s:.3f}"}
+        if sampling is not None:
+            own[wire.SAMPLING] = sampling_to_text(sampling)
         if caller:
             own[wire.KEY_NAME] = caller
             if (share := self._accounts.share(caller)) != 1:
                 own[wire.KEY_SHARE] = f"{share:g}"
         return own
 
-    def _patient_s(self, journey: Journey) -> str:
+    def _patient_s(self, journey: Journey) -> float:
         """How long the neuron may let it wait: who waited here has waited, and is not to do so twice."""
         patience = self._dispatch.patience
         most_s = patience.load_s if journey.route == "cold" else patience.queue_s
-        return f"{max(LEAST_WAIT_S, most_s - (trio.current_time() - journey.began)):.3f}"
+        return max(LEAST_WAIT_S, most_s - (trio.current_time() - journey.began))

@@ -316,7 +316,8 @@ class Passage:
         """How the request is told to a neuron that does not speak the client's dialect."""
         if self._fleet.tongues.speaks(neuron.name, journey.way):
             return None
-        return await _aside(journey.body, lambda _: told_to(journey))
+        model, request_id = journey.model, journey.request.id
+        return await _aside(journey.body, lambda body: told_to(journey.way, body, model, request_id))
 
     @contextmanager
     def _patience(self, journey: Journey, neuron: Neuron) -> Iterator[float]:

@@ -52,7 +52,7 @@ class _Account:
 class Claim:
     """What one request under way may come to, in tokens."""
 
-    _account: _Account = field(default_factory=lambda: _Account(_NOBODY))
+    _account: _Account
     _prompt: int = 0
     _answer: int = 0
 
@@ -98,6 +98,8 @@ class Accounts:
         self._accounts: dict[str, _Account] = {}
         # Keys that are gone, for as long as what they began counts: they may come back.
         self._former: dict[str, _Account] = {}
+        # Of callers without a key, whom nothing limits.
+        self._nobody = _Account(_NOBODY)
         self._clock, self._now = clock, now
         self._tally = Tally(lambda: now().date())
         self.renew(keys)
@@ -152,7 +154,7 @@ class Accounts:
             raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
         account = self._accounts.get(caller)
         if account is None:
-            return Claim()
+            return Claim(self._nobody)
         self._let_in(account)
         claim = Claim(account, body_bytes // BYTES_A_TOKEN)
         claim.begin()
@@ -198,12 +200,16 @@ class Accounts:
 
     def _let_in(self, account: _Account) -> None:
         """The request counts, or is refused by the limit that holds it up longest."""
-        self._check_day(account)
+        key = account.key
+        if key.tokens_per_day is not None:
+            self._check_day(account)
+        if key.requests_per_minute is None:
+            self._check_in_flight(account)
+            return
         now = self._clock()
         self._check_minute(account, now)
         self._check_in_flight(account)
-        if account.key.requests_per_minute is not None:
-            account.begun.append(now)
+        account.begun.append(now)
 
     def _check_day(self, account: _Account) -> None:
         key, limit = account.key, account.key.tokens_per_day

@@ -58,15 +58,21 @@ class Seating(Judging):
     def sit_at_once(self, want: Want) -> Ticket | None:
         """A seated ticket, where `arrive` would give one without a wait; else nothing has changed."""
         ticket = Ticket(want, self.clock(), self._arrivals + 1)
-        if (free := self._free_seat(want)) is not None:
-            self._arrivals += 1
-            self._take(ticket, *free, "only-replica", ticket.arrived)
-            return ticket
         verdict = self._seat(ticket, self._has_line(want))
         if not isinstance(verdict, Serve):
             return None
         self._arrivals += 1
         self._sit_down(ticket, verdict)
+        return ticket
+
+    def sit_alone(self, want: Want) -> Ticket | None:
+        """The same, whatever affinity `want` has, where it decides nothing: at the only replica. None says
+        nothing."""
+        if (free := self._free_seat(want)) is None:
+            return None
+        self._arrivals += 1
+        ticket = Ticket(want, self.clock(), self._arrivals)
+        self._take(ticket, *free, "only-replica", ticket.arrived)
         return ticket
 
     def settle(self) -> list[tuple[Ticket, Settled]]:

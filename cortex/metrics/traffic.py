@@ -25,18 +25,21 @@ NO_KEY: Final = "none"
 _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """All that one request adds to that ends in the same way as others: the same model, neuron, dialect,
     outcome and key. Finding it is one look, however many numbers there are. Tokens of a kind that nobody
-    used yet have no series, hence `tokens`."""
+    used yet have no series: `tokens` makes it."""
 
     series: ModelSeries
     requests: Slot
     overhead: Heap
     key_requests: Slot | None
     key_tokens: Slot | None
-    tokens: Callable[[Usage], None]
+    tokens: Callable[[str], Slot]
+    _prompt: Slot | None = None
+    _cached: Slot | None = None
+    _completion: Slot | None = None
 
     def add(
         self, duration_s: float, queue_s: float | None, overhead_s: float | None, usage: Usage
@@ -50,11 +53,22 @@ class Row:
             series.queue.observe(queue_s)
         if overhead_s is not None:
             self.overhead.observe(overhead_s)
-        self.tokens(usage)
+        self._spend(usage)
+        return series
+
+    def _spend(self, usage: Usage) -> None:
+        if usage.prompt:
+            self._prompt = slot = self._prompt or self.tokens("prompt")
+            slot.value += usage.prompt
+        if usage.cached:
+            self._cached = slot = self._cached or self.tokens("cached_prompt")
+            slot.value += usage.cached
+        if usage.completion:
+            self._completion = slot = self._completion or self.tokens("completion")
+            slot.value += usage.completion
         if self.key_requests is not None and self.key_tokens is not None:
             self.key_requests.value += 1
             self.key_tokens.value += usage.prompt + usage.completion
-        return series
 
 
 class Traffic(Page):
@@ -138,21 +152,8 @@ class Traffic(Page):
             self._overhead,
             None if mine is None else self._key_requests.at(mine, outcome),
             None if mine is None else self._key_tokens.at(mine),
-            self._counting(label, at),
+            lambda kind: self._tokens[kind].at(label, at),
         )
-
-    def _counting(self, model: str, neuron: str) -> Callable[[Usage], None]:
-        prompt, cached, completion = self._tokens.values()
-
-        def count(usage: Usage) -> None:
-            if usage.prompt:
-                prompt.at(model, neuron).value += usage.prompt
-            if usage.cached:
-                cached.at(model, neuron).value += usage.cached
-            if usage.completion:
-                completion.at(model, neuron).value += usage.completion
-
-        return count
 
     @contextmanager
     def waiting(self, label: str) -> Iterator[None]:

@@ -18,6 +18,7 @@ from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web import relay
 from cortex.web.answer import Answer
 from cortex.web.chunks import payloads
+from cortex.web.duties import Keeper
 from cortex.web.framing import Framing
 from cortex.web.guest import Guest
 from cortex.web.link import Link
@@ -28,35 +29,6 @@ from cortex.web.tail import TOO_BIG, EventTail
 from cortex.wire import neuron
 
 Pairs = Iterable[tuple[str, str]]
-
-
-class Keeper(Protocol):
-    """Who sent it. `done`, `odd`, `failed`, `left`, `stopped` and `dropped` are ends: one of them is told,
-    once. The others come before."""
-
-    def headed(self) -> None:
-        """The head of an answer that is passed on here has come."""
-
-    def done(self) -> None:
-        """The client has the whole answer. The link is the keeper's."""
-
-    def odd(self, answer: Answer) -> None:
-        """The head of an answer that is for others to read. Nothing of it is with the client."""
-
-    def failed(self, error: CortexError) -> None:
-        """There is no whole answer. What came of it is with the client."""
-
-    def left(self) -> None:
-        """The client is gone."""
-
-    def unreached(self, problem: OSError | None) -> CortexError:
-        """What it means that no connection was made. `failed` follows."""
-
-    def stopped(self, why: CortexError | None) -> None:
-        """The client is to be told `why` it gets no more; None: that cortex goes."""
-
-    def dropped(self, *, bug: bool) -> None:
-        """It is over, by a `bug` or with the door, and nobody can be told."""
 
 
 class Tail(Protocol):
@@ -73,8 +45,7 @@ class Tail(Protocol):
 
 
 class Errand:
-    """`begin` it, once the guest has it. `streams` says what was asked for: who waits for a stream gets
-    signs of life. `extra` are headers for the client."""
+    """`follow` what was sent over the link, for which the guest waits. `extra` are headers for the client."""
 
     def __init__(self, guest: Guest, framing: Framing, link: Link, *, limits: Limits, now: float) -> None:
         self.guest, self.framing, self.link = guest, framing, link
@@ -95,11 +66,10 @@ class Errand:
         self._beat_at = self._late_at = self._dial_by = inf
         self.due = inf
 
-    def begin(self, request: bytes, keeper: Keeper, *, streams: bool, connect_s: float) -> None:
-        """`request` goes to the neuron, which is connected within `connect_s`. OSError when its connection
-        has broken: nothing of it went."""
+    def follow(self, keeper: Keeper, *, streams: bool, connect_s: float) -> None:
+        """The request is with the neuron, or will be once that is connected, within `connect_s`. `streams`
+        says what was asked for: who waits for a stream gets signs of life."""
         self._keeper, now = keeper, self.answer.asked_at
-        self.link.push(request)
         self.link.listener = self
         if streams:
             self._beat_at = now + GRACE_S
@@ -107,6 +77,16 @@ class Errand:
         if self.link.dialling:
             self._dial_by = now + connect_s
         self._plan()
+
+    def told(self, data: bytes) -> None:
+        """`data` was the whole answer, of which the client has yet to take a part."""
+        self.answer.feed(data)
+        body = self.answer.take()
+        self.meter.read_whole(200, body)
+        self.meter.bytes, self.meter.complete = len(body), True
+        self.framing.adopt(self.answer.headers.get("content-type", ""), chunked=False)
+        self._over = True
+        self._hold()
 
     # -- what the neuron says
 
@@ -288,11 +268,15 @@ class Errand:
 
     def _send(self, data: bytes) -> None:
         if not self.guest.send(data):
-            self.link.pause()
-            self.due = min(self.due, self.guest.stall_at)
-            self.guest.wants_look(self.due)
+            self._hold()
         elif self._over:
             self._finish()
+
+    def _hold(self) -> None:
+        """The neuron waits for the client."""
+        self.link.pause()
+        self.due = min(self.due, self.guest.stall_at)
+        self.guest.wants_look(self.due)
 
     def drained(self) -> None:
         if self._end_of_it:

@@ -120,6 +120,14 @@ class Framing:
         head = self._render(status, fields)
         return head if self.terms.bodyless else head + body
 
+    def form(self, headers: Pairs, content_type: str) -> bytes:
+        """How the whole answer begins, with status 200, of every request on these terms: a text for `%`
+        that wants the date, the length of the body and the id, which Anthropic's dialect has twice."""
+        self._framed = True
+        escaped = [(name, value.replace("%", "%%")) for name, value in _checked(headers)]
+        fields = [*escaped, ("content-type", content_type.replace("%", "%%")), ("content-length", "%d")]
+        return self._render(200, fields, date=b"%b", request_id=b"%b")
+
     def start(
         self,
         status: int = 200,
@@ -206,15 +214,23 @@ class Framing:
         if self.state not in states:
             raise RuntimeError(f"the reply is {self.state!r}, and that call needs {' or '.join(states)}")
 
-    def _render(self, status: int, fields: Iterable[tuple[str, str]]) -> bytes:
-        lines = [_status_line(status), b"date: " + http_date(int(time.time()))]
+    def _render(
+        self,
+        status: int,
+        fields: Iterable[tuple[str, str]],
+        *,
+        date: bytes | None = None,
+        request_id: bytes | None = None,
+    ) -> bytes:
+        lines = [_status_line(status), b"date: " + (date or http_date(int(time.time())))]
         own = list(fields)
         names = {name for name, _ in own}
         tags = [tag for tag in _checked(self.tags.items()) if tag[0] not in names]
         lines += [b"%b: %b" % _wire(field) for field in (*own, *tags, *self.terms.extra)]
-        lines.append(b"x-request-id: " + self.terms.request_id.encode("latin-1"))
+        said = request_id or self.terms.request_id.encode("latin-1")
+        lines.append(b"x-request-id: " + said)
         if self.terms.dialect == "anthropic":
-            lines.append(b"request-id: " + self.terms.request_id.encode("latin-1"))
+            lines.append(b"request-id: " + said)
         if not self.stays:
             lines.append(b"connection: close")
         elif self.terms.version == "1.0":

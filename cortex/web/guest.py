@@ -10,12 +10,13 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
 from cortex.errors import CortexError
-from cortex.web.connection import Headers, Reply, Request
+from cortex.web.connection import Reply, Request
+from cortex.web.duties import Errand
 from cortex.web.framing import Framing
 from cortex.web.head import END
 from cortex.web.line import AHEAD, BLOCK, Line
@@ -23,7 +24,7 @@ from cortex.web.reactor import READ, WRITE
 
 if TYPE_CHECKING:
     from cortex.web.hall import Hall
-    from cortex.web.known import Known
+    from cortex.web.known import Known, Last
     from cortex.web.visit import Visit
 
 log = logging.getLogger(__name__)
@@ -38,29 +39,6 @@ GATHER_S: Final = 1.0
 Work: TypeAlias = Callable[[Reply], Awaitable[None]]
 
 
-class Errand(Protocol):
-    """Who answers one request by callbacks."""
-
-    due: float
-    framing: Framing
-
-    def look(self, now: float) -> None:
-        """`due` has come."""
-
-    def drained(self) -> None:
-        """All that was sent is with the kernel."""
-
-    def lost(self) -> None:
-        """The client is gone, or has taken nothing for too long."""
-
-    def stop(self, why: CortexError | None) -> None:
-        """The client gets an end: `why`, else that cortex goes."""
-
-    def drop(self, *, bug: bool) -> None:
-        """It has ended by a `bug`, or since the door is gone: whatever it holds is let go of, and nothing
-        more is said."""
-
-
 class Guest:
     """`admitted` by the door, which hears of its end by `gone`."""
 
@@ -70,6 +48,7 @@ class Guest:
         self._visit: Visit | None = None
         self._errand: Errand | None = None
         self._caller = ""
+        self._last: Last | None = None
         self._buffer = b""
         self._unsent = b""
         # How much of the buffer makes a whole request, while that arrives.
@@ -79,6 +58,8 @@ class Guest:
         self.stall_at = 0.0
         self._taken = 0
         self.first = True
+        # Among whom it waits for its time, if it does.
+        self.listed: dict[Guest, None] | None = None
         self.since = trio.current_time()
         self.due = self.since + hall.limits.header_s
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -184,17 +165,30 @@ class Guest:
     def _begin(self) -> None:
         """The request that has begun in the buffer is answered at once, or gets a visit."""
         hall, buffer = self._hall, self._buffer
-        hall.watch.leaves(self)
+        if self.listed is not None:
+            hall.watch.leaves(self)
         if not self.first:
             self.since = trio.current_time()
-        end = buffer.find(END) + len(END)
-        if len(END) <= end <= hall.limits.header and not hall.draining:
-            found = hall.heads.recognise(buffer[:end], self._peer, hall.site)
-            if found is not None and self._taken_at_once(*found, end):
+        if not hall.draining:
+            found = None if self._last is None else self._last.recognise(buffer, hall.site)
+            if found is None:
+                found = self._recognised(buffer)
+            if found is not None and self._taken_at_once(*found):
                 return
         self._call()
 
-    def _taken_at_once(self, known: "Known", length: int, start: int) -> bool:
+    def _recognised(self, buffer: bytes) -> "tuple[Known, int, int] | None":
+        """What is known of the head in `buffer`, where it ends, and how long the body is."""
+        end = buffer.find(END) + len(END)
+        if not len(END) <= end <= self._hall.limits.header:
+            return None
+        found = self._hall.heads.recognise(buffer[:end], self._peer, self._hall.site)
+        if found is None:
+            return None
+        known, length, self._last = found
+        return known, end, length
+
+    def _taken_at_once(self, known: "Known", start: int, length: int) -> bool:
         """Whether the request of that head, whose body begins at `start`, needs no visit, as far as it has
         come."""
         hall, quick, end = self._hall, known.route.quick, start + length
@@ -247,13 +241,10 @@ class Guest:
             self.close()
             return
         self._hall.reactor.watch(self._fd, self)
-        self._rest()
-        if self._buffer:
-            self._begin()
-
-    def _rest(self) -> None:
         self.due = trio.current_time() + KEEP_ALIVE_S
         self._hall.watch.rests(self)
+        if self._buffer:
+            self._begin()
 
     # -- what an errand asks
 
@@ -276,9 +267,9 @@ class Guest:
         if self._errand is not None:
             self._hall.watch.wants(self._errand, due)
 
-    def request_id(self, headers: Headers) -> str:
+    def request_id(self, known: "Known") -> str:
         """The client's own id, if it is one; else a fresh one."""
-        return self._hall.request_id(headers)
+        return known.given_id or self._hall.fresh_id()
 
     @property
     def full(self) -> bool:
@@ -327,7 +318,8 @@ class Guest:
             self.close()
             return
         self.first = False
-        self._rest()
+        self.due = self._hall.reactor.now + KEEP_ALIVE_S
+        self._hall.watch.rests(self)
         if self._buffer:
             # Called by a link's callback: what goes wrong in it is this guest's.
             try:
@@ -360,6 +352,13 @@ class Guest:
         if self._errand is not None:
             self._errand.lost()
         self.close()
+
+    def goes_on(self, errand: Errand) -> None:
+        """It is with `errand` from here on, which does what another one has begun."""
+        if self._errand is not None:
+            self._hall.watch.done(self._errand)
+        self._errand = errand
+        self._hall.watch.serves(errand)
 
     def _leave_errand(self) -> None:
         if self._errand is not None:

@@ -6,7 +6,6 @@ it: one task sleeps until the first of them is due, however many there are.
 
 import itertools
 import logging
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +19,12 @@ import trio
 from cortex.config.limits import Limits
 from cortex.web.connection import Headers
 from cortex.web.control import Control
-from cortex.web.guest import Errand, Guest, Handed
-from cortex.web.known import Heads
+from cortex.web.duties import Errand
+from cortex.web.guest import Guest, Handed
+from cortex.web.known import Heads, given_id
 from cortex.web.line import Line
 from cortex.web.reactor import Reactor
 from cortex.web.site import UNBOOKED, Books, Site
-from cortex.wire import neuron
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,6 @@ log = logging.getLogger(__name__)
 _LEAST_S: Final = 0.001
 # Below this, who is done is left in the list of looks until his time.
 _FEW_LOOKS: Final = 256
-_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
 def _nowhere(guest: Guest, line: Line, handed: Handed | None) -> None:
@@ -58,23 +56,30 @@ class Watch:
 
     def rests(self, guest: Guest) -> None:
         """`guest` is between requests, until its `due`."""
-        (self._fresh if guest.first else self._kept)[guest] = None
-        self.by(guest.due)
+        self._lists(guest, self._fresh if guest.first else self._kept)
 
     def gathers(self, guest: Guest) -> None:
         """The rest of its request is on its way, until its `due`."""
-        self._gathering[guest] = None
-        self.by(guest.due)
+        self._lists(guest, self._gathering)
 
     def leaves(self, guest: Guest) -> None:
         """It is not any more."""
-        for waiting in (self._fresh, self._kept, self._gathering):
-            waiting.pop(guest, None)
+        if guest.listed is not None:
+            del guest.listed[guest]
+            guest.listed = None
+
+    def _lists(self, guest: Guest, row: dict[Guest, None]) -> None:
+        if guest.listed is not None:
+            self.leaves(guest)
+        row[guest], guest.listed = None, row
+        if guest.due < self._due:
+            self.by(guest.due)
 
     def serves(self, errand: Errand) -> None:
         """`errand` is under way, and wants to be looked after at its `due`."""
         self._errands.add(errand)
-        self.wants(errand, errand.due)
+        if errand.due < inf:
+            self.wants(errand, errand.due)
 
     def wants(self, errand: Errand, due: float) -> None:
         """`errand` is to be looked after then."""
@@ -113,7 +118,7 @@ class Watch:
     def _look(self, now: float) -> float:
         for resting in (self._fresh, self._kept, self._gathering):
             while (guest := next(iter(resting), None)) is not None and guest.due <= now:
-                del resting[guest]
+                self.leaves(guest)
                 guest.expire()
         while self._looks and self._looks[0][0] <= now:
             errand = heappop(self._looks)[2]
@@ -155,9 +160,10 @@ class Hall:
 
     def request_id(self, headers: Headers) -> str:
         """The client's own id, if it is one; else a fresh one."""
-        given = headers.get(neuron.REQUEST_ID)
-        if given is not None and _REQUEST_ID.match(given):
-            return given
+        return given_id(headers) or self.fresh_id()
+
+    def fresh_id(self) -> str:
+        """One that no other request has."""
         return f"{self._boot}-{next(self._count):x}"
 
     @contextmanager

@@ -4,7 +4,7 @@ Parsing a head and finding out whose key it holds costs more than passing a requ
 a head is true of every other with the same bytes from the same address, under the same policy; only the
 length of the body may differ, which is cut out first. Nothing is remembered of a head that is refused or
 odd in any way: those are judged anew by the visit. Of the heads themselves, which hold keys, a keyed
-digest is kept.
+digest is kept; but a connection compares what comes next to its own last one.
 """
 
 import hashlib
@@ -25,14 +25,16 @@ from cortex.wire import neuron
 
 # A head has a few hundred bytes, and what is known of one a few kilobytes.
 MOST: Final = 1024
-_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ ]?([0-9]{1,9})\r\n", re.IGNORECASE)
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
+_MOST_DIGITS: Final = 9
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ ]?([0-9]{1,%d})\r\n" % _MOST_DIGITS, re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class Known:
     """What is true of every request with this head, apart from `head.length`, up to the time `until`.
-    Without credentials: `caller` is whose they were. `notes` are for who answers it, by what they are
-    about."""
+    Without credentials: `caller` is whose they were. `notes` are for who answers it, by the model that
+    is asked for."""
 
     head: Head
     route: Route
@@ -40,11 +42,40 @@ class Known:
     peer: str
     policy: Policy
     until: datetime | None
-    notes: dict[str, bytes] = field(default_factory=dict)
+    # What the client calls its request, "" where it says nothing, or no id.
+    given_id: str = ""
+    notes: dict[str, object] = field(default_factory=dict)
 
     def terms(self, request_id: str) -> Terms:
         """What holds for the answer."""
         return Terms(request_id, dialect=self.route.dialect)
+
+    def holds(self, site: Site) -> bool:
+        """Whether it is true still."""
+        policy = self.policy
+        return policy is site.policy and (self.until is None or policy.now() < self.until)
+
+
+class Last:
+    """The head of the last request on a connection: the next one is nearly always the same, and to compare
+    it costs less than to look it up."""
+
+    __slots__ = ("_begin", "_end", "_known")
+
+    def __init__(self, known: Known, begin: bytes, end: bytes) -> None:
+        self._known, self._begin, self._end = known, begin, end
+
+    def recognise(self, buffer: bytes, site: Site) -> tuple[Known, int, int] | None:
+        """What `buffer` begins with, if it is that head again: what is known of it, where it ends, and how
+        long its body is."""
+        if not buffer.startswith(self._begin):
+            return None
+        start = len(self._begin)
+        stop = buffer.find(b"\r", start)
+        digits = buffer[start:stop]
+        if not (digits.isdigit() and len(digits) <= _MOST_DIGITS and buffer.startswith(self._end, stop)):
+            return None
+        return (self._known, stop + len(self._end), int(digits)) if self._known.holds(site) else None
 
 
 class Heads:
@@ -57,9 +88,9 @@ class Heads:
     def __len__(self) -> int:
         return len(self._known)
 
-    def recognise(self, raw: bytes, peer: str, site: Site) -> tuple[Known, int] | None:
-        """What is known of the head in `raw`, which ends with its empty line, and how long its body is.
-        None where it is not plainly a request that may be answered at once."""
+    def recognise(self, raw: bytes, peer: str, site: Site) -> tuple[Known, int, Last] | None:
+        """What is known of the head in `raw`, which ends with its empty line, how long its body is, and
+        how to know it again. None where it is not plainly a request that may be answered at once."""
         found = _LENGTH.search(raw)
         if found is None:
             return None
@@ -75,9 +106,7 @@ class Heads:
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[mark] = known
-        if known.until is not None and site.policy.now() >= known.until:
-            return None
-        return known, int(found[1])
+        return (known, int(found[1]), Last(known, raw[:start], raw[end:])) if known.holds(site) else None
 
 
 def _judged(raw: bytes, peer: str, site: Site) -> Known | None:
@@ -96,7 +125,14 @@ def _judged(raw: bytes, peer: str, site: Site) -> Known | None:
         return None
     until = next((each.expires for each in site.policy.credentials if each.name == caller), None)
     kept = Headers(pair for pair in parsed.headers if pair[0] not in guard.CREDENTIALS)
-    return Known(replace(parsed, headers=kept), route, caller, str(visitor.address), site.policy, until)
+    peer, given = str(visitor.address), given_id(parsed.headers)
+    return Known(replace(parsed, headers=kept), route, caller, peer, site.policy, until, given)
+
+
+def given_id(headers: Headers) -> str:
+    """The client's own id for its request; "" where it has none that may be one."""
+    given = headers.get(neuron.REQUEST_ID)
+    return given if given is not None and _REQUEST_ID.match(given) else ""
 
 
 def _plain(parsed: Head) -> bool:

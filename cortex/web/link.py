@@ -121,6 +121,8 @@ class Link:
 
     def watched(self, reactor: Reactor) -> None:
         """`reactor` tells from here on what comes. An idle link that says anything is closed."""
+        if self._reactor is reactor and not self._paused and not self._unsent and not self.dialling:
+            return  # as it does
         self._reactor, self._paused = reactor, False
         self._attend()
 

@@ -40,11 +40,19 @@ class _Counts(msgspec.Struct):
     estimated: bool = False
 
 
+class _Usual(msgspec.Struct):
+    """A body whose usage is as it should be."""
+
+    usage: _Counts | None = None
+
+
 class _Body(msgspec.Struct):
     # Raw, so that the whole body is proven to be JSON before its usage is understood.
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_NO_DETAILS: Final = _Details()
+_USUAL: Final = msgspec.json.Decoder(_Usual)
 _BODY: Final = msgspec.json.Decoder(_Body)
 _COUNTS: Final = msgspec.json.Decoder(_Counts | None)
 
@@ -107,15 +115,25 @@ class Meter:
         if status >= 400:
             self.failed, self._told = True, Usage()
             return
-        try:
-            said = _BODY.decode(body).usage
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise UpstreamFailed(
-                "The neuron's answer is not the JSON that was asked for.", reason="json"
-            ) from error
-        with suppress(msgspec.ValidationError):  # usage in a form that is not known here: estimated
-            counts = _COUNTS.decode(said)
-            self._told = _usage(counts) if counts else None
+        self._told = usage_of(body)
+
+
+def usage_of(body: bytes) -> Usage | None:
+    """What a whole body tells of its tokens; None where it tells nothing that is known here, and they are
+    to be estimated. UpstreamFailed when it is no JSON object."""
+    with suppress(msgspec.DecodeError, RecursionError):
+        counts = _USUAL.decode(body).usage
+        return None if counts is None else _usage(counts)
+    try:
+        said = _BODY.decode(body).usage
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UpstreamFailed(
+            "The neuron's answer is not the JSON that was asked for.", reason="json"
+        ) from error
+    with suppress(msgspec.ValidationError):
+        counts = _COUNTS.decode(said)
+        return _usage(counts) if counts else None
+    return None
 
 
 def _content_events(dialect: Dialect, lines: bytes) -> int:
@@ -135,8 +153,8 @@ def _outside(dialect: Dialect, lines: bytes) -> int:
 
 
 def _usage(counts: _Counts) -> Usage:
-    details = counts.prompt_tokens_details or counts.input_tokens_details or _Details()
-    written = counts.completion_tokens_details or counts.output_tokens_details or _Details()
+    details = counts.prompt_tokens_details or counts.input_tokens_details or _NO_DETAILS
+    written = counts.completion_tokens_details or counts.output_tokens_details or _NO_DETAILS
     # Anthropic counts what came from its cache, and what went into it, beside `input_tokens`.
     beside = (counts.cache_read_input_tokens or 0) + (counts.cache_creation_input_tokens or 0)
     return Usage(

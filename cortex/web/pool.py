@@ -89,13 +89,16 @@ class Pool:
             raise
         finally:
             if answer.reusable:
-                self._keep(link)
+                self._keep(link, trio.current_time())
             else:
                 await self._part(link, broken=broken)
 
     def sweep(self) -> None:
         """No connection idles longer than it may."""
-        oldest_kept = trio.current_time() - self._idle_s
+        self._sweep(trio.current_time())
+
+    def _sweep(self, now: float) -> None:
+        oldest_kept = now - self._idle_s
         while self._idle and self._idle[0].idle_since <= oldest_kept:
             self._idle.popleft().close()
 
@@ -113,7 +116,7 @@ class Pool:
 
     async def _ask(self, request: bytes, first_byte_s: float) -> tuple[Link, Answer]:
         while True:
-            link = self._take() or await self._connect()
+            link = self._take(trio.current_time()) or await self._connect()
             link.unwatched()
             answer, broken = None, False
             try:
@@ -127,8 +130,8 @@ class Pool:
             if answer is not None:
                 return link, answer
 
-    def _take(self) -> Link | None:
-        self.sweep()
+    def _take(self, now: float) -> Link | None:
+        self._sweep(now)
         while self._idle:
             link = self._idle.pop()
             if not link.stale:
@@ -139,12 +142,12 @@ class Pool:
 
     # -- by callbacks
 
-    def lend(self) -> Link | None:
+    def lend(self, now: float) -> Link | None:
         """A connection for one exchange by callbacks, which ends by `taken_back`, `part` or `adopt`. One
         that is made for it is `dialling`. None where nobody watches, or that takes more than a look."""
         if self._reactor is None or self._closed:
             return None
-        if (link := self._take()) is not None:
+        if (link := self._take(now)) is not None:
             return link
         address = self.names.only
         if address is None:
@@ -168,8 +171,8 @@ class Pool:
     def taken_back(self, link: Link) -> None:
         """The exchange is complete, and the link can carry another one."""
         link.listener = None
-        if link.clean:
-            self._keep(link)
+        if link.clean and self._reactor is not None:
+            self._keep(link, self._reactor.now)
         else:
             self.lost(link)
 
@@ -215,13 +218,13 @@ class Pool:
         self._active.add(link)
         return link
 
-    def _keep(self, link: Link) -> None:
+    def _keep(self, link: Link, now: float) -> None:
         self._active.discard(link)
         if self._closed:
             link.close()
             return
         link.used = True
-        link.idle_since = trio.current_time()
+        link.idle_since = now
         self._idle.append(link)
         if self._reactor is not None:
             link.watched(self._reactor)

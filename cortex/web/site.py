@@ -14,7 +14,8 @@ from cortex.web.guard import Policy, Scope
 from cortex.wire.faults import Dialect
 
 if TYPE_CHECKING:
-    from cortex.web.guest import Errand, Guest
+    from cortex.web.duties import Errand
+    from cortex.web.guest import Guest
     from cortex.web.known import Known
 
 Handler: TypeAlias = Callable[[Request, Reply], Awaitable[None]]

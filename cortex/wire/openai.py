@@ -39,27 +39,31 @@ _MODEL: Final = re.compile(
 # What a request says, as far as routing goes.
 
 
+# Every field that is not there is this very one.
+_ABSENT: Final = Raw()
+
+
 class Peek(msgspec.Struct, frozen=True):
     """What a gateway needs to know of a request, in any of the dialects it passes on.
 
-    `bond` is what tells those apart that profit from the same neuron's prompt cache; b"" tells nothing.
+    `named` tells those apart that profit from the same neuron's prompt cache, or else where the prompt
+    begins, which is its `opening`; neither tells nothing.
     `answer_tokens` is the most that all answers may have together; None when it does not say, or
     not so that it can be read: whoever computes them refuses that.
     """
 
     model: str
     stream: bool = False
-    bond: bytes | memoryview = b""
+    named: Raw = _ABSENT
+    opening: Raw = _ABSENT
     answer_tokens: int | None = None
 
     @property
     def affinity(self) -> str:
-        """The same for requests with the same bond, and short. Made when it is asked for."""
-        return affinity_of(self.bond) if self.bond else ""
-
-
-# Every field that is not there is this very one.
-_ABSENT: Final = Raw()
+        """The same for requests that belong together, and short. Made when it is asked for."""
+        if self.named is not _ABSENT:
+            return affinity_of(memoryview(self.named))
+        return "" if self.opening is _ABSENT else affinity_of(memoryview(self.opening)[:OPENING_BYTES])
 
 
 class _Metadata(msgspec.Struct):
@@ -104,7 +108,8 @@ def peek(body: bytes) -> Peek:
     return Peek(
         model=seen.model,
         stream=bool(seen.stream),
-        bond=_bond(seen),
+        named=_named(seen),
+        opening=_opening(seen),
         answer_tokens=_answer_tokens(seen),
     )
 
@@ -115,19 +120,24 @@ def affinity_of(name: bytes | memoryview) -> str:
     return blake2b(name, digest_size=8).hexdigest()
 
 
-def _bond(seen: _Glimpse) -> bytes | memoryview:
-    """The narrowest name that is a text, Anthropic's metadata.user_id first; else where the
-    prompt begins. All as sent: who spells a name in two ways is not known again."""
+def _named(seen: _Glimpse) -> Raw:
+    """The narrowest name that is a text, Anthropic's metadata.user_id first. As sent: who spells a name in
+    two ways is not known again."""
     inner = _ABSENT
     if seen.metadata is not _ABSENT and _begins(seen.metadata, b"{"):
         inner = reading.decode(seen.metadata, _METADATA, "metadata").user_id
     for name in (inner, seen.prompt_cache_key, seen.user):
         if name is not _ABSENT and _begins(name, b'"') and len(name) > len('""'):
-            return memoryview(name)
+            return name
+    return _ABSENT
+
+
+def _opening(seen: _Glimpse) -> Raw:
+    """What the prompt begins with."""
     for raw in (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt):
         if raw is not _ABSENT and not reading.absent(raw):
-            return memoryview(raw)[:OPENING_BYTES]
-    return b""
+            return raw
+    return _ABSENT
 
 
 def _begins(raw: Raw, sign: bytes) -> bool:
@@ -136,7 +146,7 @@ def _begins(raw: Raw, sign: bytes) -> bool:
 
 def _answer_tokens(seen: _Glimpse) -> int | None:
     for raw in (seen.max_completion_tokens, seen.max_tokens, seen.max_output_tokens):
-        if (said := _count(raw)) is not None:
+        if raw is not _ABSENT and (said := _count(raw)) is not None:
             return said * (_count(seen.n) or 1) * _prompts(seen.prompt)
     return None
 

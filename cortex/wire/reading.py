@@ -99,7 +99,7 @@ def is_object(text: bytes) -> bool:
 
 def absent(raw: msgspec.Raw) -> bool:
     """Whether the field was left out or null, which is the same to every client library."""
-    return memoryview(raw)[:5].tobytes() in (b"", b"null")
+    return len(raw) <= len(b"null") and memoryview(raw).tobytes() in (b"", b"null")
 
 
 def part(

@@ -73,7 +73,8 @@ async def test_a_bad_end_behind_the_end_mark_cuts_nothing_of_a_client_that_is_sl
     guest, ends = FullGuest(), Ends()
     errand = list(errands(link, guest))[which]
     keeper: Any = ends
-    errand.begin(b"x", keeper, streams=True, connect_s=1.0)
+    errand.link.push(b"x")
+    errand.follow(keeper, streams=True, connect_s=1.0)
     errand.heard(STREAM_HEAD + chunks(STREAM) + more)
     if not more:
         errand.heard(b"")

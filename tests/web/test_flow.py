@@ -71,7 +71,7 @@ class Heard:
         self.client, self.kept = Client(), Kept()
         framing = Framing(Terms("id", dialect=dialect, version=version))
         self.errand = Errand(self.client, framing, Neuron(), limits=Limits(), now=0.0)  # type: ignore[arg-type]
-        self.errand.begin(b"request", self.kept, streams=True, connect_s=1)  # type: ignore[arg-type]
+        self.errand.follow(self.kept, streams=True, connect_s=1)  # type: ignore[arg-type]
         for piece in pieces:
             if not self.kept.end:
                 self.errand.heard(piece)

@@ -1,0 +1,197 @@
+"""What all requests have in common that one client sends for one model: found out once, and kept.
+
+A `Lane` is for one request head and one name of a model, and lives with what the door knows of that head:
+until the next reload. A `Road` is a lane to one neuron, as the fleet reaches it. What may change
+meanwhile (who speaks the dialect, who has a seat, where the neuron is) is looked at with each request.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from cortex.ask import Sampling
+from cortex.config.gateway import NeuronRef
+from cortex.config.limits import Limits
+from cortex.dispatch import Dispatch
+from cortex.errors import CortexError
+from cortex.gateway import sight
+from cortex.gateway.fleet import Neuron
+from cortex.gateway.journey import named_in
+from cortex.gateway.member import Waits
+from cortex.gateway.orders import LEAST_WAIT_S, Orders
+from cortex.gateway.views import Views
+from cortex.gateway.wants import want_of
+from cortex.gateway.ways import COUNTS, VECTORS, Way
+from cortex.ledger import Ticket, Want
+from cortex.metrics.names import Dialect as Label
+from cortex.web import relay
+from cortex.web.answer import Answer
+from cortex.web.framing import Framing
+from cortex.web.head import END
+from cortex.web.known import Known
+from cortex.web.link import Link
+from cortex.web.pool import Pool
+from cortex.web.relay import Destination
+from cortex.web.stencil import Stencil
+from cortex.wire import neuron as wire
+from cortex.wire.openai import Peek
+
+# What a client calls its request goes on as what it is called here.
+_OWN: Final = frozenset({wire.REQUEST_ID})
+# Answers that are looked at for what the next ones may have in common with them.
+LESSONS: Final = 64
+
+
+@dataclass(slots=True, eq=False)
+class Road:
+    """A lane to `neuron`, whose connections are those of `pool`. `head` begins each request: a text for `%`
+    that wants its length and its id. `stencil` is of the last answer that came in an unknown form."""
+
+    neuron: Neuron
+    ref: NeuronRef
+    # Kept beside the neuron, which may be found at another address meanwhile.
+    pool: Pool
+    waits: Waits
+    head: bytes
+    stencil: Stencil | None = None
+    _lessons: int = LESSONS
+
+    def learn(self, lane: "Lane", link: Link, data: bytes, limits: Limits) -> None:
+        """`data` came over `link`, to which no stencil fits: there may be one for the next that are like
+        it. Given up where answers come in pieces, or each in another form."""
+        if self._lessons:
+            self._lessons -= 1
+            if (stencil := stencil_of(lane, self, link, data, limits)) is not None:
+                self.stencil = stencil
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """`asked` is the model's name as it was asked for, `model` its id and `name` what the client calls it.
+    `affinity` is what the head says of that, `limited`: pictures are not counted against the key, `streams`:
+    an answer may be a stream."""
+
+    way: Way
+    known: Known
+    asked: str
+    model: str
+    name: str
+    sampling: Sampling | None
+    affinity: str
+    want: Want
+    limited: bool
+    streams: bool
+    mute: frozenset[str]
+    label: Label
+    kept: bool = False
+    roads: dict[str, Road] = field(default_factory=dict)
+
+
+class Lanes:
+    """One for each gateway."""
+
+    def __init__(self, views: Views, dispatch: Dispatch, orders: Orders) -> None:
+        self._views, self._dispatch, self._orders = views, dispatch, orders
+
+    def of(self, way: Way, known: Known, asked: str) -> Lane:
+        """For requests with that head. Raises what `views` and `want_of` say of the name."""
+        lane = known.notes.get(asked)
+        if isinstance(lane, Lane) and lane.mute is self._views.listing.fleet.tongues.mute(way):
+            return lane
+        return self._made(way, known, asked)
+
+    def _made(self, way: Way, known: Known, asked: str) -> Lane:
+        views, caller = self._views, known.caller
+        model = views.resolve(caller, asked)
+        mute, affinity = views.listing.fleet.tongues.mute(way), named_in(known.head.headers)
+        return Lane(
+            way,
+            known,
+            asked,
+            model,
+            views.called(caller, asked, model),
+            None if asked == model else views.listing.catalogue.sampling(asked),
+            affinity,
+            want_of(views, model, caller, affinity=affinity, avoid=mute),
+            limited=bool(caller) and sight.possible(way),
+            streams=way not in (COUNTS, VECTORS),
+            mute=mute,
+            label=way.label,
+        )
+
+    def seat(self, lane: Lane, seen: Peek) -> Ticket | None:
+        """A free seat for the request in which that was `seen`. Only lanes of models that serve are kept:
+        names that somebody invents are none."""
+        dispatch = self._dispatch
+        ticket = dispatch.seat_alone(lane.want)
+        if ticket is None:
+            want = lane.want
+            if not lane.affinity and (affinity := seen.affinity):
+                caller, mute = lane.known.caller, lane.mute
+                want = want_of(self._views, lane.model, caller, affinity=affinity, avoid=mute)
+            ticket = dispatch.seat_at_once(want)
+        if ticket is not None and not lane.kept:
+            lane.known.notes[lane.asked], lane.kept = lane, True
+        return ticket
+
+    def road(self, lane: Lane, name: str) -> Road:
+        """To the neuron of that name."""
+        neuron, road = self._views.listing.fleet[name], lane.roads.get(name)
+        if road is None or road.neuron is not neuron or road.ref is not neuron.ref:
+            # Fleets whose neurons come and go under ever new names stay small.
+            lane.roads = {each: known for each, known in lane.roads.items() if not known.neuron.dismissed}
+            road = lane.roads[name] = self._built(lane, neuron)
+        return road
+
+    def own(self, lane: Lane) -> dict[str, str]:
+        """What the gateway itself tells a neuron of each request, save its id."""
+        patient_s = max(LEAST_WAIT_S, self._dispatch.patience.queue_s)
+        return self._orders.of(lane.known.caller, lane.sampling, patient_s)
+
+    def _built(self, lane: Lane, neuron: Neuron) -> Road:
+        head = lane.known.head
+        text = relay.request_head(
+            "POST",
+            head.path,
+            relay.forwarded(head.headers, _OWN),
+            0,
+            to=Destination(neuron.pool.authority, neuron.ref.token),
+            own=self.own(lane),
+        )
+        return Road(neuron, neuron.ref, neuron.pool, neuron.waits, _form(text))
+
+
+def _form(head: bytes) -> bytes:
+    """A request's head as a text that wants its length and its id, in this order."""
+    begin, length, rest = head.replace(b"%", b"%%").partition(b"\r\ncontent-length: 0\r\n")
+    assert length  # noqa: S101 - it is written there
+    return b"%b\r\ncontent-length: %%d\r\n%b: %%b\r\n%b" % (begin, wire.REQUEST_ID.encode(), rest)
+
+
+def stencil_of(lane: Lane, road: Road, link: Link, data: bytes, limits: Limits) -> Stencil | None:
+    """For answers like the one in `data`, if it is whole, plain and all there is; else None."""
+    answer = Answer(link, asked_at=0.0, delivered=True)
+    try:
+        answer.feed(data)
+        if not answer.headed:
+            return None
+        answer.check()
+    except CortexError:
+        return None
+    body, headers = answer.take(), answer.headers
+    kind = headers.get("content-type", "")
+    plain = (
+        answer.fault is None
+        and answer.reusable
+        and answer.status == 200
+        and "content-length" in headers
+        and "transfer-encoding" not in headers
+        and wire.NOT_STARTED not in headers
+        and headers.get("content-encoding", "identity").lower() == "identity"
+        and kind.startswith("application/json")
+        and len(body) <= limits.body
+    )
+    if not plain:
+        return None
+    extra = ((wire.NEURON, road.neuron.name), (wire.MODEL, lane.name))
+    form = Framing(lane.known.terms("")).form(relay.returned(headers, extra), kind)
+    return Stencil.of(data[: data.find(END) + len(END)], headers, form)
