@@ -114,6 +114,11 @@ class NeuronProcess:
         while not any(run.tokens >= tokens for run in self.ran()):  # noqa: ASYNC110 - a file tells nobody
             await trio.sleep(0.002)
 
+    async def let_go(self, id: str) -> None:
+        """It computes nothing any more for that request."""
+        while not any(run.id == id and run.end for run in self.ran()):  # noqa: ASYNC110 - as above
+            await trio.sleep(0.002)
+
     async def __aenter__(self) -> "NeuronProcess":
         await self.start()
         return self
