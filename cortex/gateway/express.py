@@ -200,7 +200,9 @@ class Express:
         framing.tags.update(errand.extra)
         journey = _journey(hop, _Reply(framing, guest), errand.meter)
         begun = Begun(journey, hop.ticket, road.neuron, road.pool, road.waits, link, hop.claim, hop.retelling)
-        errand.follow(Trip(self, begun, errand), streams=journey.streams, connect_s=road.pool.connect_s)
+        errand.follow(
+            Trip(self, begun, errand, guest), streams=journey.streams, connect_s=road.pool.connect_s
+        )
         return errand
 
     def close(self, journey: Journey, outcome: Outcome) -> None:
@@ -235,6 +237,7 @@ class Trip:
     _express: Express
     _begun: Begun
     errand: Errand
+    _guest: Guest
 
     def done(self) -> None:
         """The client has the whole answer."""
@@ -252,7 +255,7 @@ class Trip:
             express.close(journey, journey.verdict)
             begun.claim.end()
         finally:
-            self.errand.guest.answered(stays=self.errand.framing.stays)
+            self._guest.answered(stays=self.errand.framing.stays)
 
     def headed(self) -> None:
         """Whoever has the head is not one of those who wait for a sign of life."""
@@ -277,14 +280,14 @@ class Trip:
     def left(self) -> None:
         """The client is gone."""
         self._over()
-        self.errand.guest.forsaken()
+        self._guest.forsaken()
         self._express.see_off(self._begun, self.errand)
 
     def stopped(self, why: CortexError | None) -> None:
         """The client gets no more."""
         self._over()
         self._express.see_off(self._begun)
-        self.errand.guest.handed_over(
+        self._guest.handed_over(
             self._begun.journey.request,
             self.errand.framing,
             partial(_refuse, why or stopping(not_started=False)),
@@ -298,12 +301,12 @@ class Trip:
         express.dispatch.leave(begun.ticket)
         express.close(begun.journey, "bug" if bug else "cut")
         begun.claim.end()
-        self.errand.guest.forsaken()
+        self._guest.forsaken()
 
     def _hand_over(self) -> None:
         self._over()
         begun = self._begun
-        self.errand.guest.handed_over(
+        self._guest.handed_over(
             begun.journey.request, self.errand.framing, partial(self._express.go_on, begun)
         )
 

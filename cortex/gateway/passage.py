@@ -44,9 +44,10 @@ from cortex.ledger import Want
 from cortex.metrics import Metrics
 from cortex.web.answer import Answer
 from cortex.web.connection import Reply, Request
+from cortex.web.forwarding import forward
 from cortex.web.progress import EVERY_S, Progress, asked_for
-from cortex.web.refusal import OWN_FAULT
-from cortex.web.relay import Destination, forward, refusal, request_bytes
+from cortex.web.refusal import OWN_FAULT, refusal
+from cortex.web.relay import Destination, request_bytes
 from cortex.web.retell import Retelling
 from cortex.web.site import Route
 from cortex.web.streaming import open_stream
@@ -310,7 +311,8 @@ class Passage:
         extra = ((wire.NEURON, neuron.name), (wire.MODEL, journey.name))
         journey.answered = True
         tell = forward if retelling is None else retelling.tell
-        await tell(answer, reply, meter=journey.meter, limits=self._limits, extra_headers=extra)
+        reactor = neuron.pool.reactor
+        await tell(answer, reply, reactor, meter=journey.meter, limits=self._limits, extra_headers=extra)
 
     async def _retelling(self, journey: Journey, neuron: Neuron) -> Retelling | None:
         """How the request is told to a neuron that does not speak the client's dialect."""

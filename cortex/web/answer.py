@@ -2,7 +2,7 @@
 
 Owns what llhttp says about the bytes of a link. Promises bounded memory whatever the neuron sends,
 and that every body byte that came before a fault is handed over before the fault is raised. What
-the bytes mean is the relay's.
+the bytes mean is for others.
 """
 
 from typing import Final
@@ -28,7 +28,7 @@ class Answer:
         self.asked_at = asked_at
         self.by_close = False
         self._delivered = delivered
-        self._link = link
+        self.link = link
         self._heard = _Heard()
         self._parser = httptools.HttpResponseParser(self._heard)
         self._heard.parser = self._parser
@@ -111,7 +111,7 @@ class Answer:
 
     async def _more(self) -> None:
         try:
-            data = await self._link.read()
+            data = await self.link.read()
         except BROKEN as broken:
             raise UpstreamFailed(
                 f"The connection to the neuron broke {self._where()}.", reason=self._broken

@@ -133,8 +133,17 @@ class Reply(Framed):
     def push(self, data: bytes) -> bool:
         """Whether `data` is out, and the head before it, without waiting. Else the rest goes before
         whatever is sent next, and nothing more may be pushed until then."""
-        self._unsent = self._line.push(self._unsent + self.framing.data(data))
+        return self.offer(self.framing.data(data))
+
+    def offer(self, framed: bytes) -> bool:
+        """The same of what the framing has made."""
+        self._unsent = self._line.push(self._unsent + framed)
         return not self._unsent
+
+    async def settle(self) -> None:
+        """What was offered is out."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._out(b"")
 
     async def write(self, data: bytes) -> None:
         """`data` is out, and the head before it. Empty data only flushes."""
@@ -152,7 +161,7 @@ class Reply(Framed):
         """The client is told of `error`, by status or by error event, if a way is left.
 
         A torn answer, or one that is no event stream, is left without its terminator:
-        the close tells that it is not whole.
+        the close tells that it is not whole. So does that of one whose end may be out.
         """
         if not self.started:
             data = self.framing.refused(error)
@@ -160,7 +169,7 @@ class Reply(Framed):
             self.framing.opened()
             await self._send(data)
             self.framing.sent()
-        elif self.framing.events and not self.done and self._line.alive and not self._line.torn:
+        elif self.streaming and not self.framing.ending and self._line.alive and not self._line.torn:
             # Ended in order, so the connection keeps what its head promised.
             await self._out(self.framing.last_words(error))
             await self.end()

@@ -66,3 +66,24 @@ class Keeper(Protocol):
 
     def dropped(self, *, bug: bool) -> None:
         """It is over, by a `bug` or with the door, and nobody can be told."""
+
+
+class Client(Protocol):
+    """Who gets the answer: a guest, or who stands for one."""
+
+    @property
+    def now(self) -> float: ...
+
+    @property
+    def full(self) -> bool: ...
+
+    @property
+    def stall_at(self) -> float: ...
+
+    def send(self, data: bytes) -> bool: ...
+
+    def wants_look(self, due: float) -> None: ...
+
+    def give_up(self) -> None: ...
+
+    def crashed(self) -> None: ...

@@ -18,9 +18,8 @@ from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web import relay
 from cortex.web.answer import Answer
 from cortex.web.chunks import payloads
-from cortex.web.duties import Keeper
+from cortex.web.duties import Client, Keeper
 from cortex.web.framing import Framing
-from cortex.web.guest import Guest
 from cortex.web.link import Link
 from cortex.web.meter import Meter
 from cortex.web.refusal import NO_LENGTH, too_long
@@ -47,7 +46,7 @@ class Tail(Protocol):
 class Errand:
     """`follow` what was sent over the link, for which the guest waits. `extra` are headers for the client."""
 
-    def __init__(self, guest: Guest, framing: Framing, link: Link, *, limits: Limits, now: float) -> None:
+    def __init__(self, guest: Client, framing: Framing, link: Link, *, limits: Limits, now: float) -> None:
         self.guest, self.framing, self.link = guest, framing, link
         self.meter = Meter(framing.terms.dialect)
         self.answer = Answer(link, asked_at=now, delivered=True)
@@ -55,7 +54,7 @@ class Errand:
         self._keeper: Keeper
         self._limits = limits
         self._tail: Tail | None = None
-        self._events = EventTail(framing.terms.dialect)
+        self._events: EventTail
         self._body: list[bytes] = []
         self._size = 0
         self._over = False
@@ -88,6 +87,16 @@ class Errand:
         self._over = True
         self._hold()
 
+    def join(self, answer: Answer, keeper: Keeper) -> None:
+        """The same of an answer whose head others have read, and found to be that of a stream to be passed
+        on: the rest goes to the client from here on."""
+        self.answer, self._keeper = answer, keeper
+        self.link.listener = self
+        try:
+            self._begin_stream(answer.headers.get("content-type", ""))
+        except CortexError as error:
+            self._broken(error)
+
     # -- what the neuron says
 
     def heard(self, data: bytes) -> None:
@@ -109,12 +118,16 @@ class Errand:
             else:
                 self._begin_answer()
         except CortexError as error:
-            tail = self._tail
-            if tail is not None and tail.ended and isinstance(error, UpstreamFailed):
-                # A close that comes too early cuts nothing once the end mark was passed on.
-                self._send_end(tail)
-                return
-            self._fail(error if self._delivered or answer.headed else _unsent(error))
+            self._broken(error)
+
+    def _broken(self, error: CortexError) -> None:
+        """There is nothing good behind what has come."""
+        tail = self._tail
+        if tail is not None and tail.ended and isinstance(error, UpstreamFailed):
+            # A close that comes too early cuts nothing once the end mark was passed on.
+            self._send_end(tail)
+            return
+        self._fail(error if self._delivered or self.answer.headed else _unsent(error))
 
     def unreached(self, problem: OSError | None) -> None:
         self._fail(self._keeper.unreached(problem))
@@ -172,6 +185,7 @@ class Errand:
 
     def _listens(self) -> Tail:
         """Who knows where the stream ends."""
+        self._events = EventTail(self.meter.dialect)
         return self._events
 
     def _pass_on(self) -> None:

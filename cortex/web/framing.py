@@ -85,6 +85,7 @@ class Framing:
         self.tags: dict[str, str] = {}
         self.state: State = "fresh"
         self.events = False
+        self.ending = False  # what completes the answer was made: nothing may follow it
         self._head = b""
         self._chunked = False
         self._framed = False
@@ -176,6 +177,7 @@ class Framing:
         """What completes the answer. An HTTP/1.0 client, which has no trailers, is told by the close."""
         self._expect("headed", "open")
         tail = b"".join(b"%b: %b\r\n" % pair for pair in map(_wire, _checked(trailers)))
+        self.ending = True
         return self._behind_head(b"0\r\n%b\r\n" % tail if self._chunked else b"")
 
     def opened(self) -> None:

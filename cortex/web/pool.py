@@ -56,8 +56,8 @@ class Pool:
         self._idle: deque[Link] = deque()
         self._active: set[Link] = set()
         self._closed = False
-        # Watches connections that idle, so that callbacks can use them.
-        self._reactor = reactor
+        # Watches connections, so that callbacks can use them.
+        self.reactor = reactor
 
     def __repr__(self) -> str:
         return f"<Pool {self.authority} idle={len(self._idle)} active={len(self._active)}>"
@@ -145,7 +145,7 @@ class Pool:
     def lend(self, now: float) -> Link | None:
         """A connection for one exchange by callbacks, which ends by `taken_back`, `part` or `adopt`. One
         that is made for it is `dialling`. None where nobody watches, or that takes more than a look."""
-        if self._reactor is None or self._closed:
+        if self.reactor is None or self._closed:
             return None
         if (link := self._take(now)) is not None:
             return link
@@ -153,7 +153,7 @@ class Pool:
         if address is None:
             return None
         try:
-            return self._admit(Link.dial(address, self._reactor))
+            return self._admit(Link.dial(address, self.reactor))
         except OSError:
             return None
 
@@ -171,8 +171,8 @@ class Pool:
     def taken_back(self, link: Link) -> None:
         """The exchange is complete, and the link can carry another one."""
         link.listener = None
-        if link.clean and self._reactor is not None:
-            self._keep(link, self._reactor.now)
+        if link.clean and self.reactor is not None:
+            self._keep(link, self.reactor.now)
         else:
             self.lost(link)
 
@@ -226,8 +226,8 @@ class Pool:
         link.used = True
         link.idle_since = now
         self._idle.append(link)
-        if self._reactor is not None:
-            link.watched(self._reactor)
+        if self.reactor is not None:
+            link.watched(self.reactor)
 
     async def _part(self, link: Link, *, broken: bool) -> None:
         """Nobody waits for one that broke, or gave no sign of life for too long."""

@@ -2,7 +2,7 @@
 
 Looks at bytes that pass by and changes none. Holds at most one unfinished event; a stream
 whose event outgrows `EVENT_LIMIT`, or that is no event stream at all, has a `fault`. Pure: no
-IO, no clock. What follows from a fault or from a missing mark is the relay's to decide.
+IO, no clock. What follows from a fault or from a missing mark is the errand's to decide.
 """
 
 import re

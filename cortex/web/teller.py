@@ -7,9 +7,9 @@ is said is `Retold`'s.
 
 from cortex.config.limits import Limits
 from cortex.translator.retold import Retold
+from cortex.web.duties import Client
 from cortex.web.errand import Errand, Tail
 from cortex.web.framing import Framing
-from cortex.web.guest import Guest
 from cortex.web.link import Link
 
 
@@ -17,7 +17,7 @@ class Teller(Errand):
     """`told` is the answer, of which nothing has come."""
 
     def __init__(
-        self, guest: Guest, framing: Framing, link: Link, told: Retold, *, limits: Limits, now: float
+        self, guest: Client, framing: Framing, link: Link, told: Retold, *, limits: Limits, now: float
     ) -> None:
         super().__init__(guest, framing, link, limits=limits, now=now)
         self._told_of = told

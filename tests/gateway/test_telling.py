@@ -57,6 +57,7 @@ SAID: Final = [
 ]
 BEAT: Final = b": keep-alive\n\n"
 HASTY: Final = GatewayConfig(limits=Limits(first_token_s=0.3, upstream_stall_s=0.3))
+PATIENT: Final = GatewayConfig()
 
 
 def chat(*events: Any) -> bytes:
@@ -148,7 +149,8 @@ async def outcome(said: str, sent: bytes, found: list[Any]) -> None:
     async with fake_neuron("a") as neuron:
         neuron.dialects = OLD
         neuron.otherwise = neuron.plan(*ANSWERS[said])
-        async with open_gateway(neuron, config=HASTY) as gateway:
+        hasty = said.startswith(("silent", "with signs"))
+        async with open_gateway(neuron, config=HASTY if hasty else PATIENT) as gateway:
             answer = await told(neuron, gateway, sent)
             page = await gateway.page()
     counted = re.compile(r"cortex_(req\w+_total|\w+tokens_total)\{")

@@ -605,7 +605,7 @@ async def test_half_open_peers_are_found_by_the_kernel() -> None:
     """Row 7: unanswered bytes and unanswered probes both end the connection within 15 s or so."""
     with trio.fail_after(30):
         async with answered(script(OK)) as answer:
-            sock = answer._link._sock
+            sock = answer.link._sock
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000

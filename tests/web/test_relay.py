@@ -1,7 +1,7 @@
 """What goes in from a neuron comes out to the client, byte for byte; what is missing is told."""
 
 import tracemalloc
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -13,11 +13,15 @@ from cortex.config.limits import Limits
 from cortex.errors import CortexError, TooSlow, UpstreamFailed
 from cortex.events import Usage
 from cortex.web import connection, faults, relay
+from cortex.web.forwarding import Reply, forward
 from cortex.web.line import Line
+from cortex.web.meter import Meter
 from cortex.web.pool import Pool
-from cortex.web.relay import Destination, Meter
+from cortex.web.refusal import refusal
+from cortex.web.relay import Destination
 from cortex.web.tail import EVENT_LIMIT
 from cortex.wire.faults import Dialect
+from tests.fake_replies import Recorder, reacting
 from tests.fake_streams import CHAT, FAILURES, MESSAGES, STREAMS
 from tests.fake_upstream import (
     STREAM_HEAD,
@@ -42,73 +46,27 @@ USAGE = "x-cortex-usage: prompt=12,cached=0,completion=34"
 CHAT_BYTES = b"".join(CHAT)
 
 
-class Recorder:
-    """A reply that keeps what it is told. Every write takes `pause_s`, as with a slow client,
-    and sets the next event of `taken`."""
-
-    def __init__(self, *, started: bool = False) -> None:
-        self.started = started
-        self.status = 200 if started else 0
-        self.headers: dict[str, str] = {}
-        self.content_type = ""
-        self.body = bytearray()
-        self.ended = False
-        self.pause_s = 0.0
-        self.taken: list[trio.Event] = []
-
-    async def start(
-        self, status: int = 200, headers: Iterable[tuple[str, str]] = (), content_type: str = ""
-    ) -> None:
-        assert not self.status, "one head only"
-        self._head(status, headers, content_type)
-
-    async def write(self, data: bytes) -> None:
-        assert self.status and not self.ended
-        await trio.sleep(self.pause_s)
-        self.started = True
-        self.body += data
-        for event in self.taken[:1]:
-            event.set()
-            self.taken = self.taken[1:]
-
-    async def end(self) -> None:
-        assert self.status and not self.ended
-        self.ended = True
-
-    async def whole(
-        self, status: int, body: bytes, headers: Iterable[tuple[str, str]] = (), content_type: str = ""
-    ) -> None:
-        assert not self.status, "one head only"
-        self._head(status, headers, content_type)
-        self.body += body
-        self.started = self.ended = True
-
-    def _head(self, status: int, headers: Iterable[tuple[str, str]], content_type: str) -> None:
-        pairs = list(headers)
-        self.status, self.headers, self.content_type = status, dict(pairs), content_type
-        assert len(self.headers) == len(pairs), "a header was sent twice"
-
-
 async def relayed(
     upstream: FakeUpstream,
-    reply: relay.Reply,
+    reply: Reply,
     *,
     dialect: Dialect = "openai",
     limits: Limits | None = None,
     extra: Sequence[tuple[str, str]] = (),
 ) -> Meter:
     """One request through a pool of its own; errors of the relay are raised."""
-    meter = Meter(dialect)
-    pool = Pool("127.0.0.1", upstream.port)
-    try:
-        async with pool.exchange(REQUEST, first_byte_s=100) as answer:
-            await relay.forward(answer, reply, meter=meter, limits=limits or Limits(), extra_headers=extra)
-    finally:
-        pool.close()
+    meter, limits = Meter(dialect), limits or Limits()
+    async with reacting() as reactor:
+        pool = Pool("127.0.0.1", upstream.port, reactor=reactor)
+        try:
+            async with pool.exchange(REQUEST, first_byte_s=100) as answer:
+                await forward(answer, reply, reactor, meter=meter, limits=limits, extra_headers=extra)
+        finally:
+            pool.close()
     return meter
 
 
-async def failing(plan: Script, reply: relay.Reply, **settings) -> CortexError:
+async def failing(plan: Script, reply: Reply, **settings) -> CortexError:
     """The error that the relay raises for `plan`."""
     async with fake_upstream(plan) as upstream:
         with pytest.raises(CortexError) as caught:
@@ -143,13 +101,13 @@ async def test_a_stream_comes_out_as_it_went_in_wherever_it_is_split(dialect: Di
     with trio.fail_after(60):
         stream = b"".join(STREAMS[dialect])
         wire = events(*STREAMS[dialect], trailers=[USAGE])
-        async with fake_upstream() as upstream:
-            pool = Pool("127.0.0.1", upstream.port)
+        async with fake_upstream() as upstream, reacting() as reactor:
+            pool = Pool("127.0.0.1", upstream.port, reactor=reactor)
             for position in range(1, len(wire)):
                 upstream.then(Drip(wire, at=(position,)))
                 reply, meter = Recorder(), Meter(dialect)
                 async with pool.exchange(REQUEST, first_byte_s=100) as answer:
-                    await relay.forward(answer, reply, meter=meter, limits=Limits())
+                    await forward(answer, reply, reactor, meter=meter, limits=Limits())
                 assert bytes(reply.body) == stream, position
                 assert reply.ended
                 assert (meter.events, meter.usage.completion) == (2, 34)
@@ -703,7 +661,7 @@ async def refusal_of(said: bytes) -> CortexError:
     async with fake_upstream(script(said)) as upstream:
         pool = Pool("127.0.0.1", upstream.port)
         async with pool.exchange(REQUEST, first_byte_s=9) as answer:
-            error = await relay.refusal(answer, Limits())
+            error = await refusal(answer, Limits())
         assert repr(pool).endswith("idle=1 active=0>")
         pool.close()
     return error

@@ -32,6 +32,7 @@ from cortex.web.retell import Retelling
 from cortex.web.streaming import PING
 from cortex.wire.openai import Reply
 from cortex.wire.sse import Frame, render
+from tests.fake_replies import Recorder, reacting
 from tests.fake_upstream import (
     STREAM_HEAD,
     Close,
@@ -48,7 +49,7 @@ from tests.fake_upstream import (
     whole,
 )
 from tests.play import play
-from tests.web.test_relay import REQUEST, Recorder
+from tests.web.test_relay import REQUEST
 
 USAGE = "x-cortex-usage: prompt=12,cached=4,completion=34"
 SAID: list[Event] = [
@@ -89,14 +90,15 @@ def chat(said: list[Event]) -> bytes:
 async def told(
     upstream: FakeUpstream, reply: Recorder, request: Retelling, limits: Limits = Limits()
 ) -> Meter:
-    meter, pool = Meter("anthropic"), Pool("127.0.0.1", upstream.port)
-    try:
-        async with pool.exchange(REQUEST, first_byte_s=100) as answer:
-            await request.tell(
-                answer, reply, meter=meter, limits=limits, extra_headers=[("x-cortex-model", "m")]
-            )
-    finally:
-        pool.close()
+    meter = Meter("anthropic")
+    async with reacting() as reactor:
+        pool = Pool("127.0.0.1", upstream.port, reactor=reactor)
+        try:
+            async with pool.exchange(REQUEST, first_byte_s=100) as answer:
+                headers = [("x-cortex-model", "m")]
+                await request.tell(answer, reply, reactor, meter=meter, limits=limits, extra_headers=headers)
+        finally:
+            pool.close()
     return meter
 
 
