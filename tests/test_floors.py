@@ -14,7 +14,7 @@ FLOORS = {
     1: {"config", "wire"},
     2: {"router", "evictor", "translator", "text"},
     3: {"ledger", "metrics", "logs", "keys", "weights", "openapi"},
-    4: {"dispatch", "harness", "web", "hub", "notify"},
+    4: {"dispatch", "harness", "web", "hub", "notify", "workers"},
     5: {"gateway", "neuron", "status", "connect"},
     6: {"cli"},
     7: {"__main__"},
@@ -62,6 +62,7 @@ HOMES: dict[str, set[str] | None] = {
         "openapi",
         "status",
         "connect",
+        "workers",
         "cli",
     },
 }

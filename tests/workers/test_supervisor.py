@@ -1,0 +1,155 @@
+"""A supervisor with workers that do nothing but begin and end."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from cortex.workers.crowd import open_crowd
+from cortex.workers.failure import WorkerFailed
+from cortex.workers.spawn import Plan
+from cortex.workers.supervisor import Order, Supervisor
+from tests.workers.linked import until
+
+
+@pytest.fixture(autouse=True)
+async def _hang_guard():
+    with trio.fail_after(30):
+        yield
+
+
+class Manager:
+    """What a service manager hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.up = trio.Event()
+
+    def ready(self, status: str) -> None:
+        self.heard.append(f"ready {status}")
+        self.up.set()
+
+    def reloading(self, status: str) -> None:
+        self.heard.append("reloading")
+
+    def stopping(self, takes_s: float, status: str) -> None:
+        self.heard.append("stopping")
+
+    async def feed(self) -> None:
+        await trio.sleep_forever()
+
+
+class Doomed:
+    """`workers` of `doomed`, whose ends are by worker and life: `{"1.1": "3"}`."""
+
+    def __init__(self, folder: Path, workers: int, ends: dict[str, str]) -> None:
+        self.lives = folder / "lives"
+        self.manager = Manager()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self._crowd = open_crowd(workers)
+        plan = Plan(
+            entry="tests.workers.doomed",
+            about={"lives": str(self.lives), **ends},
+            workers=workers,
+            api=self.listener.fileno(),
+            page=self.listener.fileno(),
+            crowd=self._crowd,
+        )
+        self.supervisor = Supervisor(Order(plan, (self.listener,), self.manager, trio.sleep_forever))
+
+    def born(self) -> list[str]:
+        return self.lives.read_text().split() if self.lives.exists() else []
+
+    def close(self) -> None:
+        self.listener.close()
+        os.close(self._crowd)
+
+
+def failure_of(group: BaseExceptionGroup) -> WorkerFailed:
+    (error,) = [each for each in leaves(group)]
+    assert isinstance(error, WorkerFailed)
+    return error
+
+
+def leaves(error: BaseException):
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+async def test_a_first_worker_that_cannot_start_ends_all_before_another_is_begun(tmp_path: Path) -> None:
+    """No loop, and its own exit code."""
+    doomed = Doomed(tmp_path, 3, {"0.1": "2"})
+    with pytest.raises(BaseExceptionGroup) as ended:
+        await doomed.supervisor.run(trio.Event())
+    assert failure_of(ended.value).exit_code == 2
+    assert doomed.born() == ["0"] and doomed.manager.heard == []
+    doomed.close()
+
+
+async def test_a_later_one_that_cannot_start_is_tried_again_while_others_serve(tmp_path: Path) -> None:
+    doomed, stop = Doomed(tmp_path, 2, {"1.1": "2", "1.2": "2", "stops": "y"}), trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doomed.supervisor.run, stop)
+        await doomed.manager.up.wait()
+        stop.set()
+    assert doomed.born() == ["0", "1", "1", "1"]
+    assert doomed.manager.heard == ["ready there"], "when all serve, and not before"
+    doomed.close()
+
+
+async def test_when_nobody_serves_and_the_next_one_cannot_start_it_is_over(tmp_path: Path) -> None:
+    doomed = Doomed(tmp_path, 1, {"0.1": "die", "0.2": "70"})
+    with pytest.raises(BaseExceptionGroup) as ended:
+        await doomed.supervisor.run(trio.Event())
+    assert failure_of(ended.value).exit_code == 70
+    assert doomed.born() == ["0", "0"]
+    doomed.close()
+
+
+async def test_who_does_not_stop_in_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cortex.workers.supervisor.GRACE_S", 0.2)
+    doomed, stop = Doomed(tmp_path, 2, {}), trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doomed.supervisor.run, stop)
+        await doomed.manager.up.wait()
+        stop.set()
+    assert doomed.listener.fileno() == -1, "nobody can come to a listener that nobody has"
+    doomed.close()
+
+
+async def test_who_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cortex.workers.supervisor.PING_S", 0.05)
+    monkeypatch.setattr("cortex.workers.supervisor.HUNG_S", 0.2)
+    doomed, stop = Doomed(tmp_path, 1, {}), trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doomed.supervisor.run, stop)
+        # It says that it serves, and never a word again.
+        await until(lambda: len(doomed.born()) == 2)
+        nursery.cancel_scope.cancel()
+    doomed.close()
+
+
+async def test_a_supervisor_imports_nothing_of_what_its_workers_serve_with() -> None:
+    code = (
+        "import sys, cortex.cli.door, cortex.cli.roles, cortex.cli.crews; "
+        "print(*(name for name in sys.modules if name.split('.')[0] in set(sys.argv[1:]) or "
+        "name.startswith(('cortex.gateway', 'cortex.neuron', 'cortex.web.door', 'cortex.metrics'))))"
+    )
+    heavy = (
+        "quart",
+        "hypercorn",
+        "httpx",
+        "httptools",
+        "prometheus_client",
+        "tokenizers",
+        "torch",
+        "xllamacpp",
+    )
+    done = await trio.run_process([sys.executable, "-c", code, *heavy], capture_stdout=True)
+    assert done.stdout.decode().split() == []
