@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
@@ -26,6 +25,7 @@ from cortex.web.guard import Policy
 from cortex.web.guest import Guest, Handed
 from cortex.web.hall import Hall
 from cortex.web.line import Line
+from cortex.web.listening import Crowd, Shared, listen
 from cortex.web.reactor import Reactor
 from cortex.web.site import UNBOOKED, Books, Entry, Handler, Route, Site, inventory
 from cortex.web.visit import FAREWELL_S, Visit
@@ -35,18 +35,18 @@ __all__ = ["Door", "Entry", "Handler", "Route", "Site", "inventory"]
 log = logging.getLogger(__name__)
 Bound: TypeAlias = trio.TaskStatus[tuple[str, int]]
 
-# Connections the kernel holds until they are accepted; it cuts this to its own ceiling.
-BACKLOG: Final = 1024
 # Connections taken at one look. One alone would have each newcomer of a crowd wait for as many turns of
 # the event loop as stand before him; more would keep those who are served waiting.
 AT_ONCE: Final = 32
+# How long a connection is left to a process that has fewer.
+YIELD_S: Final = 0.001
+# What a client may have sent to a listener that is about to close is here by then.
+LAST_S: Final = 0.2
 # How long the accept loop rests when descriptors are short.
 BACK_OFF_S: Final = 0.1
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # The listener itself is gone; any other fault belongs to the one connection.
 _GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
-# A client that vanished without a word is found out within 30 + 3 * 10 seconds.
-_KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class Door:
@@ -60,6 +60,7 @@ class Door:
             site, limits, Control(site.app, limits), Reactor() if reactor is None else reactor, books
         )
         self._guests: set[Guest] = set()
+        self._crowd: Crowd | None = None
         self._accepting = trio.CancelScope()
 
     @property
@@ -82,11 +83,20 @@ class Door:
         """Who is let in at present."""
         return self._hall.site.policy
 
-    async def run(self, host: str, port: int, *, task_status: Bound = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled or drained. `started` hands over the bound address. OSError when
-        it is taken. Cancelled, it leaves no connection open, and says no farewell: `drain` does.
+    async def run(
+        self,
+        host: str,
+        port: int,
+        *,
+        shared: Shared | None = None,
+        task_status: Bound = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled or drained, from a socket of its own unless one is `shared`. `started`
+        hands over the bound address. OSError when it is taken. Cancelled, it leaves no connection open,
+        and says no farewell: `drain` does.
         """
-        listener = await _listen(host, port)
+        listener = await listen(host, port) if shared is None else shared.socket
+        self._crowd = None if shared is None else shared.crowd
         hall = self._hall
         try:
             async with trio.open_nursery() as always, trio.open_nursery() as nursery:
@@ -126,6 +136,14 @@ class Door:
                     Unauthorised("This API key was revoked or expired while the request ran; use another.")
                 )
 
+    async def withdraw(self) -> None:
+        """Nobody comes in here any more: others have the listener. Who is in already may ask."""
+        crowd, self._crowd = self._crowd, None
+        if crowd is not None:
+            crowd.away()
+        self._accepting.cancel()
+        await trio.sleep(LAST_S)
+
     async def drain(self, grace_s: float) -> None:
         """Every client has its end, every socket is closed, and `run` returns, after `grace_s`
         and a second at the latest. Until then control routes answer, inference gets Stopping.
@@ -147,11 +165,15 @@ class Door:
 
     async def _accept(self, listener: socket.socket) -> None:
         spare = _Spare()
+        at_once = AT_ONCE if self._crowd is None else 1
+        self._count()
         try:
             while True:
                 await trio.lowlevel.wait_readable(listener)
+                if self._crowd is not None and self._crowd.yields():
+                    await trio.sleep(YIELD_S)
                 try:
-                    for _ in range(AT_ONCE):
+                    for _ in range(at_once):
                         client, address = listener.accept()
                         await self._admit(client, address[0])
                 except BlockingIOError:
@@ -174,9 +196,15 @@ class Door:
             await _turn_away(trio.socket.from_stdlib_socket(client))
             return
         self._guests.add(Guest(client, peer, self._hall, self._gone))
+        self._count()
+
+    def _count(self) -> None:
+        if self._crowd is not None:
+            self._crowd.has(len(self._guests))
 
     def _gone(self, guest: Guest) -> None:
         self._guests.discard(guest)
+        self._count()
         self._hall.tell()
 
     async def _empty(self) -> None:
@@ -243,25 +271,6 @@ class _Spare:
             self._kept = os.open(os.devnull, os.O_RDONLY)
         except OSError:
             self._kept = None
-
-
-async def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket on the first address of `host`; `::` takes IPv4 too."""
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, address = found[0]
-    with ExitStack() as unless_bound:
-        listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these
-        for option, value in _KEEP_ALIVE:
-            listener.setsockopt(socket.IPPROTO_TCP, option, value)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        unless_bound.pop_all()
-    return listener
 
 
 async def _turn_away(client: trio.socket.SocketType) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cortex.metrics import Metrics
 from cortex.web.guard import Credential, Network, Policy, Scope
-from cortex.web.scrape import Scrape
+from cortex.web.scrape import Scrape, Whole
 from cortex.web.site import Site
 
 
@@ -31,9 +31,9 @@ def fleet_credential(token: str) -> Credential:
     return Credential("fleet", digest, frozenset({"inference", "admin"}))
 
 
-def metrics_site(metrics: Metrics, trusted: tuple[Network, ...]) -> Site:
+def metrics_site(metrics: Metrics, trusted: tuple[Network, ...], whole: Whole | None = None) -> Site:
     """The metrics listener: trusted networks only, and nothing but the page."""
-    return Site({}, Scrape(metrics), metrics_policy(trusted), _read)
+    return Site({}, Scrape(metrics, whole), metrics_policy(trusted), _read)
 
 
 def metrics_policy(trusted: tuple[Network, ...]) -> Policy:

@@ -1,8 +1,8 @@
 """The metrics listener's only page, as a plain ASGI application.
 
-GET /metrics answers with what `Metrics.render` makes; everything else is 404. A big
-page takes tens of milliseconds to render, so a thread does it, one at a time however
-many scrape. Who may ask is the listener's business.
+GET /metrics answers with what `Metrics.render` makes, and with what `whole` makes of that where others
+count, too; everything else is 404. A big page takes tens of milliseconds to render, so a thread does it,
+one at a time however many scrape. Who may ask is the listener's business.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -15,6 +15,7 @@ from cortex.metrics import CONTENT_TYPE, Metrics
 Message: TypeAlias = MutableMapping[str, object]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Whole: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 _ABSENT = b"Only GET /metrics is here. The API listens on another port.\n"
 
@@ -22,8 +23,8 @@ _ABSENT = b"Only GET /metrics is here. The API listens on another port.\n"
 class Scrape:
     """The application for one `Metrics`. A request that is cancelled leaves nothing behind."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, whole: Whole | None = None) -> None:
+        self._metrics, self._whole = metrics, whole
         self._rendering = trio.Lock()
 
     async def __call__(self, scope: Mapping[str, object], receive: Receive, send: Send) -> None:
@@ -32,6 +33,8 @@ class Scrape:
         if scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}:
             async with self._rendering:
                 page = await trio.to_thread.run_sync(self._metrics.render)
+                if self._whole is not None:
+                    page = await self._whole(page)
             await _answer(send, 200, CONTENT_TYPE, page)
         else:
             await _answer(send, 404, "text/plain; charset=utf-8", _ABSENT)
