@@ -65,10 +65,11 @@ def test_faults_and_warnings_are_reported_together(tmp_path):
 
 def test_warnings_alone_are_reported_without_faults(tmp_path):
     file = tmp_path / "cortex.toml"
-    file.write_text("[gateway]\nworkers = 2\n[[neurons]]\nname = 'n'\nendpoint = 'http://n:1'\n")
+    file.write_text("[gateway]\nanonymous = true\n")
     report = check(file)
     assert (report.kind, report.faults) == ("gateway", ())
-    assert report.warnings == (f"{file}:2: gateway.workers: has no effect in this version",)
+    (warning,) = report.warnings
+    assert "names no [[neurons]] and no [discovery]" in warning
 
 
 def test_a_file_that_is_not_there_is_a_fault(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cortex.config.division import divided
 from cortex.config.gateway import (
     Address,
     ColdLoad,
@@ -99,7 +100,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         allowed_origins = ["http://localhost:3000"]
         trusted_proxies = ["10.1.1.1"]
         anonymous = true
-        workers = 1
+        workers = 2
         log_format = "json"
         [eviction]
         strategy = "priority"
@@ -110,7 +111,7 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         [limits]
         body = "1MiB"
         header = "8KiB"
-        connections = 1
+        connections = 3
         queue = 2
         queue_wait_s = 3
         drain_s = 4
@@ -154,15 +155,56 @@ def test_a_file_with_every_section_is_read_whole(read, tmp_path):
         allowed_origins=("http://localhost:3000",),
         trusted_proxies=(ip_network("10.1.1.1/32"),),
         anonymous=True,
+        workers=2,
         log_format="json",
         eviction=Eviction("priority", 0),
         cold_load=ColdLoad(600.0, 7.0, 5.0),
-        limits=Limits(2**20, 2**13, 1, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+        limits=Limits(2**20, 2**13, 3, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
         poll=Poll(0.5, 1.0, 1),
         neurons=(NeuronRef("n", "http://n:1", "sixteen-or-more-characters"),),
         keys=(Key("k", DIGEST.lower()), BOSS),
         aliases={"fast": "org/small"},
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("[limits]\nconnections = 3", "limits.connections"),
+        ("[limits]\nqueue = 3", "limits.queue"),
+        (f'[[keys]]\nname = "k"\nsha256 = "{DIGEST}"\nmax_in_flight = 3', "keys[0].max_in_flight"),
+        (
+            f'[[keys]]\nname = "k"\nsha256 = "{DIGEST}"\nrequests_per_minute = 3',
+            "keys[0].requests_per_minute",
+        ),
+    ],
+)
+def test_a_limit_of_which_a_worker_would_have_nothing_is_a_fault(read, text, at):
+    with pytest.raises(ConfigError) as refused:
+        read(f"[gateway]\nworkers = 4\n{ONE_NEURON}{text}\n")
+    (fault,) = refused.value.faults
+    assert f"{at}: is less than the 4 workers (gateway.workers)" in fault
+    assert read(f"[gateway]\nworkers = 3\n{ONE_NEURON}{text}\n")[0].workers == 3
+
+
+def test_nobody_may_wait_at_any_of_several_workers(read):
+    config, _ = read(f"[gateway]\nworkers = 4\n{ONE_NEURON}[limits]\nqueue = 0\n")
+    assert divided(config, 3, 4).limits.queue == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 64])
+def test_the_shares_of_all_workers_are_the_limit_and_no_worker_has_none(workers):
+    keys = (Key("k", DIGEST, max_in_flight=64, requests_per_minute=100, tokens_per_day=10), Key("free", ""))
+    config = GatewayConfig(keys=keys, limits=Limits(connections=999, queue=65))
+    parts = [divided(config, index, workers) for index in range(workers)]
+    assert sum(part.limits.connections for part in parts) == 999
+    assert sum(part.limits.queue for part in parts) == 65
+    assert sum(part.keys[0].max_in_flight for part in parts) == 64
+    assert sum(part.keys[0].requests_per_minute for part in parts) == 100
+    assert min(part.keys[0].max_in_flight for part in parts) >= 1
+    # The neurons count these for all, and what is none stays none.
+    assert {part.keys[0].tokens_per_day for part in parts} == {10}
+    assert {part.keys[1] for part in parts} == {keys[1]}
 
 
 def test_a_file_that_says_nothing_is_all_default(read):
@@ -258,17 +300,6 @@ def test_other_peers_are_not(text):
         for network in PRIVATE
         if network.version == ip_network(text).version
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("[gateway]\nworkers = 2", "gateway.workers"),
-    ],
-)
-def test_a_key_that_nothing_acts_on_is_a_warning(read, text, key):
-    _, warnings = read(ONE_NEURON + text)
-    assert [warning.split(": ", 1)[1] for warning in warnings] == [f"{key}: has no effect in this version"]
 
 
 ONE_KEY = f'[[keys]]\nname = "k"\nsha256 = "{DIGEST}"\n'

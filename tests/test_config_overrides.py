@@ -104,13 +104,6 @@ def test_a_table_that_is_none_stays_a_fault_of_the_file(tmp_path):
         read_gateway(tmp_path / "f", {"CORTEX_GATEWAY__LISTEN": "h:1"})
 
 
-def test_an_override_without_effect_warns_by_its_name():
-    assert (
-        "CORTEX_GATEWAY__WORKERS: gateway.workers: has no effect in this version"
-        in read_gateway(None, {"CORTEX_GATEWAY__WORKERS": "4"})[1]
-    )
-
-
 @pytest.mark.parametrize("table", [GATEWAY_FILE, NEURON_FILE])
 def test_no_two_keys_share_a_variable(table):
     variables = [variable for variable, _, _ in overridable(table)]

@@ -14,7 +14,7 @@ TABLE = Table(
         "size": Known(sizes(1)),
         "wait_s": Known(spans(0.5, 100)),
         "count": Known(whole(1, 9), required=True),
-        "flag": Known(FLAG, idle=True, still=False),
+        "flag": Known(FLAG, idle=True),
         "list": Known(whole(0, 9), form="list"),
         "map": Known(FLAG, form="map"),
         "old": Known(FLAG, old="was renamed"),
@@ -91,7 +91,7 @@ def test_a_missing_key_of_the_whole_file_has_no_line():
     ("line", "warnings"),
     [
         ("flag = true", ["f.toml:2: flag: has no effect in this version"]),
-        ("flag = false", []),
+        ("flag = false", ["f.toml:2: flag: has no effect in this version"]),
         ("old = true", ["f.toml:2: old: was renamed"]),
         ("[asleep]\nflag = true", ["f.toml:2: asleep: has no effect in this version"]),
     ],

@@ -58,14 +58,13 @@ def test_an_alias_that_clashes_with_the_catalogue_is_told_at_its_line(lay, alias
 
 def test_the_faults_of_both_files_come_at_once_each_with_its_own_line(lay):
     faults, warnings = lay(
-        cortex=GATEWAY + "x = 1\nworkers = 2\n" + NEURON, models='[[models]]\nid = "m"\ny = 1\nlimit = {}\n'
+        cortex=GATEWAY + "x = 1\n" + NEURON, models='[[models]]\nid = "m"\ny = 1\nlimit = {}\n'
     )
     assert [fault.partition(": unknown")[0] for fault in faults] == [
         "cortex.toml:3: gateway.x",
         "models.toml:3: models[0].y",
     ]
     assert warnings == [
-        "cortex.toml:4: gateway.workers: has no effect in this version",
         "models.toml:4: models[0].limit: has no effect in this version",
     ]
 

@@ -416,3 +416,21 @@ def test_what_is_said_counts_as_lost_where_nobody_reads(root: logging.Logger) ->
     finally:
         os.close(reads)
         os.close(writes)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_is_to_stand_in_every_line_does_whatever_way_it_is_said(
+    root: logging.Logger, form: logs.Format
+) -> None:
+    """Of several processes that write one log, each says which it is."""
+    stream = io.StringIO()
+    outlet = logs.configure("info", form, stream, {"worker": "2"})
+    logging.getLogger("cortex.x").info("thing.done seconds=%d", 3)
+    logs.say(logging.getLogger("cortex.x"), "r-1", "request.done seconds=%d", 4)
+    outlet.close()
+    lines = stream.getvalue().splitlines()
+    if form == "text":
+        assert lines[0].endswith("thing.done seconds=3 worker=2")
+        assert lines[1].endswith("request.done seconds=4 worker=2 request=r-1")
+    else:
+        assert [json.loads(line)["worker"] for line in lines] == ["2", "2"]

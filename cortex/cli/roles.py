@@ -7,7 +7,7 @@ role is the one given, else the first of the usual places; a neuron does without
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,22 +49,29 @@ def gateway(given: Path | None, env: Mapping[str, str]) -> Prepared:
     if path is None:
         places = " or ".join(map(str, candidates("gateway", env)))
         raise ConfigError([f"no cortex.toml: write {places}, name one with --config, or try 'cortex up'"])
-    variables = dict(env)
-
-    def read_again() -> Whole[GatewayConfig]:
-        return whole_gateway(path, variables, find("models", None, variables))
-
+    read_again = reader(path, dict(env))
     read, bell = read_again(), Bell()
 
     async def run(stop: trio.Event) -> None:
         from cortex import gateway as role  # noqa: PLC0415 - --check does without the role
 
         settle()
-        notify = Notify.taken_from(os.environ)
+        process = role.Process(Notify.taken_from(os.environ))
         source = role.Source(read_again, path, bell.wait)
-        await role.run(read.config, read.catalogue, source=source, stop=stop, notify=notify)
+        await role.run(read.config, read.catalogue, source=source, stop=stop, process=process)
 
-    return replace(_prepared("gateway", path, read, run), hung_up=bell)
+    async def supervise(stop: trio.Event) -> None:
+        from cortex.cli import crews  # noqa: PLC0415 - as above
+
+        await crews.supervise(read.config, path, bell, stop)
+
+    chosen = run if read.config.workers == 1 else supervise
+    return replace(_prepared("gateway", path, read, chosen), hung_up=bell)
+
+
+def reader(path: Path, env: Mapping[str, str]) -> Callable[[], Whole[GatewayConfig]]:
+    """What reads a gateway's files."""
+    return lambda: whole_gateway(path, env, find("models", None, env))
 
 
 def neuron(given: Path | None, env: Mapping[str, str]) -> Prepared:

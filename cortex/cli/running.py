@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn, TypeAlias
 
@@ -59,9 +59,9 @@ def hold(service: Service, level: str, form: logs.Format | None, hung_up: Bell |
 
 
 @contextmanager
-def logged(level: str, form: logs.Format | None) -> Iterator[None]:
-    """What is logged within goes to stderr."""
-    outlet = logs.configure(level, form, sys.stderr)
+def logged(level: str, form: logs.Format | None, more: Mapping[str, str] = {}) -> Iterator[None]:
+    """What is logged within goes to stderr, with `more` in every line."""
+    outlet = logs.configure(level, form, sys.stderr, more)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import typer
 
 from cortex.errors import BadAsk, ConfigError, CortexError, Denied, Unauthorised, Unreachable
 from cortex.logs import escape
+from cortex.workers.failure import WorkerFailed
 
 # Ctrl-C where no role was running yet: 128 + SIGINT, as shells count.
 _INTERRUPTED: Final = 130
@@ -81,4 +82,6 @@ def _lines(error: BaseException) -> list[str]:
 def _code(error: BaseException) -> int:
     if isinstance(error, Interrupted):
         return 128 + error.number
+    if isinstance(error, WorkerFailed):
+        return error.exit_code
     return 2 if isinstance(error, _TWO) else 1

@@ -13,6 +13,7 @@ from typing import Literal
 
 from cortex.ask import Sampling
 from cortex.catalogue import Catalogue
+from cortex.config.division import check_division
 from cortex.config.keys import Key, check_keys
 from cortex.config.limits import Limits
 from cortex.config.listeners import check_listeners
@@ -93,6 +94,7 @@ class GatewayConfig:
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
     anonymous: bool = False
+    workers: int = 1
     log_format: Literal["text", "json"] | None = None
     eviction: Eviction = Eviction()
     cold_load: ColdLoad = ColdLoad()
@@ -126,6 +128,7 @@ def gather(path: FilePath | None, env: Mapping[str, str]) -> tuple[Values, Docum
     check_listeners(values.get("gateway", {}), ("gateway",), addresses, document.found)
     _check_neurons(values, document)
     check_keys(values.get("keys", []), document.found)
+    check_division(values, document.found)
     return values, document
 
 

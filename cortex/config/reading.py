@@ -32,10 +32,9 @@ Shape = TypeVar("Shape", bound=_Dataclass)
 class Known:
     """One key. `form` says whether it holds one value, a list, or names with values.
 
-    `idle`: read and checked, but nothing acts on it, and a warning says so unless the
-    value is `still`, which asks for nothing. `old`: a key of the predecessor, with what
-    becomes of it. `former`: values that only the predecessor had; they are taken out with a
-    warning before kinds are checked.
+    `idle`: read and checked, but nothing acts on it, and a warning says so. `old`: a key of the
+    predecessor, with what becomes of it. `former`: values that only the predecessor had; they are
+    taken out with a warning before kinds are checked.
     """
 
     kind: Kind
@@ -43,7 +42,6 @@ class Known:
     names: Kind | None = None
     required: bool = False
     idle: bool = False
-    still: object = None
     old: str = ""
     former: tuple[str, ...] = ()
 
@@ -240,7 +238,7 @@ def _known(known: Known, value: object, at: Path, found: Findings) -> Iterator[o
         return
     if known.old:
         found.warn(at, known.old)
-    if known.idle and read != known.still:
+    if known.idle:
         found.warn(at, "has no effect in this version")
     yield read
 

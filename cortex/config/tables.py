@@ -7,6 +7,7 @@ of the dataclasses that the values fill.
 
 from typing import Final
 
+from cortex.config.division import MOST_WORKERS
 from cortex.config.keys import (
     EXPIRY,
     GLOB,
@@ -147,7 +148,7 @@ GATEWAY_FILE: Final = Table(
                 "allowed_origins": Known(ORIGIN, form="list"),
                 "trusted_proxies": Known(NETWORK, form="list"),
                 "anonymous": Known(FLAG),
-                "workers": Known(whole(1, 1024), idle=True, still=1),
+                "workers": Known(whole(1, MOST_WORKERS)),
                 "log_format": LOG_FORMAT,
             }
         ),

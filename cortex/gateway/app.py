@@ -175,6 +175,8 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch, watch: Watch) -> N
     async def load() -> Response:
         model = views.known(_caller(), (await body_as(ModelOrder)).model)
         await dispatch.bring(replace(want_of(views, model, _caller()), weight=0))
+        for place, _ in dispatch.ledger.holders(model):
+            await listing.fleet.told_all(place.name)
         return answer(listing.entry(model))
 
     @app.post("/fleet/models/unload")
@@ -194,6 +196,7 @@ def _orders(app: QuartTrio, views: Views, dispatch: Dispatch, watch: Watch) -> N
                 dispatch.ledger.gone(place.name, model)
             log.info("unload.done model=%s neuron=%s", model, place.name)
             dispatch.wake()
+            await listing.fleet.told_all(place.name)
         return answer(FleetUnloaded(model=model))
 
 

@@ -8,7 +8,7 @@ answers, `probation` keeps who has to prove itself.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from math import inf
 from typing import Final
 
@@ -38,6 +38,10 @@ DISMISSED: Final = "it was taken out of cortex.toml"
 UNNAMED: Final = "DNS does not name it any more"
 # For so long a clash is shown after it was seen last: two processes at one address take turns.
 CLASH_S: Final = 60.0
+
+
+async def _nobody_else(name: str) -> None:
+    """This process is the whole gateway."""
 
 
 class Fleet:
@@ -78,6 +82,8 @@ class Fleet:
         self.noticed: Callable[[Neuron], None] = lambda neuron: None
         # Who looks whether residents are kept as the catalogue says.
         self.heeded: Callable[[Neuron], None] = lambda neuron: None
+        # Who has all others look at a neuron that serve with this gateway, and waits for them.
+        self.told_all: Callable[[str], Awaitable[None]] = _nobody_else
         # Who remembers something of a neuron by its name, which may be another's one day.
         self.forgotten: Callable[[str], None] = lambda name: None
 

@@ -8,6 +8,7 @@ Implements `dispatch.Loader`.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from math import inf
 from typing import Final, Protocol
@@ -69,10 +70,22 @@ class RemoteLoader:
         self._broke: dict[str, tuple[str, float]] = {}
         self._raising = Raising(outranks)
         self.joined = self._raising.joined
+        # Where several processes load for one gateway: who has a load to himself, and who is told.
+        self.alone: Callable[[Load], AbstractAsyncContextManager[None]] = lambda load: nullcontext()
+        self.came_in: Callable[[str], None] = lambda neuron: None
+        self.broke: Callable[[str, str], None] = lambda model, neuron: None
 
     async def load(self, load: Load) -> Resident:
         """The resident as its neuron measured it. Cancelled, the neuron may finish by itself: its
         reports tell."""
+        async with self.alone(load):
+            return await self._watched(load)
+
+    def suspect(self, model: str, neuron: str) -> None:
+        """The neuron broke over loading the model."""
+        self._broke[model] = neuron, trio.current_time()
+
+    async def _watched(self, load: Load) -> Resident:
         self._watch.load_began(load)
         began = trio.current_time()
         try:
@@ -113,6 +126,7 @@ class RemoteLoader:
             raise
         self._broke.pop(spec.id, None)
         fleet.look_soon(neuron.name)
+        self.came_in(neuron.name)
         for _ in answer.evicted:
             self._evicted()
         report = answer.resident
@@ -135,7 +149,8 @@ class RemoteLoader:
         """`error` is the place's and another one may be tried, unless `model` did the same before."""
         now = trio.current_time()
         before, at = self._broke.get(model, ("", -inf))
-        self._broke[model] = neuron, now
+        self.suspect(model, neuron)
+        self.broke(model, neuron)
         if now - at < SUSPICION_S:
             who = f"Neuron '{neuron}' broke twice"
             if before != neuron:

@@ -120,6 +120,7 @@ class Pins:
             ) from error
         log.info("model.%s model=%s neuron=%s", "pinned" if pinned else "unpinned", model, neuron.name)
         await self._fleet.look_again(neuron.name)
+        await self._fleet.told_all(neuron.name)
         return answer.resident
 
     def _owed(self, neuron: Neuron, only: str | None = None) -> Iterator[KeepRequest]:

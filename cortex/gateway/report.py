@@ -1,9 +1,10 @@
 """The whole state of a gateway, for `cortex status` and GET /health."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
+import msgspec
 import trio
 
 from cortex import __version__
@@ -11,8 +12,10 @@ from cortex.gateway import belief
 from cortex.gateway.fleet import CLASH_S, Fleet, Neuron
 from cortex.gateway.listing import Listing
 from cortex.ledger import Ledger
+from cortex.units import counted
 from cortex.wire.briefs import GatewayHealth, Reporting
 from cortex.wire.fleet import (
+    CatalogueModel,
     FleetLoad,
     FleetModel,
     FleetNeuron,
@@ -26,6 +29,20 @@ from cortex.wire.neuron import ModelLoad, ResidentReport
 # A waiter gives up by its own clock; one that stands in line for so long beyond is proof that
 # nothing moves.
 STUCK_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What the other workers of this gateway told last: who waits there, by model, and whether nothing moves
+    somewhere. `missing` of them told nothing."""
+
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    stuck: bool = False
+    missing: int = 0
+
+    def told(self) -> list[str]:
+        """What is wrong with them."""
+        return [f"{counted(self.missing, 'worker')} of this gateway does not serve"] if self.missing else []
 
 
 @dataclass(slots=True)
@@ -46,16 +63,17 @@ class Report:
     models_file: str = ""
     models_sha256: str = ""
     loads: Callable[[], list[FleetLoad]] = list
+    elsewhere: Elsewhere = Elsewhere()
 
     def status(self, unservable: list[str]) -> FleetStatus:
         """`impaired`: some model cannot be served, or nothing moves. `degraded`: all can, but
         something is missing, or the files have faults and the values of before are in force."""
-        if unservable or not self.moving():
+        if unservable or self.elsewhere.stuck or not self.moving():
             return "impaired"
         missing = any(not neuron.up or belief.unfit(neuron) for neuron in self.fleet if not neuron.dismissed)
         devices = (device for neuron in self.fleet if neuron.up for device in neuron.health.devices)
         hurt = any(device.poisoned or device.absent for device in devices)
-        return "degraded" if missing or hurt or self.faults else "ok"
+        return "degraded" if missing or hurt or self.faults or self.elsewhere.missing else "ok"
 
     def unservable(self) -> list[str]:
         """Models of the catalogue that nobody could serve at present."""
@@ -73,7 +91,7 @@ class Report:
 
     def told(self, *, governs: bool) -> list[str]:
         """What is wrong. What the files say is told to the operator, to others only that it stands."""
-        known = [*self.warnings, *filter(None, [self.fleet.trouble])]
+        known = [*self.warnings, *filter(None, [self.fleet.trouble]), *self.elsewhere.told()]
         if not self.faults or governs:
             return [*known, *self.faults]
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
@@ -91,7 +109,8 @@ class Report:
 
     def fleet_report(self, *, governs: bool) -> FleetReport:
         """GET /fleet, for a caller that governs here or not."""
-        now, models = trio.current_time(), self.listing.models()
+        now, there = trio.current_time(), self.elsewhere.waiting
+        models = [_with(row, there.get(row.id, 0)) for row in self.listing.models()]
         return FleetReport(
             status=self.status(self.listing.hurt((row.id, row.state) for row in models)),
             gateway=GatewayReport(
@@ -104,8 +123,8 @@ class Report:
             ),
             neurons=[self._neuron(neuron, now) for neuron in self.fleet],
             models=models,
-            waiting=self.ledger.waiting,
-            loads=self.loads(),
+            waiting=self.ledger.waiting + sum(there.values()),
+            loads=[_with(row, there.get(row.model, 0)) for row in self.loads()],
             warnings=self.told(governs=governs),
         )
 
@@ -154,3 +173,11 @@ def _model(report: ResidentReport, load: ModelLoad | None) -> FleetModel:
         pinned=report.pinned,
         idle_s=report.idle_s,
     )
+
+
+_Row = TypeVar("_Row", CatalogueModel, FleetLoad)
+
+
+def _with(row: _Row, more: int) -> _Row:
+    """`row` with those who wait for it elsewhere."""
+    return msgspec.structs.replace(row, waiting=row.waiting + more) if more else row

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 REVOKED_S: Final = 50.0
 _WILD: Final = re.compile(r"[*?\[]")
 # Bound or opened once, at the start.
-FIXED: Final = ("listen", "metrics_listen", "log_format")
+FIXED: Final = ("listen", "metrics_listen", "workers", "log_format")
 
 
 def terms_of(config: GatewayConfig) -> EvictionTerms:

@@ -90,17 +90,23 @@ def _utc_now() -> datetime:
 
 
 class Accounts:
-    """The accounts of `keys`. `clock` counts seconds and never jumps; `now` is the time in UTC."""
+    """The accounts of `keys`. `clock` counts seconds and never jumps; `now` is the time in UTC. Of several
+    `workers` that serve the same keys, each holds its share of the limits, but for that of the day."""
 
     def __init__(
-        self, keys: Iterable[Key], clock: Callable[[], float], now: Callable[[], datetime] = _utc_now
+        self,
+        keys: Iterable[Key],
+        clock: Callable[[], float],
+        now: Callable[[], datetime] = _utc_now,
+        *,
+        workers: int = 1,
     ) -> None:
         self._accounts: dict[str, _Account] = {}
         # Keys that are gone, for as long as what they began counts: they may come back.
         self._former: dict[str, _Account] = {}
         # Of callers without a key, whom nothing limits.
         self._nobody = _Account(_NOBODY)
-        self._clock, self._now = clock, now
+        self._clock, self._now, self._workers = clock, now, workers
         self._tally = Tally(lambda: now().date())
         self.renew(keys)
 
@@ -198,6 +204,10 @@ class Accounts:
         _forget(account.begun, self._clock())
         return bool(account.in_flight or account.begun)
 
+    @property
+    def _shared(self) -> str:
+        return f" at one of {self._workers} workers, which share it" if self._workers > 1 else ""
+
     def _let_in(self, account: _Account) -> None:
         """The request counts, or is refused by the limit that holds it up longest."""
         key = account.key
@@ -218,7 +228,8 @@ class Accounts:
         used = self._tally.used(key.name)
         if used >= limit:
             raise self._spent_up(key, used)
-        if used + account.reserved >= limit:
+        # The others may have as much under way, of which nobody tells before it has ended.
+        if used + account.reserved * self._workers >= limit:
             raise TooMuch(
                 f"The key {key.name!r} has used {used} tokens of the {limit} (tokens_per_day) that it has "
                 "for today in UTC, and what it has under way may use up the others. Send the next request "
@@ -243,7 +254,7 @@ class Accounts:
             wait_s = begun[0] + MINUTE_S - now
             raise TooMuch(
                 f"The key {key.name!r} has begun {counted(len(begun), 'request')} within a minute, which is "
-                f"its requests_per_minute. Try again in {wait_s:.1f} s.",
+                f"its requests_per_minute{self._shared}. Try again in {wait_s:.1f} s.",
                 retry_after_s=wait_s,
                 facts={"limit": "requests_per_minute"},
             )
@@ -253,7 +264,8 @@ class Accounts:
         if key.max_in_flight is not None and account.in_flight >= key.max_in_flight:
             raise TooMuch(
                 f"The key {key.name!r} has {counted(account.in_flight, 'request')} under way, waiting ones "
-                "included, which is its max_in_flight. Send the next one when one of them has ended.",
+                f"included, which is its max_in_flight{self._shared}. Send the next one when one of them has "
+                "ended.",
                 facts={"limit": "max_in_flight"},
             )
 

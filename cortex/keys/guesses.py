@@ -22,10 +22,11 @@ ADDRESSES: Final = 10_000
 
 
 class Guesses:
-    """Wrong keys of the last minute. `clock` counts seconds and never jumps."""
+    """Wrong keys of the last minute, of which an address may try `most`. `clock` counts seconds and never
+    jumps."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], most: int = MOST) -> None:
+        self._clock, self._most = clock, most
         # By network, the one heard of last at the end; its wrong keys by fingerprint, oldest first.
         self._tried: OrderedDict[str, dict[str, float]] = OrderedDict()
 
@@ -35,7 +36,7 @@ class Guesses:
         if tried is None:
             return
         _forget(tried, now)
-        if len(tried) > MOST:
+        if len(tried) > self._most:
             wait_s = next(iter(tried.values())) + MINUTE_S - now
             raise TooMuch(
                 f"{len(tried)} different API keys that nobody has came from {address} within a minute, and "

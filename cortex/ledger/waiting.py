@@ -52,6 +52,10 @@ class Waiting(Residency):
         """How many tickets stand in the line of `model`."""
         return len(self._lines.get(model, ()))
 
+    def lines(self) -> dict[str, int]:
+        """How many stand in each line that is not empty."""
+        return {model: len(line) for model, line in self._lines.items() if len(line)}
+
     def before(self, ticket: Ticket) -> int:
         """How many stand before `ticket` in the line of its model."""
         line = self._lines.get(ticket.want.model)

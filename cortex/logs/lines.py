@@ -83,11 +83,13 @@ class Said(NamedTuple):
 
 
 class Text(logging.Formatter):
-    """`time LEVEL logger event key=value… request=id`; within the journal without the time."""
+    """`time LEVEL logger event key=value… request=id`; within the journal without the time. `more` is
+    in every line."""
 
-    def __init__(self, *, journal: bool) -> None:
+    def __init__(self, *, journal: bool, more: Mapping[str, str] = {}) -> None:
         super().__init__()
         self._journal = journal
+        self._more = "".join(f" {name}={word(text)}" for name, text in more.items())
         self._calls = _Calls()
 
     def format(self, record: logging.LogRecord) -> str:
@@ -105,17 +107,18 @@ class Text(logging.Formatter):
 
     def _line(self, created: float, level: str, logger: str, told: "_Told") -> str:
         start = _MARKS.get(level, "") if self._journal else f"{_when(created)} "
-        return f"{start}{level:<7} {logger} {told.text}"
+        return f"{start}{level:<7} {logger} {told.text}{self._more}"
 
 
 class Json(logging.Formatter):
     """One object a line: time, level, logger, event, the keys of the message with their values, the
     message, request_id where one is bound, and trouble if there was. Within the journal without the
-    time."""
+    time. `more` is in every line."""
 
-    def __init__(self, *, journal: bool = False) -> None:
+    def __init__(self, *, journal: bool = False, more: Mapping[str, str] = {}) -> None:
         super().__init__()
         self._journal = journal
+        self._more = "".join(f', "{name}": {_json(text)}' for name, text in more.items())
         self._calls = _Calls()
 
     def format(self, record: logging.LogRecord) -> str:
@@ -134,7 +137,7 @@ class Json(logging.Formatter):
         start = "" if self._journal else f'"time": "{_when(created)}", '
         known = self._calls.words
         named = f'"level": {known.of(level.lower())[1]}, "logger": {known.of(logger)[1]}'
-        line = f'{{{start}{named}, {told.members}"message": {_json(told.text)}'
+        line = f'{{{start}{named}, {told.members}"message": {_json(told.text)}{self._more}'
         if request != _NONE:
             line += f', "request_id": {_json(request)}'
         line = ", ".join((line, *trouble)) + "}"

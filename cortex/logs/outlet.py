@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, TextIO, TypeAlias
 
 from cortex.logs.lines import Json, Said, Text, bind_request, request_of, word
@@ -30,9 +30,9 @@ GRACE_S: Final = 1.0
 _TALKERS: Final = ("httpx", "httpcore", "hypercorn")
 
 
-def configure(level: str, form: Format | None, stream: TextIO) -> "Outlet":
-    """Everything logged at `level` or above goes to `stream` from here on. Without a form it is text
-    for a terminal, and JSON for whatever else reads.
+def configure(level: str, form: Format | None, stream: TextIO, more: Mapping[str, str] = {}) -> "Outlet":
+    """Everything logged at `level` or above goes to `stream` from here on, and `more` in every line of it.
+    Without a form it is text for a terminal, and JSON for whatever else reads.
 
     An outlet that was there before is closed. `close` writes what is left.
     """
@@ -46,7 +46,7 @@ def configure(level: str, form: Format | None, stream: TextIO) -> "Outlet":
     # No line names a thread, a process or a place in the code, and each record would look for them.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    outlet.setFormatter(Text(journal=journal) if as_text else Json(journal=journal))
+    outlet.setFormatter(Text(journal=journal, more=more) if as_text else Json(journal=journal, more=more))
     root.addHandler(outlet)
     root.setLevel(level.upper())
     for name in _TALKERS:

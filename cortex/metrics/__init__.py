@@ -14,6 +14,7 @@ and `vllm` says some of it again in the names of vLLM.
 from cortex.metrics.book import Metrics
 from cortex.metrics.names import (
     FRESH_S,
+    NO_KEY,
     NO_NEURON,
     OTHER,
     Dialect,
@@ -31,6 +32,7 @@ from cortex.metrics.page import CONTENT_TYPE
 __all__ = [
     "CONTENT_TYPE",
     "FRESH_S",
+    "NO_KEY",
     "NO_NEURON",
     "OTHER",
     "Dialect",

@@ -35,6 +35,8 @@ Disbelief: TypeAlias = Literal["duplicate", "stale"]
 OTHER: Final = "other"
 # Where a request was that came to no neuron.
 NO_NEURON: Final = "none"
+# Who asked without a key.
+NO_KEY: Final = "none"
 FRESH_S: Final = 1.0  # a storm of scrapes costs one rendering a second
 # How an exchange with a neuron failed, as the errors of the relay say it; `engine` is a failure that
 # the neuron told of in good order, and whatever else an engine is to blame for.

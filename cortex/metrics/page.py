@@ -73,6 +73,11 @@ class Page:
             self._page, self._made_at = generate_latest(_WithoutBirths(self._registry)), now
         return self._page
 
+    def last(self) -> bytes:
+        """The page as it is at this moment."""
+        self._made_at = -FRESH_S
+        return self.render()
+
     # -- for those who count
 
     def _label(self, model: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final, get_args
 
 from cortex.errors import CortexError
 from cortex.events import Usage
-from cortex.metrics.names import FAILURES, NO_NEURON, OTHER, Dialect, Done, Outcome, Phase, Role
+from cortex.metrics.names import FAILURES, NO_KEY, NO_NEURON, OTHER, Dialect, Done, Outcome, Phase, Role
 from cortex.metrics.page import Page
 from cortex.metrics.series import ModelSeries, Names
 from cortex.metrics.slots import Heap, Slot, Slots
@@ -20,7 +20,6 @@ from cortex.metrics.slots import Heap, Slot, Slots
 # Beyond any fleet that one gateway serves, and any list of keys that people keep by hand.
 MOST_NEURONS: Final = 256
 MOST_KEYS: Final = 256
-NO_KEY: Final = "none"
 # From a look at a small body to a big one that a thread reads.
 _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 

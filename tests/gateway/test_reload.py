@@ -23,6 +23,7 @@ from cortex.gateway import Source, run, tuning
 from cortex.gateway.expiry import LONGEST_S, end_expired
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.passage import Passage
+from cortex.gateway.process import Process
 from cortex.gateway.reload import Reloader
 from cortex.keys import Accounts, digest
 from cortex.ledger import Ledger
@@ -104,7 +105,9 @@ async def live(
     async with trio.open_nursery() as nursery:
 
         async def serve(*, task_status: trio.TaskStatus) -> None:
-            await run(read.config, read.catalogue, source=source, notify=notify, task_status=task_status)
+            await run(
+                read.config, read.catalogue, source=source, process=Process(notify), task_status=task_status
+            )
 
         ports = await nursery.start(serve)
         url = f"http://127.0.0.1:{ports.api[1]}"
@@ -393,7 +396,7 @@ async def test_how_long_a_stop_may_take_is_what_the_files_said_last(tmp_path: Pa
                     read.catalogue,
                     source=source,
                     stop=stop,
-                    notify=Notify(manager.address),
+                    process=Process(Notify(manager.address)),
                     task_status=task_status,
                 )
                 ended.set()

@@ -92,7 +92,9 @@ async def test_a_gateway_is_ready_when_it_listens_and_says_when_it_goes(manager:
 
             async def run() -> None:
                 notify = Notify(manager.address)
-                await gateway.run(config, Catalogue(), stop=stop, notify=notify, task_status=told)
+                await gateway.run(
+                    config, Catalogue(), stop=stop, process=gateway.Process(notify), task_status=told
+                )
 
             nursery.start_soon(run)
             while "READY=1" not in said:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import trio
 
+from tests.fake_neuron import FakeNeuron
 from tests.roles import Running
 
 
@@ -21,11 +22,21 @@ def free_port() -> int:
 
 
 class GatewayProcess:
-    """`cortex gateway` in front of `neurons`, called n1, n2, ... Its log is a file that outlives it."""
+    """`cortex gateway` in front of `neurons`, called n1, n2, ... Its log is a file that outlives it.
+    `own` are lines of `[gateway]`, `more` the tables behind it."""
 
-    def __init__(self, folder: Path, neurons: Iterable[Running], models: Iterable[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        neurons: Iterable[Running | FakeNeuron],
+        models: Iterable[str],
+        own: str = "",
+        more: str = "",
+        *,
+        poll_s: float = 0.1,
+    ) -> None:
         self._file, self._log = folder / "cortex.toml", folder / "gateway.log"
-        self.port = free_port()
+        self.port, self.metrics_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         rows = "".join(
             f'[[neurons]]\nname = "n{number}"\nendpoint = "{neuron.url}"\n'
@@ -33,8 +44,9 @@ class GatewayProcess:
         )
         (folder / "models.toml").write_text("".join(f'[[models]]\nid = "{model}"\n' for model in models))
         self._file.write_text(
-            f'[gateway]\nlisten = "127.0.0.1:{self.port}"\nmetrics_listen = "127.0.0.1:0"\n'
-            f'models_config = "models.toml"\n[poll]\ninterval_s = 0.1\n{rows}'
+            f'[gateway]\nlisten = "127.0.0.1:{self.port}"\n'
+            f'metrics_listen = "127.0.0.1:{self.metrics_port}"\n'
+            f'models_config = "models.toml"\n{own}[poll]\ninterval_s = {poll_s}\n{rows}{more}'
         )
 
     @property
