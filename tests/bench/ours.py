@@ -12,13 +12,15 @@ from typing import Final
 
 import msgspec
 
-from cortex.config.gateway import GatewayConfig
+from cortex.config.gateway import GatewayConfig, Poll
 from cortex.wire import neuron as wire
 
 MODELS: Final = ("mock", "paced")
 KEY: Final = "sk-cortex-bench"
 GIB: Final = 2**30
 SEATS: Final = 100_000
+# What a gateway does if nobody says otherwise.
+POLL_S: Final = Poll().interval_s
 HAS_WORKERS: Final = any(field.name == "workers" for field in fields(GatewayConfig))
 
 
@@ -86,7 +88,9 @@ def _answers(number: int, models: tuple[str, ...], loaded: int) -> dict[str, msg
     }
 
 
-def write_gateway(folder: Path, port: int, mock: int, fleet: Fleet, workers: int = 1) -> list[str]:
+def write_gateway(
+    folder: Path, port: int, mock: int, fleet: Fleet, workers: int = 1, poll_s: float = POLL_S
+) -> list[str]:
     """Its files are there; this command starts it, with its metrics one port on, before mocks from port
     `mock` on."""
     (folder / "models.toml").write_text(
@@ -99,7 +103,7 @@ def write_gateway(folder: Path, port: int, mock: int, fleet: Fleet, workers: int
         f'[gateway]\nlisten = "127.0.0.1:{port}"\nmetrics_listen = "127.0.0.1:{port + 1}"\n'
         f'models_config = "models.toml"\n'
         + (f"workers = {workers}\n" if workers > 1 else "")
-        + "[limits]\nqueue = 65536\n"
+        + f"[limits]\nqueue = 65536\n[poll]\ninterval_s = {poll_s}\n"
         + f'[[keys]]\nname = "bench"\nsha256 = "{digest}"\nscopes = ["inference"]\n'
         + "".join(
             f'[[neurons]]\nname = "n{number}"\nendpoint = "http://127.0.0.1:{mock + number}"\n'
