@@ -87,12 +87,14 @@ class Retold:
 
     def _hear_all(self, data: bytes) -> None:
         *events, rest = data.split(_END)
+        inside = self._reader.inside
         for event in events:
             if self.ended:
                 return
-            if self._reader.inside or not self._fits(event):
+            if inside or not self._fits(event):
                 self._read(event + _END)
                 self._keep(event)
+                inside = False  # an empty line ends whatever was begun
         if rest and not self.ended:
             self._read(rest)
 
