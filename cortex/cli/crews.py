@@ -33,7 +33,7 @@ from cortex.errors import ConfigError
 from cortex.notify import Notify
 from cortex.web.listening import Shared, listen
 from cortex.workers.crew import Worker
-from cortex.workers.crowd import Crowd, open_crowd
+from cortex.workers.crowd import Crowd, make_crowd
 from cortex.workers.line import Line
 from cortex.workers.spawn import ORPHANED, Plan, die_with
 from cortex.workers.supervisor import Order, Supervisor
@@ -57,7 +57,7 @@ async def supervise(config: GatewayConfig, path: Path, bell: Bell, stop: trio.Ev
         "level": logging.getLevelName(logging.getLogger().level).lower(),
         "form": _form(),
     }
-    crowd = open_crowd(config.workers)
+    crowd = make_crowd(config.workers)
     plan = Plan(
         entry=__name__,
         about=about,

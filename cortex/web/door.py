@@ -38,6 +38,8 @@ Bound: TypeAlias = trio.TaskStatus[tuple[str, int]]
 # Connections taken at one look. One alone would have each newcomer of a crowd wait for as many turns of
 # the event loop as stand before him; more would keep those who are served waiting.
 AT_ONCE: Final = 32
+# How often it is looked whether a listener that others share is open.
+GATE_S: Final = 0.02
 # How long a connection is left to a process that has fewer.
 YIELD_S: Final = 0.001
 # What a client may have sent to a listener that is about to close is here by then.
@@ -168,6 +170,8 @@ class Door:
         at_once = AT_ONCE if self._crowd is None else 1
         self._count()
         try:
+            while self._crowd is not None and not self._crowd.is_open:  # noqa: ASYNC110 - memory tells nobody
+                await trio.sleep(GATE_S)
             while True:
                 await trio.lowlevel.wait_readable(listener)
                 if self._crowd is not None and self._crowd.yields():

@@ -20,6 +20,10 @@ _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (so
 class Crowd(Protocol):
     """How many connections the others have who accept from the same socket."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody is taken yet."""
+
     def has(self, connections: int) -> None:
         """We have so many."""
 

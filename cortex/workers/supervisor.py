@@ -32,6 +32,8 @@ STEADY_S: Final = 60.0
 PING_S: Final = 5.0
 # Its loop has not turned for so long: no client of it has had a byte.
 HUNG_S: Final = 30.0
+# Those that serve wait for so long for the others before they take connections.
+OPEN_S: Final = 10.0
 # Beyond what it asked for, and for one that never said.
 GRACE_S: Final = 5.0
 # Of a service manager's stop, which tells supervisor and workers in any order.
@@ -97,6 +99,9 @@ class Supervisor:
             if index == 0:
                 await self._until(lambda: bool(self._exchange.serving))
         workers = self._order.plan.workers
+        with trio.move_on_after(OPEN_S):
+            await self._until(lambda: len(self._exchange.serving) == workers)
+        self._crowds[0].open()
         await self._until(lambda: len(self._exchange.serving) == workers)
         log.info("workers.ready workers=%d", workers)
         self._up = True

@@ -9,7 +9,7 @@ import trio
 from cortex.config.limits import Limits
 from cortex.web.door import Door
 from cortex.web.listening import Shared, listen
-from cortex.workers.crowd import Crowd, open_crowd
+from cortex.workers.crowd import Crowd, make_crowd
 from tests.fake_web import Stage, make_site
 from tests.workers.linked import until
 
@@ -22,7 +22,8 @@ async def _hang_guard():
 
 @pytest.fixture
 def memory():
-    fd = open_crowd(2)
+    fd = make_crowd(2)
+    Crowd(fd, 0, 2).open()
     yield fd
     os.close(fd)
 
@@ -73,6 +74,25 @@ async def test_connections_are_spread_and_nobody_waits_for_who_does_not_take_his
         await until(lambda: open_now() == [0, 0])
         assert not Crowd(memory, 0, 2).yields()
         nursery.cancel_scope.cancel()
+
+
+async def test_nobody_is_taken_before_the_supervisor_opens() -> None:
+    """Whoever serves first would have all who come, and they stay."""
+    fd = make_crowd(1)
+    listener = await listen("127.0.0.1", 0)
+    address = listener.getsockname()
+    door = Door(make_site(Stage()), Limits())
+    async with trio.open_nursery() as nursery:
+        shared = Shared(listener, Crowd(fd, 0, 1))
+        await nursery.start(lambda task_status: door.run("", 0, shared=shared, task_status=task_status))
+        client = await trio.open_tcp_stream(*address)
+        await trio.testing.wait_all_tasks_blocked()
+        assert door.connections == 0
+        Crowd(fd, 0, 1).open()
+        await until(lambda: door.connections == 1)
+        await client.aclose()
+        nursery.cancel_scope.cancel()
+    os.close(fd)
 
 
 async def test_who_withdraws_takes_nobody_and_serves_who_is_there(memory: int) -> None:

@@ -87,6 +87,25 @@ async def test_both_serve_and_one_page_has_what_all_have_counted(tmp_path: Path,
         assert len(boots) == 1, "and all are one gateway to who asks"
 
 
+async def test_who_comes_before_all_serve_is_spread_over_them(tmp_path: Path, neuron: FakeNeuron) -> None:
+    process = CrewProcess(tmp_path, [neuron])
+    await process.start()
+    try:
+        await process.says("workers.listening")
+        clients = [await trio.open_tcp_stream("127.0.0.1", process.port) for _ in range(12)]
+        await process.says("workers.ready")
+        for client in clients:
+            await client.send_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
+        ports = {client.socket.getsockname()[1] for client in clients}
+        spread = [len(ports & peers_of(pid)) for pid in process.pids().values()]
+        assert sum(spread) == 12 and min(spread) >= 3
+        for client in clients:
+            await client.aclose()
+    finally:
+        process.kill()
+
+
 async def test_a_killed_worker_costs_its_own_streams_alone_and_is_begun_again(
     tmp_path: Path, neuron: FakeNeuron
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cortex.workers.crowd import open_crowd
+from cortex.workers.crowd import make_crowd
 from cortex.workers.failure import WorkerFailed
 from cortex.workers.spawn import Plan
 from cortex.workers.supervisor import Order, Supervisor
@@ -49,7 +49,7 @@ class Doomed:
         self.lives = folder / "lives"
         self.manager = Manager()
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self._crowd = open_crowd(workers)
+        self._crowd = make_crowd(workers)
         plan = Plan(
             entry="tests.workers.doomed",
             about={"lives": str(self.lives), **ends},
