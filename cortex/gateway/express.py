@@ -99,15 +99,11 @@ class Express:
     ) -> None:
         self._views, self._limits, self._metrics = views, limits, metrics
         self.dispatch = dispatch
+        self.clock: Callable[[], float] = trio.current_time
         self._lanes = Lanes(views, dispatch, Orders(boot_id, views.accounts, dispatch))
         self.books = Bookkeeping(metrics, views, dispatch)
         self.nursery: trio.Nursery | None = None
         self.go_on: GoOn = _nobody
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        """As trio's."""
-        return self.dispatch.ledger.clock
 
     @property
     def fleet(self) -> Fleet:
@@ -134,10 +130,10 @@ class Express:
         sent = body if seen.model == lane.model else rename(body, seen.model, lane.model)
         counted = text_bytes(body) if lane.limited else len(body)
         # First: who may ask no more keeps no model warm, and opens no connection.
-        claim = self._views.accounts.let_in(known.caller, counted)
+        expected = 0 if way is VECTORS else seen.answer_tokens
+        claim = self._views.accounts.let_in(known.caller, counted, expected)
         errand: Hop | Errand | None = None
         try:
-            claim.expect(0 if way is VECTORS else seen.answer_tokens)
             hop = Hop(self, lane, guest, seen, claim)
             hop.began, hop.body, hop.text_bytes = began, sent, counted
             errand = self._placed(hop)

@@ -161,7 +161,7 @@ async def _assemble(
     report = Report(name, started_at, ledger, fleet, listing, patience_s, warnings_of(config))
     report.loads = headway.loads
     passage = Passage(boot_id, views, dispatch, config.limits, metrics)
-    passage.express.nursery = nursery
+    passage.express.nursery, passage.express.clock = nursery, clock
     app = build_app(report, views, dispatch, pins, watch, policy=lambda: api.policy)
     site = Site(passage.routes(), app, _first_policy(config, process.crew), scope_of)
     fellows = Fellows(process.crew, metrics)

@@ -62,11 +62,11 @@ class Claim:
         self._answer = int(self._account.usual) if answer is None else answer
         self._account.reserved += self._answer
 
-    def begin(self) -> None:
-        """It counts from here on, before anything is known but how much was sent."""
+    def begin(self, answer: int | None) -> None:
+        """It counts from here on, with what is known of its answer."""
         self._account.in_flight += 1
         self._account.reserved += self._prompt
-        self.expect(None)
+        self.expect(answer)
 
     def withdraw(self) -> None:
         """It never began."""
@@ -152,18 +152,19 @@ class Accounts:
             return not self._gone(caller)
         return any(map(account.models.match, names))
 
-    def let_in(self, caller: str, body_bytes: int) -> Claim:
-        """A request of `caller` is under way until the claim's `end`, whatever its body says. Raises
+    def let_in(self, caller: str, body_bytes: int, answer: int | None = None) -> Claim:
+        """A request of `caller` is under way until the claim's `end`, whatever its body says; of its
+        `answer` maybe how many tokens it has at most. Raises
         TooMuch when it is one too many, and Unauthorised when the key went while the body was on its
         way."""
-        if self._gone(caller):
-            raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
         account = self._accounts.get(caller)
+        if account is None and caller:
+            raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
         if account is None:
             return Claim(self._nobody)
         self._let_in(account)
         claim = Claim(account, body_bytes // BYTES_A_TOKEN)
-        claim.begin()
+        claim.begin(answer)
         return claim
 
     @contextmanager
@@ -212,19 +213,17 @@ class Accounts:
         """The request counts, or is refused by the limit that holds it up longest."""
         key = account.key
         if key.tokens_per_day is not None:
-            self._check_day(account)
-        if key.requests_per_minute is None:
+            self._check_day(account, key.tokens_per_day)
+        if key.requests_per_minute is not None:
+            now = self._clock()
+            self._check_minute(account, key.requests_per_minute, now)
             self._check_in_flight(account)
-            return
-        now = self._clock()
-        self._check_minute(account, now)
-        self._check_in_flight(account)
-        account.begun.append(now)
+            account.begun.append(now)
+        elif key.max_in_flight is not None:
+            self._check_in_flight(account)
 
-    def _check_day(self, account: _Account) -> None:
-        key, limit = account.key, account.key.tokens_per_day
-        if limit is None:
-            return
+    def _check_day(self, account: _Account, limit: int) -> None:
+        key = account.key
         used = self._tally.used(key.name)
         if used >= limit:
             raise self._spent_up(key, used)
@@ -247,10 +246,10 @@ class Accounts:
             facts={"limit": "tokens_per_day"},
         )
 
-    def _check_minute(self, account: _Account, now: float) -> None:
+    def _check_minute(self, account: _Account, limit: int, now: float) -> None:
         key, begun = account.key, account.begun
         _forget(begun, now)
-        if key.requests_per_minute is not None and len(begun) >= key.requests_per_minute:
+        if len(begun) >= limit:
             wait_s = begun[0] + MINUTE_S - now
             raise TooMuch(
                 f"The key {key.name!r} has begun {counted(len(begun), 'request')} within a minute, which is "

@@ -65,13 +65,11 @@ class Replicas:
         if len(self._filed) != 1:
             return None
         (name,) = self._filed
-        if not self._touched <= {name}:
+        if self._touched and self._touched != {name}:
             return None
         place = self._places.get(name)
-        resident = None if place is None else place.residents.get(self.model)
-        if place is None or resident is None or not place.ready or not resident.servable:
-            return None
-        return place, resident
+        resident = None if place is None or not place.ready else place.residents.get(self.model)
+        return (place, resident) if place is not None and resident is not None and resident.servable else None
 
     def proven(self, avoid: Collection[str] = ()) -> bool:
         """Whether somebody serves who need not prove himself, but at places to `avoid`."""
