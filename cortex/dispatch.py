@@ -90,6 +90,8 @@ class Dispatch:
         self._asleep = trio.lowlevel.ParkingLot()
         self._emptying = trio.lowlevel.ParkingLot()
         self._watching = trio.lowlevel.ParkingLot()
+        # How many tasks are parked in these two: a seat is given back with each request.
+        self._parked = 0
         self._called_off: set[Load] = set()
         self._ended = trio.lowlevel.ParkingLot()
         self.on_join: Callable[[Load, Want], None] = _unjoined
@@ -151,7 +153,7 @@ class Dispatch:
 
     async def changed(self) -> None:
         """Somebody came or left, or a load ended. Rather too often than not."""
-        await self._watching.park()
+        await self._park(self._watching)
 
     def be_patient(self, patience: Patience) -> None:
         """Other limits, for waits that begin from here on."""
@@ -160,7 +162,14 @@ class Dispatch:
     async def emptied(self, resident: Resident) -> None:
         """Nobody sits at `resident` any more."""
         while resident.seats:
-            await self._emptying.park()
+            await self._park(self._emptying)
+
+    async def _park(self, lot: trio.lowlevel.ParkingLot) -> None:
+        self._parked += 1
+        try:
+            await lot.park()
+        finally:
+            self._parked -= 1
 
     def wake(self) -> None:
         """Look at the lines again. Changes of the ledger are noticed in any case, a moment later."""
@@ -171,8 +180,7 @@ class Dispatch:
                 self._start(self._nursery, decision)
             else:
                 self._waiters[ticket].tell(decision)
-        if self._watching:
-            self._watching.unpark_all()
+        self._watching.unpark_all()
         self._look_at(self.ledger.due)
 
     def abandon(self, loads: Iterable[Load]) -> None:
@@ -240,9 +248,8 @@ class Dispatch:
     def leave(self, ticket: Ticket) -> None:
         """The seat is given back, or the line left; whoever waits is woken. Harmless when done twice."""
         self.ledger.depart(ticket)
-        if self._emptying:
+        if self._parked or self.ledger.waiting:
             self._emptying.unpark_all()
-        if self._watching or self.ledger.waiting:
             self.wake()
 
     def _limit(self, decision: Decision, want: Want) -> float:

@@ -115,6 +115,10 @@ class Traffic(Page):
     def request_began(self, model: str) -> str:
         """Each call is followed by one `request_done` with the label that it answers: what is
         known may change while the request runs."""
+        series = self._models.get(model)
+        if series is not None:  # a model whose label is its name
+            series.in_flight.value += 1
+            return model
         label = self._label(model)
         self._of(label).in_flight.inc()
         return label
