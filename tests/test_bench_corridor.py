@@ -195,6 +195,12 @@ def test_what_was_not_measured_is_told(capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     assert "Not measured: litellm, not installed." in told
     assert "Not measured in round 2: cortex, it does not answer" in told
+    assert "Disturbed" not in told
+
+
+def test_a_run_beside_others_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    corridor.report(Kept({}, {OURS: "1"}, {}, [{OURS: gateway(plain1=run(others=0.9))}]), None)
+    assert "Disturbed: other programs had up to 0.9 cores" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -224,13 +230,13 @@ def test_memory_is_told_by_the_minute_and_grows_from_the_first_to_the_last() -> 
 def test_a_profile_is_shares_of_what_was_at_work_itself() -> None:
     main = "thread (0x7f): MainThread;main (/src/cortex/cli/run.py)"
     stacks = [
-        f"{main};send (/src/cortex/web/link.py) 6",
-        f"{main};take (/src/cortex/web/link.py) 2",
+        f"{main};send (/src/cortex/web/link.py:9) 6",
+        f"{main};take (/src/cortex/web/link.py:20) 2",
         f"{main};run (<built-in>);wait (/x/lib/python3.11/site-packages/trio/_run.py) 2",
         "thread (0x8f): outlet;wait (/src/cortex/logs/outlet.py) 90",
     ]
     assert profiling.by_room(stacks) == [("cortex/web/link.py", 0.8), ("trio/_run.py", 0.2)]
-    assert profiling.by_function(stacks)[0] == ("send (cortex/web/link.py)", 0.6)
+    assert profiling.by_function(stacks)[0] == ("send (cortex/web/link.py:9)", 0.6)
 
 
 def test_a_column_for_each_size_of_fleet() -> None:

@@ -135,9 +135,10 @@ class Round:
         return max(64, climb(self._rung, max(64, start), STEP, self.mode.rungs))
 
     def _rung(self, streams: int) -> bool:
-        run = self._load(paced(streams, 1.5))
-        if not _holds(run) and run.others > DISTURBED:
-            run = self._load(paced(streams, 1.5))
+        load = paced(streams, min(1.5, self.mode.seconds))
+        run = self._load(load)
+        if not _holds(run) and run.others > DISTURBED and self.mode is not SHORT:
+            run = self._load(load)
         return _holds(run)
 
     def _load(self, load: Load) -> Run:
@@ -257,6 +258,12 @@ def report(kept: Kept, earlier: Kept | None) -> list[str]:
         for name, one in measured.items():
             if one.failed:
                 print(f"Not measured in round {number}: {name}, {one.failed}")
+    others = max(
+        (run.others for measured in kept.rounds for one in measured.values() for run in one.runs.values()),
+        default=0.0,
+    )
+    if others > DISTURBED:
+        print(f"Disturbed: other programs had up to {others:.1f} cores, and are measured, too.")
     worse = regressions(verdicts, judge(earlier.rounds) if earlier else None)
     for each in worse:
         print(f"Worse: {each}.")

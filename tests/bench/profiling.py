@@ -69,7 +69,7 @@ def by_function(stacks: Iterable[str]) -> list[tuple[str, float]]:
 
 def by_room(stacks: Iterable[str]) -> list[tuple[str, float]]:
     """The same by file."""
-    return _shares(stacks, lambda frame: frame.rpartition("(")[2].rstrip(")"))
+    return _shares(stacks, lambda frame: frame.rpartition("(")[2].rstrip(")").partition(":")[0])
 
 
 def _shares(stacks: Iterable[str], name: Callable[[str], str]) -> list[tuple[str, float]]:
