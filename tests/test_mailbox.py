@@ -1,6 +1,6 @@
 """What a turn brings reaches its readers at once: one wake-up of trio, and no task of theirs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -12,6 +12,7 @@ from cortex.errors import EngineFailed
 from cortex.events import EngineEvent, Failed, Stopped, Tokens
 from cortex.harness.base import EngineFacts, Job, Memory
 from cortex.harness.hosts.thread import ThreadHost
+from cortex.harness.orders import Heard, Word
 from cortex.harness.scripted import Gate, Script, ScriptedHarness, scripted_order
 from cortex.harness.seats import Batch, Mailbox, Seated, Seats
 from cortex.harness.worker import DeviceWorker
@@ -93,6 +94,17 @@ async def test_a_turn_wakes_trio_once_and_no_reader_however_many_streams_it_has(
 
 def _numbers(last: int) -> list[bytes]:
     return [b" %d" % number for number in range(1, last + 1)]
+
+
+async def test_what_several_turns_brought_while_trio_was_away_is_handed_over_at_once() -> None:
+    heard: list[Sequence[Word]] = []
+    host = ThreadHost("cpu-dev-0", {}, heard.append)
+    host._token = trio.lowlevel.current_trio_token()
+    words = [Heard("m", [(0, Tokens(b"%d" % number, 1))]) for number in range(3)]
+    for word in words:
+        host._tell(word)
+    await wait_all_tasks_blocked()
+    assert heard == [words]
 
 
 async def test_what_all_jobs_of_one_request_say_in_a_turn_is_handed_over_together() -> None:

@@ -99,8 +99,8 @@ class Line:
         self.torn = False
 
     def push(self, data: bytes) -> bytes:
-        """What the kernel does not take of `data` at once: all of it when the client is gone, which `send`
-        finds out. Waits for nothing."""
+        """What the kernel does not take of `data` at once: all of it while somebody sends, and when the
+        client is gone, which `send` finds out. Waits for nothing."""
         if self._sock is None or self.torn or not self.alive:
             return data
         try:

@@ -86,10 +86,6 @@ class Stream:
     def push(self, data: bytes) -> bool:
         """Whether `data` is out, in one write and without waiting. Else nothing more may be pushed before
         it has been `settle`d."""
-        if self._writing.locked():
-            self._held += data
-            self._late = True
-            return False
         self._open()
         held, self._held = self._held, b""
         self._due_at = trio.current_time() + self._beat_s

@@ -34,6 +34,7 @@ class Ends:
     client: Client
     line: Line
     reply: Reply
+    theirs: socket.socket
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def connected(stall_s: float = 60.0) -> AsyncIterator[Ends]:
     client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
     line = Line(stream, stall_s, ours)
     async with stream, client.stream:
-        yield Ends(client, line, Reply(line, Terms("id")))
+        yield Ends(client, line, Reply(line, Terms("id")), theirs)
 
 
 def chunk(data: bytes) -> bytes:
@@ -104,6 +105,8 @@ async def test_a_push_never_lands_inside_a_keep_alive() -> None:
     ):
         nursery.start_soon(stream.send, BLOB)
         await wait_all_tasks_blocked()
+        # There is room again, and whoever writes has not noticed yet.
+        ends.client.data += ends.theirs.recv(2**20)
         assert not stream.push(EVENT)
         nursery.start_soon(stream.settle)
         await ends.client.until(b"\r\n\r\n")
