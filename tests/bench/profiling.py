@@ -32,9 +32,10 @@ def profile(target: Target, folder: Path, kind: str, root: Path, tool: str | Non
     """Prints by room, and by function, in which part of the samples they were at work."""
     load = LOADS[kind](folder)
     file, pid, lasting = folder / "profile", target.process.pid, int(SECONDS)
-    command = _py_spy(root, pid, lasting, file)
     if tool:
         command = shlex.split(tool.format(pid=pid, seconds=lasting))
+    else:
+        command = _py_spy(root, pid, lasting, file)
     with subprocess.Popen(
         load.command(folder, target.port, target.headers), stdout=subprocess.PIPE
     ) as client:
