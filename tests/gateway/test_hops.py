@@ -17,10 +17,21 @@ from cortex.config.whole import Whole
 from cortex.gateway import hop
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.member import Found
+from cortex.gateway.ways import CHATS
 from cortex.ledger import Ledger
 from cortex.web.listeners import fleet_credential
 from cortex.web.names import resolve
-from tests.fake_neuron import ANSWER, FULL, WHOLE, FakeNeuron, Open, body, fake_neuron, open_gateway
+from tests.fake_neuron import (
+    ANSWER,
+    FULL,
+    IMPATIENT,
+    WHOLE,
+    FakeNeuron,
+    Open,
+    body,
+    fake_neuron,
+    open_gateway,
+)
 from tests.fake_upstream import Drip, Hang, Reset, Wait, whole
 from tests.fake_web import CHAT, Client, ask
 
@@ -253,15 +264,18 @@ async def test_a_key_that_is_gone_asks_no_more() -> None:
         assert "x-cortex-key-name" not in fields(neuron), "nobody needs a key any more"
 
 
-async def test_a_neuron_that_forgets_a_dialect_is_not_asked_in_it(hops: list[hop.Hop]) -> None:
+async def test_a_neuron_that_comes_back_without_a_dialect_is_not_asked_in_it(hops: list[hop.Hop]) -> None:
     async with fake_neuron("a") as one, fake_neuron("a") as other, open_gateway(one, other) as gateway:
         await warm(gateway)
         one.dialects = ("anthropic_messages",)
-        await one.polled(3)
+        await one.restart()
+        one.has("a", slots=64)
+        tongues = gateway.gateway._parts.fleet.tongues
+        await gateway.knows(lambda ledger: "n1" in tongues.mute(CHATS) and len(ledger.holders("a")) == 2)
         client, before = await gateway.dial(), len(one.requests)
-        for _ in range(5):
-            assert await say(client) == 200
-        assert len(one.requests) == before and hops
+        for number in range(8):
+            assert await say(client, body(user=f"one of {number}")) == 200
+        assert len(one.requests) == before and len(hops) >= 7
 
 
 # -- who goes, and who is slow
@@ -312,10 +326,29 @@ async def test_a_client_that_takes_hops_slowly_has_all_of_them(stays: bool, hops
         neuron.otherwise = neuron.plan(big)
         await client.send(ask(CHAT, body()) * 400)
         if stays:
+            had = -1
+            while had != (had := len(neuron.requests)):  # noqa: ASYNC110 - until the socket is full
+                await trio.sleep(0.1)
+            assert had < 400
             for _ in range(400):
                 assert len((await client.answer()).body) == 50_009
             assert hops
         else:
             while 'phase="stall"} 1.0' not in await gateway.page():  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.05)
+        await gateway.knows(lambda ledger: not seats(ledger))
+
+
+@pytest.mark.parametrize("said", [b"", WHOLE[:20]], ids=["nothing", "half a head"])
+async def test_a_neuron_without_a_sign_of_life_is_given_up(said: bytes) -> None:
+    """A whole answer has no deadline but that."""
+    config = GatewayConfig(limits=Limits(upstream_stall_s=0.5))
+    async with fake_neuron("a") as neuron, open_gateway(neuron, config=config, poll=IMPATIENT) as gateway:
+        client = await warm(gateway)
+        neuron.scripts.append(neuron.plan(said, Hang()) if said else neuron.plan(Hang()))
+        await client.send(ask(CHAT, body()))
+        await neuron.seen(3)
+        neuron.silent = True
+        answer = await client.answer()
+        assert answer.status == 504 and b"no sign of life" in answer.body
         await gateway.knows(lambda ledger: not seats(ledger))
