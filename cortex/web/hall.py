@@ -46,8 +46,9 @@ class Watch:
         self._fresh: dict[Guest, None] = {}
         self._kept: dict[Guest, None] = {}
         self._gathering: dict[Guest, None] = {}
-        self._errands: set[Errand] = set()
-        # When to look at whom; an errand that is over, or whose time was put off, is passed by then.
+        # Those under way, and when each is looked at next.
+        self._errands: dict[Errand, float] = {}
+        # When to look at whom; an errand that is over, or that is looked at at another time, is passed by.
         self._looks: list[tuple[float, int, Errand]] = []
         self._most_looks = _FEW_LOOKS
         self._count = itertools.count()
@@ -77,13 +78,15 @@ class Watch:
 
     def serves(self, errand: Errand) -> None:
         """`errand` is under way, and wants to be looked after at its `due`."""
-        self._errands.add(errand)
+        self._errands[errand] = inf
         if errand.due < inf:
             self.wants(errand, errand.due)
 
     def wants(self, errand: Errand, due: float) -> None:
-        """`errand` is to be looked after then."""
-        if due < inf:
+        """`errand`, if it is under way, is to be looked after then. Said as often as its client lets it
+        wait: that it will be looked at before is enough."""
+        if due < self._errands.get(errand, -inf):
+            self._errands[errand] = due
             if len(self._looks) >= self._most_looks:
                 self._forget()
             heappush(self._looks, (due, next(self._count), errand))
@@ -92,14 +95,14 @@ class Watch:
     def _forget(self) -> None:
         """Those who are done go. An answer takes milliseconds and its deadline minutes: until then each
         would be kept with its request, its books and all, thousands a second."""
-        self._looks = [look for look in self._looks if look[2] in self._errands]
+        self._looks = [look for look in self._looks if self._errands.get(look[2]) == look[0]]
         heapify(self._looks)
         # Twice as many, so that each look is sifted through a few times at most.
         self._most_looks = max(_FEW_LOOKS, 2 * len(self._looks))
 
     def done(self, errand: Errand) -> None:
         """It is under way no longer."""
-        self._errands.discard(errand)
+        self._errands.pop(errand, None)
 
     def by(self, due: float) -> None:
         """Somebody is due then, who may not have been before."""
@@ -121,8 +124,11 @@ class Watch:
                 self.leaves(guest)
                 guest.expire()
         while self._looks and self._looks[0][0] <= now:
-            errand = heappop(self._looks)[2]
-            if errand in self._errands and errand.due <= now:
+            due, _, errand = heappop(self._looks)
+            if self._errands.get(errand) != due:
+                continue
+            self._errands[errand] = inf
+            if errand.due <= now:
                 self._look_after(errand, now)
             if errand in self._errands:
                 self.wants(errand, max(errand.due, now + _LEAST_S))

@@ -64,3 +64,31 @@ async def test_those_who_are_under_way_are_looked_after_however_many_are_done(
     ]
     for errand in slow:
         watch.done(errand)
+
+
+async def test_one_who_asks_again_and_again_is_kept_once(watch: Watch, autojump_clock: object) -> None:
+    """Row 32: whoever reads slowly lets his errand wait for him with each piece of a stream."""
+    began, errand = trio.current_time(), Played(trio.current_time() + 120.0)
+    watch.serves(errand)
+    for piece in range(5000):
+        errand.due = began + 60.0 + piece
+        watch.wants(errand, errand.due)
+    assert kept(watch) == 2
+    await trio.sleep(50.0)
+    errand.due = began + 5060.0
+    await trio.sleep(5000.0)
+    assert errand.looked == []
+    assert kept(watch) <= 2
+    await trio.sleep(20.0)
+    assert errand.looked == [pytest.approx(began + 5060.0)]
+    watch.done(errand)
+
+
+async def test_one_who_asks_for_an_earlier_time_has_it(watch: Watch, autojump_clock: object) -> None:
+    began, errand = trio.current_time(), Played(trio.current_time() + 120.0)
+    watch.serves(errand)
+    errand.due = began + 3.0
+    watch.wants(errand, errand.due)
+    await trio.sleep(4.0)
+    assert errand.looked == [pytest.approx(began + 3.0)]
+    watch.done(errand)
