@@ -233,7 +233,8 @@ class LlamaCppEngine:
         self._listen(call, asking.encode(said), lambda chunk: self._hear(call, chunk))
 
     def _hear(self, call: Call, chunk: bytes) -> None:
-        self._steps.add((call, chunk), urgent=call.prefilled is None)
+        # Until its first word was heard: that its prompt is read is told a moment before that.
+        self._steps.add((call, chunk), urgent=not call.predicted)
 
     def _listen(self, call: Call, body: bytes, hear: Callable[[bytes], None]) -> None:
         """Make the engine's call; a bug of ours in its callback is raised here."""

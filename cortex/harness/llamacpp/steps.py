@@ -26,15 +26,19 @@ class Steps(Generic[_Word]):
         self._heard: deque[_Word] = deque()
         self._since = 0.0
         self._urgent = False
+        self._rung = False  # for what waits
 
     def add(self, word: _Word, *, urgent: bool) -> None:
-        """From any thread."""
+        """From any thread, which may be held up between any two lines: so that what only rises is never
+        written back from a copy, and who adds at the same moment rings too rather than neither."""
         if not self._heard:
             self._since = time.monotonic()
         self._heard.append(word)
-        self._urgent = self._urgent or urgent
+        if urgent:
+            self._urgent = True
         # The first one has the thread see when the others are waited for no longer.
-        if urgent or not 1 < len(self._heard) < self.writing:
+        if urgent or not self._rung or len(self._heard) >= self.writing:
+            self._rung = True
             self._ring()
 
     # What follows is the device's thread's.
@@ -55,4 +59,7 @@ class Steps(Generic[_Word]):
     def take(self, most: int) -> list[_Word]:
         """The words of one turn, in order."""
         self._urgent = False
-        return [self._heard.popleft() for _ in range(min(len(self._heard), most))]
+        words = [self._heard.popleft() for _ in range(min(len(self._heard), most))]
+        # Last: who added meanwhile and did not ring is seen by the look that follows every turn.
+        self._rung = False
+        return words
