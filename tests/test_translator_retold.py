@@ -107,6 +107,12 @@ def slowly(dialect: Dialect, stream: bool, data: bytes, logprobs: int | None = N
     return Outcome(out, whole, ended, spoken, usage, fault and (fault.code, fault.message))
 
 
+def by_event(data: bytes) -> list[bytes]:
+    """As a stream comes that takes its time."""
+    *events, rest = data.split(b"\n\n")
+    return [*(event + b"\n\n" for event in events), rest]
+
+
 def _read(data: bytes) -> Iterable[bytes | CortexError]:
     reader = EventReader()
     try:
@@ -206,7 +212,9 @@ def test_the_short_way_says_what_the_long_way_says(
     """Row 13, and whatever an engine may send."""
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
-    assert told(dialect, stream, pieces, logprobs) == slowly(dialect, stream, data, logprobs)
+    expected = slowly(dialect, stream, data, logprobs)
+    assert told(dialect, stream, pieces, logprobs) == expected
+    assert told(dialect, stream, by_event(data), logprobs) == expected
 
 
 def _recorded() -> dict[str, bytes]:
@@ -259,7 +267,7 @@ ODD: Final = {
 def test_what_only_looks_like_the_piece_before_is_read(dialect: Dialect, name: str, stream: bool) -> None:
     data = ODD[name] + b'data: {"choices":[{"finish_reason":"stop"}]}\n\n' + DONE
     expected = slowly(dialect, stream, data)
-    for pieces in ([data], *splits(data)):
+    for pieces in ([data], by_event(data), *splits(data)):
         assert told(dialect, stream, pieces) == expected
 
 
@@ -367,3 +375,22 @@ def test_log_probabilities_go_the_long_way() -> None:
     data = b"".join(b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode() for _ in range(5))
     found = told(RESPONSES, True, [data], logprobs=0)
     assert found.out.count(b'"logprobs":[{"token":"a"') == 5
+
+
+@pytest.mark.parametrize("before", [b"data: {\n", b": half a comment", b"\n", DONE])
+@pytest.mark.parametrize("dialect", TOLD, ids=lambda dialect: dialect.name)
+def test_a_piece_that_comes_alone_is_one_only_where_an_event_may_begin(
+    dialect: Dialect, before: bytes
+) -> None:
+    finish = b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
+    pieces = [*by_event(HALF), *([finish] if before == DONE else []), before, *by_event(HALF), finish, DONE]
+    assert told(dialect, True, pieces) == slowly(dialect, True, b"".join(pieces))
+
+
+def test_a_piece_that_comes_alone_is_a_sign_of_life() -> None:
+    retold = Retold(MESSAGES, Ask("m", stream=True), Reply("i", "m", 1), beat=BEAT, new_id=new_id())
+    for piece in by_event(HALF)[:2]:
+        retold.feed(piece)
+        assert retold.stirred
+    retold.feed(b"")
+    assert not retold.stirred

@@ -28,6 +28,7 @@ _PLACES: Final[dict[Slot, re.Pattern[bytes]]] = {
 # What no model says by chance at the moment when it is looked for.
 _PROBE: Final = "a piece that nobody said"
 _LEAD: Final = b"data: "
+_END: Final = b"\n\n"
 _LINE_END: Final = re.compile(rb"[\r\n]")
 _STRING: Final = msgspec.json.Decoder(str)
 
@@ -51,6 +52,10 @@ class Mould:
             return _STRING.decode(event[len(before) : len(event) - len(behind)])
         except ValueError:
             return None
+
+    def fits_all(self, data: bytes) -> str | None:
+        """The piece in `data` when that is one event of this mould, with its end; else None."""
+        return None if data.count(_END) != 1 or not data.endswith(_END) else self.fits(data[: -len(_END)])
 
     def filled(self, piece: str) -> bytes:
         """The data of the event with that piece."""

@@ -6,7 +6,7 @@ neutral events. Both ways say the same. Pure: no IO, no clock. What is wrong is 
 whatever was said before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from cortex.ask import Ask
@@ -15,7 +15,7 @@ from cortex.events import Event, Prefilled, Stopped, Text, Thought, Usage
 from cortex.translator.dialects import Dialect
 from cortex.translator.openai_hear import Ear, Hearing
 from cortex.translator.openai_moulds import Mould, mould
-from cortex.translator.speeches import Speech
+from cortex.translator.speeches import Kind, Speech
 from cortex.wire import refusals, sse
 from cortex.wire.openai import Reply
 from cortex.wire.sse_reading import EventReader
@@ -23,6 +23,7 @@ from cortex.wire.sse_reading import EventReader
 # So many chunks in a row that were like none before, and no more are kept: each has something of its own.
 _MOST_ODD: Final = 8
 _END: Final = b"\n\n"
+_KINDS: Final[dict[Kind, type[Text] | type[Thought]]] = {"text": Text, "thought": Thought}
 
 
 class Retold:
@@ -60,8 +61,9 @@ class Retold:
         """`data` has come."""
         self.stirred = False
         try:
-            self._hear_all(data)
-            self._flush()
+            if not self._told_at_once(data):
+                self._hear_all(data)
+                self._flush()
         except CortexError as error:
             self.fault = error
 
@@ -84,6 +86,17 @@ class Retold:
         return self._dialect.whole(self._reply, self._said)
 
     # -- the short way
+
+    def _told_at_once(self, data: bytes) -> bool:
+        """Whether it was one more piece and nothing else, as all is of a stream that takes its time."""
+        found, speech = self._mould, self._speech
+        if found is None or speech is None or found.slot == "arguments" or self.ended or self._reader.inside:
+            return False
+        if not (piece := found.fits_all(data)) or not self._ear.took(found.slot, (piece,)):
+            return False
+        self.stirred, self._odd = True, 0
+        self._say(speech, found.slot, (piece,))
+        return True
 
     def _hear_all(self, data: bytes) -> None:
         *events, rest = data.split(_END)
@@ -118,15 +131,19 @@ class Retold:
         if of_another or not self._ear.took(found.slot, run):
             for piece in run:
                 self._hear(found.filled(piece))
+        elif found.slot != "arguments" and self._speech is not None:
+            self._say(self._speech, found.slot, run)
         elif found.slot != "arguments":
             self.spoken = True
-            kind = Text if found.slot == "text" else Thought
-            if self._speech is None:
-                self._said.append(kind("".join(run)))
-            elif told := self._speech.run(found.slot, run):
-                self._out.append(told)
-            else:
-                self._tell([kind(piece) for piece in run])
+            self._said.append(_KINDS[found.slot]("".join(run)))
+
+    def _say(self, speech: Speech, kind: Kind, run: Sequence[str]) -> None:
+        """The client hears each of them."""
+        self.spoken = True
+        if told := speech.run(kind, run):
+            self._out.append(told)
+        else:
+            self._tell([_KINDS[kind](piece) for piece in run])
 
     def _keep(self, event: bytes) -> None:
         """That event, which was read, is what others may be like."""
