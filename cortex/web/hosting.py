@@ -66,6 +66,15 @@ class Host(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """trio is about to wait for so many seconds; for none, if a task is ready."""
+        try:
+            self._wait_for_trio(timeout)
+        except BaseException as bug:  # noqa: BLE001 - raised in the tasks that wait
+            # trio would log it, and call this never again: a deaf gateway that looks alive.
+            for guest in self._guests.values():
+                guest.break_off(bug)
+            self._nudge()
+
+    def _wait_for_trio(self, timeout: float) -> None:
         # Whoever waits until all is still is woken by trio, and only after a wait of its own.
         rest_s = 0.0 if self._idlers else timeout
         called, trio_called = self._wait(rest_s)
@@ -108,8 +117,12 @@ class _Guest:
         try:
             self._go()
         except BaseException as bug:  # noqa: BLE001 - raised in the task that waits
-            self.bug = bug
-            self.broken.set()
+            self.break_off(bug)
+
+    def break_off(self, bug: BaseException) -> None:
+        """The task that waits goes on, and raises that."""
+        self.bug = bug
+        self.broken.set()
 
 
 _HOST: Final[trio.lowlevel.RunVar[Host]] = trio.lowlevel.RunVar("host")

@@ -194,6 +194,23 @@ async def test_what_goes_wrong_beside_the_callbacks_ends_the_reactor() -> None:
             await trio.sleep_forever()
 
 
+async def test_what_goes_wrong_in_the_waiting_ends_the_reactor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trio calls a hook that has raised never again: the process would live, and hear nobody."""
+
+    def broken(self: Host) -> float:
+        raise ZeroDivisionError("a bug")
+
+    loop = Reactor()
+    monkeypatch.setattr(Host, "_rests_s", broken)
+    with trio.move_on_after(10) as patience, pytest.RaisesGroup(ZeroDivisionError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(loop.run)
+            with watched(loop, lambda: None) as (theirs, _):
+                theirs.send(b"x")
+                await trio.sleep_forever()
+    assert not patience.cancelled_caught
+
+
 async def test_who_waits_until_all_is_still_is_not_held_up(loop: Reactor) -> None:
     with watched(loop, lambda: None) as (theirs, _):
         theirs.send(b"x")
