@@ -64,7 +64,8 @@ async def test_a_gateway_that_is_killed_costs_its_own_clients_alone(tmp_path: Pa
                         killed.soon(nursery, other, f"other-{number}", stream=stream, tokens=LONG)
 
                     async def seated() -> bool:
-                        return await figures(neuron) == {"a": (CROWD, CROWD)}
+                        # Who has a seat is with the engine a moment later: a turn before that is not his.
+                        return await figures(neuron) == {"a": (CROWD, CROWD)} and len(tally.runs) == CROWD
 
                     await until(seated, 10)
                     gate.let(5)
