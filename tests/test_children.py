@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -561,6 +561,28 @@ async def test_a_child_speaks_for_itself_alone(word: orders.Word) -> None:
         assert isinstance(failed, Failed)
         assert "said what" in failed.error.message
         assert isinstance((await say(worker, "other", max_tokens=3))[-1], Stopped)
+
+
+async def test_what_cannot_be_dealt_with_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that were told a word before the one that breaks hear it, and hear it once."""
+    told: list[orders.Word] = []
+
+    def hear(words: Sequence[orders.Word]) -> None:
+        told.extend(words)
+        raise ZeroDivisionError("a bug")
+
+    plan = spawn.Plan(model="m", device="cpu", factory="x:y")
+    child = process.ProcessHost(plan, hear, busy=lambda: True, ended=lambda: None)
+    monkeypatch.setattr(process, "HEAVY", 100)
+    first = orders.Heard("m", [(1, Tokens(b"word", 1))])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        heavy = orders.Heard("m", [(1, Tokens(b"x" * 200, 1))])
+        theirs.sendall(b"".join(framed(codec.encode(word)) for word in (first, heavy)))
+        ours.setblocking(False)
+        await child._read(ours)
+    assert told == [first]
+    assert "could not be dealt with" in child.cause
 
 
 @given(st.binary(min_size=1, max_size=30))

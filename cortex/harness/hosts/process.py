@@ -219,8 +219,9 @@ class ProcessHost:
 
     def _tell(self, words: list[Word]) -> None:
         if words:
-            self._hear(tuple(words))
-            words.clear()
+            told = tuple(words)
+            words.clear()  # before: what cannot be dealt with is not told again
+            self._hear(told)
 
     def _heed(self, word: Word, words: list[Word]) -> None:
         """Signs of life are for us; every other word is added to `words`."""
