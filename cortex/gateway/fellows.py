@@ -137,10 +137,11 @@ class Fellows:
         """Nobody else loads the model in the block, or does so at the same neuron, which joins the two.
         Revised when another worker has it loaded elsewhere: whoever waits here waits for that."""
         model, neuron = load.want.model, load.place.name
-        await self._claim(load, model, neuron)
         try:
+            await self._claim(load, model, neuron)
             yield
         finally:
+            # Also of who was cancelled before he heard that it is his.
             self.crew.release(model)
 
     async def _claim(self, load: Load, model: str, neuron: str) -> None:

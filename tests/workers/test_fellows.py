@@ -1,6 +1,8 @@
 """Two workers of one gateway that load: what the one does, the other knows in time."""
 
 from contextlib import suppress
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
@@ -10,6 +12,7 @@ from cortex.config.gateway import GatewayConfig, NeuronRef, Poll
 from cortex.errors import CortexError, LoadFailed
 from cortex.gateway import Process, service
 from cortex.gateway.wants import want_of
+from cortex.ledger import Load
 from cortex.wire import neuron as wire
 from cortex.workers.crew import Crew
 from tests.fake_neuron import FakeNeuron, fake_neuron
@@ -100,3 +103,18 @@ async def test_who_waits_at_one_is_counted_by_the_other(monkeypatch: pytest.Monk
             exchange.members[0].ready = False
             await until(lambda: report.status([]) == "degraded")
             assert "1 worker of this gateway" in " ".join(report.told(governs=False))
+
+
+async def test_a_claim_that_is_given_up_before_its_answer_is_nobodys() -> None:
+    """Else nobody but its worker would load the model at once, for as long as that one lives."""
+    async with fake_neuron() as neuron, linked(2) as (_, (one, two)):
+        async with opened(one, neuron) as first:
+            load = cast(
+                "Load", SimpleNamespace(want=SimpleNamespace(model="m"), place=SimpleNamespace(name="n1"))
+            )
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                async with first._fellows.alone(load):
+                    pass
+            await one.gather("state")  # what was said before has arrived
+        assert await two.claim("m", "n2") == "n2"
