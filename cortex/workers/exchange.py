@@ -29,8 +29,9 @@ class Member:
     process: "subprocess.Popen[bytes]"
     line: Line
     began: float
-    heard_at: float
     ready: bool = False
+    # For how long it has owed an answer.
+    silent_s: float = 0.0
     # Somebody asked it to go, or we did.
     leaving: bool = False
     takes_s: float | None = None
@@ -78,7 +79,7 @@ class Exchange:
 
     def hear(self, member: Member, word: words.Word) -> None:
         """A word of a worker, unless it is about how it stands, which is the supervisor's."""
-        member.heard_at = trio.current_time()
+        member.silent_s = 0.0
         match word:
             case words.Told(id, body):
                 self._told(member, id, body)

@@ -20,8 +20,11 @@ import msgspec
 import cortex
 
 # As an entry point of a package would: nothing of the folder that it starts in is imported.
+# A terminal's Ctrl-C and hang-up are the supervisor's business, from the first line on.
 _BEGIN: Final = (
-    "import json, sys; from importlib import import_module; plan = json.loads(sys.argv[1]); "
+    "import json, signal, sys; from importlib import import_module; plan = json.loads(sys.argv[1]); "
+    "ours = signal.SIGINT, signal.SIGHUP; [signal.signal(each, signal.SIG_IGN) for each in ours]; "
+    "signal.pthread_sigmask(signal.SIG_UNBLOCK, ours); "
     "sys.path += [each for each in plan['path'] if each not in sys.path]; "
     "import_module(plan['entry']).main(sys.argv[1])"
 )
@@ -57,6 +60,8 @@ class Born:
 def start(plan: Plan, index: int) -> Born:
     """The worker of that index, begun. Blocks for some milliseconds."""
     ours, theirs = socket.socketpair()
+    # It inherits what is blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     try:
         plan = msgspec.structs.replace(
             plan, index=index, parent=os.getpid(), line=theirs.fileno(), path=_path()
@@ -69,6 +74,7 @@ def start(plan: Plan, index: int) -> Born:
         ours.close()
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
     return Born(process, ours)
 

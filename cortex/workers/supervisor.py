@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
+from cortex import logs
 from cortex.workers import words
 from cortex.workers.crowd import Crowd
 from cortex.workers.exchange import Exchange, Member
@@ -34,6 +35,8 @@ PING_S: Final = 5.0
 HUNG_S: Final = 30.0
 # Those that serve wait for so long for the others before they take connections.
 OPEN_S: Final = 10.0
+# The same of one that has not served yet, and may be kept by a slow disk.
+HUNG_AT_START_S: Final = 120.0
 # Beyond what it asked for, and for one that never said.
 GRACE_S: Final = 5.0
 # Of a service manager's stop, which tells supervisor and workers in any order.
@@ -111,24 +114,36 @@ class Supervisor:
         """One worker after another, until the end."""
         wait_s = 0.0
         while not self._stopping.is_set():
-            member = await self._attend(index)
+            member = self._begun(index)
+            if member is not None:
+                await self._attend(member)
+                self._exchange.restarts[index] += not self._stopping.is_set()
             if self._stopping.is_set():
                 return
-            lasted_s = trio.current_time() - member.began
-            wait_s = 0.0 if member.leaving or lasted_s >= STEADY_S else min(2 * wait_s, MOST_S) or FIRST_S
-            self._exchange.restarts[index] += 1
-            log.info("worker.restarts worker=%s seconds=%.1f", member.name, wait_s)
+            steady = member is not None and trio.current_time() - member.began >= STEADY_S
+            asked = member is not None and member.leaving
+            wait_s = 0.0 if asked or steady else min(2 * wait_s, MOST_S) or FIRST_S
+            log.info("worker.restarts worker=%d seconds=%.1f", index + 1, wait_s)
             with trio.move_on_after(wait_s):
                 await self._stopping.wait()
 
-    async def _attend(self, index: int) -> Member:
-        """One life of a worker, that is over."""
-        born = start(self._order.plan, index)
-        now = trio.current_time()
-        member = Member(index, born.process, Line(born.line), now, now)
-        self._exchange.members.append(member)
+    def _begun(self, index: int) -> Member | None:
+        """A worker at the begin of its life; None where the host has no room for it, but others serve."""
         self._exchange.restarts.setdefault(index, 0)
+        try:
+            born = start(self._order.plan, index)
+        except OSError as error:
+            log.error("worker.unbegun worker=%d cause=%s", index + 1, logs.word(str(error)))
+            if not self._exchange.serving:
+                raise WorkerFailed(f"worker {index + 1} cannot be begun: {error}", 1) from error
+            return None
+        member = Member(index, born.process, Line(born.line), trio.current_time())
+        self._exchange.members.append(member)
         log.info("worker.started worker=%s pid=%d", member.name, born.process.pid)
+        return member
+
+    async def _attend(self, member: Member) -> None:
+        """The life of a worker, that is over then."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(member.line.run, lambda word: self._hear(member, word))
             code = await _ended(member)
@@ -137,7 +152,6 @@ class Supervisor:
                 await member.line.ended.wait()
             nursery.cancel_scope.cancel()
         self._bury(member, code)
-        return member
 
     def _bury(self, member: Member, code: int) -> None:
         self._exchange.bury(member)
@@ -194,7 +208,8 @@ class Supervisor:
             await self._order.asked()
             self._order.manager.reloading("reading the files again")
             self._reading = set(self._exchange.serving)
-            for member in self._reading:
+            # Who has not served yet may have read the files of before already.
+            for member in self._exchange.members:
                 member.line.say(words.Note("reload"))
             with trio.move_on_after(RELOAD_S):
                 await self._until(lambda: not self._reading)
@@ -203,16 +218,18 @@ class Supervisor:
                 self._order.manager.ready(self._status)
 
     async def _watch(self) -> None:
-        """Whoever hangs is killed."""
+        """Whoever hangs is killed. Counted by looks, and not by the clock: who was stopped together with
+        us, or whom we have not heard because we were, does not hang."""
         while True:
             await trio.sleep(PING_S)
-            for member in self._exchange.serving:
-                if trio.current_time() - member.heard_at > HUNG_S:
-                    log.error("worker.hangs worker=%s seconds=%.0f", member.name, HUNG_S)
+            for member in self._exchange.members:
+                if member.silent_s >= (HUNG_S if member.ready else HUNG_AT_START_S):
+                    log.error("worker.hangs worker=%s seconds=%.0f", member.name, member.silent_s)
                     # The stacks of its threads, if it can; it is gone in any case.
                     member.process.send_signal(signal.SIGABRT)
                     self._exchange.nursery.start_soon(_kill_after, member, 2.0)
                 else:
+                    member.silent_s += PING_S
                     self._exchange.ping(member)
 
     # -- the end

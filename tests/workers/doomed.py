@@ -23,11 +23,18 @@ def main(text: str) -> None:
     if end.isdigit():
         sys.exit(int(end))
     line = socket.socket(fileno=plan.line)
-    said = msgspec.msgpack.encode(words.State(["READY=1", "STATUS=there"]))
-    line.sendall(len(said).to_bytes(4, "big") + said)
+    if end != "mute":
+        say(line, words.State(["READY=1", "STATUS=there"]))
     if end == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     while line.recv(4096):  # pings, and the word to stop
         time.sleep(0.01)
+        if end == "lively":
+            say(line, words.Release("nothing"))
         if end == "serve" and plan.about.get("stops"):
             sys.exit(0)
+
+
+def say(line: socket.socket, word: words.Word) -> None:
+    said = msgspec.msgpack.encode(word)
+    line.sendall(len(said).to_bytes(4, "big") + said)

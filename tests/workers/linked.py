@@ -21,7 +21,7 @@ async def linked(workers: int) -> AsyncIterator[tuple[Exchange, list[Worker]]]:
         for index in range(workers):
             ours, theirs = socket.socketpair()
             nobody = cast("subprocess.Popen[bytes]", None)
-            member = Member(index, nobody, Line(ours), began=0.0, heard_at=0.0, ready=True)
+            member = Member(index, nobody, Line(ours), began=0.0, ready=True)
             exchange.members.append(member)
             exchange.restarts[index] = 0
             worker = Worker(Line(theirs), index, workers)

@@ -304,3 +304,25 @@ async def test_a_worker_that_cannot_start_ends_the_supervisor_with_its_error(tmp
         await process.start()
         assert await process.ended() == 2
         assert sum("limits.connections" in line for line in process.lines()) == 1
+
+
+async def test_a_reload_reaches_a_worker_that_has_yet_to_serve(tmp_path: Path, neuron: FakeNeuron) -> None:
+    """It may have read the files of before."""
+    async with crew(tmp_path, neuron) as gateway:
+        gateway.signal(signal.SIGKILL, "2")
+        await gateway.says("worker.started", 3)
+        gateway.signal(signal.SIGHUP)
+        await gateway.says("reload.done changed=-", 2)
+
+
+async def test_a_terminals_interrupt_at_any_moment_is_the_supervisors_business(
+    tmp_path: Path, neuron: FakeNeuron
+) -> None:
+    """Ctrl-C is told to all of its processes, of which one may have just begun."""
+    process = CrewProcess(tmp_path, [neuron])
+    await process.start()
+    await process.says("worker.started")
+    for each in reversed(process.processes()):
+        each.send_signal(signal.SIGINT)
+    assert await process.ended() == 0
+    assert not any("Traceback" in line or "worker.lost" in line for line in process.lines())

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 
 from cortex.workers.crowd import make_crowd
 from cortex.workers.failure import WorkerFailed
-from cortex.workers.spawn import Plan
+from cortex.workers.spawn import Born, Plan, start
 from cortex.workers.supervisor import Order, Supervisor
 from tests.workers.linked import until
 
@@ -132,6 +133,62 @@ async def test_who_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch: pyt
         # It says that it serves, and never a word again.
         await until(lambda: len(doomed.born()) == 2)
         nursery.cancel_scope.cancel()
+    doomed.close()
+
+
+async def test_who_hangs_before_it_serves_is_killed_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cortex.workers.supervisor.PING_S", 0.05)
+    doomed = Doomed(tmp_path, 2, {"0.1": "lively", "1.1": "mute"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doomed.supervisor.run, trio.Event())
+        await until(lambda: doomed.born() == ["0", "1"])
+        monkeypatch.setattr("cortex.workers.supervisor.HUNG_AT_START_S", 0.2)
+        await until(lambda: doomed.born().count("1") == 2)
+        nursery.cancel_scope.cancel()
+    doomed.close()
+
+
+async def test_nobody_is_taken_for_hanging_while_the_supervisor_itself_stood_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that was paused, or a terminal's Ctrl-Z: nobody was asked, so that nobody owes an answer."""
+    monkeypatch.setattr("cortex.workers.supervisor.PING_S", 0.2)
+    monkeypatch.setattr("cortex.workers.supervisor.HUNG_S", 1.0)
+    doomed = Doomed(tmp_path, 1, {"0.1": "lively"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doomed.supervisor.run, trio.Event())
+        await doomed.manager.up.wait()
+        asked: list[int] = []
+        (member,) = doomed.supervisor._exchange.members
+        monkeypatch.setattr(doomed.supervisor._exchange, "ping", lambda member: asked.append(1))
+        time.sleep(1.5)  # noqa: ASYNC251 - the loop stands still
+        # It is looked at once more, and found well.
+        await until(lambda: asked or member.process.poll() is not None)
+        assert asked and member.process.poll() is None
+        nursery.cancel_scope.cancel()
+    doomed.close()
+
+
+async def test_a_host_without_room_for_one_more_process_costs_no_worker_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fork fails when memory or process ids have run out; it is tried again."""
+    refusals = [OSError(12, "Cannot allocate memory"), OSError(11, "Resource temporarily unavailable")]
+
+    def starts(plan: Plan, index: int) -> Born:
+        if index == 1 and refusals:
+            raise refusals.pop()
+        return start(plan, index)
+
+    monkeypatch.setattr("cortex.workers.supervisor.start", starts)
+    doomed, stop = Doomed(tmp_path, 2, {"stops": "y"}), trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doomed.supervisor.run, stop)
+        await doomed.manager.up.wait()
+        stop.set()
+    assert doomed.born() == ["0", "1"] and not refusals
     doomed.close()
 
 
