@@ -75,11 +75,15 @@ class Fellows:
 
     # -- the page
 
-    async def whole(self, own: bytes) -> bytes:
-        """The page of all, with ours as it is."""
+    async def whole(self, own: bytes) -> bytes | None:
+        """The page of all, with ours as it is. None while the supervisor hangs: ours alone would have
+        every counter fall."""
         if self.crew.workers == 1:
             return own
-        pages = [own, *await self.crew.gather(words.PAGE, own)]
+        theirs = await self.crew.gather(words.PAGE, own)
+        if not theirs:  # what the supervisor itself counts is always there
+            return None
+        pages = [own, *theirs]
         known = {
             "neuron": {NO_NEURON, OTHER, *(neuron.name for neuron in self._parts.fleet)},
             "key": {NO_KEY, OTHER, *self._parts.accounts.names()},

@@ -5,6 +5,7 @@
 """
 
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -56,6 +57,8 @@ class Page:
         self._models: dict[str, ModelSeries] = {}
         self._series = model_series(self.show)
         self._page, self._made_at = b"", -FRESH_S
+        # Of a scrape, another worker's, and the last page.
+        self._rendering = threading.Lock()
 
     def show(self, collector: Collector) -> None:
         """What `collector` has is on the page too."""
@@ -67,7 +70,11 @@ class Page:
 
     def render(self) -> bytes:
         """The page in `CONTENT_TYPE`, at most `FRESH_S` old. Takes tens of milliseconds in
-        a big fleet: call it off the loop, one call at a time."""
+        a big fleet: call it off the loop. Of several calls one renders."""
+        with self._rendering:
+            return self._fresh()
+
+    def _fresh(self) -> bytes:
         now = self._clock()
         if now - self._made_at >= FRESH_S:
             self._page, self._made_at = generate_latest(_WithoutBirths(self._registry)), now
@@ -75,8 +82,9 @@ class Page:
 
     def last(self) -> bytes:
         """The page as it is at this moment."""
-        self._made_at = -FRESH_S
-        return self.render()
+        with self._rendering:
+            self._made_at = -FRESH_S
+            return self._fresh()
 
     # -- for those who count
 

@@ -1,8 +1,9 @@
 """The metrics listener's only page, as a plain ASGI application.
 
 GET /metrics answers with what `Metrics.render` makes, and with what `whole` makes of that where others
-count, too; everything else is 404. A big page takes tens of milliseconds to render, so a thread does it,
-one at a time however many scrape. Who may ask is the listener's business.
+count, too, or with 503 where nobody can say that; everything else is 404. A big page takes tens of
+milliseconds to render, so a thread does it, one at a time however many scrape. Who may ask is the
+listener's business.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -15,8 +16,12 @@ from cortex.metrics import CONTENT_TYPE, Metrics
 Message: TypeAlias = MutableMapping[str, object]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-Whole: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+Whole: TypeAlias = Callable[[bytes], Awaitable[bytes | None]]
 
+_PLAIN = "text/plain; charset=utf-8"
+_UNHEARD = (
+    b"The supervisor of this gateway does not answer, and it has what other workers counted. Try again.\n"
+)
 _ABSENT = b"Only GET /metrics is here. The API listens on another port.\n"
 
 
@@ -32,12 +37,14 @@ class Scrape:
             raise NotImplementedError(f"the metrics listener speaks http only, not {scope['type']}")
         if scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}:
             async with self._rendering:
-                page = await trio.to_thread.run_sync(self._metrics.render)
-                if self._whole is not None:
-                    page = await self._whole(page)
-            await _answer(send, 200, CONTENT_TYPE, page)
+                own = await trio.to_thread.run_sync(self._metrics.render)
+                page = own if self._whole is None else await self._whole(own)
+            if page is None:
+                await _answer(send, 503, _PLAIN, _UNHEARD)
+            else:
+                await _answer(send, 200, CONTENT_TYPE, page)
         else:
-            await _answer(send, 404, "text/plain; charset=utf-8", _ABSENT)
+            await _answer(send, 404, _PLAIN, _ABSENT)
 
 
 async def _answer(send: Send, status: int, kind: str, body: bytes) -> None:

@@ -2,7 +2,7 @@
 
 A `Crew` as it is has nobody else in it, and costs nothing: what is asked of the others has no answers.
 `Worker` is one of several, and speaks to them through its supervisor. Nobody waits for longer than the
-supervisor has the others answer.
+supervisor has the others answer, nor for one that hangs itself.
 """
 
 import itertools
@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 Answer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 Hear: TypeAlias = Callable[[bytes], None]
-# The supervisor reads at once, unless it hangs.
+# The supervisor answers within a second, unless it hangs.
+ANSWER_S: Final = 3.0
+# It reads at once.
 FAREWELL_S: Final = 1.0
 
 
@@ -34,7 +36,7 @@ class Crew:
         self.hears: dict[str, Hear] = {}
 
     async def gather(self, topic: str, body: bytes = b"") -> list[bytes]:
-        """What each of the others answers, those who do in time."""
+        """What each of the others answers, those who do in time; nothing when the supervisor hangs."""
         return []
 
     def note(self, topic: str, body: bytes) -> None:
@@ -109,13 +111,15 @@ class Worker(Crew):
         self._line.say(words.Page(page()))
         await self._line.flush(FAREWELL_S)
 
-    async def _ask(self, form: Callable[[int], words.Word]) -> words.Answers | words.Claimed:
+    async def _ask(self, form: Callable[[int], words.Word]) -> words.Answers | words.Claimed | None:
         id = next(self._ids)
         send, receive = trio.open_memory_channel[words.Answers | words.Claimed](1)  # one answer, at once
         self._asked[id] = send
         try:
             self._line.say(form(id))
-            return await receive.receive()
+            with trio.move_on_after(ANSWER_S):
+                return await receive.receive()
+            return None
         finally:
             self._asked.pop(id, None)
 

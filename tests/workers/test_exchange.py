@@ -1,8 +1,14 @@
 """Words between workers: who is asked, who answers, and what is kept of who is gone."""
 
+import socket
+
 import pytest
 import trio
 
+from cortex.gateway.fellows import Fellows
+from cortex.metrics import Metrics
+from cortex.workers.crew import Worker
+from cortex.workers.line import Line
 from cortex.workers.words import PAGE
 from tests.workers.linked import linked, until
 
@@ -94,3 +100,17 @@ async def test_a_note_comes_to_all_others() -> None:
         crew[1].note("x", b"news")
         await until(lambda: len(heard) == 2)
         assert sorted(heard) == [(0, b"news"), (2, b"news")]
+
+
+async def test_a_supervisor_that_hangs_keeps_nobody_waiting(autojump_clock) -> None:
+    """Nor does it have a sum told that lacks the others."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        worker = Worker(Line(theirs), 0, 2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.run)
+            began = trio.current_time()
+            assert await Fellows(worker, Metrics(lambda model: True)).whole(COUNT) is None
+            assert await worker.claim("m", "n1") == "n1"
+            assert trio.current_time() - began == pytest.approx(6.0)
+            nursery.cancel_scope.cancel()
