@@ -644,3 +644,13 @@ def test_a_child_is_made_of_what_its_neuron_is_made_of_wherever_another_cortex_l
     plan = spawn.Plan(model="m", device="cpu", factory="x:y", path=[str(tmp_path), *spawn._path()])
     done = subprocess.run(spawn.command(plan), capture_output=True, text=True, cwd="/", check=True)
     assert done.stdout == "ours\n"
+
+
+async def test_a_child_of_another_build_than_its_neuron_says_so_and_takes_no_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An upgrade under a neuron that runs: what the one says would be another message to the other."""
+    monkeypatch.setattr(codec, "BUILD", "another")
+    async with working() as worker:
+        with pytest.raises(LoadFailed, match="another build .*; restart the neuron"):
+            await bring(worker)

@@ -2,7 +2,7 @@
 
 A record is an array that begins with its kind's number; plain sequences have a number
 too, so that a tuple stays a tuple and nothing is guessed from its shape. What a turn brings
-has a short form, since it is most of what is ever said. Both ends are the same build. An
+has a short form, since it is most of what is ever said. Both ends are the same `BUILD`. An
 error keeps its class; one that `errors` does not know becomes EngineFailed. Nothing here is
 ever executed or looked up by a name that came in: kinds are listed.
 """
@@ -10,13 +10,14 @@ ever executed or looked up by a name that came in: kinds are listed.
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from cortex import ask, errors, events
+from cortex import __version__, ask, errors, events
 from cortex.errors import CortexError, EngineFailed
 from cortex.harness import base, orders, pulse
 
@@ -82,6 +83,13 @@ _FIELDS: Final[Mapping[type, tuple[int, tuple[str, ...]]]] = {
     kind: (number, tuple(field.name for field in fields(kind)))
     for number, kind in enumerate(_KINDS, _RECORDS)
 }
+# Of two builds the same bytes may be two messages: each end is to know that the other one has its own.
+BUILD: Final = blake2b(
+    repr(
+        [__version__, *((number, kind.__name__, names) for kind, (number, names) in _FIELDS.items())]
+    ).encode(),
+    digest_size=8,
+).hexdigest()
 _ERRORS: Final[Mapping[str, type[CortexError]]] = {
     name: kind
     for name, kind in vars(errors).items()

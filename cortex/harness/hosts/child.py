@@ -187,6 +187,10 @@ class Child:
 def main(told: str) -> NoReturn:
     """A child, from what it was told at its start."""
     plan = msgspec.json.decode(told, type=Plan)
+    if plan.build != codec.BUILD:
+        leave(
+            CRASHED, "cortex was replaced on disk by another build while the neuron runs; restart the neuron"
+        )
     _bind(plan.parent)
     faulthandler.enable()
     outlet = logs.Outlet(sys.stderr)

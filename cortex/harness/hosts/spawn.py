@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 import cortex
+from cortex.harness import codec
 from cortex.harness.pulse import Doing
 from cortex.harness.watch import Limits
 
@@ -58,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     line: int = -1  # the descriptor of its end of the socket
     limits: Limits = Limits()
     path: list[str] = []
+    build: str = ""  # what we say and hear is of this one
 
     def patience_s(self, doing: Doing, *, moving: bool) -> float:
         """How long the child may be silent when it was last seen `doing`, which may have changed
@@ -85,7 +87,9 @@ def start(plan: Plan, folder: Path) -> Born:
     ours, theirs = socket.socketpair()
     errors, their_errors = os.pipe()
     try:
-        plan = msgspec.structs.replace(plan, parent=os.getpid(), line=theirs.fileno(), path=_path())
+        plan = msgspec.structs.replace(
+            plan, parent=os.getpid(), line=theirs.fileno(), path=_path(), build=codec.BUILD
+        )
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, and a line of our own
             command(plan),
             stdin=subprocess.DEVNULL,
