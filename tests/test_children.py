@@ -652,5 +652,5 @@ async def test_a_child_of_another_build_than_its_neuron_says_so_and_takes_no_ord
     """An upgrade under a neuron that runs: what the one says would be another message to the other."""
     monkeypatch.setattr(codec, "BUILD", "another")
     async with working() as worker:
-        with pytest.raises(LoadFailed, match="another build .*; restart the neuron"):
+        with pytest.raises(LoadFailed, match=r"another build .*; restart the neuron"):
             await bring(worker)

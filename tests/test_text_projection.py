@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cortex.ask import Tool
 from cortex.errors import EngineFailed
 from cortex.events import (
     EngineEvent,
@@ -24,7 +25,7 @@ from cortex.events import (
 )
 from cortex.text.projection import Projection
 from cortex.text.thinking import Thinking
-from cortex.text.toolcalls import reader
+from cortex.text.toolcalls import CallForm, reader
 from tests.play import splits
 
 
@@ -346,8 +347,10 @@ WORDS = st.sampled_from(
             " ",
         ),
         *("", "<tool_call>", '{"name": "f", "arguments": {}}', "</tool_call>", "<tool_"),
+        *("[TOOL_CALLS]", "[", "]", "f", "[ARGS]{}", ";", "<function=f>", "</function>", "<|python_tag|>"),
     )
 )
+FORMS: tuple[CallForm, ...] = ("hermes", "qwen_xml", "llama", "mistral_list", "mistral_args")
 
 
 class LongWay(Projection):
@@ -360,7 +363,7 @@ class LongWay(Projection):
 @given(
     st.lists(st.tuples(WORDS, st.integers(1, 4), st.booleans()), max_size=20),
     st.sampled_from(["off", "outside", "inside"]),
-    st.booleans(),
+    st.sampled_from([None, *FORMS]),
     st.sampled_from([(), ("STOP",), ("STOP", "OP"), ("\n\n", "é")]),
     st.booleans(),
     st.integers(0, 1),
@@ -368,7 +371,7 @@ class LongWay(Projection):
 def test_the_short_way_of_a_piece_says_what_the_long_way_says(
     words: list[tuple[str, int, bool]],
     thinking: str,
-    tools: bool,
+    form: CallForm | None,
     stops: tuple[str, ...],
     scored: bool,
     choice: int,
@@ -389,7 +392,7 @@ def test_the_short_way_of_a_piece_says_what_the_long_way_says(
         choices = kind(
             choice=choice,
             thinking=None if thinking == "off" else Thinking(inside=thinking == "inside"),
-            calls=reader("hermes", (), lambda ids=ids: f"{next(ids):024d}") if tools else None,
+            calls=reader(form, (Tool("f", "", {}),), lambda ids=ids: f"{next(ids):024d}") if form else None,
             stops=stops,
         )
         made.append([choices.feed(event) for event in events])
