@@ -6,6 +6,7 @@ and to which a connection is open. Nothing has changed when `take` leaves one al
 same, and is asked of the same rooms; only the waiting is different.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,8 @@ from cortex.web.visit import stopping
 from cortex.wire import neuron as wire
 from cortex.wire.openai import peek, rename
 from cortex.wire.pictures import text_bytes
+
+log = logging.getLogger(__name__)
 
 _CUT: Final[Outcome] = "cut"
 # Looking at a smaller body takes less than a millisecond.
@@ -201,6 +204,12 @@ class Express:
         )
         return errand
 
+    def give_back(self, begun: Begun) -> None:
+        """What was held for the request is others'. Before anything is written down: a bug in the books is
+        to cost nobody a seat, nor a key one of its requests."""
+        self.dispatch.leave(begun.ticket)
+        begun.claim.end()
+
     def close(self, journey: Journey, outcome: Outcome) -> None:
         """The request has come to its end here."""
         with bind_request(journey.request.id):
@@ -213,17 +222,24 @@ class Express:
         self.nursery.start_soon(self._see_off, begun, errand)
 
     async def _see_off(self, begun: Begun, errand: Errand | None) -> None:
+        """Its bugs are its own: the nursery is the gateway's."""
+        try:
+            await self._seen_off(begun, errand)
+        except Exception:
+            log.exception("connection.crashed")
+            self._metrics.connection_crashed()
+
+    async def _seen_off(self, begun: Begun, errand: Errand | None) -> None:
         journey, outcome = begun.journey, _CUT
         try:
             if errand is not None:
                 await errand.hear_out()
             await begun.pool.part(begun.link, broken=False)
         finally:
+            self.give_back(begun)
             if errand is not None:
                 outcome = self.books.left(journey)
-            self.dispatch.leave(begun.ticket)
             self.close(journey, outcome)
-            begun.claim.end()
 
 
 @dataclass(slots=True)
@@ -246,10 +262,9 @@ class Trip:
         try:
             self._over()
             journey.answered = True
+            express.give_back(begun)
             express.books.judge(journey)
-            express.dispatch.leave(begun.ticket)
             express.close(journey, journey.verdict)
-            begun.claim.end()
         finally:
             self._guest.answered(stays=self.errand.framing.stays)
 
@@ -294,10 +309,11 @@ class Trip:
         begun, express = self._begun, self._express
         self._over()
         begun.pool.lost(begun.link)
-        express.dispatch.leave(begun.ticket)
-        express.close(begun.journey, "bug" if bug else "cut")
-        begun.claim.end()
-        self._guest.forsaken()
+        express.give_back(begun)
+        try:
+            express.close(begun.journey, "bug" if bug else "cut")
+        finally:
+            self._guest.forsaken()
 
     def _hand_over(self) -> None:
         self._over()

@@ -108,10 +108,11 @@ class Hop:
         road.pool.taken_back(self.link)
         road.waits.end(self)
         try:
-            express.fleet.acquit(road.neuron.name)
+            # Before anything is written down, as `Express.give_back` has it.
             express.dispatch.leave(self.ticket)
-            express.books.enter(self, usage, over_at, express.clock())
             self.claim.end()
+            express.fleet.acquit(road.neuron.name)
+            express.books.enter(self, usage, over_at, express.clock())
         finally:
             self.guest.answered(stays=True)
 

@@ -51,7 +51,7 @@ class Road:
     # Kept beside the neuron, which may be found at another address meanwhile.
     pool: Pool
     waits: Waits
-    head: bytes
+    head: bytes = field(repr=False)  # the fleet's token is in it
     stencil: Stencil | None = None
     _lessons: int = LESSONS
 

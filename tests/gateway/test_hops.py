@@ -4,6 +4,7 @@ The first request of each test goes the longer way, since its connection is made
 neuron's answers look like; those that follow are hops.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from tests.fake_neuron import (
     ANSWER,
     FULL,
     IMPATIENT,
+    STREAMED,
     WHOLE,
     FakeNeuron,
     Open,
@@ -149,6 +151,35 @@ async def test_a_bug_in_a_hop_costs_its_own_request_alone(
         if not answered:
             page = await gateway.page()
             assert 'outcome="bug"' in page and "cortex_connection_crashes_total 1.0" in page
+
+
+@pytest.mark.parametrize(
+    ("where", "stream", "leaves"),
+    [("enter", False, False), ("close", True, False), ("judge", True, False), ("left", False, True)],
+)
+async def test_a_bug_in_the_books_keeps_no_seat_and_no_claim(
+    where: str, stream: bool, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 70: a key with one request at a time asks again, and is not refused for ever."""
+
+    def broken(*facts: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    config = GatewayConfig(keys=(replace(KEYS[0], max_in_flight=1),))
+    async with fake_neuron("a") as neuron, open_gateway(neuron, config=config) as gateway:
+        client, key = await warm(gateway, authorization="Bearer sk-a"), "Bearer sk-a"
+        claim = gateway.gateway._parts.accounts._accounts["ann"]
+        with monkeypatch.context() as patch, suppress(trio.BrokenResourceError):
+            patch.setattr(Bookkeeping, where, broken)
+            neuron.scripts.append(neuron.plan(Hang() if leaves else STREAMED if stream else WHOLE))
+            await client.send(ask(CHAT, body(stream=stream), authorization=key))
+            await neuron.seen(3)
+            if leaves:
+                await trio.aclose_forcefully(client.stream)
+            else:
+                assert (await client.answer()).status == 200
+            await gateway.knows(lambda ledger: not seats(ledger) and not claim.in_flight)
+        assert await say(await gateway.dial(), authorization=key) == 200
 
 
 # -- what was learnt is not taken for what comes
