@@ -434,3 +434,21 @@ def test_what_is_to_stand_in_every_line_does_whatever_way_it_is_said(
         assert lines[1].endswith("request.done seconds=4 worker=2 request=r-1")
     else:
         assert [json.loads(line)["worker"] for line in lines] == ["2", "2"]
+
+
+def test_lines_of_several_that_share_a_full_pipe_stay_whole() -> None:
+    """A pipe that is full takes a part of a long write, and then whatever another one has."""
+    reads, writes = os.pipe()
+    with open(reads, "rb", buffering=0) as reader, open(writes, "w") as stream:
+        outlets = [logs.Outlet(stream, shared=True) for _ in range(3)]
+        for outlet, letter in zip(outlets, "abc", strict=True):
+            for _ in range(2000):
+                outlet.handle(
+                    logging.makeLogRecord({"levelno": 20, "levelname": "INFO", "msg": letter * 150})
+                )
+        data = b""
+        while data.count(b"\n") < 6000:
+            data += reader.read(30_000)
+        for outlet in outlets:
+            outlet.close()
+    assert set(data.splitlines()) == {b"a" * 150, b"b" * 150, b"c" * 150}

@@ -11,7 +11,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from select import PIPE_BUF
 from typing import Final, Literal, TextIO, TypeAlias
 
 from cortex.logs.lines import Json, Said, Text, bind_request, request_of, word
@@ -34,13 +35,15 @@ def configure(level: str, form: Format | None, stream: TextIO, more: Mapping[str
     """Everything logged at `level` or above goes to `stream` from here on, and `more` in every line of it.
     Without a form it is text for a terminal, and JSON for whatever else reads.
 
+    Whoever has `more` to say shares the stream with other processes, and keeps lines whole for that.
+
     An outlet that was there before is closed. `close` writes what is left.
     """
     root = logging.getLogger()
     for old in [each for each in root.handlers if isinstance(each, Outlet)]:
         root.removeHandler(old)
         old.close()
-    outlet = Outlet(stream)
+    outlet = Outlet(stream, shared=bool(more))
     journal = _is_journal(stream)
     as_text = stream.isatty() if form is None else form == "text"
     # No line names a thread, a process or a place in the code, and each record would look for them.
@@ -91,7 +94,7 @@ class Outlet(logging.Handler):
     `dropped` counts those lost because the queue was full or the stream gone.
     """
 
-    def __init__(self, stream: TextIO, bound: int = BOUND) -> None:
+    def __init__(self, stream: TextIO, bound: int = BOUND, *, shared: bool = False) -> None:
         super().__init__()
         # Each counter has one thread that adds to it, so neither needs a lock.
         self._crowded = 0
@@ -101,7 +104,7 @@ class Outlet(logging.Handler):
         self._bound = bound
         # Its writers never wait for its reader, and it is told of a line without a lock of Python's.
         self._lines: queue.SimpleQueue[logging.LogRecord | Said | str | None] = queue.SimpleQueue()
-        self._write = _writer(stream)
+        self._write = _writer(stream, shared)
         # A daemon: a reader that never comes back must not keep the process alive.
         self._thread = threading.Thread(target=self._drain, name="log-outlet", daemon=True)
         self._thread.start()
@@ -193,7 +196,7 @@ def _lasts(record: logging.LogRecord) -> bool:
     return all(isinstance(each, _LASTING) for each in record.args)
 
 
-def _writer(stream: TextIO) -> Callable[[str], object]:
+def _writer(stream: TextIO, shared: bool) -> Callable[[str], object]:
     """How to write to `stream`: past its buffer where it has a descriptor, because a
     thread stuck inside a buffer holds a lock that the interpreter wants at exit."""
     try:
@@ -202,11 +205,24 @@ def _writer(stream: TextIO) -> Callable[[str], object]:
         return stream.write
 
     def write(text: str) -> None:
-        rest = text.encode()
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        data = text.encode()
+        for piece in _pieces(data) if shared else (data,):
+            rest = piece
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
 
     return write
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Whole lines, as many as a pipe takes at once whoever else writes: of more, it takes a part when it is
+    full, and somebody else's next. A line that is longer by itself goes as it is."""
+    while data:
+        end = len(data)
+        if end > PIPE_BUF:
+            end = data.rfind(b"\n", 0, PIPE_BUF) + 1 or data.find(b"\n") + 1
+        yield data[:end]
+        data = data[end:]
 
 
 def _is_journal(stream: TextIO) -> bool:
