@@ -34,6 +34,7 @@ from cortex.harness.hosts.child import Outbox
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.lines import Lines
 from cortex.harness.llamacpp import LlamaCppHarness
+from cortex.harness.losses import Crash
 from cortex.harness.scripted import ScriptedHarness
 from cortex.harness.watch import Limits
 from cortex.harness.worker import DeviceWorker, Mailbox
@@ -649,8 +650,12 @@ def test_a_child_is_made_of_what_its_neuron_is_made_of_wherever_another_cortex_l
 async def test_a_child_of_another_build_than_its_neuron_says_so_and_takes_no_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An upgrade under a neuron that runs: what the one says would be another message to the other."""
+    """An upgrade under a neuron that runs: what the one says would be another message to the other. It is
+    not held against the model."""
     monkeypatch.setattr(codec, "BUILD", "another")
+    crashes: list[Crash] = []
     async with working() as worker:
+        worker.on_crash = crashes.append
         with pytest.raises(LoadFailed, match=r"another build .*; restart the neuron"):
             await bring(worker)
+    assert [crash.shot for crash in crashes] == [True]

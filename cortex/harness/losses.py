@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Crash:
     """A child died with its model: while it loaded, or with these requests. `shot` says that
-    somebody else killed it: then nothing is held against the model."""
+    somebody else killed it, or that it was of another build: then nothing is held against the model."""
 
     model: str
     phase: Literal["load", "turn"]

@@ -30,7 +30,7 @@ from cortex.harness import alarm, codec
 from cortex.harness.alarm import Ours
 from cortex.harness.base import Harness
 from cortex.harness.hosts.frames import Frames, TooLong, framed
-from cortex.harness.hosts.spawn import Plan
+from cortex.harness.hosts.spawn import REPLACED, Plan
 from cortex.harness.orders import Beat, Done, Stop, Undone, Word
 from cortex.harness.turns import DeviceLoop
 from cortex.harness.watch import HUNG, Watch
@@ -189,7 +189,7 @@ def main(told: str) -> NoReturn:
     plan = msgspec.json.decode(told, type=Plan)
     if plan.build != codec.BUILD:
         leave(
-            CRASHED, "cortex was replaced on disk by another build while the neuron runs; restart the neuron"
+            REPLACED, "cortex was replaced on disk by another build while the neuron runs; restart the neuron"
         )
     _bind(plan.parent)
     faulthandler.enable()

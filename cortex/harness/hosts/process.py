@@ -24,7 +24,7 @@ from cortex.harness.folders import Folder
 from cortex.harness.hosts import Isolation
 from cortex.harness.hosts.frames import Frames, TooLong, framed
 from cortex.harness.hosts.lines import Lines
-from cortex.harness.hosts.spawn import Born, Plan, start
+from cortex.harness.hosts.spawn import REPLACED, Born, Plan, start
 from cortex.harness.orders import (
     Beat,
     Detokenise,
@@ -118,8 +118,9 @@ class ProcessHost:
 
     @property
     def shot(self) -> bool:
-        """Whether somebody else killed it: an operator, or a kernel without memory."""
-        return not self._verdict and self._code in (-signal.SIGKILL, -signal.SIGTERM)
+        """Whether its end was not its model's doing: somebody else killed it (an operator, or a kernel
+        without memory), or it is of another build."""
+        return not self._verdict and self._code in (-signal.SIGKILL, -signal.SIGTERM, REPLACED)
 
     def send(self, order: Order) -> None:
         self._moving = self._moving or isinstance(order, Load)

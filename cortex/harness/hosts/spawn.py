@@ -22,6 +22,7 @@ from cortex.harness import codec
 from cortex.harness.pulse import Doing
 from cortex.harness.watch import Limits
 
+REPLACED: Final = 78  # how a child ends that is of another build than its neuron
 _NAMES: Final = frozenset(
     # The two folders are where compiled parts of engines lie.
     {"CACHE_DIRECTORY", "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TZ", "USER", "XDG_CACHE_HOME"}
