@@ -15,13 +15,14 @@ SUMMED: Final = frozenset(
         "cortex_loads_in_flight",
         "process_resident_memory_bytes",
         "process_virtual_memory_bytes",
-        "process_open_fds",
-        "process_max_fds",
     }
 )
 # Whoever does not reach a neuron has trouble, though others do; and the first that began, began it all.
-LEAST: Final = frozenset({"cortex_neuron_up", "cortex_device_up", "process_start_time_seconds"})
-# All see the same, some of them a moment later.
+LEAST: Final = frozenset(
+    {"cortex_neuron_up", "cortex_device_up", "process_max_fds", "process_start_time_seconds"}
+)
+# All see the same, some of them a moment later; and of descriptors, each has a limit of its own, which
+# whoever has most of them comes to first.
 MOST: Final = frozenset(
     {
         "cortex_build_info",
@@ -36,6 +37,7 @@ MOST: Final = frozenset(
         "cortex_models_unservable",
         "cortex_neuron_probation",
         "cortex_resident_bytes",
+        "process_open_fds",
     }
 )
 

@@ -44,6 +44,19 @@ def test_counters_and_histograms_are_sums_and_gauges_what_they_mean() -> None:
     assert whole["cortex_queue_seconds_sum"] == 11
 
 
+def test_a_worker_that_runs_out_of_descriptors_shows_though_the_others_have_many() -> None:
+    """The alert is on the part of them that is in use."""
+
+    def descriptors(used: int) -> bytes:
+        registry = CollectorRegistry()
+        Gauge("process_open_fds", "o", registry=registry).set(used)
+        Gauge("process_max_fds", "m", registry=registry).set(100)
+        return generate_latest(registry)
+
+    whole = values(added([descriptors(95), descriptors(5), descriptors(5)], rule_of))
+    assert whole["process_open_fds"] / whole["process_max_fds"] > 0.8
+
+
 def test_of_who_is_gone_the_counts_stay_and_the_gauges_go() -> None:
     left = kept([kept([b"", page(3, 2, 1, 0.5)]), page(4, 5, 0)])
     assert "cortex_waiting" not in values(left)
