@@ -77,13 +77,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Ledgers:
-    """One run. `until` is when it was looked at; `kills` are times at which a gateway was killed."""
+    """One run. `until` is when it was looked at; `kills` are times at which a gateway was killed, and
+    `thaws` when a neuron that was frozen went on, which can notice nothing before."""
 
     asked: Sequence[Asked]
     booked: Sequence[Booked] = ()
     ran: Sequence[Ran] = ()
     until: float = 0.0
     kills: Sequence[float] = ()
+    thaws: Mapping[str, float] = field(default_factory=dict)
     _books: dict[str, list[Booked]] = field(default_factory=lambda: defaultdict(list))
     _runs: dict[str, list[Ran]] = field(default_factory=lambda: defaultdict(list))
 
@@ -177,7 +179,8 @@ class Ledgers:
     def _afterlife(self, asked: Asked, runs: list[Ran], books: list[Booked]) -> "Whys":
         """A device goes on for a request that has its end."""
         for run in runs:
-            if asked.ended is not None and run.last - asked.ended > AFTERLIFE_S:
+            thawed = self.thaws.get(run.neuron, 0.0)
+            if asked.ended is not None and run.last - max(asked.ended, thawed) > AFTERLIFE_S:
                 yield "ghost", f"{run.neuron} went on for {run.last - asked.ended:.1f} s after its end"
 
     def _killed(self, asked: Asked) -> bool:

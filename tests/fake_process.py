@@ -7,6 +7,7 @@ boot id at the same port. Its switches are set over HTTP; its ledger is a file t
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ class NeuronProcess:
     reached. A tuple among the `options` is a flag that is repeated."""
 
     def __init__(self, folder: Path, name: str, *models: str, **options: object) -> None:
-        self.name, self.port = name, 0
+        self.name, self.port, self.thawed_at = name, 0, 0.0
         self._ledger = folder / f"{name}.jsonl"
         usual: dict[str, object] = {"device": "cpu=1GiB", "pace": 500, "tokens": 6, "load": "10ms"}
         held = tuple(f"{model}=1MiB" for model in models)
@@ -84,6 +85,7 @@ class NeuronProcess:
 
     def thaw(self) -> None:
         """It goes on as if nothing had happened."""
+        self.thawed_at = time.monotonic()
         self.process.send_signal(signal.SIGCONT)
 
     async def frozen(self) -> None:
@@ -112,6 +114,11 @@ class NeuronProcess:
     async def computing(self, tokens: int = 1) -> None:
         """It has computed so many tokens of something."""
         while not any(run.tokens >= tokens for run in self.ran()):  # noqa: ASYNC110 - a file tells nobody
+            await trio.sleep(0.002)
+
+    async def let_go(self, id: str) -> None:
+        """It computes nothing any more for that request."""
+        while not any(run.id == id and run.end for run in self.ran()):  # noqa: ASYNC110 - as above
             await trio.sleep(0.002)
 
     async def __aenter__(self) -> "NeuronProcess":

@@ -16,9 +16,9 @@ BOOKED = Booked("r", "n1", "ok", completion=3)
 
 
 def found(
-    asked: Asked = ASKED, *, booked=(BOOKED,), ran=(RAN,), until: float = 1000.0, kills=()
+    asked: Asked = ASKED, *, booked=(BOOKED,), ran=(RAN,), until: float = 1000.0, kills=(), thaws=None
 ) -> list[tuple[str, str]]:
-    ledgers = Ledgers([asked], booked, ran, until, kills)
+    ledgers = Ledgers([asked], booked, ran, until, kills, thaws or {})
     return [(finding.kind, finding.why) for finding in ledgers.findings()]
 
 
@@ -105,6 +105,12 @@ def test_who_left_before_anything_ran_may_be_in_no_book() -> None:
     left = replace(ASKED, end="left", tokens=(), marked=False)
     assert found(left, booked=[replace(BOOKED, id="x")], ran=[]) == []
     assert found(left, booked=[replace(BOOKED, id="x")]) == [("lost", "its usage was never counted")]
+
+
+def test_a_device_that_was_frozen_notices_the_end_when_it_goes_on() -> None:
+    late = replace(RAN, last=14.5)
+    assert found(ran=[late], thaws={"n1": 14.0}) == []
+    assert found(ran=[late], thaws={"n2": 14.0, "n1": 13.0})[0][0] == "ghost"
 
 
 def test_a_device_that_goes_on_after_the_end_is_a_ghost() -> None:

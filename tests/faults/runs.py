@@ -104,7 +104,8 @@ class Run:
         return self._judged()
 
     def _judged(self) -> list[Finding]:
-        return Ledgers(self.asked, booked_of(self.books.lines), self.ran(), time.monotonic()).findings()
+        booked, thaws = booked_of(self.books.lines), {each.name: each.thawed_at for each in self.neurons}
+        return Ledgers(self.asked, booked, self.ran(), time.monotonic(), thaws=thaws).findings()
 
     async def heard_of(self, event: str, *parts: str) -> str:
         """A line of that event with all those parts has been logged."""

@@ -151,6 +151,7 @@ async def test_a_thawed_neuron_serves_again_and_says_nothing_twice(tmp_path: Pat
         await first.switch({"do": "freeze", "at": "tokens", "after": 2})
         assert error_of(await run.ask("old"))["code"] == "upstream_timeout"
         first.thaw()
+        await first.let_go("old")
         first.freeze()
         await run.state(first.name, "away")
         assert where(await run.ask("meanwhile")) == other.name
