@@ -166,17 +166,22 @@ class Express:
 
     def _sent(self, hop: Hop, ticket: Ticket, road: Road, link: Link) -> Hop | Errand | None:
         """The request is with the neuron, or the link is gone."""
+        errand: Hop | Errand | None = None
         try:
-            hop.go(ticket, road, link, self._limits, self._asked(hop, road))
-        except OSError:
-            road.pool.lost(link)
-            return None
-        hop.label = self._metrics.request_began(hop.lane.model)
-        streams = hop.seen.stream and hop.lane.streams
-        plain = not streams and not link.dialling and hop.retelling is None
-        errand = hop if plain else self.unfolded(hop)
-        if not streams:
-            road.waits.begin(errand)
+            try:
+                hop.go(ticket, road, link, self._limits, self._asked(hop, road))
+            except OSError:
+                return None
+            hop.label = self._metrics.request_began(hop.lane.model)
+            streams = hop.seen.stream and hop.lane.streams
+            plain = not streams and not link.dialling and hop.retelling is None
+            begun = hop if plain else self.unfolded(hop)
+            if not streams:
+                road.waits.begin(begun)
+            errand = begun
+        finally:
+            if errand is None:
+                road.pool.lost(link)  # after a bug, too: nobody is there to hear the answer
         return errand
 
     def _asked(self, hop: Hop, road: Road) -> bytes:

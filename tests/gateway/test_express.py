@@ -10,6 +10,7 @@ from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.config.limits import Limits
 from cortex.config.whole import Whole
+from cortex.gateway.express import Express
 from cortex.ledger import Ledger
 from cortex.web import errand, guest
 from cortex.web.listeners import fleet_credential
@@ -111,6 +112,35 @@ async def test_a_bug_in_a_callback_costs_its_own_request_alone(
         page = await gateway.page()
         assert 'outcome="bug"' in page
         assert "cortex_connection_crashes_total 1.0" in page
+
+
+@pytest.mark.parametrize("said", [WHOLE, STREAMED], ids=["whole", "stream"])
+async def test_a_bug_in_beginning_leaves_no_answer_that_nobody_hears(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 42: what the neuron answers would give back twice what was held, or end with the same bug, and
+    the reactor with it."""
+
+    def broken(*facts: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    keyed = GatewayConfig(keys=(Key("ann", fleet_credential("sk-a").sha256, ("inference",)),))
+    async with fake_neuron("a") as neuron, open_gateway(neuron, config=keyed) as gateway:
+        client, key = await gateway.dial(), "Bearer sk-a"
+        for _ in range(2):
+            await client.send(ask(CHAT, body(), authorization=key))
+            assert (await client.answer()).status == 200
+        neuron.scripts.append(neuron.plan(said))
+        with monkeypatch.context() as patch:
+            patch.setattr(Express, "unfolded", broken)
+            await client.send(ask(CHAT, body(stream=True), authorization=key))
+            await client.rest()
+            await neuron.seen(3)
+            await neuron.polled()
+        assert gateway.gateway._parts.accounts._accounts["ann"].in_flight == 0
+        bystander = await gateway.dial()
+        await bystander.send(ask(CHAT, body(), authorization=key))
+        assert (await bystander.answer()).status == 200
 
 
 async def test_a_client_that_reads_slowly_has_all_of_it_and_holds_up_nobody() -> None:
