@@ -36,6 +36,8 @@ class Member:
     leaving: bool = False
     takes_s: float | None = None
     page: bytes = b""
+    # It has told its last page; one that a thread of it had under way is older.
+    counted: bool = False
     # What it was asked and has not answered, by the number of the question.
     awaited: dict[int, "_Round"] = field(default_factory=dict)
 
@@ -93,7 +95,7 @@ class Exchange:
             case words.Release(name):
                 self._release(member, name)
             case words.Page(body):
-                member.page = body
+                member.page, member.counted = body, True
 
     def ping(self, member: Member) -> None:
         """It is asked whether it lives; any word of it is an answer."""
@@ -140,7 +142,7 @@ class Exchange:
             return
         round.bodies[id] = body
         round.drop(id)
-        if round.topic == words.PAGE:
+        if round.topic == words.PAGE and not member.counted:
             member.page = body
 
     def _claimed(self, member: Member, name: str, wanted: str) -> str:

@@ -114,3 +114,21 @@ async def test_a_supervisor_that_hangs_keeps_nobody_waiting(autojump_clock) -> N
             assert await worker.claim("m", "n1") == "n1"
             assert trio.current_time() - began == pytest.approx(6.0)
             nursery.cancel_scope.cancel()
+
+
+async def test_the_last_page_of_a_worker_stands_against_one_that_was_under_way() -> None:
+    async with linked(2) as (exchange, (one, two)):
+        began, go = trio.Event(), trio.Event()
+
+        async def late(body: bytes) -> bytes:
+            began.set()
+            await go.wait()
+            return b"# TYPE c counter\nc 4.0\n"
+
+        two.answers[PAGE] = late
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.gather, PAGE, b"")
+            await began.wait()
+            await two.farewell(lambda: COUNT)
+            go.set()
+        assert exchange.members[1].page == COUNT
