@@ -123,10 +123,15 @@ class Guest:
 
     def broke(self, bug: Exception) -> None:
         log.error("connection.crashed", exc_info=bug)
-        if self._errand is not None:
-            self._errand.drop(bug=True)
-        else:
+        if self._errand is None:
             self.crashed()
+        else:
+            try:
+                self._errand.drop(bug=True)
+            except Exception:
+                # Nobody above is told of it but the reactor, which all connections have in common.
+                log.exception("connection.crashed")
+                self._leave_errand()
         self.close()
 
     def crashed(self) -> None:

@@ -222,7 +222,11 @@ class Link:
         listener, self.listener = self.listener, None
         self.close()
         if listener is not None:
-            listener.crash()
+            try:
+                listener.crash()
+            except Exception:
+                # As for a guest: a bug in letting go is this connection's alone.
+                log.exception("connection.crashed")
 
     # -- by tasks
 

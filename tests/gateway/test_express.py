@@ -10,6 +10,7 @@ from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.config.limits import Limits
 from cortex.config.whole import Whole
+from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.express import Express
 from cortex.ledger import Ledger
 from cortex.web import errand, guest
@@ -27,7 +28,7 @@ from tests.fake_neuron import (
     fake_neuron,
     open_gateway,
 )
-from tests.fake_upstream import STREAM_HEAD, Hang, Wait, chunks, whole
+from tests.fake_upstream import STREAM_HEAD, Hang, Wait, chunks, script, whole
 from tests.fake_web import CHAT, Client, ask
 
 
@@ -112,6 +113,35 @@ async def test_a_bug_in_a_callback_costs_its_own_request_alone(
         page = await gateway.page()
         assert 'outcome="bug"' in page
         assert "cortex_connection_crashes_total 1.0" in page
+
+
+@pytest.mark.parametrize("side", [errand.Errand, guest.Guest], ids=["neuron's", "client's"])
+async def test_a_bug_in_letting_go_of_a_bug_costs_its_own_connection_alone(
+    side: type, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 70: the callbacks of all connections are called by one loop, and it goes on."""
+    where = "_begin_answer" if side is errand.Errand else "_overhear"
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        if side is guest.Guest:
+            neuron.scripts.append(script(Hang()))
+        bystander = await gateway.dial()
+        with monkeypatch.context() as patch:
+            patch.setattr(side, where, broken)
+            patch.setattr(Bookkeeping, "close", broken)
+            client = await gateway.dial()
+            await client.send(ask(CHAT, body(stream=True)))
+            if side is guest.Guest:
+                await neuron.seen(1)
+                await client.send(b"x")
+            await client.rest()
+        await gateway.knows(lambda ledger: not seats(ledger))
+        assert caplog.text.count("connection.crashed") == 2
+        await bystander.send(ask(CHAT, body()))
+        assert (await bystander.answer()).status == 200
 
 
 @pytest.mark.parametrize("said", [WHOLE, STREAMED], ids=["whole", "stream"])
