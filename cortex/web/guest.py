@@ -115,6 +115,11 @@ class Guest:
 
     # -- what the reactor tells
 
+    @property
+    def begins(self) -> bool:
+        """Whether it is between two requests."""
+        return self._errand is None
+
     def ready(self, events: int) -> None:
         if events & WRITE:
             self._flush()

@@ -172,6 +172,11 @@ class Link:
             reads = 0 if self._paused or self.dialling else READ
             self._reactor.attend(self._fd, self, writes | reads)
 
+    @property
+    def begins(self) -> bool:
+        """Never: requests begin with clients."""
+        return False
+
     def ready(self, events: int) -> None:
         if self.dialling:
             if events & (WRITE | GONE):

@@ -19,10 +19,17 @@ WRITE: Final = select.EPOLLOUT
 GONE: Final = select.EPOLLHUP | select.EPOLLERR
 # Told of in one go; between two goes tasks have their turns.
 _AT_ONCE: Final = 256
+# So many of them may begin something, each in a tenth of a millisecond or two: whoever waits for the next
+# piece of a stream is not to wait for a crowd of requests.
+NEW_AT_ONCE: Final = 16
 
 
 class Watcher(Protocol):
     """Whoever owns a socket."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether it has nothing under way: what it hears begins something, and may wait for others."""
 
     def ready(self, events: int) -> None:
         """Some of the events have come that were asked for, or none: it may be told in vain."""
@@ -80,11 +87,15 @@ class Reactor:
     def _go(self) -> None:
         """Tell whoever has something to hear."""
         self.now = trio.current_time()
-        watchers = self._watchers
+        watchers, room = self._watchers, NEW_AT_ONCE
         for fd, events in self._epoll.poll(0, _AT_ONCE):
             watcher = watchers.get(fd)
             if watcher is None:
                 continue
+            if watcher.begins:
+                if not room:
+                    continue  # it is told of in one of the next goes: it has not heard of it yet
+                room -= 1
             try:
                 watcher.ready(events)
             except Exception as bug:  # noqa: BLE001 - logged by the watcher, which is closed by it

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import inf
 
 import pytest
@@ -12,7 +12,7 @@ import trio.testing
 
 from cortex.web import reactor
 from cortex.web.hosting import Host
-from cortex.web.reactor import Reactor
+from cortex.web.reactor import NEW_AT_ONCE, Reactor
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ class Told:
     """A watcher that does something for each byte that comes."""
 
     def __init__(self, sock: socket.socket, does: Callable[[], object]) -> None:
-        self.sock, self.does, self.bugs = sock, does, 0
+        self.sock, self.does, self.bugs, self.begins = sock, does, 0, False
 
     def ready(self, events: int) -> None:
         for _ in self.sock.recv(64):
@@ -166,6 +166,28 @@ async def test_tasks_have_their_turns_while_callbacks_never_rest(loop: Reactor) 
         with trio.fail_after(5):
             for _ in range(50):
                 await trio.sleep(0.001)
+
+
+async def test_a_crowd_that_begins_something_holds_up_nobody_who_has_begun(loop: Reactor) -> None:
+    """Each of them has its turn, a few at a time."""
+    turns: list[str] = []
+    crowd, done = 4 * NEW_AT_ONCE, trio.Event()
+
+    def begin() -> None:
+        turns.append("begins")
+        if turns.count("begins") == crowd:
+            done.set()
+
+    with ExitStack() as stack:
+        runs, _ = stack.enter_context(watched(loop, lambda: turns.append("goes on")))
+        for _ in range(crowd):
+            newcomer, told = stack.enter_context(watched(loop, begin))
+            told.begins = True
+            newcomer.send(b"x")
+        runs.send(b"x")
+        await done.wait()
+    assert turns.index("goes on") <= NEW_AT_ONCE
+    assert len(turns) == crowd + 1
 
 
 async def test_a_bug_in_a_callback_is_its_watchers_alone(loop: Reactor) -> None:
