@@ -497,17 +497,6 @@ class GatewayMachine(Machine):
         self.settle()
 
     @invariant()
-    def a_free_seat_is_the_one_that_a_look_at_all_finds(self) -> None:
-        """Comes before what files those anew that have changed."""
-        for model in SIZES:
-            for avoid in (frozenset[str](), frozenset({"p"})):
-                want = Want(model, spec(model), key="x", avoid=avoid)
-                if (free := self.ledger._free_seat(want)) is not None:
-                    ticket = Ticket(want, self.clock(), 10**9)
-                    verdict = self.ledger._seat(ticket, self.ledger._has_line(want))
-                    assert verdict == Serve(*free, "only-replica")
-
-    @invariant()
     def a_model_never_loads_twice_at_once(self) -> None:
         """Other gateways may load it, too, but this one orders it once."""
         ours = [load.want.model for load in self.ledger.loads.values()]

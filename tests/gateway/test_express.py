@@ -290,21 +290,6 @@ async def test_a_revoke_finds_a_request_that_goes_on_elsewhere() -> None:
             await gateway.knows(lambda ledger: not seats(ledger))
 
 
-async def test_an_answer_during_a_drain_says_that_the_connection_ends() -> None:
-    go_on = trio.Event()
-    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
-        neuron.scripts.append(neuron.plan(Wait(go_on), WHOLE))
-        client = await gateway.dial()
-        await client.send(ask(CHAT, body()))
-        await neuron.seen(1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(gateway.gateway._parts.api.drain, 10.0)
-            await trio.testing.wait_all_tasks_blocked()
-            go_on.set()
-            answer = await client.answer()
-            assert (answer.status, answer.headers["connection"]) == (200, "close")
-
-
 async def test_who_is_refused_by_his_limits_keeps_no_model_warm() -> None:
     limited = (replace(KEYS[0], requests_per_minute=1),)
     async with (

@@ -332,13 +332,15 @@ async def test_a_client_that_leaves_a_hop_is_let_go_of_at_its_neuron() -> None:
         assert 'cortex_client_aborts_total{phase="answer"} 1.0' in await gateway.page()
 
 
-async def test_a_hop_during_a_drain_says_that_the_connection_ends() -> None:
+@pytest.mark.parametrize("hops", [True, False])
+async def test_an_answer_during_a_drain_says_that_the_connection_ends(hops: bool) -> None:
     go_on = trio.Event()
     async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
-        client = await warm(gateway)
+        client = await warm(gateway) if hops else await gateway.dial()
+        before = len(neuron.requests)
         neuron.scripts.append(neuron.plan(Wait(go_on), WHOLE))
         await client.send(ask(CHAT, body()))
-        await neuron.seen(3)
+        await neuron.seen(before + 1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(gateway.gateway._parts.api.drain, 10.0)
             await trio.testing.wait_all_tasks_blocked()

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
@@ -238,9 +240,9 @@ async def test_a_client_that_waits_hears_signs_of_life_of_its_own_dialect(path: 
             assert ENDS[path] in await client.until(ENDS[path])
 
 
-@pytest.mark.parametrize("path", PATHS)
-async def test_a_client_that_leaves_frees_seat_and_neuron(path: str) -> None:
-    """Row 30."""
+@asynccontextmanager
+async def half_told(path: str) -> AsyncIterator[tuple[FakeNeuron, Open, Client]]:
+    """The client has half of a stream, and the neuron says no more."""
     async with fake_neuron("a") as neuron:
         neuron.dialects = OLD
         neuron.then(STREAM_HEAD + chunks(HALF), Hang())
@@ -248,10 +250,17 @@ async def test_a_client_that_leaves_frees_seat_and_neuron(path: str) -> None:
             client = await gateway.dial()
             await client.send(ask(path, asked(path)))
             await client.until(b"caf")
-            await client.close()
-            await neuron.until(hung_up=1)
-            await gateway.knows(lambda ledger: not seats(ledger))
-            assert 'outcome="hung_up"} 1.0' in await gateway.page()
+            yield neuron, gateway, client
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_client_that_leaves_frees_seat_and_neuron(path: str) -> None:
+    """Row 30."""
+    async with half_told(path) as (neuron, gateway, client):
+        await client.close()
+        await neuron.until(hung_up=1)
+        await gateway.knows(lambda ledger: not seats(ledger))
+        assert 'outcome="hung_up"} 1.0' in await gateway.page()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -275,15 +284,9 @@ async def test_who_leaves_at_the_end_mark_was_answered(path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_drain_tells_the_client_in_its_own_dialect(path: str) -> None:
-    async with fake_neuron("a") as neuron:
-        neuron.dialects = OLD
-        neuron.then(STREAM_HEAD + chunks(HALF), Hang())
-        async with open_gateway(neuron) as gateway:
-            client = await gateway.dial()
-            await client.send(ask(path, asked(path)))
-            await client.until(b"caf")
-            await gateway.gateway._parts.api.drain(0.0)
-            assert b"shutting" in await client.rest()
+    async with half_told(path) as (_, gateway, client):
+        await gateway.gateway._parts.api.drain(0.0)
+        assert b"shutting" in await client.rest()
 
 
 async def test_a_bug_in_telling_costs_its_own_request_alone(

@@ -49,8 +49,10 @@ def watched(loop: Reactor, does: Callable[[], object]) -> Iterator[tuple[socket.
         ours.setblocking(False)
         told = Told(ours, does)
         loop.watch(ours.fileno(), told)
-        yield theirs, told
-        loop.leave(ours.fileno(), told)
+        try:
+            yield theirs, told
+        finally:
+            loop.leave(ours.fileno(), told)
 
 
 @pytest.fixture
@@ -109,6 +111,7 @@ async def test_a_task_that_a_callback_wakes_runs(loop: Reactor) -> None:
         for event in events:
             theirs.send(b"x")
             await event.wait()
+    assert next(waiting, None) is None
 
 
 async def test_a_deadline_that_a_callback_brings_nearer_is_kept(loop: Reactor) -> None:
@@ -143,6 +146,7 @@ async def test_a_task_that_a_callback_starts_or_cancels_runs(loop: Reactor, nurs
         theirs.send(b"x")
         with scope:
             await trio.sleep_forever()
+        assert scope.cancelled_caught
 
 
 async def test_a_thread_and_a_socket_of_a_task_are_heard(loop: Reactor) -> None:
@@ -158,14 +162,20 @@ async def test_a_thread_and_a_socket_of_a_task_are_heard(loop: Reactor) -> None:
 
 
 async def test_tasks_have_their_turns_while_callbacks_never_rest(loop: Reactor) -> None:
+    count = 0
+
     def again() -> None:
+        nonlocal count
+        count += 1
         theirs.send(b"x")
 
     with watched(loop, again) as (theirs, _):
         theirs.send(b"x")
         with trio.fail_after(5):
             for _ in range(50):
+                before = count
                 await trio.sleep(0.001)
+                assert count > before
 
 
 async def test_a_crowd_that_begins_something_holds_up_nobody_who_has_begun(loop: Reactor) -> None:
@@ -234,9 +244,12 @@ async def test_what_goes_wrong_in_the_waiting_ends_the_reactor(monkeypatch: pyte
 
 
 async def test_who_waits_until_all_is_still_is_not_held_up(loop: Reactor) -> None:
-    with watched(loop, lambda: None) as (theirs, _):
+    told = trio.Event()
+    with watched(loop, told.set) as (theirs, _):
         theirs.send(b"x")
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.fail_after(5):
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert told.is_set()
 
 
 async def test_a_cancelled_reactor_ends(_way: None) -> None:
@@ -246,6 +259,7 @@ async def test_a_cancelled_reactor_ends(_way: None) -> None:
         with watched(loop, nursery.cancel_scope.cancel) as (theirs, _):
             theirs.send(b"x")
             await trio.sleep_forever()
+    assert nursery.cancel_scope.cancelled_caught
 
 
 async def test_two_reactors_hear_each_their_own(_way: None) -> None:
@@ -271,4 +285,5 @@ async def test_two_reactors_hear_each_their_own(_way: None) -> None:
             first.send(b"x")
             with trio.fail_after(5):
                 await heard.wait()
+            assert left == 0
         nursery.cancel_scope.cancel()
