@@ -104,7 +104,8 @@ class Heads:
             if known is None:
                 return None
             if len(self._known) >= MOST:
-                self._known.clear()
+                # The oldest, and no more: to judge all anew that are in use is a burst of work.
+                del self._known[next(iter(self._known))]
             self._known[mark] = known
         return (known, int(found[1]), Last(known, raw[:start], raw[end:])) if known.holds(site) else None
 

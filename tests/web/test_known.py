@@ -117,6 +117,21 @@ def test_no_more_heads_are_remembered_than_are_of_use() -> None:
         assert len(heads) <= MOST
 
 
+def test_one_head_too_many_costs_the_oldest_alone() -> None:
+    """Those that are sent all the time are not judged anew for the sake of one that is not."""
+    heads, here = Heads(), site()
+
+    def known(number: int) -> object:
+        found = heads.recognise(head(x_a=str(number)), "127.0.0.1", here)
+        assert found is not None
+        return found[0]
+
+    first = [known(number) for number in range(MOST)]
+    known(MOST)
+    assert all(known(number) is first[number] for number in range(1, MOST))
+    assert known(0) is not first[0]
+
+
 def test_no_key_is_kept() -> None:
     """Of a head a digest is kept, whose salt is of this process alone."""
     heads = Heads()
