@@ -172,17 +172,27 @@ class Express:
                 hop.go(ticket, road, link, self._limits, self._asked(hop, road))
             except OSError:
                 return None
-            hop.label = self._metrics.request_began(hop.lane.model)
-            streams = hop.seen.stream and hop.lane.streams
-            plain = not streams and not link.dialling and hop.retelling is None
-            begun = hop if plain else self.unfolded(hop)
-            if not streams:
-                road.waits.begin(begun)
-            errand = begun
+            errand = self._under_way(hop)
         finally:
             if errand is None:
                 road.pool.lost(link)  # after a bug, too: nobody is there to hear the answer
         return errand
+
+    def _under_way(self, hop: Hop) -> Hop | Errand:
+        """Who answers the request, which is with the neuron, and in the books whatever comes."""
+        hop.label = self._metrics.request_began(hop.lane.model)
+        try:
+            streams = hop.seen.stream and hop.lane.streams
+            plain = not streams and not hop.link.dialling and hop.retelling is None
+            begun = hop if plain else self.unfolded(hop)
+            if not streams:
+                hop.road.waits.begin(begun)
+        except Exception:
+            framing = Framing(hop.lane.known.terms(hop.id))
+            journey = _journey(hop, _Reply(framing, hop.guest), Meter(framing.terms.dialect))
+            self.close(journey, "bug")
+            raise
+        return begun
 
     def _asked(self, hop: Hop, road: Road) -> bytes:
         """The request as the neuron gets it."""
@@ -260,16 +270,17 @@ class Trip:
         """The client has the whole answer."""
         begun, express = self._begun, self._express
         journey, answer = begun.journey, self.errand.answer
-        if answer.reusable:
-            begun.pool.taken_back(begun.link)
-        else:
-            begun.pool.lost(begun.link)
         try:
             self._over()
             journey.answered = True
             express.give_back(begun)
             express.books.judge(journey)
             express.close(journey, journey.verdict)
+            give = begun.pool.taken_back if answer.reusable else begun.pool.lost
+            give(begun.link)
+        except Exception:
+            begun.pool.lost(begun.link)  # it is closed for the bug, whoever may use it then
+            raise
         finally:
             self._guest.answered(stays=self.errand.framing.stays)
 

@@ -105,7 +105,6 @@ class Hop:
     def _end(self, usage: Usage | None, over_at: float) -> None:
         """The client has the whole answer."""
         road, express = self.road, self._express
-        road.pool.taken_back(self.link)
         road.waits.end(self)
         try:
             # Before anything is written down, as `Express.give_back` has it.
@@ -113,6 +112,10 @@ class Hop:
             self.claim.end()
             express.fleet.acquit(road.neuron.name)
             express.books.enter(self, usage, over_at, express.clock())
+            road.pool.taken_back(self.link)
+        except Exception:
+            road.pool.lost(self.link)  # it is closed for the bug, whoever may use it then
+            raise
         finally:
             self.guest.answered(stays=True)
 

@@ -54,10 +54,14 @@ class Road:
     head: bytes = field(repr=False)  # the fleet's token is in it
     stencil: Stencil | None = None
     _lessons: int = LESSONS
+    _boot_id: str = ""  # of whom they are
 
     def learn(self, lane: "Lane", link: Link, data: bytes, limits: Limits) -> None:
         """`data` came over `link`, to which no stencil fits: there may be one for the next that are like
-        it. Given up where answers come in pieces, or each in another form."""
+        it. Given up where answers come in pieces, or each in another form, until the neuron is another
+        process."""
+        if self._boot_id != self.neuron.boot_id:
+            self._boot_id, self._lessons = self.neuron.boot_id, LESSONS
         if self._lessons:
             self._lessons -= 1
             if (stencil := stencil_of(lane, self, link, data, limits)) is not None:

@@ -94,7 +94,7 @@ async def test_a_connection_goes_from_callbacks_to_tasks_and_back() -> None:
 async def test_a_bug_in_a_callback_costs_its_own_request_alone(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 70: its seat and its connections are free again, and it is in the books."""
+    """Row 42: its seat and its connections are free again, and it is in the books."""
 
     def broken(self: errand.Errand) -> None:
         raise ZeroDivisionError("a bug")
@@ -119,7 +119,7 @@ async def test_a_bug_in_a_callback_costs_its_own_request_alone(
 async def test_a_bug_in_letting_go_of_a_bug_costs_its_own_connection_alone(
     side: type, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 70: the callbacks of all connections are called by one loop, and it goes on."""
+    """Row 42: the callbacks of all connections are called by one loop, and it goes on."""
     where = "_begin_answer" if side is errand.Errand else "_overhear"
 
     def broken(*_: object, **__: object) -> None:
@@ -168,6 +168,8 @@ async def test_a_bug_in_beginning_leaves_no_answer_that_nobody_hears(
             await neuron.seen(3)
             await neuron.polled()
         assert gateway.gateway._parts.accounts._accounts["ann"].in_flight == 0
+        page = await gateway.page()
+        assert 'cortex_in_flight{model="a"} 0.0' in page and 'outcome="bug"} 1.0' in page
         bystander = await gateway.dial()
         await bystander.send(ask(CHAT, body(), authorization=key))
         assert (await bystander.answer()).status == 200

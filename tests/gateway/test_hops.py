@@ -15,7 +15,7 @@ from cortex.config.gateway import GatewayConfig, NeuronRef
 from cortex.config.keys import Key
 from cortex.config.limits import Limits
 from cortex.config.whole import Whole
-from cortex.gateway import hop
+from cortex.gateway import hop, lanes
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.member import Found
 from cortex.gateway.ways import CHATS
@@ -132,7 +132,7 @@ async def test_a_hop_tells_the_log_what_an_errand_tells_it(
 async def test_a_bug_in_a_hop_costs_its_own_request_alone(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 70: its seat and its connections are free again."""
+    """Row 42: its seat and its connections are free again."""
 
     def broken(*facts: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -160,7 +160,7 @@ async def test_a_bug_in_a_hop_costs_its_own_request_alone(
 async def test_a_bug_in_the_books_keeps_no_seat_and_no_claim(
     where: str, stream: bool, leaves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 70: a key with one request at a time asks again, and is not refused for ever."""
+    """Row 42: a key with one request at a time asks again, and is not refused for ever."""
 
     def broken(*facts: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -180,6 +180,30 @@ async def test_a_bug_in_the_books_keeps_no_seat_and_no_claim(
                 assert (await client.answer()).status == 200
             await gateway.knows(lambda ledger: not seats(ledger) and not claim.in_flight)
         assert await say(await gateway.dial(), authorization=key) == 200
+
+
+@pytest.mark.parametrize(("where", "stream"), [("enter", False), ("close", True)], ids=["a hop", "an errand"])
+async def test_a_bug_in_the_books_costs_not_the_request_that_was_sent_ahead(
+    where: str, stream: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 42: the link whose owner the bug has ended is nobody else's."""
+    book, bugs = getattr(Bookkeeping, where), [ZeroDivisionError("a bug")]
+
+    def broken(*facts: object) -> None:
+        if bugs:
+            raise bugs.pop()
+        book(*facts)
+
+    async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
+        client = await warm(gateway)
+        neuron.otherwise = neuron.plan(STREAMED if stream else WHOLE)
+        monkeypatch.setattr(Bookkeeping, where, broken)
+        await client.send(ask(CHAT, body(stream=stream)) * 2)
+        assert [(await client.answer()).status for _ in range(2)] == [200, 200]
+        await gateway.knows(lambda ledger: not seats(ledger))
+        assert "ZeroDivisionError" in caplog.text and not bugs
+        assert repr(gateway.gateway._parts.fleet["n1"].pool).endswith("idle=1 active=0>")
+        assert 'outcome="bug"' not in await gateway.page()
 
 
 # -- what was learnt is not taken for what comes
@@ -307,6 +331,25 @@ async def test_a_neuron_that_comes_back_without_a_dialect_is_not_asked_in_it(hop
         for number in range(8):
             assert await say(client, body(user=f"one of {number}")) == 200
         assert len(one.requests) == before and len(hops) >= 7
+
+
+async def test_a_neuron_that_is_another_process_is_learnt_from_anew(hops: list[hop.Hop]) -> None:
+    """However long nothing was to be learnt from the one before it."""
+    odd = Drip(WHOLE, at=(len(WHOLE) - 40,))
+    async with fake_neuron("a", otherwise=odd) as neuron, open_gateway(neuron) as gateway:
+        client = await warm(gateway)
+        for _ in range(lanes.LESSONS):
+            assert await say(client) == 200
+        neuron.otherwise = neuron.plan(WHOLE)
+        for _ in range(3):
+            assert await say(client) == 200
+        assert not hops, "it was given up"
+        await neuron.restart()
+        neuron.has("a", slots=64)
+        known = gateway.gateway._parts.fleet["n1"]
+        await gateway.knows(lambda ledger: known.boot_id == neuron.boot_id and bool(ledger.holders("a")))
+        assert await say(client) == await say(client) == 200
+        assert hops
 
 
 # -- who goes, and who is slow

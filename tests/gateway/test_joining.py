@@ -81,7 +81,7 @@ async def test_an_event_costs_the_task_that_waits_no_turn() -> None:
 async def test_a_bug_in_passing_on_is_the_tasks_own(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 70: the client is told, its seat is free again, and the books have it."""
+    """Row 42: the client is told, its seat is free again, and the books have it."""
 
     def broken(self: errand.Errand, *_: object) -> None:
         raise ZeroDivisionError("a bug")
