@@ -292,7 +292,7 @@ async def test_a_drain_tells_the_client_in_its_own_dialect(path: str) -> None:
 async def test_a_bug_in_telling_costs_its_own_request_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 70."""
+    """Row 42."""
 
     def broken(self: teller.Teller, told: object) -> bytes:
         raise ZeroDivisionError("a bug")
