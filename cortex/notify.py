@@ -9,7 +9,6 @@ the roles; when the process is alive is decided here, by the lag of trio's loop.
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Final
@@ -47,10 +46,10 @@ class Notify:
         """The start is over."""
         self._say("READY=1", f"STATUS={status}")
 
-    def reloading(self, status: str) -> None:
-        """The files are read anew; `ready` ends it. The manager pairs both by the time it began."""
-        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._say("RELOADING=1", f"MONOTONIC_USEC={now_us}", f"STATUS={status}")
+    def reloading(self, status: str, began_us: int) -> None:
+        """The files are read anew; `ready` ends it. The manager pairs what it asked for with it by the
+        monotonic time, in microseconds, at which it began."""
+        self._say("RELOADING=1", f"MONOTONIC_USEC={began_us}", f"STATUS={status}")
 
     def starting(self, status: str) -> None:
         """The start goes on, and may take EXTEND_S from now whatever the unit's limit says."""

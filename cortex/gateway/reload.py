@@ -8,6 +8,7 @@ What the values do once they are read is `tuning`'s.
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,9 @@ class Reloader:
 
     async def _reload(self, *, asked: bool) -> None:
         """The values of the files are in force, or their faults are told."""
+        began_us = time.monotonic_ns() // 1000
         if asked:
-            self._notify.reloading("reading the files again")
+            self._notify.reloading("reading the files again", began_us)
         try:
             whole = await trio.to_thread.run_sync(self._source.read, abandon_on_cancel=True)
         except ConfigError as error:
@@ -89,7 +91,7 @@ class Reloader:
             log.exception("reload.crashed")
             self._refuse([f"the files cannot be read: {bug}"], asked=asked)
         else:
-            self._accept(whole, asked=asked)
+            self._accept(whole, None if asked else began_us)
 
     def _refuse(self, faults: list[str], *, asked: bool) -> None:
         if faults != self._faults or asked:
@@ -100,7 +102,8 @@ class Reloader:
         if asked:
             self._notify.ready(f"{counted(len(faults), 'fault')} in the files; the values of before stay")
 
-    def _accept(self, whole: Whole[GatewayConfig], *, asked: bool) -> None:
+    def _accept(self, whole: Whole[GatewayConfig], unasked_us: int | None) -> None:
+        asked = unasked_us is None
         try:
             changed = self._tuned.take(whole)
         except Exception as bug:
@@ -114,8 +117,8 @@ class Reloader:
         self._faults = []
         if not news:
             return
-        if not asked:
-            self._notify.reloading("the files have changed")
+        if unasked_us is not None:
+            self._notify.reloading("the files have changed", unasked_us)
         for warning in whole.warnings:
             log.warning("config.warning what=%s", warning)
         log.info("reload.done changed=%s", ",".join(changed) or "-")

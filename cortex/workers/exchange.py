@@ -30,6 +30,8 @@ class Member:
     line: Line
     began: float
     ready: bool = False
+    # When it began to read the files that it told of last, by the host's clock.
+    read_us: int = 0
     # For how long it has owed an answer.
     silent_s: float = 0.0
     # Somebody asked it to go, or we did.

@@ -10,6 +10,7 @@ killed; whoever outlives the supervisor is killed by the kernel.
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -48,7 +49,7 @@ class Manager(Protocol):
     """The service manager."""
 
     def ready(self, status: str) -> None: ...
-    def reloading(self, status: str) -> None: ...
+    def reloading(self, status: str, began_us: int) -> None: ...
     def stopping(self, takes_s: float, status: str) -> None: ...
     async def feed(self) -> None: ...
 
@@ -73,8 +74,9 @@ class Supervisor:
         self._stopping, self._changed = trio.Event(), trio.Event()
         self._status = ""
         self._up = False
-        # Who has yet to tell that it has read the files again, while that is asked for.
+        # Who has yet to tell that it has read the files again, while that is asked for, and since when.
         self._reading: set[Member] | None = None
+        self._asked_us = 0
         self._exchange: Exchange
 
     async def run(self, stop: trio.Event) -> None:
@@ -102,13 +104,21 @@ class Supervisor:
             if index == 0:
                 await self._until(lambda: bool(self._exchange.serving))
         workers = self._order.plan.workers
-        with trio.move_on_after(OPEN_S):
+        log.info("workers.gathering workers=%d seconds=%.0f", workers, OPEN_S)
+        with trio.move_on_after(OPEN_S) as patience:
             await self._until(lambda: len(self._exchange.serving) == workers)
+        if patience.cancelled_caught:
+            log.warning("workers.late workers=%d serving=%d", workers, len(self._exchange.serving))
         self._crowds[0].open()
         await self._until(lambda: len(self._exchange.serving) == workers)
         log.info("workers.ready workers=%d", workers)
         self._up = True
-        self._order.manager.ready(self._status)
+        self._ready()
+
+    def _ready(self) -> None:
+        """The service manager knows, unless something else is to come first, and will tell."""
+        if self._up and self._reading is None and not self._stopping.is_set():
+            self._order.manager.ready(self._status)
 
     async def _live(self, index: int) -> None:
         """One worker after another, until the end."""
@@ -179,11 +189,13 @@ class Supervisor:
     def _stands(self, member: Member, told: dict[str, str]) -> None:
         if "STOPPING" in told:
             member.takes_s = int(told["EXTEND_TIMEOUT_USEC"]) / 1e6
+        if "RELOADING" in told:
+            member.read_us = int(told["MONOTONIC_USEC"])
         if "READY" in told:
             self._status, member.ready = told.get("STATUS", ""), True
-            if self._up and self._reading is None and not self._stopping.is_set():
-                self._order.manager.ready(self._status)
-            self._has_read(member)
+            self._ready()
+            if member.read_us >= self._asked_us:
+                self._has_read(member)
         self._tell()
 
     def _has_read(self, member: Member) -> None:
@@ -206,7 +218,8 @@ class Supervisor:
         """Each worker reads the files by itself, and tells what came of it as its status."""
         while True:
             await self._order.asked()
-            self._order.manager.reloading("reading the files again")
+            self._asked_us = time.monotonic_ns() // 1000
+            self._order.manager.reloading("reading the files again", self._asked_us)
             self._reading = set(self._exchange.serving)
             # Who has not served yet may have read the files of before already.
             for member in self._exchange.members:
@@ -214,8 +227,7 @@ class Supervisor:
             with trio.move_on_after(RELOAD_S):
                 await self._until(lambda: not self._reading)
             self._reading = None
-            if not self._stopping.is_set():
-                self._order.manager.ready(self._status)
+            self._ready()
 
     async def _watch(self) -> None:
         """Whoever hangs is killed. Counted by looks, and not by the clock: who was stopped together with

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -542,6 +543,33 @@ async def test_a_signal_has_the_files_read_at_once_and_the_manager_is_told(tmp_p
                 assert began[0] == "RELOADING=1" and began[1].startswith("MONOTONIC_USEC=")
                 assert ended == ["READY=1", f"STATUS={status}"]
             assert (await gateway.ask("quick")).status_code == 200
+    finally:
+        manager.close()
+
+
+async def test_a_change_is_told_with_the_time_at_which_the_files_were_read(tmp_path: Path) -> None:
+    """A signal that comes while they are read is not answered by that: the manager waits on."""
+    manager, file, read_us = Manager(str(tmp_path / "n.sock")), tmp_path / "cortex.toml", list[int]()
+
+    class Changed(Taken):
+        def take(self, whole: Whole) -> list[str]:
+            return ["keys"]
+
+    def read() -> Whole:
+        read_us.append(time.monotonic_ns() // 1000)
+        return Whole(GatewayConfig(), Catalogue(), None, ())
+
+    try:
+        async with trio.open_nursery() as nursery:
+            notify = Notify.taken_from({"NOTIFY_SOCKET": manager.address})
+            nursery.start_soon(Reloader(Source(read, file), Changed(), notify).run)
+            heard: list[list[str]] = []
+            while len(heard) < 2:
+                await trio.sleep(0.01)
+                heard += manager.heard()
+            nursery.cancel_scope.cancel()
+        word, began, _ = heard[0]
+        assert word == "RELOADING=1" and int(began.removeprefix("MONOTONIC_USEC=")) <= read_us[0]
     finally:
         manager.close()
 

@@ -2,15 +2,23 @@
 
 import os
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
+from cortex.cli.running import Bell
+from cortex.workers import words
 from cortex.workers.crowd import make_crowd
+from cortex.workers.exchange import Exchange, Member
 from cortex.workers.failure import WorkerFailed
+from cortex.workers.line import Line
 from cortex.workers.spawn import Born, Plan, start
 from cortex.workers.supervisor import Order, Supervisor
 from tests.workers.linked import until
@@ -33,7 +41,7 @@ class Manager:
         self.heard.append(f"ready {status}")
         self.up.set()
 
-    def reloading(self, status: str) -> None:
+    def reloading(self, status: str, began_us: int) -> None:
         self.heard.append("reloading")
 
     def stopping(self, takes_s: float, status: str) -> None:
@@ -59,7 +67,8 @@ class Doomed:
             page=self.listener.fileno(),
             crowd=self._crowd,
         )
-        self.supervisor = Supervisor(Order(plan, (self.listener,), self.manager, trio.sleep_forever))
+        self.bell = Bell()
+        self.supervisor = Supervisor(Order(plan, (self.listener,), self.manager, self.bell.wait))
 
     def born(self) -> list[str]:
         return self.lives.read_text().split() if self.lives.exists() else []
@@ -190,6 +199,78 @@ async def test_a_host_without_room_for_one_more_process_costs_no_worker_that_ser
         stop.set()
     assert doomed.born() == ["0", "1"] and not refusals
     doomed.close()
+
+
+async def test_who_waits_for_the_others_says_so_and_for_whom_it_waits_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cortex.workers.supervisor.OPEN_S", 0.2)
+    caplog.set_level("INFO")
+    doomed = Doomed(tmp_path, 2, {"1.1": "mute"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doomed.supervisor.run, trio.Event())
+        await until(lambda: "workers.gathering workers=2 seconds=0" in caplog.messages)
+        assert not doomed.supervisor._crowds[0].is_open
+        await until(lambda: "workers.late workers=2 serving=1" in caplog.messages)
+        await until(lambda: doomed.supervisor._crowds[0].is_open)
+        nursery.cancel_scope.cancel()
+    doomed.close()
+
+
+async def test_a_reload_beside_the_start_says_ready_when_both_are_over(tmp_path: Path) -> None:
+    doomed = Doomed(tmp_path, 2, {})
+    heard, supervisor = doomed.manager.heard, doomed.supervisor
+    async with rereading(doomed) as (one, *_):
+        doomed.bell.ring()
+        await until(lambda: heard)
+        say(supervisor, one, "RELOADING=1", f"MONOTONIC_USEC={supervisor._asked_us}")
+        say(supervisor, one, "READY=1", "STATUS=one")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert heard == ["reloading"], "not all serve yet"
+        doomed.bell.ring()
+        await until(lambda: len(heard) == 2)
+        supervisor._up = True
+        supervisor._ready()
+        assert heard == ["reloading"] * 2, "the files are still read"
+        say(supervisor, one, "RELOADING=1", f"MONOTONIC_USEC={supervisor._asked_us}")
+        say(supervisor, one, "READY=1", "STATUS=two")
+        await until(lambda: heard[2:] == ["ready two"])
+    doomed.close()
+
+
+async def test_a_reload_that_began_before_it_was_asked_for_is_not_its_end(tmp_path: Path) -> None:
+    """Files that have changed are read without a word, too."""
+    doomed = Doomed(tmp_path, 1, {})
+    heard, supervisor = doomed.manager.heard, doomed.supervisor
+    supervisor._up = True
+    async with rereading(doomed) as (one, *_):
+        doomed.bell.ring()
+        await until(lambda: heard)
+        for began_us, after in ((-1, ["reloading"]), (1, ["reloading", "ready there"])):
+            say(supervisor, one, "RELOADING=1", f"MONOTONIC_USEC={supervisor._asked_us + began_us}")
+            say(supervisor, one, "READY=1", "STATUS=there")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert heard == after
+    doomed.close()
+
+
+@asynccontextmanager
+async def rereading(doomed: Doomed) -> AsyncIterator[list[Member]]:
+    """Its supervisor hears the bell, and has one worker that serves."""
+    ours, theirs = socket.socketpair()
+    async with trio.open_nursery() as nursery:
+        exchange = doomed.supervisor._exchange = Exchange(nursery)
+        nobody = cast("subprocess.Popen[bytes]", None)
+        exchange.members.append(Member(0, nobody, Line(ours), began=0.0, ready=True))
+        nursery.start_soon(doomed.supervisor._reload)
+        yield exchange.members
+        nursery.cancel_scope.cancel()
+    ours.close()
+    theirs.close()
+
+
+def say(supervisor: Supervisor, member: Member, *lines: str) -> None:
+    supervisor._hear(member, words.State([*lines]))
 
 
 async def test_a_supervisor_imports_nothing_of_what_its_workers_serve_with() -> None:
