@@ -89,6 +89,15 @@ class Meter:
         """The same of events in their chunks, none of which is an end mark or tells an error."""
         self._passed(_content_events(self.dialect, piece), now)
 
+    def like(self, count: int, size: int) -> None:
+        """The same of so many events with so many bytes, like one before that `is_content`."""
+        self.events += count
+        self.bytes += size
+
+    def is_content(self, event: bytes) -> bool:
+        """Whether `event` is one that counts."""
+        return _content_events(self.dialect, b"\n" + event) == 1
+
     def _passed(self, count: int, now: float) -> None:
         if count > 0:
             self.events += count

@@ -116,6 +116,23 @@ def test_a_stream_is_the_same_chunk_by_chunk(dialect: Dialect, together: int) ->
     assert (heard.kept.end, heard.body, heard.figures) == ("done", whole.body, whole.figures)
 
 
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_events_that_are_alike_count_as_others_do(dialect: Dialect, together: int) -> None:
+    """Also where another kind of content follows, and where one of them is an error or an end."""
+    events = STREAMS[dialect]
+    text = next(event for event in events if b"caf\xc3\xa9" in event)
+    at = events.index(text)
+    many = [text.replace(b"caf", b"%d" % number) for number in range(20)]
+    stream = [*events[:at], *many, b"data: 1\n\n", *many, *events[at:]]
+    whole = Heard(dialect, [HEAD + framed(stream) + LAST])
+    pieces = [framed(stream[at : at + together]) for at in range(0, len(stream), together)]
+    heard = Heard(dialect, [HEAD, *pieces, LAST])
+    assert (heard.kept.end, heard.body, heard.figures) == ("done", whole.body, whole.figures)
+    assert heard.figures[0] > 2 * len(many)
+    assert heard.errand._like is not None
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_plain_chunks_go_out_as_they_came(dialect: Dialect) -> None:
     events = STREAMS[dialect]
