@@ -47,6 +47,8 @@ class Guest:
         self._line: Line | None = None
         self._visit: Visit | None = None
         self._errand: Errand | None = None
+        # Whether it is between two requests.
+        self.begins = True
         self._caller = ""
         self._last: Last | None = None
         self._buffer = b""
@@ -114,11 +116,6 @@ class Guest:
             self.close()
 
     # -- what the reactor tells
-
-    @property
-    def begins(self) -> bool:
-        """Whether it is between two requests."""
-        return self._errand is None
 
     def ready(self, events: int) -> None:
         if events & WRITE:
@@ -219,7 +216,7 @@ class Guest:
         return True
 
     def _serve(self, errand: Errand, caller: str) -> None:
-        self._errand, self._caller = errand, caller
+        self._errand, self._caller, self.begins = errand, caller, False
         self._hall.in_flight += 1
         self._hall.watch.serves(errand)
 
@@ -367,14 +364,14 @@ class Guest:
         """It is with `errand` from here on, which does what another one has begun."""
         if self._errand is not None:
             self._hall.watch.done(self._errand)
-        self._errand = errand
+        self._errand, self.begins = errand, False
         self._hall.watch.serves(errand)
 
     def _leave_errand(self) -> None:
         if self._errand is not None:
             self._hall.watch.done(self._errand)
             self._hall.in_flight -= 1
-            self._errand, self._caller = None, ""
+            self._errand, self._caller, self.begins = None, "", True
             self._hall.tell()
 
     def close(self) -> None:

@@ -2,20 +2,51 @@
 
 A wake through trio's loop costs several times what a callback does: a descriptor is armed anew, a task is
 scheduled and stepped. So the waiting is done in trio's hook before it waits itself, for as long as nothing
-is there for a task. trio has no public name for what its loop rests on: this is the only room that looks
+is there for a task, and in one call to the kernel: what trio waits for is one more descriptor among those
+of the callbacks. trio has no public name for what its loop rests on: this is the only room that looks
 behind them. Where it does not find what it knows there is no `Host`, and each wake goes through trio's
 loop, as right and slower. Never for a clock of tests, whose time is not the kernel's.
 """
 
 import importlib
-import select
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from time import perf_counter
+from typing import Any, Final, NoReturn, Protocol
 
 import trio
 
-# A longer wait means nothing to poll(2).
+# A longer wait means nothing to epoll(7).
 _LONGEST_S: Final = 86400.0
+
+
+class Watcher(Protocol):
+    """Whoever owns a socket."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether it has nothing under way: what it hears begins something, and may wait for others."""
+
+    def ready(self, events: int) -> None:
+        """Some of the events have come that were asked for, or none: it may be told in vain."""
+
+    def broke(self, bug: Exception) -> None:
+        """`ready` has raised `bug`: it is to be logged, and whatever it owns to be let go of."""
+
+
+class Callbacks(Protocol):
+    """Sockets with watchers, and what tells these."""
+
+    def watch(self, fd: int, watcher: Watcher) -> None:
+        """`watcher` is told whenever `fd` is readable, until `leave`."""
+
+    def leave(self, fd: int, watcher: Watcher) -> None:
+        """It is told no more."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when somebody is to be told."""
+
+    def go(self, most_s: float) -> int:
+        """Wait for so long at most until there is something to tell, and tell it; how many were told."""
 
 
 class Host(trio.abc.Instrument):
@@ -25,10 +56,11 @@ class Host(trio.abc.Instrument):
         self._ready, self._idlers, self._deadlines = runner.runq, runner.waiting_for_idle, runner.deadlines
         self._nudge: Callable[[], None] = runner.io_manager.force_wakeup
         self._fd: int = runner.io_manager._epoll.fileno()
+        self._offset_s: float = runner.clock.offset
         self._deadlines.next_deadline()
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
-        self._guests: dict[int, _Guest] = {}
+        # The first of them waits for all.
+        self._guests: list[_Guest] = []
+        self._trio = _Sign()
 
     @classmethod
     def find(cls) -> "Host | None":
@@ -48,21 +80,38 @@ class Host(trio.abc.Instrument):
         _HOST.set(host)
         return host
 
-    async def call(self, go: Callable[[], None], fd: int) -> NoReturn:
-        """`go` is called whenever `fd` is readable, until cancelled, or until it raises: then this does."""
-        guest = self._guests[fd] = _Guest(go)
-        self._poll.register(fd, select.POLLIN)
-        if len(self._guests) == 1:
+    async def call(self, callbacks: Callbacks) -> NoReturn:
+        """`callbacks` are told until cancelled, or until telling raises: then this does."""
+        guest = _Guest(callbacks)
+        if self._guests:
+            self._guests[0].callbacks.watch(callbacks.fileno(), guest)
+        else:
+            callbacks.watch(self._fd, self._trio)
             trio.lowlevel.add_instrument(self)
+        self._guests.append(guest)
         try:
             await guest.broken.wait()
         finally:
-            del self._guests[fd]
-            self._poll.unregister(fd)
-            if not self._guests:
-                trio.lowlevel.remove_instrument(self)
+            self._part(guest)
         assert guest.bug is not None  # noqa: S101 - else nobody sets the event
         raise guest.bug
+
+    def _part(self, guest: "_Guest") -> None:
+        first, *_ = self._guests
+        self._guests.remove(guest)
+        if guest is not first:
+            first.callbacks.leave(guest.callbacks.fileno(), guest)
+            return
+        first.callbacks.leave(self._fd, self._trio)
+        for other in self._guests:
+            first.callbacks.leave(other.callbacks.fileno(), other)
+        if not self._guests:
+            trio.lowlevel.remove_instrument(self)
+            return
+        first, *others = self._guests
+        first.callbacks.watch(self._fd, self._trio)
+        for other in others:
+            first.callbacks.watch(other.callbacks.fileno(), other)
 
     def before_io_wait(self, timeout: float) -> None:
         """trio is about to wait for so many seconds; for none, if a task is ready."""
@@ -70,7 +119,7 @@ class Host(trio.abc.Instrument):
             self._wait_for_trio(timeout)
         except BaseException as bug:  # noqa: BLE001 - raised in the tasks that wait
             # trio would log it, and call this never again: a deaf gateway that looks alive.
-            for guest in self._guests.values():
+            for guest in self._guests:
                 guest.break_off(bug)
             self._nudge()
 
@@ -90,34 +139,54 @@ class Host(trio.abc.Instrument):
         """For how long trio would wait, if nothing happens; 0 where a task is ready."""
         if self._ready or self._idlers:
             return 0.0
-        left: float = self._deadlines.next_deadline() - trio.current_time()
+        left: float = self._deadlines.next_deadline() - self._offset_s - perf_counter()
         return max(0.0, min(left, _LONGEST_S))
 
     def _wait(self, most_s: float) -> tuple[bool, bool]:
         """Whether callbacks were called, and whether trio has something to do."""
-        called = trio_called = False
-        for fd, _ in self._poll.poll(most_s * 1000):
-            if fd == self._fd:
-                trio_called = True
-            else:
-                called = True
-                self._guests[fd].call()
-        return called, trio_called
+        self._trio.seen = False
+        told = self._guests[0].go(most_s)
+        seen = self._trio.seen
+        return told > seen, seen
+
+
+class _Sign:
+    """Tells that there was one."""
+
+    begins: Final = False
+    seen = False
+
+    def ready(self, events: int) -> None:
+        self.seen = True
+
+    def broke(self, bug: Exception) -> None:
+        raise bug
 
 
 class _Guest:
     """Callbacks, and what went wrong with them."""
 
-    def __init__(self, go: Callable[[], None]) -> None:
-        self._go = go
+    begins: Final = False
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self.callbacks = callbacks
         self.broken = trio.Event()
         self.bug: BaseException | None = None
 
-    def call(self) -> None:
+    def go(self, most_s: float) -> int:
+        """As the callbacks do. What they raise is raised in their task."""
         try:
-            self._go()
+            return self.callbacks.go(most_s)
         except BaseException as bug:  # noqa: BLE001 - raised in the task that waits
             self.break_off(bug)
+            return 1
+
+    def ready(self, events: int) -> None:
+        """Another one waits for these."""
+        self.go(0.0)
+
+    def broke(self, bug: Exception) -> None:
+        self.break_off(bug)
 
     def break_off(self, bug: BaseException) -> None:
         """The task that waits goes on, and raises that."""

@@ -52,6 +52,9 @@ class Link:
     Tasks `write` and `read`; while a reactor watches, callbacks `push` and their `listener` hears.
     """
 
+    # Requests begin with clients.
+    begins: Final = False
+
     __slots__ = (
         "_fd",
         "_paused",
@@ -171,11 +174,6 @@ class Link:
             writes = WRITE if self._unsent or self.dialling else 0
             reads = 0 if self._paused or self.dialling else READ
             self._reactor.attend(self._fd, self, writes | reads)
-
-    @property
-    def begins(self) -> bool:
-        """Never: requests begin with clients."""
-        return False
 
     def ready(self, events: int) -> None:
         if self.dialling:

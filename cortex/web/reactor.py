@@ -1,17 +1,19 @@
 """Callbacks on sockets, hosted in trio: a wait costs neither a task nor a call into the kernel.
 
-One epoll that lasts holds the sockets, and is waited for beside what trio waits for. A callback must not
+One epoll that lasts holds the sockets, and what trio waits for beside them. A callback must not
 block, and what it raises ends its own watcher and nobody else. It runs in no task: it may start one in a
 nursery, set an event, cancel a scope, and must not ask for the current task. Tasks and callbacks take turns
 on one thread, so that a callback, like whatever does not await, is never interrupted.
 """
 
 import select
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
-from cortex.web.hosting import Host
+from cortex.web.hosting import Host, Watcher
+
+__all__ = ["GONE", "NEW_AT_ONCE", "READ", "WRITE", "Reactor", "Watcher"]
 
 READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITE: Final = select.EPOLLOUT
@@ -24,20 +26,6 @@ _AT_ONCE: Final = 256
 NEW_AT_ONCE: Final = 16
 
 
-class Watcher(Protocol):
-    """Whoever owns a socket."""
-
-    @property
-    def begins(self) -> bool:
-        """Whether it has nothing under way: what it hears begins something, and may wait for others."""
-
-    def ready(self, events: int) -> None:
-        """Some of the events have come that were asked for, or none: it may be told in vain."""
-
-    def broke(self, bug: Exception) -> None:
-        """`ready` has raised `bug`: it is to be logged, and whatever it owns to be let go of."""
-
-
 class Reactor:
     """One for each process. Sockets may be watched before and after `run` runs; nothing is told then."""
 
@@ -46,6 +34,7 @@ class Reactor:
         self._watchers: dict[int, Watcher] = {}
         # The time of the last go, on trio's clock: as good as now for what a callback does.
         self.now = 0.0
+        self._clock = trio.current_time
 
     def watch(self, fd: int, watcher: Watcher, events: int = READ) -> None:
         """`watcher` is told of `events` from here on, until `leave`."""
@@ -76,19 +65,25 @@ class Reactor:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell until cancelled."""
+        self._clock = trio.lowlevel.current_clock().current_time
         task_status.started()
         host = Host.find()
         if host is not None:
-            await host.call(self._go, self._epoll.fileno())
+            await host.call(self)
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
-            self._go()
+            self.go(0.0)
 
-    def _go(self) -> None:
-        """Tell whoever has something to hear."""
-        self.now = trio.current_time()
+    def fileno(self) -> int:
+        """Readable when somebody is to be told."""
+        return self._epoll.fileno()
+
+    def go(self, most_s: float) -> int:
+        """Wait for so long at most until somebody has something to hear, and tell them; how many."""
+        events = self._epoll.poll(most_s, _AT_ONCE)
+        self.now = self._clock()
         watchers, room = self._watchers, NEW_AT_ONCE
-        for fd, events in self._epoll.poll(0, _AT_ONCE):
+        for fd, what in events:
             watcher = watchers.get(fd)
             if watcher is None:
                 continue
@@ -97,9 +92,10 @@ class Reactor:
                     continue  # it is told of in one of the next goes: it has not heard of it yet
                 room -= 1
             try:
-                watcher.ready(events)
+                watcher.ready(what)
             except Exception as bug:  # noqa: BLE001 - logged by the watcher, which is closed by it
                 watcher.broke(bug)
+        return len(events)
 
     def close(self) -> None:
         """Nothing is watched any more."""
