@@ -9,7 +9,7 @@ a stop. Times are the reactor's. A slow client pauses the neuron; nothing is kep
 from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
@@ -17,8 +17,8 @@ from cortex.config.limits import Limits
 from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web import relay
 from cortex.web.answer import Answer
-from cortex.web.chunks import Likeness, payloads
 from cortex.web.duties import Client, Keeper
+from cortex.web.flow import Flow
 from cortex.web.framing import Framing
 from cortex.web.link import Link
 from cortex.web.meter import Meter
@@ -28,9 +28,6 @@ from cortex.web.tail import TOO_BIG, EventTail
 from cortex.wire import neuron
 
 Pairs = Iterable[tuple[str, str]]
-
-# Of a stream whose events are all in words of their own, so many are looked at for what they have in common.
-MOST_UNLIKE: Final = 8
 
 
 class Tail(Protocol):
@@ -64,8 +61,7 @@ class Errand:
         self._end_of_it = b""  # that waits for what the client has yet to take
         # Whether whole chunks may pass as they come: both sides are between two of them.
         self._flows = False
-        self._like: Likeness | None = None
-        self._unlike = 0
+        self._flow: Flow
         self._delivered = True
         self._beat_at = self._late_at = self._dial_by = inf
         self.due = inf
@@ -107,7 +103,8 @@ class Errand:
     def heard(self, data: bytes) -> None:
         if self._over:
             return  # the client has yet to take the end of it
-        if self._flows and self._flowed(data):
+        if self._flows and self._flow.passes(data, self.guest.now):
+            self._flowed(data)
             return
         answer, self._flows = self.answer, False
         try:
@@ -191,6 +188,7 @@ class Errand:
     def _listens(self) -> Tail:
         """Who knows where the stream ends."""
         self._events = EventTail(self.meter.dialect)
+        self._flow = Flow(self._events, self.meter, self.framing)
         return self._events
 
     def _pass_on(self) -> None:
@@ -212,33 +210,11 @@ class Errand:
         elif answer.fault is not None:
             raise answer.fault
 
-    def _flowed(self, data: bytes) -> bool:
-        """Whether `data` was nothing but plain events in plain chunks, and went to the client as it is."""
-        found = None if self._like is None else self._like.fits(data)
-        if found is not None:
-            self.meter.like(*found)
-        elif not self._looked_through(data):
-            return False
+    def _flowed(self, data: bytes) -> None:
+        """`data` went by untouched."""
         self._alive_at(self.guest.now)
         if not self.guest.send(data):
             self._hold()
-        return True
-
-    def _looked_through(self, data: bytes) -> bool:
-        """Whether it is, of events in words of their own."""
-        held, tail, meter = payloads(data), self._events, self.meter
-        if held is None or tail.may_end(data):
-            return False
-        size, last = sum(map(len, held)), held[-1]
-        meter.bytes += size
-        meter.flowed(data, self.guest.now)
-        tail.passed(last, size)
-        self.framing.passed(held)
-        # The end of a Responses stream repeats what was said, and its events are numbered.
-        if self._unlike < MOST_UNLIKE and meter.dialect != "responses" and meter.is_content(last):
-            self._unlike += 1
-            self._like = Likeness.of(last) or self._like
-        return True
 
     def _told(self, tail: EventTail) -> bool:
         """The whole events go to the client; whether the stream ends with them."""

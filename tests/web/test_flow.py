@@ -130,7 +130,7 @@ def test_events_that_are_alike_count_as_others_do(dialect: Dialect, together: in
     heard = Heard(dialect, [HEAD, *pieces, LAST])
     assert (heard.kept.end, heard.body, heard.figures) == ("done", whole.body, whole.figures)
     assert heard.figures[0] > 2 * len(many)
-    assert heard.errand._like is not None
+    assert heard.errand._flow._like is not None
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
