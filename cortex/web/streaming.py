@@ -116,8 +116,12 @@ class Stream:
     ) -> None:
         # Left as if all were well, so that an exception passes as itself and not in a group.
         self._taken = True
-        self._nursery.cancel_scope.cancel()
-        await self._room.__aexit__(None, None, None)
+        try:
+            if isinstance(error, Exception):  # whose end is told: torn, the answer could carry none
+                await self.hand_over()
+        finally:
+            self._nursery.cancel_scope.cancel()
+            await self._room.__aexit__(None, None, None)
 
     async def _keep_alive(self) -> None:
         # Frames move the time and never this task: it looks again when it wakes.

@@ -191,6 +191,28 @@ async def test_a_keep_alive_under_way_is_let_out_whole_before_the_first_frame(au
     assert (await said(client)).endswith(chunk(sse.COMMENT) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
 
+async def test_a_failure_lets_a_keep_alive_under_way_out_whole(autojump_clock):
+    """Torn in its middle, the answer could carry neither what was pushed meanwhile nor the error (S-ERR)."""
+    client, reply = pair()
+    slow = reply._line._stream.send_stream
+    passed_on = slow.send_all_hook
+
+    async def slowly() -> None:
+        await trio.sleep(5)
+        await passed_on()
+
+    slow.send_all_hook = slowly
+    with pytest.raises(Loading) as caught:
+        async with open_stream(reply, "openai") as stream:
+            await trio.sleep(2)  # in the middle of the first keep-alive
+            assert not stream.push(b"data: 1\n\n")
+            raise Loading("Later.")
+    await reply.fail(caught.value)
+    words = await said(client)
+    assert chunk(sse.COMMENT) + chunk(b"data: 1\n\n") in words and b'"error"' in words
+    assert words.endswith(b"0\r\n\r\n")
+
+
 async def test_a_keep_alive_waits_for_a_frame_under_way_and_is_not_needed_then(autojump_clock):
     client, reply = pair()
     slow = reply._line._stream.send_stream
