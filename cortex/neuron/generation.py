@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from cortex.errors import CortexError, EngineFailed
+from cortex.errors import EngineFailed
 from cortex.events import (
     EngineEvent,
     Event,
@@ -83,7 +83,7 @@ class Generation:
         self._mailbox, self._each = mailbox, each
         self._choices = [_Choice(reader) for reader in readers]
         self._unfinished = len(readers)
-        self._failure: CortexError | None = None
+        self._failure: Exception | None = None
 
     @property
     def finished(self) -> bool:
@@ -116,7 +116,14 @@ class Generation:
     def _read(self, batch: Batch) -> Sequence[Event]:
         if len(batch) == 1:
             return self._feed(*batch[0])
-        return [event for index, heard in batch for event in self._feed(index, heard)]
+        said = list[Event]()
+        for index, heard in batch:
+            try:
+                said += self._feed(index, heard)
+            except Exception as bug:  # noqa: BLE001 - raised when all before it has been told
+                self._failure = bug
+                break
+        return said
 
     def _feed(self, index: int, heard: EngineEvent) -> Sequence[Event]:
         choice = self._choices[index]
