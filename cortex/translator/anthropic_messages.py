@@ -178,8 +178,8 @@ class _Blocks:
 
     open: str = ""
     index: int = -1
-    # A delta of the open block as it goes out, with room for its text; made when it is first wanted.
-    _mould: bytes = b""
+    # What stands before and behind the text of a delta of the open block; made when it is first wanted.
+    _mould: tuple[bytes, bytes] | None = None
 
     def text(self, text: str) -> list[Frame]:
         frames = self._of("text", _EMPTY_TEXT)
@@ -193,11 +193,12 @@ class _Blocks:
         """What `text` or `thought` would say of each, rendered; b"" where no such block is open."""
         if self.open != ("text" if kind == "text" else "thinking"):
             return b""
-        if not self._mould:
+        if self._mould is None:
             inner = _TEXT_DELTA if kind == "text" else _THOUGHT_DELTA
-            self._mould = sse.render(answers.grown(self.index, "content", inner))
-        mould = self._mould
-        return sse.one_line(b"".join([mould % encode(text) for text in texts]))
+            before, _, behind = sse.render(answers.grown(self.index, "content", inner)).partition(b"%b")
+            self._mould = (before, behind)
+        before, behind = self._mould
+        return sse.one_line(b"%b%b%b" % (before, (behind + before).join(map(encode, texts)), behind))
 
     def call(self, call: ToolCall) -> list[Frame]:
         frames = self.close()
@@ -217,7 +218,7 @@ class _Blocks:
         if self.open == kind:
             return []
         frames = self.close()
-        self.open, self._mould = kind, b""
+        self.open, self._mould = kind, None
         self.index += 1
         return [*frames, answers.opened(self.index, empty)]
 
