@@ -55,6 +55,7 @@ from cortex.wire.anthropic_bodies import (
     MessagesBody,
 )
 from cortex.wire.openai import Reply
+from cortex.wire.openai_bodies import Rarely
 from cortex.wire.sse import Frame
 
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
@@ -73,7 +74,9 @@ _ELSEWHERE: Final = {
     "response_format": " (here it is 'output_config.format')",
     "max_completion_tokens": " (here it is 'max_tokens')",
 }
+_OTHERS: Final = Rarely(_ELSEWHERE)
 _EMPTY_THOUGHT: Final = b'{"type":"thinking","thinking":"","signature":""}'
+_NOTHING: Final = Usage()
 _EMPTY_TEXT: Final = b'{"type":"text","text":""}'
 _TEXT_DELTA: Final = b'{"type":"text_delta","text":%b}'
 _THOUGHT_DELTA: Final = b'{"type":"thinking_delta","thinking":%b}'
@@ -115,8 +118,9 @@ def _refuse(wanted: MessagesBody) -> None:
         raise BadAsk(
             "'chat_template_kwargs' is not accepted here; say 'thinking'", param="chat_template_kwargs"
         )
-    for name, instead in _ELSEWHERE.items():
-        if not reading.absent(getattr(wanted, name)):
+    for name, value in _OTHERS.sent(wanted):
+        if not reading.absent(value):
+            instead = _ELSEWHERE[name]
             raise Unsupported(f"'{name}' is a field of another dialect{instead}; leave it out", param=name)
     if not reading.absent(wanted.container):
         raise Unsupported("'container' is not supported; leave it out", param="container")
@@ -231,7 +235,7 @@ class Speech:
         self.over = False
         self._reply = reply
         self._blocks = _Blocks()
-        self._opening: MessageBody | None = _message(reply, [], Usage())
+        self._opening: Usage | None = _NOTHING
 
     def begin(self) -> list[Frame]:
         """Nothing yet: the message begins with the count of its prompt."""
@@ -246,10 +250,11 @@ class Speech:
                 self.over = True
                 return faults.frames(error, "anthropic", self._reply.request_id)
             case Prefilled(prompt, cached) if self._opening is not None:
-                self._opening = _message(self._reply, [], Usage(prompt, cached))
-        head = [] if self._opening is None else [answers.begun(self._opening)]
-        self._opening = None
-        return head + self._said(event)
+                self._opening = Usage(prompt, cached)
+        if self._opening is None:
+            return self._said(event)
+        head, self._opening = answers.begun(_message(self._reply, [], self._opening)), None
+        return [head, *self._said(event)]
 
     def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
         """The open block goes on with each of `texts`; b"" where none of that kind is open."""

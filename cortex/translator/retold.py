@@ -23,6 +23,7 @@ from cortex.wire.sse_reading import EventReader
 # So many chunks in a row that were like none before, and no more are kept: each has something of its own.
 _MOST_ODD: Final = 8
 _END: Final = b"\n\n"
+_UNUSED: Final = Usage()
 _KINDS: Final[dict[Kind, type[Text] | type[Thought]]] = {"text": Text, "thought": Thought}
 
 
@@ -43,7 +44,7 @@ class Retold:
     ) -> None:
         self.stirred = self.begun = self.spoken = self.ended = False
         self.fault: CortexError | None = None
-        self.usage = Usage()
+        self.usage = _UNUSED
         self._dialect, self._reply, self._beat = dialect, reply, beat
         self._ear = Ear(Hearing(logprobs=ask.logprobs, parallel=ask.parallel_tool_calls, new_id=new_id))
         self._reader = EventReader()
@@ -97,8 +98,9 @@ class Retold:
                 continue
             begin, end = at, data.find(_END, at)
             at = size if end < 0 else end + len(_END)
+            pieces = self._ear.pieces
             self._read(data[begin:at])
-            if end >= 0:
+            if end >= 0 and self._ear.pieces > pieces:
                 self._keep(data[begin:end])
 
     def _ran(self, data: bytes, at: int) -> int:
