@@ -40,7 +40,6 @@ from cortex.web.known import Known
 from cortex.web.link import Link
 from cortex.web.meter import Meter
 from cortex.web.pool import Pool
-from cortex.web.relay import Destination
 from cortex.web.retell import Retelling
 from cortex.web.teller import Teller
 from cortex.web.visit import stopping
@@ -197,9 +196,10 @@ class Express:
     def _asked(self, hop: Hop, road: Road) -> bytes:
         """The request as the neuron gets it."""
         if hop.retelling is None:
-            return road.head % (len(hop.body), hop.id.encode()) + hop.body
-        own = {**self._lanes.own(hop.lane), wire.REQUEST_ID: hop.id}
-        return hop.retelling.request(Destination(road.pool.authority, road.ref.token), own)
+            head, body = road.head, hop.body
+        else:
+            head, body = road.told, hop.retelling.body
+        return head % (len(body), hop.id.encode()) + body
 
     def unfolded(self, hop: Hop) -> Errand:
         """An errand that goes on from where that is."""
