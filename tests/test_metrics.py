@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 
 import pytest
 import trio
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cortex import __version__
@@ -212,6 +213,21 @@ def test_lost_log_records_are_shown_as_they_stand_at_the_scrape() -> None:
     assert samples(metrics.render())[("cortex_log_records_dropped_total", ())] == 3
     clock.now += 2
     assert samples(metrics.render())[("cortex_log_records_dropped_total", ())] == 5
+
+
+def test_a_page_that_is_made_in_slices_is_what_the_library_makes_at_once(clock: Clock) -> None:
+    metrics = Metrics(lambda name: True, clock=clock)
+    for number in range(150):
+        serve(metrics, done(f"m{number}", neuron=f"n{number}", ttft_s=0.1, queue_s=0.2))
+    own = {b"process", b"cortex_log"}  # which go on meanwhile
+    whole = [line for line in generate_latest(metrics._registry).splitlines() if b"_created" not in line]
+    made = metrics.render().splitlines()
+    assert len(made) > 5000
+    assert [line for line in made if line.split(b"_")[0] not in own] == [
+        line for line in whole if line.split(b"_")[0] not in own
+    ]
+    types = [line for line in made if line.startswith(b"# TYPE")]
+    assert len(types) == len(set(types))
 
 
 def test_a_storm_of_scrapes_renders_once_a_second(metrics: Metrics, clock: Clock) -> None:
