@@ -147,10 +147,11 @@ def test_a_broken_body_is_refused_with_the_place(body: bytes, says: str) -> None
         (b'{"model":"a","stream":false,"\\u0073tream":true}', "stream"),
     ],
 )
-def test_a_key_that_decides_is_given_once(body: bytes, param: str) -> None:
-    """Fault 43: duplicates of security-relevant keys."""
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_a_key_that_decides_is_given_once(body: bytes, param: str, size: int) -> None:
+    """Fault 43: duplicates of security-relevant keys. Short bodies are searched, long ones read twice."""
     with pytest.raises(BadAsk, match="more than once") as caught:
-        peek(body)
+        peek(b'{"q":"%b",%b' % (b"\\n" * size, body[1:]))
     assert caught.value.param == param
 
 

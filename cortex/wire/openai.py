@@ -41,6 +41,7 @@ _MODEL: Final = re.compile(
 
 # Every field that is not there is this very one.
 _ABSENT: Final = Raw()
+_LONGEST_NOTHING: Final = len(b"null")
 
 
 class Peek(msgspec.Struct, frozen=True):
@@ -105,10 +106,12 @@ def peek(body: bytes) -> Peek:
     reading.refuse_twins(body)
     if seen.model is None:
         raise BadAsk("'model' is missing: name one of GET /v1/models", param="model")
+    # Most requests bear no name at all.
+    nameless = seen.user is seen.prompt_cache_key is seen.metadata is _ABSENT
     return Peek(
         model=seen.model,
         stream=bool(seen.stream),
-        named=_named(seen),
+        named=_ABSENT if nameless else _named(seen),
         opening=_opening(seen),
         answer_tokens=_answer_tokens(seen),
     )
@@ -135,7 +138,7 @@ def _named(seen: _Glimpse) -> Raw:
 def _opening(seen: _Glimpse) -> Raw:
     """What the prompt begins with."""
     for raw in (seen.system, seen.instructions, seen.messages, seen.input, seen.prompt):
-        if raw is not _ABSENT and not reading.absent(raw):
+        if raw is not _ABSENT and (len(raw) > _LONGEST_NOTHING or not reading.absent(raw)):
             return raw
     return _ABSENT
 
@@ -147,7 +150,8 @@ def _begins(raw: Raw, sign: bytes) -> bool:
 def _answer_tokens(seen: _Glimpse) -> int | None:
     for raw in (seen.max_completion_tokens, seen.max_tokens, seen.max_output_tokens):
         if raw is not _ABSENT and (said := _count(raw)) is not None:
-            return said * (_count(seen.n) or 1) * _prompts(seen.prompt)
+            several = seen.n is not _ABSENT or seen.prompt is not _ABSENT
+            return said * (_count(seen.n) or 1) * _prompts(seen.prompt) if several else said
     return None
 
 
