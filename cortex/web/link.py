@@ -8,6 +8,7 @@ mean is the answer's; which connection is used, and for how long it is kept, is 
 import errno
 import logging
 import os
+import select
 import socket
 from contextlib import ExitStack, suppress
 from typing import Final, Protocol
@@ -57,6 +58,7 @@ class Link:
 
     __slots__ = (
         "_fd",
+        "_look",
         "_paused",
         "_plain",
         "_reactor",
@@ -72,6 +74,9 @@ class Link:
         self._plain, self._fd = sock, sock.fileno()
         self._sock = trio.socket.from_stdlib_socket(sock)
         self._reactor: Reactor | None = None
+        # Tells at once whether there is anything to hear, and without an error where there is not.
+        self._look: select.poll | None = select.poll()
+        self._look.register(self._fd, select.POLLIN)
         self._unsent = b""
         self._paused = False
         self.listener: Listener | None = None
@@ -107,13 +112,8 @@ class Link:
     @property
     def stale(self) -> bool:
         """Whether an idle connection has closed, or says something that nobody asked for."""
-        try:
-            self._plain.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
+        look = self._look
+        return look is None or bool(look.poll(0))
 
     # -- by callbacks
 
@@ -266,6 +266,7 @@ class Link:
     def close(self) -> None:
         """The connection is gone: to the neuron this is the sign that nobody waits any more."""
         self.unwatched()
+        self._look = None  # the next socket may have its number
         self._sock.close()
 
 

@@ -131,7 +131,8 @@ class Pool:
                 return link, answer
 
     def _take(self, now: float) -> Link | None:
-        self._sweep(now)
+        if self._idle and self._idle[0].idle_since <= now - self._idle_s:
+            self._sweep(now)
         while self._idle:
             link = self._idle.pop()
             if not link.stale:
@@ -147,7 +148,7 @@ class Pool:
         that is made for it is `dialling`. None where nobody watches, or that takes more than a look."""
         if self.reactor is None or self._closed:
             return None
-        if (link := self._take(now)) is not None:
+        if self._idle and (link := self._take(now)) is not None:
             return link
         address = self.names.only
         if address is None:

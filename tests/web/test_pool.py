@@ -13,6 +13,7 @@ import trio.testing
 
 from cortex.errors import TooSlow, Unreachable, UpstreamFailed
 from cortex.web.answer import HEAD_LIMIT, Answer
+from cortex.web.link import Link
 from cortex.web.names import Address
 from cortex.web.pool import Pool
 from tests.fake_upstream import (
@@ -199,6 +200,17 @@ async def test_an_idle_connection_that_says_something_unasked_is_not_used() -> N
             await trio.testing.wait_all_tasks_blocked()
             assert await ask(pool) == (200, b'{"ok":true}')
             assert upstream.connections == 2
+
+
+async def test_a_closed_connection_is_stale_though_another_socket_has_its_number() -> None:
+    ours, theirs = socket.socketpair()
+    link, number = Link(ours), ours.fileno()
+    assert not link.stale
+    link.close()
+    others = socket.socketpair()
+    assert number in (others[0].fileno(), others[1].fileno()) and link.stale
+    for each in (theirs, *others):
+        each.close()
 
 
 @pytest.mark.parametrize(
