@@ -34,12 +34,14 @@ _NEWS: Final = 1 / 8
 _NOBODY: Final = Key("", "")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Account:
-    """`begun` are the times of the requests within the last minute, where they are limited. `reserved`
-    is what those under way may come to, in tokens, and `usual` what an answer has had of late."""
+    """`limited`: there is a bound on its requests. `begun` are the times of those within the last minute,
+    where they are bounded. `reserved` is what those under way may come to, in tokens, and `usual` what an
+    answer has had of late."""
 
     key: Key
+    limited: bool = False
     # What the names of the models match that it may use; None for all.
     models: re.Pattern[str] | None = None
     in_flight: int = 0
@@ -48,25 +50,24 @@ class _Account:
     usual: float = USUAL_ANSWER
 
 
-@dataclass(slots=True)
 class Claim:
-    """What one request under way may come to, in tokens."""
+    """What one request under way may come to, in tokens. It counts from here on, with what is known of its
+    answer."""
 
-    _account: _Account
-    _prompt: int = 0
-    _answer: int = 0
+    __slots__ = ("_account", "_answer", "_prompt")
+
+    def __init__(self, account: _Account, prompt: int, answer: int | None) -> None:
+        if answer is None:
+            answer = int(account.usual)
+        self._account, self._prompt, self._answer = account, prompt, answer
+        account.in_flight += 1
+        account.reserved += prompt + answer
 
     def expect(self, answer: int | None) -> None:
         """The answer has so many tokens at most; None when nobody says."""
         self._account.reserved -= self._answer
         self._answer = int(self._account.usual) if answer is None else answer
         self._account.reserved += self._answer
-
-    def begin(self, answer: int | None) -> None:
-        """It counts from here on, with what is known of its answer."""
-        self._account.in_flight += 1
-        self._account.reserved += self._prompt
-        self.expect(answer)
 
     def withdraw(self) -> None:
         """It never began."""
@@ -118,6 +119,7 @@ class Accounts:
             known = before.pop(key.name, None)
             account = self._accounts[key.name] = known or _Account(key)
             account.key, account.models = key, _pattern(key.models)
+            account.limited = (key.tokens_per_day, key.requests_per_minute, key.max_in_flight) != (None,) * 3
         self._former = {name: account for name, account in before.items() if self._counts(account)}
 
     def names(self) -> frozenset[str]:
@@ -158,14 +160,13 @@ class Accounts:
         TooMuch when it is one too many, and Unauthorised when the key went while the body was on its
         way."""
         account = self._accounts.get(caller)
-        if account is None and caller:
-            raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
         if account is None:
-            return Claim(self._nobody)
-        self._let_in(account)
-        claim = Claim(account, body_bytes // BYTES_A_TOKEN)
-        claim.begin(answer)
-        return claim
+            if caller:
+                raise Unauthorised(f"The API key {caller!r} was revoked. Ask the operator for another one.")
+            return Claim(self._nobody, 0, 0)
+        if account.limited:
+            self._let_in(account)
+        return Claim(account, body_bytes // BYTES_A_TOKEN, answer)
 
     @contextmanager
     def held(self, caller: str, body_bytes: int) -> Iterator[Claim]:

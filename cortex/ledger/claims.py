@@ -35,6 +35,8 @@ class Claims:
     _claims: dict[str, Claim] = field(default_factory=dict)
     # Each closed resident keeps out who came after this one.
     _closed: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
+    # Whether any resident is closed to anybody.
+    closing: bool = False
 
     def of(self, model: str) -> Claim | None:
         """What `model` claims."""
@@ -45,11 +47,6 @@ class Claims:
         for model, claim in self._claims.items():
             if model != but and claim.plan.place.name == place:
                 yield claim
-
-    @property
-    def closing(self) -> bool:
-        """Whether any resident is closed to anybody."""
-        return bool(self._closed)
 
     def close(self, place: str, model: str, ticket: Ticket) -> bool:
         """Whether the resident is closed to `ticket`."""
@@ -73,4 +70,5 @@ class Claims:
                 key = (claim.plan.place.name, victim)
                 came = arrival(claim.ticket)
                 self._closed[key] = min(came, self._closed.get(key, came))
+        self.closing = bool(self._closed)
         return {model for (place, model), came in before.items() if self._closed.get((place, model)) != came}

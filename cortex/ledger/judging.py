@@ -111,8 +111,9 @@ class Judging(Waiting):
         """A seat for which nobody has to be ranked or judged, as nearly all are: at the only replica, which
         nothing speaks against and nobody waits for. None says nothing."""
         replicas = self._replicas.get(want.model)
-        only = None if replicas is None else replicas.only()
-        if only is None or want.model in self._lines or self._claims.closing:
+        if replicas is None or want.model in self._lines or self._claims.closing:
+            return None
+        if (only := replicas.only()) is None:
             return None
         place, resident = only
         if place.most is not None or place.name in want.avoid or not want.weight:

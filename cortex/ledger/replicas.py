@@ -65,11 +65,13 @@ class Replicas:
         if len(self._filed) != 1:
             return None
         (name,) = self._filed
-        if self._touched and self._touched != {name}:
+        if self._touched and (len(self._touched) > 1 or name not in self._touched):
             return None
         place = self._places.get(name)
-        resident = None if place is None or not place.ready else place.residents.get(self.model)
-        return (place, resident) if place is not None and resident is not None and resident.servable else None
+        if place is None or not place.ready:
+            return None
+        resident = place.residents.get(self.model)
+        return (place, resident) if resident is not None and resident.servable else None
 
     def proven(self, avoid: Collection[str] = ()) -> bool:
         """Whether somebody serves who need not prove himself, but at places to `avoid`."""

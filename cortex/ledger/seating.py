@@ -275,7 +275,8 @@ class Seating(Judging):
         ticket.route = "cold" if resident.loaded_at > ticket.arrived else route
         resident.seats += ticket.want.weight
         resident.fresh += ticket.want.weight
-        self._touch(place, resident.model)
+        if (replicas := self._replicas.get(resident.model)) is not None:
+            replicas.touch(place.name)
         resident.last_used = now
         self._fresh.setdefault(place.name, {})[ticket] = resident
 
