@@ -40,6 +40,7 @@ from cortex.web.known import Known
 from cortex.web.link import Link
 from cortex.web.meter import Meter
 from cortex.web.pool import Pool
+from cortex.web.relay import Destination
 from cortex.web.retell import Retelling
 from cortex.web.teller import Teller
 from cortex.web.visit import stopping
@@ -102,14 +103,11 @@ class Express:
         self._views, self._limits, self._metrics = views, limits, metrics
         self.dispatch = dispatch
         self.clock: Callable[[], float] = trio.current_time
+        self.fleet: Fleet = views.listing.fleet
         self._lanes = Lanes(views, dispatch, Orders(boot_id, views.accounts, dispatch))
         self.books = Bookkeeping(metrics, views, dispatch)
         self.nursery: trio.Nursery | None = None
         self.go_on: GoOn = _nobody
-
-    @property
-    def fleet(self) -> Fleet:
-        return self._views.listing.fleet
 
     def refit(self, limits: Limits) -> None:
         """Other limits, for requests to come."""
@@ -120,28 +118,28 @@ class Express:
         if self.fleet.stopping or self.nursery is None:
             return None
         try:
-            return self._taken(way, guest, known, body)
+            began, seen = self.clock(), peek(body)
+            lane = self._lanes.of(way, known, seen.model)
+            if sight.doubtful(way, body) and not self._views.listing.sees(lane.model):
+                return None
+            hop = Hop(self, lane, guest, seen, began)
+            hop.body = body if seen.model == lane.model else rename(body, seen.model, lane.model)
+            hop.text_bytes = text_bytes(body) if lane.limited else len(body)
+            return self._let_in(hop)
         except CortexError:
             return None  # told by whoever finds it, too, and can tell it
 
-    def _taken(self, way: Way, guest: Guest, known: Known, body: bytes) -> Hop | Errand | None:
-        began, seen = self.clock(), peek(body)
-        lane = self._lanes.of(way, known, seen.model)
-        if sight.doubtful(way, body) and not self._views.listing.sees(lane.model):
-            return None
-        sent = body if seen.model == lane.model else rename(body, seen.model, lane.model)
-        counted = text_bytes(body) if lane.limited else len(body)
-        # First: who may ask no more keeps no model warm, and opens no connection.
-        expected = 0 if way is VECTORS else seen.answer_tokens
-        claim = self._views.accounts.let_in(known.caller, counted, expected)
-        errand: Hop | Errand | None = None
+    def _let_in(self, hop: Hop) -> Hop | Errand | None:
+        """The same for whom its key lets in, or it counts for nothing. First: who may ask no more keeps no
+        model warm, and opens no connection."""
+        lane, errand = hop.lane, None
+        expected = 0 if lane.way is VECTORS else hop.seen.answer_tokens
+        hop.claim = self._views.accounts.let_in(lane.known.caller, hop.text_bytes, expected)
         try:
-            hop = Hop(self, lane, guest, seen, claim)
-            hop.began, hop.body, hop.text_bytes = began, sent, counted
             errand = self._placed(hop)
         finally:
             if errand is None:
-                claim.withdraw()
+                hop.claim.withdraw()
         return errand
 
     def _placed(self, hop: Hop) -> Hop | Errand | None:
@@ -152,7 +150,7 @@ class Express:
         errand: Hop | Errand | None = None
         try:
             road, lane = self._lanes.road(hop.lane, ticket.place.name), hop.lane
-            if not self.fleet.tongues.speaks(road.neuron.name, lane.way):
+            if not road.speaks:
                 if len(hop.body) > BIG_BODY:
                     return None  # read and written in a thread
                 hop.retelling = told_to(lane.way, hop.body, lane.model, hop.id)
@@ -166,11 +164,18 @@ class Express:
     def _sent(self, hop: Hop, ticket: Ticket, road: Road, link: Link) -> Hop | Errand | None:
         """The request is with the neuron, or the link is gone."""
         errand: Hop | Errand | None = None
+        hop.ticket, hop.road, hop.link, hop.limits = ticket, road, link, self._limits
         try:
+            if hop.retelling is None:
+                asked = road.head % (len(hop.body), hop.id.encode()) + hop.body
+            else:
+                own = {**self._lanes.own(hop.lane), wire.REQUEST_ID: hop.id}
+                asked = hop.retelling.request(Destination(road.pool.authority, road.ref.token), own)
             try:
-                hop.go(ticket, road, link, self._limits, self._asked(hop, road))
+                link.push(asked)
             except OSError:
-                return None
+                return None  # it has broken: nothing of it went
+            link.listener = hop
             errand = self._under_way(hop)
         finally:
             if errand is None:
@@ -192,14 +197,6 @@ class Express:
             self.close(journey, "bug")
             raise
         return begun
-
-    def _asked(self, hop: Hop, road: Road) -> bytes:
-        """The request as the neuron gets it."""
-        if hop.retelling is None:
-            head, body = road.head, hop.body
-        else:
-            head, body = road.told, hop.retelling.body
-        return head % (len(body), hop.id.encode()) + body
 
     def unfolded(self, hop: Hop) -> Errand:
         """An errand that goes on from where that is."""

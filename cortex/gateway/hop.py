@@ -51,27 +51,20 @@ class Hop:
 
     # It is looked after when it has become an errand: as long as its neuron lives, it may wait.
     due = inf
-    began: float
     body: bytes
     text_bytes: int
+    claim: Claim
     label: str
     limits: Limits
     link: Link
     road: Road
     ticket: Ticket
 
-    def __init__(self, express: "Express", lane: Lane, guest: Guest, seen: Peek, claim: Claim) -> None:
-        self._express, self.lane, self.guest, self.seen, self.claim = express, lane, guest, seen, claim
+    def __init__(self, express: "Express", lane: Lane, guest: Guest, seen: Peek, began: float) -> None:
+        self._express, self.lane, self.guest, self.seen, self.began = express, lane, guest, seen, began
         self.id = guest.request_id(lane.known)
         # How it is told to a neuron that does not speak its dialect.
         self.retelling: Retelling | None = None
-
-    def go(self, ticket: Ticket, road: Road, link: Link, limits: Limits, asked: bytes) -> None:
-        """The request is with the neuron as `asked`. OSError when its connection has broken: nothing of it
-        went."""
-        self.ticket, self.road, self.link, self.limits = ticket, road, link, limits
-        link.push(asked)
-        link.listener = self
 
     # -- what is expected
 

@@ -1,8 +1,9 @@
 """What all requests have in common that one client sends for one model: found out once, and kept.
 
 A `Lane` is for one request head and one name of a model, and lives with what the door knows of that head:
-until the next reload. A `Road` is a lane to one neuron, as the fleet reaches it. What may change
-meanwhile (who speaks the dialect, who has a seat, where the neuron is) is looked at with each request.
+until the next reload, or until a neuron speaks otherwise than before. A `Road` is a lane to one neuron, as
+the fleet reaches it. What else may change (who has a seat, where the neuron is) is looked at with each
+request.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +32,6 @@ from cortex.web.known import Known
 from cortex.web.link import Link
 from cortex.web.pool import Pool
 from cortex.web.relay import Destination
-from cortex.web.retell import retold_head
 from cortex.web.stencil import Stencil
 from cortex.wire import neuron as wire
 from cortex.wire.openai import Peek
@@ -44,17 +44,17 @@ LESSONS: Final = 64
 
 @dataclass(slots=True, eq=False)
 class Road:
-    """A lane to `neuron`, whose connections are those of `pool`. `head` begins each request: a text for `%`
-    that wants its length and its id; `told` does, where it is told in another dialect. `stencil` is of the
-    last answer that came in an unknown form."""
+    """A lane to `neuron`, whose connections are those of `pool`. It `speaks` the client's dialect, or is told
+    the request in another one. `head` begins each request: a text for `%` that wants its length and its id.
+    `stencil` is of the last answer that came in an unknown form."""
 
     neuron: Neuron
     ref: NeuronRef
     # Kept beside the neuron, which may be found at another address meanwhile.
     pool: Pool
     waits: Waits
+    speaks: bool
     head: bytes = field(repr=False)  # the fleet's token is in it
-    told: bytes = field(repr=False)
     stencil: Stencil | None = None
     _lessons: int = LESSONS
     _boot_id: str = ""  # of whom they are
@@ -75,7 +75,7 @@ class Road:
 class Lane:
     """`asked` is the model's name as it was asked for, `model` its id and `name` what the client calls it.
     `affinity` is what the head says of that, `limited`: pictures are not counted against the key, `streams`:
-    an answer may be a stream."""
+    an answer may be a stream. `mute` are those who cannot be asked, as of that `edition` of the tongues."""
 
     way: Way
     known: Known
@@ -88,6 +88,7 @@ class Lane:
     limited: bool
     streams: bool
     mute: frozenset[str]
+    edition: int
     label: Label
     kept: bool = False
     roads: dict[str, Road] = field(default_factory=dict)
@@ -98,18 +99,19 @@ class Lanes:
 
     def __init__(self, views: Views, dispatch: Dispatch, orders: Orders) -> None:
         self._views, self._dispatch, self._orders = views, dispatch, orders
+        self._fleet, self._tongues = views.listing.fleet, views.listing.fleet.tongues
 
     def of(self, way: Way, known: Known, asked: str) -> Lane:
         """For requests with that head. Raises what `views` and `want_of` say of the name."""
         lane = known.notes.get(asked)
-        if isinstance(lane, Lane) and lane.mute is self._views.listing.fleet.tongues.mute(way):
+        if isinstance(lane, Lane) and lane.edition == self._tongues.edition:
             return lane
         return self._made(way, known, asked)
 
     def _made(self, way: Way, known: Known, asked: str) -> Lane:
         views, caller = self._views, known.caller
         model = views.resolve(caller, asked)
-        mute, affinity = views.listing.fleet.tongues.mute(way), named_in(known.head.headers)
+        mute, affinity = self._tongues.mute(way), named_in(known.head.headers)
         return Lane(
             way,
             known,
@@ -122,6 +124,7 @@ class Lanes:
             limited=bool(caller) and sight.possible(way),
             streams=way not in (COUNTS, VECTORS),
             mute=mute,
+            edition=self._tongues.edition,
             label=way.label,
         )
 
@@ -142,7 +145,7 @@ class Lanes:
 
     def road(self, lane: Lane, name: str) -> Road:
         """To the neuron of that name."""
-        neuron, road = self._views.listing.fleet[name], lane.roads.get(name)
+        neuron, road = self._fleet[name], lane.roads.get(name)
         if road is None or road.neuron is not neuron or road.ref is not neuron.ref:
             # Fleets whose neurons come and go under ever new names stay small.
             lane.roads = {each: known for each, known in lane.roads.items() if not known.neuron.dismissed}
@@ -155,12 +158,17 @@ class Lanes:
         return self._orders.of(lane.known.caller, lane.sampling, patient_s)
 
     def _built(self, lane: Lane, neuron: Neuron) -> Road:
-        head, own = lane.known.head, self.own(lane)
-        to = Destination(neuron.pool.authority, neuron.ref.token)
-        taken = relay.forwarded(head.headers, _OWN)
-        text = relay.request_head("POST", head.path, taken, 0, to=to, own=own)
-        told = retold_head(0, to, own)
-        return Road(neuron, neuron.ref, neuron.pool, neuron.waits, _form(text), _form(told))
+        head = lane.known.head
+        text = relay.request_head(
+            "POST",
+            head.path,
+            relay.forwarded(head.headers, _OWN),
+            0,
+            to=Destination(neuron.pool.authority, neuron.ref.token),
+            own=self.own(lane),
+        )
+        speaks = self._tongues.speaks(neuron.name, lane.way)
+        return Road(neuron, neuron.ref, neuron.pool, neuron.waits, speaks, _form(text))
 
 
 def _form(head: bytes) -> bytes:

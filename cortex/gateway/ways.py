@@ -17,10 +17,10 @@ from cortex.translator.dialects import CHAT, EMBEDDINGS, MESSAGES, RESPONSES, TE
 USUAL: Final = frozenset({CHAT.name, TEXT.name})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Way:
-    """One inference route. `retold`: what is asked there can be said in OpenAI's chat as well. `counts`:
-    it is answered without an answer being made."""
+    """One inference route, of which there is one each. `retold`: what is asked there can be said in OpenAI's
+    chat as well. `counts`: it is answered without an answer being made."""
 
     dialect: Dialect
     path: str
@@ -34,8 +34,7 @@ class Way:
 
     def read(self, body: bytes, model: str) -> Ask:
         """The request in neutral words, for the model of that id."""
-        ask = self.dialect.read(body)
-        return ask if ask.model == model else replace(ask, model=model)
+        return replace(self.dialect.read(body), model=model)
 
 
 CHATS: Final = Way(CHAT, CHAT.path)
@@ -53,6 +52,8 @@ class Tongues:
     def __init__(self) -> None:
         self._spoken: dict[str, frozenset[str]] = {}
         self._mute: dict[Way, frozenset[str]] = dict.fromkeys(WAYS, frozenset())
+        # Changes whenever any of this does.
+        self.edition = 0
 
     def learn(self, neuron: str, dialects: Iterable[str]) -> None:
         """What `neuron` says that it speaks."""
@@ -60,6 +61,7 @@ class Tongues:
         if self._spoken.get(neuron) == spoken:
             return
         self._spoken[neuron] = spoken
+        self.edition += 1
         for way in WAYS:
             can = way.dialect.name in spoken or (way.retold and CHAT.name in spoken)
             self._mute[way] = self._mute[way] - {neuron} if can else self._mute[way] | {neuron}
@@ -67,6 +69,7 @@ class Tongues:
     def forget(self, neuron: str) -> None:
         """`neuron` belongs to the fleet no longer."""
         self._spoken.pop(neuron, None)
+        self.edition += 1
         self._mute = {way: mute - {neuron} for way, mute in self._mute.items()}
 
     def speaks(self, neuron: str, way: Way) -> bool:
