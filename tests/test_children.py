@@ -450,6 +450,14 @@ def test_a_child_is_started_by_our_own_interpreter_alone() -> None:
     assert json.loads(rest[-1])["path"] == ["/x"]
 
 
+def test_a_list_of_processes_shows_whose_model_a_child_has() -> None:
+    """Whatever its name is, that runs nothing."""
+    plan = spawn.Plan(model="a'; exit(1); '\n\u00e9", device="cuda:0", factory="f")
+    line = spawn.command(plan)[3]
+    assert line.startswith("\"cortex model a'; exit(1); '\\n\\xe9 on cuda:0\"; import json")
+    assert compile(line, "", "exec")
+
+
 # -- the line ---------------------------------------------------------------------------------
 
 

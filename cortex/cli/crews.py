@@ -35,7 +35,7 @@ from cortex.web.listening import Shared, listen
 from cortex.workers.crew import Worker
 from cortex.workers.crowd import Crowd, make_crowd
 from cortex.workers.line import Line
-from cortex.workers.spawn import ORPHANED, Plan, die_with
+from cortex.workers.spawn import ORPHANED, Plan, die_with, shown_as
 from cortex.workers.supervisor import Order, Supervisor
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ async def supervise(config: GatewayConfig, path: Path, bell: Bell, stop: trio.Ev
     crowd = make_crowd(config.workers)
     plan = Plan(
         entry=__name__,
+        command="cortex gateway",
         about=about,
         workers=config.workers,
         api=api.fileno(),
@@ -80,6 +81,7 @@ def main(text: str) -> NoReturn:
     """A worker, from what `spawn` gave it to its end."""
     plan = msgspec.json.decode(text, type=Plan)
     die_with(plan.parent)
+    shown_as(plan.index)
     faulthandler.enable()  # the supervisor asks for the stacks of one that hangs
     try:
         with logged(plan.about["level"], _format(plan.about["form"]), {"worker": str(plan.index + 1)}):
@@ -95,10 +97,12 @@ def _format(said: str) -> logs.Format | None:
 
 async def _work(plan: Plan) -> None:
     worker = Worker(Line(socket.socket(fileno=plan.line)), plan.index, plan.workers)
+    bell = Bell()
+    worker.hears["reload"] = lambda body: bell.ring()  # which may be asked for already
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_hear, worker)
         await nursery.start(_obey, worker)
-        await _serve(plan, worker)
+        await _serve(plan, worker, bell)
         nursery.cancel_scope.cancel()
 
 
@@ -118,14 +122,13 @@ async def _obey(worker: Worker, *, task_status: trio.TaskStatus[None] = trio.TAS
                 worker.wanted_away()
 
 
-async def _serve(plan: Plan, worker: Worker) -> None:
+async def _serve(plan: Plan, worker: Worker, bell: Bell) -> None:
     from cortex import gateway as role  # noqa: PLC0415 - the supervisor does without it
 
     settle()
-    path, bell = Path(plan.about["config"]), Bell()
+    path = Path(plan.about["config"])
     read_again = partial(_share, reader(path, dict(os.environ)), plan)
     read = read_again()
-    worker.hears["reload"] = lambda body: bell.ring()
     process = role.Process(
         Relayed(say=worker.say),
         worker,

@@ -29,15 +29,17 @@ _BEGIN: Final = (
     "import_module(plan['entry']).main(sys.argv[1])"
 )
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 # As a shell tells of a process that was killed.
 ORPHANED: Final = 128 + signal.SIGKILL
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told at its start. `entry` is the module whose `main` gets it, `about` is for that;
-    the others are descriptors."""
+    """What a worker is told at its start. `entry` is the module whose `main` gets it, `about` is for that,
+    and a list of processes shows the worker as one of `command`; the others are descriptors."""
 
     entry: str
+    command: str
     about: dict[str, str]
     workers: int
     api: int
@@ -66,7 +68,9 @@ def start(plan: Plan, index: int) -> Born:
         plan = msgspec.structs.replace(
             plan, index=index, parent=os.getpid(), line=theirs.fileno(), path=_path()
         )
-        words = [sys.executable, "-P", "-c", _BEGIN, msgspec.json.encode(plan).decode()]
+        # What stands before the line does nothing, but `ps` shows it first.
+        line = f"'{plan.command} worker {index + 1} of {plan.workers}'; {_BEGIN}"
+        words = [sys.executable, "-P", "-c", line, msgspec.json.encode(plan).decode()]
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, and a line of our own
             words, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), plan.api, plan.page, plan.crowd)
         )
@@ -77,6 +81,11 @@ def start(plan: Plan, index: int) -> Born:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
     return Born(process, ours)
+
+
+def shown_as(index: int) -> None:
+    """`top` shows this process as that worker; it has room for 15 letters."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"cortex-work-%d" % (index + 1))
 
 
 def die_with(parent: int) -> None:

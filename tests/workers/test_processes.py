@@ -87,6 +87,15 @@ async def test_both_serve_and_one_page_has_what_all_have_counted(tmp_path: Path,
         assert len(boots) == 1, "and all are one gateway to who asks"
 
 
+async def test_a_list_of_processes_shows_which_worker_is_which(tmp_path: Path, neuron: FakeNeuron) -> None:
+    """As `ps` has them by their words, and `top` by a short name."""
+    async with crew(tmp_path, neuron) as gateway:
+        for name, pid in gateway.pids().items():
+            shown = psutil.Process(pid)
+            assert f"-c 'cortex gateway worker {name} of 2'; " in " ".join(shown.cmdline())
+            assert shown.name() == f"cortex-work-{name}"
+
+
 async def test_who_comes_before_all_serve_is_spread_over_them(tmp_path: Path, neuron: FakeNeuron) -> None:
     process = CrewProcess(tmp_path, [neuron])
     await process.start()

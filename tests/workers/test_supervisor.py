@@ -61,6 +61,7 @@ class Doomed:
         self._crowd = make_crowd(workers)
         plan = Plan(
             entry="tests.workers.doomed",
+            command="cortex doomed",
             about={"lives": str(self.lives), **ends},
             workers=workers,
             api=self.listener.fileno(),

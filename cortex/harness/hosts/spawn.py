@@ -114,8 +114,10 @@ def start(plan: Plan, folder: Path) -> Born:
 
 
 def command(plan: Plan) -> list[str]:
-    """The one place that knows how a Python of ours is started."""
-    return [sys.executable, "-I", "-c", _BEGIN, msgspec.json.encode(plan).decode()]
+    """The one place that knows how a Python of ours is started. What stands before the line does nothing,
+    but `ps` shows it first."""
+    line = f"{f'cortex model {plan.model} on {plan.device}'!a}; {_BEGIN}"
+    return [sys.executable, "-I", "-c", line, msgspec.json.encode(plan).decode()]
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:
