@@ -238,6 +238,7 @@ def _called(*pieces: tuple[int, dict[str, str]]) -> bytes:
     return b"".join(b"data: %b\n\n" % json.dumps(chunk(delta)).encode() for delta in deltas)
 
 
+FORM: Final = b'data: {"choices":[{"delta":{"content":%b}}]}\n\n'
 HALF: Final = _alike(0, 0, ["a", "b"])
 ODD: Final = {
     "a piece of the call before": _called(
@@ -256,6 +257,7 @@ ODD: Final = {
     + _called((0, {"name": "f"}))
     + _alike(2, 0, ["{", "", "}"]),
     "half an event before": HALF + b"data: {\n" + HALF,
+    "a line's end within an event": HALF + FORM % b'"a"' * 2 + FORM % b'"a"\n' + FORM % b'"a"\r' + HALF,
     "half a comment before": HALF + b": \n" + HALF,
     "thoughts and text in turns": _alike(1, 0, ["a", "b"]) + HALF + _alike(1, 0, ["c", "d"]) + HALF,
 }
@@ -353,20 +355,34 @@ def test_what_is_more_or_less_than_one_piece_makes_no_mould(event: str) -> None:
 def test_of_two_strings_of_one_name_that_one_is_taken_which_counts() -> None:
     found = mould(b'data: {"choices":[{"x":{"content":"a"},"delta":{"content":"b","content":"a"}}]}')
     assert found is not None
-    assert (
-        found.fits(b'data: {"choices":[{"x":{"content":"a"},"delta":{"content":"b","content":"c"}}]}') == "c"
-    )
-    assert (
-        found.fits(b'data: {"choices":[{"x":{"content":"c"},"delta":{"content":"b","content":"a"}}]}') is None
-    )
+    form = b'data: {"choices":[{"x":{"content":"%b"},"delta":{"content":"b","content":"%b"}}]}\n\n'
+    assert found.run(form % (b"a", b"c")) == (["c"], len(form) - 2)
+    assert found.run(form % (b"c", b"a")) == ([], 0)
 
 
-@pytest.mark.parametrize("piece", [b'"a","b":"c"', b"null", b'"a\nb"', b'"\\ud800"', b'"\xff"', b'"a', b'"'])
+NO_STRINGS: Final = (
+    *(b'"a","b":"c"', b"null", b'"a\nb"', b'"\\ud800"', b'"\xff"', b'"a', b'"', b"", b'"a"\n', b'"a"\r'),
+    *(b'"a","b"', b'"a"]'),
+)
+
+
+@pytest.mark.parametrize("piece", NO_STRINGS)
 def test_what_is_no_string_does_not_fit(piece: bytes) -> None:
-    form = b'data: {"choices":[{"delta":{"content":%b}}]}'
-    found = mould(form % b'"a"')
-    assert found is not None and found.fits(form % b'"\\u00e9"') == "é"
-    assert found.fits(form % piece) is None
+    """Nor do two of which the one ends what the other begins."""
+    found, good = mould((FORM % b'"a"')[:-2]), FORM % b'"\\u00e9"'
+    assert found is not None and found.run(good * 3) == (["é"] * 3, len(good) * 3)
+    for before in (b"", b"x" * 7):
+        pieces, end = found.run(before + good + FORM % piece + FORM % piece + good, len(before))
+        assert (pieces, end - len(before)) == (["é"], len(good))
+
+
+def test_pieces_are_told_as_far_as_they_have_come() -> None:
+    found = mould((FORM % b'"a"')[:-2])
+    assert found is not None
+    data = FORM % b'"a"' + FORM % b'"b"'
+    for cut in range(len(data) + 1):
+        pieces, end = found.run(data[:cut])
+        assert pieces == ["a", "b"][: cut * 2 // len(data)] and end == len(pieces) * len(data) // 2
 
 
 def test_log_probabilities_go_the_long_way() -> None:

@@ -40,7 +40,6 @@ from cortex.web.known import Known
 from cortex.web.link import Link
 from cortex.web.meter import Meter
 from cortex.web.pool import Pool
-from cortex.web.relay import Destination
 from cortex.web.retell import Retelling
 from cortex.web.teller import Teller
 from cortex.web.visit import stopping
@@ -166,11 +165,10 @@ class Express:
         errand: Hop | Errand | None = None
         hop.ticket, hop.road, hop.link, hop.limits = ticket, road, link, self._limits
         try:
-            if hop.retelling is None:
-                asked = road.head % (len(hop.body), hop.id.encode()) + hop.body
-            else:
-                own = {**self._lanes.own(hop.lane), wire.REQUEST_ID: hop.id}
-                asked = hop.retelling.request(Destination(road.pool.authority, road.ref.token), own)
+            # As the neuron gets it: in its own words, or told in another dialect.
+            retelling = hop.retelling
+            head, body = (road.head, hop.body) if retelling is None else (road.told, retelling.body)
+            asked = head % (len(body), hop.id.encode()) + body
             try:
                 link.push(asked)
             except OSError:

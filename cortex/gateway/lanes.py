@@ -32,6 +32,7 @@ from cortex.web.known import Known
 from cortex.web.link import Link
 from cortex.web.pool import Pool
 from cortex.web.relay import Destination
+from cortex.web.retell import retold_head
 from cortex.web.stencil import Stencil
 from cortex.wire import neuron as wire
 from cortex.wire.openai import Peek
@@ -45,8 +46,9 @@ LESSONS: Final = 64
 @dataclass(slots=True, eq=False)
 class Road:
     """A lane to `neuron`, whose connections are those of `pool`. It `speaks` the client's dialect, or is told
-    the request in another one. `head` begins each request: a text for `%` that wants its length and its id.
-    `stencil` is of the last answer that came in an unknown form."""
+    the request in another one. `head` begins each request: a text for `%` that wants its length and its id;
+    `told` does, where it is told in another dialect. `stencil` is of the last answer that came in an unknown
+    form."""
 
     neuron: Neuron
     ref: NeuronRef
@@ -55,6 +57,7 @@ class Road:
     waits: Waits
     speaks: bool
     head: bytes = field(repr=False)  # the fleet's token is in it
+    told: bytes = field(repr=False)
     stencil: Stencil | None = None
     _lessons: int = LESSONS
     _boot_id: str = ""  # of whom they are
@@ -158,17 +161,13 @@ class Lanes:
         return self._orders.of(lane.known.caller, lane.sampling, patient_s)
 
     def _built(self, lane: Lane, neuron: Neuron) -> Road:
-        head = lane.known.head
-        text = relay.request_head(
-            "POST",
-            head.path,
-            relay.forwarded(head.headers, _OWN),
-            0,
-            to=Destination(neuron.pool.authority, neuron.ref.token),
-            own=self.own(lane),
-        )
+        head, own = lane.known.head, self.own(lane)
+        to = Destination(neuron.pool.authority, neuron.ref.token)
+        taken = relay.forwarded(head.headers, _OWN)
+        text = relay.request_head("POST", head.path, taken, 0, to=to, own=own)
+        told = retold_head(0, to, own)
         speaks = self._tongues.speaks(neuron.name, lane.way)
-        return Road(neuron, neuron.ref, neuron.pool, neuron.waits, speaks, _form(text))
+        return Road(neuron, neuron.ref, neuron.pool, neuron.waits, speaks, _form(text), _form(told))
 
 
 def _form(head: bytes) -> bytes:

@@ -34,7 +34,8 @@ class Way:
 
     def read(self, body: bytes, model: str) -> Ask:
         """The request in neutral words, for the model of that id."""
-        return replace(self.dialect.read(body), model=model)
+        ask = self.dialect.read(body)
+        return ask if ask.model == model else replace(ask, model=model)
 
 
 CHATS: Final = Way(CHAT, CHAT.path)

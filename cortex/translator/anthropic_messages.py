@@ -55,6 +55,7 @@ from cortex.wire.anthropic_bodies import (
     MessagesBody,
 )
 from cortex.wire.openai import Reply
+from cortex.wire.openai_bodies import Rarely
 from cortex.wire.sse import Frame
 
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
@@ -73,7 +74,9 @@ _ELSEWHERE: Final = {
     "response_format": " (here it is 'output_config.format')",
     "max_completion_tokens": " (here it is 'max_tokens')",
 }
+_OTHERS: Final = Rarely(_ELSEWHERE)
 _EMPTY_THOUGHT: Final = b'{"type":"thinking","thinking":"","signature":""}'
+_NOTHING: Final = Usage()
 _EMPTY_TEXT: Final = b'{"type":"text","text":""}'
 _TEXT_DELTA: Final = b'{"type":"text_delta","text":%b}'
 _THOUGHT_DELTA: Final = b'{"type":"thinking_delta","thinking":%b}'
@@ -115,8 +118,9 @@ def _refuse(wanted: MessagesBody) -> None:
         raise BadAsk(
             "'chat_template_kwargs' is not accepted here; say 'thinking'", param="chat_template_kwargs"
         )
-    for name, instead in _ELSEWHERE.items():
-        if not reading.absent(getattr(wanted, name)):
+    for name, value in _OTHERS.sent(wanted):
+        if not reading.absent(value):
+            instead = _ELSEWHERE[name]
             raise Unsupported(f"'{name}' is a field of another dialect{instead}; leave it out", param=name)
     if not reading.absent(wanted.container):
         raise Unsupported("'container' is not supported; leave it out", param="container")
@@ -178,8 +182,8 @@ class _Blocks:
 
     open: str = ""
     index: int = -1
-    # A delta of the open block as it goes out, with room for its text; made when it is first wanted.
-    _mould: bytes = b""
+    # What stands before and behind the text of a delta of the open block; made when it is first wanted.
+    _mould: tuple[bytes, bytes] | None = None
 
     def text(self, text: str) -> list[Frame]:
         frames = self._of("text", _EMPTY_TEXT)
@@ -193,11 +197,12 @@ class _Blocks:
         """What `text` or `thought` would say of each, rendered; b"" where no such block is open."""
         if self.open != ("text" if kind == "text" else "thinking"):
             return b""
-        if not self._mould:
+        if self._mould is None:
             inner = _TEXT_DELTA if kind == "text" else _THOUGHT_DELTA
-            self._mould = sse.render(answers.grown(self.index, "content", inner))
-        mould = self._mould
-        return sse.one_line(b"".join([mould % encode(text) for text in texts]))
+            before, _, behind = sse.render(answers.grown(self.index, "content", inner)).partition(b"%b")
+            self._mould = (before, behind)
+        before, behind = self._mould
+        return sse.one_line(b"%b%b%b" % (before, (behind + before).join(map(encode, texts)), behind))
 
     def call(self, call: ToolCall) -> list[Frame]:
         frames = self.close()
@@ -217,7 +222,7 @@ class _Blocks:
         if self.open == kind:
             return []
         frames = self.close()
-        self.open, self._mould = kind, b""
+        self.open, self._mould = kind, None
         self.index += 1
         return [*frames, answers.opened(self.index, empty)]
 
@@ -230,7 +235,7 @@ class Speech:
         self.over = False
         self._reply = reply
         self._blocks = _Blocks()
-        self._opening: MessageBody | None = _message(reply, [], Usage())
+        self._opening: Usage | None = _NOTHING
 
     def begin(self) -> list[Frame]:
         """Nothing yet: the message begins with the count of its prompt."""
@@ -245,10 +250,11 @@ class Speech:
                 self.over = True
                 return faults.frames(error, "anthropic", self._reply.request_id)
             case Prefilled(prompt, cached) if self._opening is not None:
-                self._opening = _message(self._reply, [], Usage(prompt, cached))
-        head = [] if self._opening is None else [answers.begun(self._opening)]
-        self._opening = None
-        return head + self._said(event)
+                self._opening = Usage(prompt, cached)
+        if self._opening is None:
+            return self._said(event)
+        head, self._opening = answers.begun(_message(self._reply, [], self._opening)), None
+        return [head, *self._said(event)]
 
     def run(self, kind: Kind, texts: Sequence[str]) -> bytes:
         """The open block goes on with each of `texts`; b"" where none of that kind is open."""

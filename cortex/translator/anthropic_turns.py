@@ -10,7 +10,7 @@ Of texts one thing is taken out: the block that Claude Code puts before its syst
 vendor's bill. It differs with every prompt, says nothing to a model, and would defeat every prompt cache.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
@@ -56,6 +56,8 @@ def _system(raw: Raw) -> Iterator[Message]:
 
 def _turn(body: TurnBody, at: str) -> Iterator[Message]:
     match body.role:
+        case "assistant" | "user" | "system" as role if isinstance(body.content, str):
+            yield Message(role, body.content)
         case "assistant":
             yield _spoken(_blocks(body.content), at)
         case "user":
@@ -209,8 +211,12 @@ def _result(block: BlockBody, at: str) -> Message:
     return said.turn(Message("tool", tool_call_id=block.tool_use_id))
 
 
-def in_call_order(said: list[Message]) -> Iterator[Message]:
+def in_call_order(said: list[Message]) -> Iterable[Message]:
     """`said`, the results of each round in the order of its calls."""
+    return _in_call_order(said) if any(turn.role == "tool" for turn in said) else said
+
+
+def _in_call_order(said: list[Message]) -> Iterator[Message]:
     places: dict[str, int] = {}
     for is_tool, group in groupby(said, key=lambda turn: turn.role == "tool"):
         if is_tool:

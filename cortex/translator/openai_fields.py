@@ -7,6 +7,9 @@ engine is refused unless its value is the neutral one. Bounds of numbers are in 
 wire structs.
 """
 
+from operator import attrgetter
+from typing import Final
+
 from msgspec import Raw
 
 from cortex.ask import Ask, Sampling, Shape
@@ -22,8 +25,14 @@ from cortex.wire.openai_bodies import (
     Body,
     Forbidden,
     Foreign,
+    Rarely,
     Spoken,
 )
+
+_FOREIGN: Final = Rarely(NEUTRAL)
+_SAMPLED: Final = attrgetter(*(name for name in Sampling.__slots__ if name in Spoken.__struct_fields__))
+_UNSAID: Final = Sampling()
+_AS_USUAL: Final = _SAMPLED(_UNSAID)
 
 
 def begin(body: Body) -> Ask:
@@ -44,11 +53,8 @@ def begin(body: Body) -> Ask:
 
 def refuse(body: Foreign) -> None:
     """Raises for a field that would let the caller in, or change the answer where cortex would not."""
-    for name, neutral in NEUTRAL.items():
-        value = getattr(body, name)
-        if not isinstance(value, Raw):
-            continue  # a dialect has a meaning of its own for it
-        if value is ABSENT or memoryview(value).tobytes() in neutral:
+    for name, value in _FOREIGN.sent(body):
+        if memoryview(value).tobytes() in NEUTRAL[name]:
             continue
         if name in Forbidden.__struct_fields__:
             raise BadAsk(f"'{name}' is not accepted: it is the operator's to set", param=name)
@@ -64,6 +70,8 @@ def model(body: Spoken) -> str:
 
 def sampling(body: Spoken, bias: Raw = ABSENT) -> Sampling:
     """How a body of any dialect wants it sampled; `bias` is its field `logit_bias`, where it has one."""
+    if _SAMPLED(body) == _AS_USUAL and reading.absent(bias):
+        return _UNSAID
     return Sampling(
         temperature=body.temperature,
         top_p=body.top_p,

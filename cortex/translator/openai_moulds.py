@@ -7,6 +7,7 @@ around that string. A chunk that says anything beside, an end or a count among t
 """
 
 import re
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -29,43 +30,82 @@ _PLACES: Final[dict[Slot, re.Pattern[bytes]]] = {
 _PROBE: Final = "a piece that nobody said"
 _LEAD: Final = b"data: "
 _END: Final = b"\n\n"
-_LINE_END: Final = re.compile(rb"[\r\n]")
-_STRING: Final = msgspec.json.Decoder(str)
+_SEAM_BYTES: Final = 16
+_STRINGS: Final = msgspec.json.Decoder(list[str])
 
 
 class Mould:
     """`before` and `behind` are what stands around the string, whose quotes belong to neither."""
 
-    __slots__ = ("_before", "_behind", "_least", "slot")
+    __slots__ = ("_before", "_behind", "_rest", "_seam", "slot")
 
     def __init__(self, slot: Slot, before: bytes, behind: bytes) -> None:
         self.slot: Slot = slot
-        self._before, self._behind = _LEAD + before, behind
-        self._least = len(self._before) + len(behind) + len('""')
+        self._before, self._behind = _LEAD + before, behind + _END
+        # Between two of them, as far as it is worth to be looked for: what is short is found sooner.
+        self._seam = self._behind + self._before[:_SEAM_BYTES]
+        self._rest = self._before[_SEAM_BYTES:]
 
-    def fits(self, event: bytes) -> str | None:
-        """The piece in the bytes of an event, without their end; None when it is not of this mould."""
-        before, behind = self._before, self._behind
-        if not (event.startswith(before) and event.endswith(behind) and len(event) >= self._least):
-            return None
-        try:
-            return _STRING.decode(event[len(before) : len(event) - len(behind)])
-        except ValueError:
-            return None
+    def run(self, data: bytes, at: int = 0) -> tuple[list[str], int]:
+        """The pieces of the events of this mould that follow one another in `data` from `at`, and where the
+        last of them ends."""
+        if not data.startswith(self._before, at):
+            return [], at
+        *found, last = data[at + _SEAM_BYTES :].split(self._seam)
+        piece, ended, _ = last.partition(self._behind)
+        strings = self._strings([*found, piece] if ended else found)
+        pieces = _decoded(strings)
+        around = len(self._before) + len(self._behind)
+        return pieces, at + sum(map(len, strings[: len(pieces)])) + around * len(pieces)
 
-    def fits_all(self, data: bytes) -> str | None:
-        """The piece in `data` when that is one event of this mould, with its end; else None."""
-        return None if data.count(_END) != 1 or not data.endswith(_END) else self.fits(data[: -len(_END)])
+    def _strings(self, found: list[bytes]) -> list[bytes]:
+        """The string of each event in `found`, without its seams, up to one of another form."""
+        rest, begin = self._rest, len(self._rest)
+        strings = [each[begin:] for each in found if each.startswith(rest)]
+        if len(strings) == len(found) and not _broken(b"".join(strings)):
+            return strings
+        strings = []
+        for each in found:
+            string, _, _ = each.partition(self._behind)
+            if not each.startswith(rest) or _broken(string):
+                break
+            strings.append(string[begin:])
+            if len(string) < len(each):
+                break
+        return strings
 
     def filled(self, piece: str) -> bytes:
         """The data of the event with that piece."""
-        return b"%b%b%b" % (self._before[len(_LEAD) :], msgspec.json.encode(piece), self._behind)
+        return b"%b%b%b" % (
+            self._before[len(_LEAD) :],
+            msgspec.json.encode(piece),
+            self._behind[: -len(_END)],
+        )
+
+
+def _decoded(strings: list[bytes]) -> list[str]:
+    """The texts of `strings`, in which no line ends, up to what is none."""
+    # As many lines, as many texts: no text goes on behind the end of a line, so that each has its own.
+    with suppress(ValueError):
+        texts = _STRINGS.decode(b"[%b]" % b",\n".join(strings))
+        if len(texts) == len(strings):
+            return texts
+    if len(strings) < 2:
+        return []
+    middle = len(strings) // 2
+    first = _decoded(strings[:middle])
+    return first if len(first) < middle else first + _decoded(strings[middle:])
+
+
+def _broken(data: bytes) -> bool:
+    """Whether lines end in `data`."""
+    return b"\n" in data or b"\r" in data
 
 
 def mould(event: bytes) -> Mould | None:
     """That of the chunk in the bytes of an event, without their end; None when it says nothing, or more
     than one piece."""
-    if not event.startswith(_LEAD) or _LINE_END.search(event) is not None:
+    if not event.startswith(_LEAD) or _broken(event):
         return None
     data = event.removeprefix(_LEAD)
     chunk = _read(data)

@@ -15,6 +15,7 @@ from cortex.ask import Ask, Scalar, Shape
 from cortex.errors import BadAsk, Unsupported
 from cortex.translator import openai_fields, responses_tools, responses_turns
 from cortex.wire import reading
+from cortex.wire.openai_bodies import Rarely
 from cortex.wire.responses_bodies import (
     BODY,
     EDITS,
@@ -52,12 +53,14 @@ _ELSEWHERE: Final = {
     "reasoning_effort": " (here it is 'reasoning.effort')",
     "enable_thinking": " (here it is 'reasoning.effort')",
 }
+_OTHERS: Final = Rarely(_ELSEWHERE)
 _KEPT_NOWHERE: Final = {
     "previous_response_id": "no answer is kept here; send the whole conversation as 'input'",
     "conversation": "no conversation is kept here; send all of it as 'input'",
     "prompt": "no prompts are kept here; send 'instructions' and 'input'",
     "moderation": "nothing is moderated here; leave it out",
 }
+_KEPT: Final = Rarely(_KEPT_NOWHERE)
 
 
 def read(body: bytes) -> Ask:
@@ -92,12 +95,13 @@ def _refuse(wanted: ResponsesBody) -> None:
         raise BadAsk(
             "'chat_template_kwargs' is not accepted here; say 'reasoning'", param="chat_template_kwargs"
         )
-    for name, instead in _ELSEWHERE.items():
-        if not reading.absent(getattr(wanted, name)):
+    for name, value in _OTHERS.sent(wanted):
+        if not reading.absent(value):
+            instead = _ELSEWHERE[name]
             raise Unsupported(f"'{name}' is a field of another dialect{instead}; leave it out", param=name)
-    for name, why in _KEPT_NOWHERE.items():
-        if not reading.absent(getattr(wanted, name)):
-            raise Unsupported(f"'{name}' is not supported: {why}", param=name)
+    for name, value in _KEPT.sent(wanted):
+        if not reading.absent(value):
+            raise Unsupported(f"'{name}' is not supported: {_KEPT_NOWHERE[name]}", param=name)
     if wanted.store:
         raise Unsupported(
             "'store' is not supported: no answer is kept here; leave it out, or send false", param="store"

@@ -117,6 +117,8 @@ def _heard(item: ItemBody, at: str) -> Message:
     match item.role:
         case "system" | "developer":
             return Message("system", _text(item.content, f"{at}.content"))
+        case "user" if isinstance(item.content, str):
+            return Message("user", item.content)
         case "user":
             return _shown(item.content, f"{at}.content").turn(Message("user"))
         case _:

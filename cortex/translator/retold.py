@@ -23,6 +23,7 @@ from cortex.wire.sse_reading import EventReader
 # So many chunks in a row that were like none before, and no more are kept: each has something of its own.
 _MOST_ODD: Final = 8
 _END: Final = b"\n\n"
+_UNUSED: Final = Usage()
 _KINDS: Final[dict[Kind, type[Text] | type[Thought]]] = {"text": Text, "thought": Thought}
 
 
@@ -43,7 +44,7 @@ class Retold:
     ) -> None:
         self.stirred = self.begun = self.spoken = self.ended = False
         self.fault: CortexError | None = None
-        self.usage = Usage()
+        self.usage = _UNUSED
         self._dialect, self._reply, self._beat = dialect, reply, beat
         self._ear = Ear(Hearing(logprobs=ask.logprobs, parallel=ask.parallel_tool_calls, new_id=new_id))
         self._reader = EventReader()
@@ -61,9 +62,8 @@ class Retold:
         """`data` has come."""
         self.stirred = False
         try:
-            if not self._told_at_once(data):
-                self._hear_all(data)
-                self._flush()
+            self._hear_all(data)
+            self._flush()
         except CortexError as error:
             self.fault = error
 
@@ -87,39 +87,33 @@ class Retold:
 
     # -- the short way
 
-    def _told_at_once(self, data: bytes) -> bool:
-        """Whether it was one more piece and nothing else, as all is of a stream that takes its time."""
-        found, speech = self._mould, self._speech
-        if found is None or speech is None or found.slot == "arguments" or self.ended or self._reader.inside:
-            return False
-        if not (piece := found.fits_all(data)) or not self._ear.took(found.slot, (piece,)):
-            return False
-        self.stirred, self._odd = True, 0
-        self._say(speech, found.slot, (piece,))
-        return True
-
     def _hear_all(self, data: bytes) -> None:
-        *events, rest = data.split(_END)
-        inside = self._reader.inside
-        for event in events:
-            if self.ended:
-                return
-            if inside or not self._fits(event):
-                self._read(event + _END)
-                self._keep(event)
-                inside = False  # an empty line ends whatever was begun
-        if rest and not self.ended:
-            self._read(rest)
+        at, size = 0, len(data)
+        while self._reader.inside and at < size:  # line by line: what is behind one may be no event
+            begin, at = at, data.find(b"\n", at) + 1 or size
+            self._read(data[begin:at])
+        while at < size and not self.ended:
+            if (behind := self._ran(data, at)) > at:
+                at = behind
+                continue
+            begin, end = at, data.find(_END, at)
+            at = size if end < 0 else end + len(_END)
+            pieces = self._ear.pieces
+            self._read(data[begin:at])
+            if end >= 0 and self._ear.pieces > pieces:
+                self._keep(data[begin:end])
 
-    def _fits(self, event: bytes) -> bool:
-        """Whether it is one more piece, and was kept as that."""
-        if self._mould is None or (piece := self._mould.fits(event)) is None:
-            return False
-        # An empty one is counted among a call's, and else says nothing.
-        if piece or self._mould.slot == "arguments":
-            self._run.append(piece)
-        self.stirred = True
-        return True
+    def _ran(self, data: bytes, at: int) -> int:
+        """Where the pieces end that come next in `data` from `at`, and were kept as that."""
+        found = self._mould
+        if found is None:
+            return at
+        pieces, behind = found.run(data, at)
+        if behind > at:
+            self.stirred = True
+            # An empty one is counted among a call's, and else says nothing.
+            self._run += pieces if found.slot == "arguments" else filter(None, pieces)
+        return behind
 
     def _flush(self) -> None:
         """All pieces that were kept are told."""

@@ -24,12 +24,18 @@ from cortex.web.joining import Joined, Outlet
 from cortex.web.meter import Meter
 from cortex.web.reactor import Reactor
 from cortex.web.refusal import refusal
-from cortex.web.relay import Destination, Pairs, refuse_odd, request_bytes
+from cortex.web.relay import Destination, Pairs, refuse_odd, request_head
 from cortex.web.streaming import beat
 from cortex.web.teller import Teller
 from cortex.wire.openai import Reply as Envelope
 
 _JSON: Final = {"content-type": "application/json"}
+
+
+def retold_head(length: int, to: Destination, own: Mapping[str, str]) -> bytes:
+    """The head of a retold request of `length` bytes, with those headers of the gateway's own. What the
+    client says of its dialect and of the form of the answer is not of the retold."""
+    return request_head("POST", CHAT.path, b"", length, to=to, own={**own, **_JSON})
 
 
 @dataclass(slots=True)
@@ -46,9 +52,8 @@ class Retelling:
         self.body = write(self.ask, self.ask.model, CORTEX)
 
     def request(self, to: Destination, own: Mapping[str, str]) -> bytes:
-        """What the neuron gets, with those headers of the gateway's own. What the client says of its dialect
-        and of the form of the answer is not of the retold."""
-        return request_bytes("POST", CHAT.path, (), self.body, to=to, own={**own, **_JSON})
+        """What the neuron gets, with those headers of the gateway's own."""
+        return retold_head(len(self.body), to, own) + self.body
 
     async def tell(
         self,

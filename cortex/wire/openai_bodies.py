@@ -7,6 +7,8 @@ would change an answer are listed in `Foreign`, so that they are refused and not
 skipped; whatever is in no struct is skipped unseen.
 """
 
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import Annotated, Final
 
 import msgspec
@@ -99,6 +101,23 @@ NEUTRAL: Final = {
     **dict.fromkeys(("length_penalty", "repeat_penalty", "typical_p", "tfs_z"), _ONE),
     **dict.fromkeys(("add_generation_prompt", "skip_special_tokens"), _TRUE),
 }
+
+
+class Rarely:
+    """Fields of a body that hardly anybody sends, looked at all at once."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        self._look = attrgetter(*self._names)
+        self._nothing = (ABSENT,) * len(self._names)
+
+    def sent(self, body: Spoken) -> list[tuple[str, Raw]]:
+        """Those that are in `body`, by their names, where they have no meaning of the dialect's own."""
+        values = self._look(body)
+        if values == self._nothing:
+            return []
+        named = zip(self._names, values, strict=True)
+        return [(name, value) for name, value in named if value is not ABSENT and isinstance(value, Raw)]
 
 
 class Body(Foreign, kw_only=True):

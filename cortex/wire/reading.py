@@ -101,7 +101,8 @@ def is_object(text: bytes) -> bool:
 
 def absent(raw: msgspec.Raw) -> bool:
     """Whether the field was left out or null, which is the same to every client library."""
-    return len(raw) <= len(b"null") and memoryview(raw).tobytes() in (b"", b"null")
+    length = len(raw)
+    return not length or (length == len(b"null") and bytes(raw) == b"null")
 
 
 def part(

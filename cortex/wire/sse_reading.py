@@ -11,6 +11,8 @@ from typing import Final
 from cortex.errors import UpstreamFailed
 
 MOST_BYTES: Final = 2**20  # one event; the largest true ones are tool calls of some ten KiB
+_LEAD: Final = b"data: "
+_END: Final = b"\n\n"
 _BOM: Final = b"\xef\xbb\xbf"
 # A carriage return ends a line by itself, unless the line feed behind it has yet to come.
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r(?=[^\n])")
@@ -31,6 +33,9 @@ class EventReader:
     def feed(self, data: bytes) -> list[bytes]:
         """The data of each event that `data` completes; b"" stands for a comment, which is a sign
         of life and no more. Raises UpstreamFailed for what is no event stream."""
+        if self._alone(data):
+            self._begun = True
+            return [data[len(_LEAD) : -len(_END)]]
         self._buffer += data
         if not self._begun and not self._begin():
             return []
@@ -45,6 +50,16 @@ class EventReader:
         if len(self._buffer) + self._data_bytes > self._most:
             raise UpstreamFailed(f"An event of the stream is longer than {self._most} bytes")
         return told
+
+    def _alone(self, data: bytes) -> bool:
+        """Whether `data` is one event of one line and nothing else, as nearly all are."""
+        return (
+            data.startswith(_LEAD)
+            and data.endswith(_END)
+            and data.count(b"\n") == len(_END)
+            and b"\r" not in data
+            and not self.inside
+        )
 
     @property
     def inside(self) -> bool:
