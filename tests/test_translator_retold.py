@@ -376,13 +376,15 @@ def test_what_is_no_string_does_not_fit(piece: bytes) -> None:
         assert (pieces, end - len(before)) == (["é"], len(good))
 
 
-def test_pieces_are_told_as_far_as_they_have_come() -> None:
-    found = mould((FORM % b'"a"')[:-2])
+@pytest.mark.parametrize("form", [FORM, FORM.replace(b"}}]}", b'}}],"and more":"%b"}' % (b"x" * 80))])
+def test_pieces_are_told_as_far_as_they_have_come(form: bytes) -> None:
+    found = mould((form % b'"a"')[:-2])
     assert found is not None
-    data = FORM % b'"a"' + FORM % b'"b"'
-    for cut in range(len(data) + 1):
-        pieces, end = found.run(data[:cut])
-        assert pieces == ["a", "b"][: cut * 2 // len(data)] and end == len(pieces) * len(data) // 2
+    for size in range(80):
+        data = form % (b'"%b"' % (b"a" * size)) * 2
+        for cut in range(len(data) + 1):
+            pieces, end = found.run(data[:cut])
+            assert pieces == ["a" * size] * (cut * 2 // len(data)) and end == len(pieces) * len(data) // 2
 
 
 def test_log_probabilities_go_the_long_way() -> None:

@@ -7,7 +7,6 @@ around that string. A chunk that says anything beside, an end or a count among t
 """
 
 import re
-from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -51,6 +50,12 @@ class Mould:
         last of them ends."""
         if not data.startswith(self._before, at):
             return [], at
+        begin = at + len(self._before)
+        end = data.find(self._behind, begin)
+        if 0 <= end == len(data) - len(self._behind):  # one alone, as in a stream that takes its time
+            string = data[begin:end]
+            pieces = [] if _broken(string) else _decoded([string])
+            return pieces, len(data) if pieces else at
         *found, last = data[at + _SEAM_BYTES :].split(self._seam)
         piece, ended, _ = last.partition(self._behind)
         strings = self._strings([*found, piece] if ended else found)
@@ -86,10 +91,12 @@ class Mould:
 def _decoded(strings: list[bytes]) -> list[str]:
     """The texts of `strings`, in which no line ends, up to what is none."""
     # As many lines, as many texts: no text goes on behind the end of a line, so that each has its own.
-    with suppress(ValueError):
+    try:
         texts = _STRINGS.decode(b"[%b]" % b",\n".join(strings))
-        if len(texts) == len(strings):
-            return texts
+    except ValueError:
+        texts = []
+    if len(texts) == len(strings):
+        return texts
     if len(strings) < 2:
         return []
     middle = len(strings) // 2

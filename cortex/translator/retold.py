@@ -98,6 +98,7 @@ class Retold:
                 continue
             begin, end = at, data.find(_END, at)
             at = size if end < 0 else end + len(_END)
+            self._flush()
             pieces = self._ear.pieces
             self._read(data[begin:at])
             if end >= 0 and self._ear.pieces > pieces:
@@ -112,7 +113,7 @@ class Retold:
         if behind > at:
             self.stirred = True
             # An empty one is counted among a call's, and else says nothing.
-            self._run += pieces if found.slot == "arguments" else filter(None, pieces)
+            self._run += pieces if found.slot == "arguments" or "" not in pieces else filter(None, pieces)
         return behind
 
     def _flush(self) -> None:
@@ -121,15 +122,16 @@ class Retold:
             return
         run, self._run, self._odd = self._run, [], 0
         found = self._mould
-        of_another = found.slot == "arguments" and self._call is not self._ear.call
-        if of_another or not self._ear.took(found.slot, run):
+        slot, speech = found.slot, self._speech
+        of_another = slot == "arguments" and self._call is not self._ear.call
+        if of_another or not self._ear.took(slot, run):
             for piece in run:
                 self._hear(found.filled(piece))
-        elif found.slot != "arguments" and self._speech is not None:
-            self._say(self._speech, found.slot, run)
-        elif found.slot != "arguments":
+        elif slot != "arguments" and speech is not None:
+            self._say(speech, slot, run)
+        elif slot != "arguments":
             self.spoken = True
-            self._said.append(_KINDS[found.slot]("".join(run)))
+            self._said.append(_KINDS[slot]("".join(run)))
 
     def _say(self, speech: Speech, kind: Kind, run: Sequence[str]) -> None:
         """The client hears each of them."""

@@ -56,7 +56,7 @@ class Teller(Errand):
     def _said(self, told: Retold) -> bytes:
         """What goes to the client of what was told last; it is in the figures."""
         now, meter = self.guest.now, self.meter
-        if told.spoken:
+        if told.spoken and meter.first_content_at is None:
             meter.began(now)
         if told.ended:
             meter.told(told.usage)

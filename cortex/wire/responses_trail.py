@@ -15,6 +15,7 @@ from cortex.errors import UpstreamFailed
 from cortex.wire import reading
 from cortex.wire.sse_reading import EventReader
 
+_END: Final = b"\n\n"
 _NUMBER: Final = b'"sequence_number":'
 
 
@@ -36,10 +37,15 @@ class Trail:
         joined = self._last + data  # the end of what passed before may begin what is counted
         self.next += joined.count(_NUMBER)
         self._last = joined[1 - len(_NUMBER) :]
-        if self._reader is None:
-            return
+        at = 0
+        while self._reader is not None and at < len(data):  # nothing behind the first event is read
+            begin, end = at, data.find(_END, at)
+            at = len(data) if end < 0 else end + len(_END)
+            self._look(self._reader, data[begin:at])
+
+    def _look(self, reader: EventReader, data: bytes) -> None:
         try:
-            for event in self._reader.feed(data):
+            for event in reader.feed(data):
                 if event:
                     self._begin(event)
         except UpstreamFailed:
