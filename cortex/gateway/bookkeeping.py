@@ -59,7 +59,11 @@ class Bookkeeping:
         lane, neuron = hop.lane, hop.road.neuron.name
         caller, label, used = lane.known.caller, lane.label, usage or _NOTHING
         row = self._metrics.row(hop.label, neuron, label, "ok", caller)
-        row.add(now - hop.began, 0.0, now - over_at, used)
+        series = row.add(now - hop.began, 0.0, now - over_at, used)
+        first_at, ttft_s = hop.first_at, None
+        if first_at is not None:
+            ttft_s = first_at - hop.began
+            series.streamed(ttft_s, now - hop.began, used.completion)
         self._views.accounts.spent(caller, neuron, used)
         tell(
             hop.id,
@@ -77,7 +81,7 @@ class Bookkeeping:
             200,
             "-",
             0.0,
-            "-",
+            "-" if ttft_s is None else round(ttft_s, 3),
         )
 
     def judge(self, journey: Journey) -> None:

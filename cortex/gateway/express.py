@@ -25,6 +25,7 @@ from cortex.gateway.journey import Journey
 from cortex.gateway.lanes import Lanes, Road
 from cortex.gateway.member import Waits
 from cortex.gateway.orders import Orders
+from cortex.gateway.ride import Ride
 from cortex.gateway.views import Views
 from cortex.gateway.ways import VECTORS, Way
 from cortex.keys.accounts import Claim
@@ -99,7 +100,7 @@ class Express:
     def __init__(
         self, boot_id: str, views: Views, dispatch: Dispatch, limits: Limits, metrics: Metrics
     ) -> None:
-        self._views, self._limits, self._metrics = views, limits, metrics
+        self._views, self.limits, self._metrics = views, limits, metrics
         self.dispatch = dispatch
         self.clock: Callable[[], float] = trio.current_time
         self.fleet: Fleet = views.listing.fleet
@@ -110,7 +111,7 @@ class Express:
 
     def refit(self, limits: Limits) -> None:
         """Other limits, for requests to come."""
-        self._limits = limits
+        self.limits = limits
 
     def take(self, way: Way, guest: Guest, known: Known, body: bytes) -> Hop | Errand | None:
         """What answers the request; None leaves it as it stands."""
@@ -121,7 +122,8 @@ class Express:
             lane = self._lanes.of(way, known, seen.model)
             if sight.doubtful(way, body) and not self._views.listing.sees(lane.model):
                 return None
-            hop = Hop(self, lane, guest, seen, began)
+            streams = seen.stream and lane.streams
+            hop = (Ride if streams else Hop)(self, lane, guest, seen, began)
             hop.body = body if seen.model == lane.model else rename(body, seen.model, lane.model)
             hop.text_bytes = text_bytes(body) if lane.limited else len(body)
             return self._let_in(hop)
@@ -163,7 +165,7 @@ class Express:
     def _sent(self, hop: Hop, ticket: Ticket, road: Road, link: Link) -> Hop | Errand | None:
         """The request is with the neuron, or the link is gone."""
         errand: Hop | Errand | None = None
-        hop.ticket, hop.road, hop.link, hop.limits = ticket, road, link, self._limits
+        hop.ticket, hop.road, hop.link = ticket, road, link
         try:
             # As the neuron gets it: in its own words, or told in another dialect.
             retelling = hop.retelling
@@ -184,17 +186,30 @@ class Express:
         """Who answers the request, which is with the neuron, and in the books whatever comes."""
         hop.label = self._metrics.request_began(hop.lane.model)
         try:
-            streams = hop.seen.stream and hop.lane.streams
-            plain = not streams and not hop.link.dialling and hop.retelling is None
+            plain = not hop.link.dialling and hop.retelling is None
             begun = hop if plain else self.unfolded(hop)
-            if not streams:
+            if not hop.streams:
                 hop.road.waits.begin(begun)
         except Exception:
-            framing = Framing(hop.lane.known.terms(hop.id))
-            journey = _journey(hop, _Reply(framing, hop.guest), Meter(framing.terms.dialect))
-            self.close(journey, "bug")
+            self._note_bug(hop)
             raise
         return begun
+
+    def _note_bug(self, hop: Hop) -> None:
+        framing = Framing(hop.lane.known.terms(hop.id))
+        self.close(_journey(hop, _Reply(framing, hop.guest), Meter(framing.terms.dialect)), "bug")
+
+    def abandon(self, hop: Hop) -> None:
+        """A bug keeps the errand from beginning that would see to the rest: nothing stays held."""
+        hop.road.waits.end(hop)
+        hop.road.pool.lost(hop.link)
+        self.dispatch.leave(hop.ticket)
+        hop.claim.end()
+        try:
+            self._note_bug(hop)
+        finally:
+            hop.guest.crashed()
+            hop.guest.forsaken()
 
     def unfolded(self, hop: Hop) -> Errand:
         """An errand that goes on from where that is."""
@@ -370,7 +385,7 @@ def _journey(hop: Hop, reply: _Reply, meter: Meter) -> Journey:
     journey = Journey(lane.way, request, reply)
     journey.model, journey.name, journey.label, journey.meter = lane.model, lane.name, hop.label, meter
     journey.body, journey.text_bytes, journey.sampling = hop.body, hop.text_bytes, lane.sampling
-    journey.streams = hop.seen.stream and lane.streams
+    journey.streams = hop.streams
     journey.affinity = lane.affinity or hop.seen.affinity
     journey.neuron, journey.route = hop.road.neuron.name, hop.ticket.route
     journey.began = journey.seated = hop.began

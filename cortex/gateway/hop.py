@@ -9,7 +9,6 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from cortex.config.limits import Limits
 from cortex.errors import CortexError, UpstreamFailed
 from cortex.events import Usage
 from cortex.gateway.lanes import Lane, Road
@@ -50,21 +49,27 @@ class Hop:
     )
 
     # It is looked after when it has become an errand: as long as its neuron lives, it may wait.
-    due = inf
+    due: float = inf
+    # When its first content came, of a stream.
+    first_at: float | None = None
     body: bytes
     text_bytes: int
     claim: Claim
     label: str
-    limits: Limits
     link: Link
     road: Road
     ticket: Ticket
 
     def __init__(self, express: "Express", lane: Lane, guest: Guest, seen: Peek, began: float) -> None:
         self._express, self.lane, self.guest, self.seen, self.began = express, lane, guest, seen, began
-        self.id = guest.request_id(lane.known)
+        self.id, self.limits = guest.request_id(lane.known), express.limits
         # How it is told to a neuron that does not speak its dialect.
         self.retelling: Retelling | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether a stream was asked for, which has deadlines of its own."""
+        return self.seen.stream and self.lane.streams
 
     # -- what is expected
 
@@ -117,8 +122,9 @@ class Hop:
     def unfolded(self) -> "Errand":
         """The errand that goes on from here."""
         errand = self._express.unfolded(self)
-        self.road.waits.end(self)
-        self.road.waits.begin(errand)
+        if not self.streams:
+            self.road.waits.end(self)
+            self.road.waits.begin(errand)
         self.guest.goes_on(errand)
         return errand
 
@@ -139,7 +145,12 @@ class Hop:
         self.unfolded().stop(why)
 
     def drop(self, *, bug: bool) -> None:
-        self.unfolded().drop(bug=bug)
+        try:
+            errand = self.unfolded()
+        except Exception:
+            self._express.abandon(self)
+            raise
+        errand.drop(bug=bug)
 
     def unreached(self, problem: OSError | None) -> None:
         self.unfolded().unreached(problem)
@@ -148,7 +159,7 @@ class Hop:
         self.unfolded().unwritten()
 
     def crash(self) -> None:
-        self.unfolded().crash()
+        self.drop(bug=True)
 
     def give_up(self, error: CortexError) -> None:
         self.unfolded().give_up(error)

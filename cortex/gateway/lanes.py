@@ -26,6 +26,7 @@ from cortex.ledger import Ticket, Want
 from cortex.metrics.names import Dialect as Label
 from cortex.web import relay
 from cortex.web.answer import Answer
+from cortex.web.closing import LAST_CHUNK
 from cortex.web.framing import Framing
 from cortex.web.head import END
 from cortex.web.known import Known
@@ -33,7 +34,7 @@ from cortex.web.link import Link
 from cortex.web.pool import Pool
 from cortex.web.relay import Destination
 from cortex.web.retell import retold_head
-from cortex.web.stencil import Stencil
+from cortex.web.stencil import Opening, Stencil
 from cortex.wire import neuron as wire
 from cortex.wire.openai import Peek
 
@@ -48,7 +49,7 @@ class Road:
     """A lane to `neuron`, whose connections are those of `pool`. It `speaks` the client's dialect, or is told
     the request in another one. `head` begins each request: a text for `%` that wants its length and its id;
     `told` does, where it is told in another dialect. `stencil` is of the last answer that came in an unknown
-    form."""
+    form, and `opening` of the last stream of chat."""
 
     neuron: Neuron
     ref: NeuronRef
@@ -59,19 +60,33 @@ class Road:
     head: bytes = field(repr=False)  # the fleet's token is in it
     told: bytes = field(repr=False)
     stencil: Stencil | None = None
+    opening: Opening | None = None
     _lessons: int = LESSONS
+    _openings: int = LESSONS
     _boot_id: str = ""  # of whom they are
 
     def learn(self, lane: "Lane", link: Link, data: bytes, limits: Limits) -> None:
         """`data` came over `link`, to which no stencil fits: there may be one for the next that are like
         it. Given up where answers come in pieces, or each in another form, until the neuron is another
         process."""
-        if self._boot_id != self.neuron.boot_id:
-            self._boot_id, self._lessons = self.neuron.boot_id, LESSONS
+        self._meet()
         if self._lessons:
             self._lessons -= 1
             if (stencil := stencil_of(lane, self, link, data, limits)) is not None:
                 self.stencil = stencil
+
+    def learn_opening(self, lane: "Lane", link: Link, data: bytes) -> None:
+        """The same of a stream that begins with `data`."""
+        self._meet()
+        if self._openings:
+            self._openings -= 1
+            if (opening := opening_of(lane, self, link, data)) is not None:
+                self.opening = opening
+
+    def _meet(self) -> None:
+        """Another process has other forms."""
+        if self._boot_id != self.neuron.boot_id:
+            self._boot_id, self._lessons, self._openings = self.neuron.boot_id, LESSONS, LESSONS
 
 
 @dataclass(slots=True, eq=False)
@@ -189,19 +204,44 @@ def stencil_of(lane: Lane, road: Road, link: Link, data: bytes, limits: Limits) 
         return None
     body, headers = answer.take(), answer.headers
     kind = headers.get("content-type", "")
-    plain = (
+    framed = "content-length" in headers and "transfer-encoding" not in headers
+    if not (framed and _plain(answer) and kind.startswith("application/json") and len(body) <= limits.body):
+        return None
+    form = Framing(lane.known.terms("")).form(relay.returned(headers, _extra(lane, road)), kind)
+    return Stencil.of(data[: data.find(END) + len(END)], headers, form)
+
+
+def opening_of(lane: Lane, road: Road, link: Link, data: bytes) -> Opening | None:
+    """For streams of chat that begin like the one in `data`, if that is plain; else None."""
+    answer, head = Answer(link, asked_at=0.0, delivered=True), data[: data.find(END) + len(END)]
+    try:
+        answer.feed(head + LAST_CHUNK)
+        if lane.known.route.dialect != "openai" or not answer.headed:
+            return None
+        answer.check()
+    except CortexError:
+        return None
+    headers = answer.headers
+    kind = headers.get("content-type", "")
+    framed = "transfer-encoding" in headers and "content-length" not in headers
+    if not (framed and _plain(answer) and kind.startswith("text/event-stream")):
+        return None
+    # An event stream's cache-control is written by the framing itself.
+    kept = [pair for pair in relay.returned(headers, _extra(lane, road)) if pair[0] != "cache-control"]
+    return Opening.of(head, headers, Framing(lane.known.terms("")).opening(kept, kind))
+
+
+def _plain(answer: Answer) -> bool:
+    """Whether the answer came whole and in good order, and another one may follow."""
+    return (
         answer.fault is None
         and answer.reusable
         and answer.status == 200
-        and "content-length" in headers
-        and "transfer-encoding" not in headers
-        and wire.NOT_STARTED not in headers
-        and headers.get("content-encoding", "identity").lower() == "identity"
-        and kind.startswith("application/json")
-        and len(body) <= limits.body
+        and wire.NOT_STARTED not in answer.headers
+        and answer.headers.get("content-encoding", "identity").lower() == "identity"
     )
-    if not plain:
-        return None
-    extra = ((wire.NEURON, road.neuron.name), (wire.MODEL, lane.name))
-    form = Framing(lane.known.terms("")).form(relay.returned(headers, extra), kind)
-    return Stencil.of(data[: data.find(END) + len(END)], headers, form)
+
+
+def _extra(lane: Lane, road: Road) -> tuple[tuple[str, str], ...]:
+    """What the client is told beside what the neuron says."""
+    return ((wire.NEURON, road.neuron.name), (wire.MODEL, lane.name))

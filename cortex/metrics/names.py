@@ -87,6 +87,11 @@ class Done:
     @property
     def token_s(self) -> float | None:
         """Mean seconds per token after the first; None when there was no second one."""
-        if self.ttft_s is None or self.usage.completion < 2 or self.duration_s <= self.ttft_s:
-            return None
-        return (self.duration_s - self.ttft_s) / (self.usage.completion - 1)
+        return None if self.ttft_s is None else token_s(self.ttft_s, self.duration_s, self.usage.completion)
+
+
+def token_s(ttft_s: float, duration_s: float, completion: int) -> float | None:
+    """The same of an answer whose first token came then."""
+    if completion < 2 or duration_s <= ttft_s:
+        return None
+    return (duration_s - ttft_s) / (completion - 1)

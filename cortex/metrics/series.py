@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import Gauge
 from prometheus_client.registry import Collector
 
+from cortex.metrics.names import token_s
 from cortex.metrics.slots import Heap, Heaps, Slot, Slots
 
 # A chat answer takes seconds, a refusal milliseconds, a long agent turn minutes.
@@ -40,6 +41,13 @@ class ModelSeries:
     queue: Heap
     cold_wait: Heap
     load: Heap
+
+    def streamed(self, ttft_s: float, duration_s: float, completion: int) -> None:
+        """A request whose first token came then has ended."""
+        self.first_token.observe(ttft_s)
+        if (each_s := token_s(ttft_s, duration_s, completion)) is not None:
+            self.token.observe(each_s)
+            self.rate.observe(1 / each_s)
 
 
 def model_series(show: Callable[[Collector], None]) -> Callable[[str], ModelSeries]:

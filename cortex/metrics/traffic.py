@@ -130,10 +130,7 @@ class Traffic(Page):
         if done.queue_s is not None and done.cold:
             series.cold_wait.observe(done.queue_s)
         if done.ttft_s is not None:
-            series.first_token.observe(done.ttft_s)
-        if (token_s := done.token_s) is not None:
-            series.token.observe(token_s)
-            series.rate.observe(1 / token_s)
+            series.streamed(done.ttft_s, done.duration_s, done.usage.completion)
 
     def row(self, model: str, neuron: str, dialect: Dialect, outcome: Outcome, key: str) -> Row:
         """Where requests are counted that end so. Not to be kept: names come and go."""

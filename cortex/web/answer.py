@@ -14,6 +14,8 @@ from cortex.web.link import BROKEN, Link
 
 # Head, trailers and chunk extensions: what may come without a byte of body between.
 HEAD_LIMIT: Final = 65536
+# As good as any chunk before what comes next.
+_PLAIN: Final = b"9\r\ndata: 0\n\n\r\n"
 
 
 class Answer:
@@ -137,6 +139,11 @@ class Answer:
             self._fault = UpstreamFailed(
                 f"The neuron's answer has more than {HEAD_LIMIT} bytes of headers.", reason="oversize"
             )
+
+    def goes_on(self, head: bytes) -> None:
+        """`head` has come, and plain events in chunks, which were taken."""
+        self.feed(head + _PLAIN)
+        self.take()
 
     def _closed(self) -> None:
         heard = self._heard

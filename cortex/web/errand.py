@@ -9,12 +9,11 @@ a stop. Times are the reactor's. A slow client pauses the neuron; nothing is kep
 from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
-from typing import Protocol
 
 import trio
 
 from cortex.config.limits import Limits
-from cortex.errors import CortexError, TooSlow, Unreachable, UpstreamFailed
+from cortex.errors import CortexError, TooSlow, UpstreamFailed
 from cortex.web import relay
 from cortex.web.answer import Answer
 from cortex.web.duties import Client, Keeper
@@ -22,25 +21,12 @@ from cortex.web.flow import Flow
 from cortex.web.framing import Framing
 from cortex.web.link import Link
 from cortex.web.meter import Meter
-from cortex.web.refusal import NO_LENGTH, too_long
+from cortex.web.refusal import NO_LENGTH, too_long, unsent
 from cortex.web.streaming import BEAT_S, GRACE_S, beat
-from cortex.web.tail import TOO_BIG, EventTail
+from cortex.web.tail import TOO_BIG, EventTail, Tail
 from cortex.wire import neuron
 
 Pairs = Iterable[tuple[str, str]]
-
-
-class Tail(Protocol):
-    """What is known of the end of a stream: it has `begun`, `ended`, told an error with its end."""
-
-    @property
-    def begun(self) -> bool: ...
-
-    @property
-    def ended(self) -> bool: ...
-
-    @property
-    def failed(self) -> bool: ...
 
 
 class Errand:
@@ -86,7 +72,29 @@ class Errand:
         self.meter.bytes, self.meter.complete = len(body), True
         self.framing.adopt(self.answer.headers.get("content-type", ""), chunked=False)
         self._over = True
-        self._hold()
+        self.hold()
+
+    def goes_on(self, head: bytes, last: bytes, late_at: float) -> None:
+        """The client has a head for the neuron's `head`, and plain events, of which `last` came last. They
+        are in the figures."""
+        self.answer.goes_on(head)
+        self.framing.adopt(self.answer.headers.get("content-type", ""), chunked=True)
+        self._tail = self._listens()
+        tail = self._events
+        tail.begun = self._flows = True
+        tail.passed(last, self.meter.bytes)
+        if tail.ended:
+            self.meter.ended({}, failed=tail.failed)
+        self._beat_at, self._late_at = inf, late_at
+        self._plan()
+        self.guest.wants_look(self.due)
+
+    def told_end(self, data: bytes) -> None:
+        """`data` was the end of the stream, of which the client has yet to take a part."""
+        self.answer.feed(data)
+        self.answer.take()
+        self._end(self._events)
+        self.hold()
 
     def join(self, answer: Answer, keeper: Keeper) -> None:
         """The same of an answer whose head others have read, and found to be that of a stream to be passed
@@ -129,7 +137,7 @@ class Errand:
             # A close that comes too early cuts nothing once the end mark was passed on.
             self._send_end(tail)
             return
-        self._fail(error if self._delivered or self.answer.headed else _unsent(error))
+        self._fail(error if self._delivered or self.answer.headed else unsent(error))
 
     def unreached(self, problem: OSError | None) -> None:
         self._fail(self._keeper.unreached(problem))
@@ -214,7 +222,7 @@ class Errand:
         """`data` went by untouched."""
         self._alive_at(self.guest.now)
         if not self.guest.send(data):
-            self._hold()
+            self.hold()
 
     def _told(self, tail: EventTail) -> bool:
         """The whole events go to the client; whether the stream ends with them."""
@@ -277,11 +285,11 @@ class Errand:
 
     def _send(self, data: bytes) -> None:
         if not self.guest.send(data):
-            self._hold()
+            self.hold()
         elif self._over:
             self._finish()
 
-    def _hold(self) -> None:
+    def hold(self) -> None:
         """The neuron waits for the client."""
         self.link.pause()
         self.due = min(self.due, self.guest.stall_at)
@@ -382,11 +390,3 @@ class Errand:
         """Nothing more is heard by callbacks: not even that the neuron closes."""
         self.link.listener = None
         self.link.unwatched()
-
-
-def _unsent(error: CortexError) -> CortexError:
-    lost = Unreachable(
-        "The connection to the neuron broke before the request was sent. Nothing ran; try again."
-    )
-    lost.__cause__ = error
-    return lost

@@ -125,8 +125,13 @@ class Framing:
         """How the whole answer begins, with status 200, of every request on these terms: a text for `%`
         that wants the date, the length of the body and the id, which Anthropic's dialect has twice."""
         self._framed = True
-        escaped = [(name, value.replace("%", "%%")) for name, value in _checked(headers)]
-        fields = [*escaped, ("content-type", content_type.replace("%", "%%")), ("content-length", "%d")]
+        fields = _escaped([*_checked(headers), ("content-type", content_type)])
+        return self._render(200, [*fields, ("content-length", "%d")], date=b"%b", request_id=b"%b")
+
+    def opening(self, headers: Pairs, content_type: str) -> bytes:
+        """The same of an answer that begins with `start`, whose length is not told."""
+        self._framed = True
+        fields = _escaped(self._fields(headers, content_type, ()))
         return self._render(200, fields, date=b"%b", request_id=b"%b")
 
     def start(
@@ -140,7 +145,13 @@ class Framing:
         still be given. `trailers` announces names for `end`.
         """
         self._expect("fresh")
-        self._chunked = self._framed = self.terms.version != "1.0"
+        self._framed = self.terms.version != "1.0"
+        self._head = self._render(status, self._fields(headers, content_type, trailers))
+        self.state = "headed"
+
+    def _fields(self, headers: Pairs, content_type: str, trailers: Sequence[str]) -> list[tuple[str, str]]:
+        """Those of an answer that comes in pieces."""
+        self._chunked = self.terms.version != "1.0"
         self.events = content_type.startswith("text/event-stream")
         fields = [("content-type", content_type), *_checked(headers)]
         if self.events and not any(name.lower() == "cache-control" for name, _ in fields):
@@ -149,8 +160,7 @@ class Framing:
             fields.append(("transfer-encoding", "chunked"))
             if trailers:
                 fields.append(("trailer", ", ".join(trailers)))
-        self._head = self._render(status, fields)
-        self.state = "headed"
+        return fields
 
     def data(self, data: bytes) -> bytes:
         """`data` as it goes out, behind the head if that has not left. Empty data is the head alone."""
@@ -249,6 +259,11 @@ def _checked(pairs: Pairs) -> list[tuple[str, str]]:
         if name.lower() in _OURS:
             raise ValueError(f"header {name!r} is written by the reply itself")
     return fields
+
+
+def _escaped(fields: Pairs) -> list[tuple[str, str]]:
+    """For a text that `%` is used on."""
+    return [(name, value.replace("%", "%%")) for name, value in fields]
 
 
 def _wire(field: tuple[str, str]) -> tuple[bytes, bytes]:

@@ -150,8 +150,15 @@ def _content_events(dialect: Dialect, lines: bytes) -> int:
         return lines.count(b'"content_block_delta"')
     if dialect == "responses":
         return lines.count(b'.delta"')
-    framing = lines.count(b'"role":') + lines.count(b'"finish_reason":"') + lines.count(b'"choices":[]')
-    return lines.count(b"\ndata:") - framing
+    return chat_events(lines, len(lines))
+
+
+def chat_events(lines: bytes, end: int) -> int:
+    """How many of a chat's events before `end` have content, of those that belong to its answer; each
+    stands behind a line's end."""
+    count = lines.count
+    framing = count(b'"role":', 0, end) + count(b'"finish_reason":"', 0, end) + count(b'"choices":[]', 0, end)
+    return count(b"\ndata:", 0, end) - framing
 
 
 def _outside(dialect: Dialect, lines: bytes) -> int:

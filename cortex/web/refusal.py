@@ -10,7 +10,7 @@ import trio
 
 from cortex import errors
 from cortex.config.limits import Limits
-from cortex.errors import BadFraming, CortexError, TooSlow, UpstreamFailed
+from cortex.errors import BadFraming, CortexError, TooSlow, Unreachable, UpstreamFailed
 from cortex.web.answer import Answer
 from cortex.wire import refusals
 from cortex.wire.neuron import NOT_STARTED
@@ -107,3 +107,12 @@ def _misfit(status: int, fault: Refusal | None) -> UpstreamFailed:
 def too_long(most: int) -> UpstreamFailed:
     """What an answer is that goes on beyond what is kept of one."""
     return UpstreamFailed(f"The neuron's answer is longer than {most} bytes.", reason="oversize")
+
+
+def unsent(error: CortexError) -> CortexError:
+    """What `error` is where the neuron had not all of the request."""
+    lost = Unreachable(
+        "The connection to the neuron broke before the request was sent. Nothing ran; try again."
+    )
+    lost.__cause__ = error
+    return lost

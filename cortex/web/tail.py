@@ -7,7 +7,7 @@ IO, no clock. What follows from a fault or from a missing mark is the errand's t
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from cortex.wire.faults import Dialect
 
@@ -38,6 +38,19 @@ _ENDS: Final[dict[Dialect, tuple[bytes, ...]]] = {
 }
 _FAILURES: Final = frozenset({b"error", b"response.failed"})
 _PING: Final = b"ping"
+
+
+class Tail(Protocol):
+    """What is known of the end of a stream: it has `begun`, `ended`, told an error with its end."""
+
+    @property
+    def begun(self) -> bool: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def failed(self) -> bool: ...
 
 
 class EventTail:

@@ -8,9 +8,10 @@ is said is `Retold`'s.
 from cortex.config.limits import Limits
 from cortex.translator.retold import Retold
 from cortex.web.duties import Client
-from cortex.web.errand import Errand, Tail
+from cortex.web.errand import Errand
 from cortex.web.framing import Framing
 from cortex.web.link import Link
+from cortex.web.tail import Tail
 
 
 class Teller(Errand):

@@ -26,6 +26,7 @@ from tests.fake_neuron import (
     ANSWER,
     FULL,
     IMPATIENT,
+    STREAM,
     STREAMED,
     WHOLE,
     FakeNeuron,
@@ -34,12 +35,14 @@ from tests.fake_neuron import (
     fake_neuron,
     open_gateway,
 )
-from tests.fake_upstream import Drip, Hang, Reset, Wait, whole
+from tests.fake_upstream import STREAM_HEAD, Drip, Hang, Reset, Wait, chunks, last_chunk, whole
 from tests.fake_web import CHAT, Client, ask
 
 MESSAGES = "/v1/messages"
 KEYS = (Key("ann", fleet_credential("sk-a").sha256, ("inference",)),)
 KEYED = GatewayConfig(keys=KEYS)
+# A stream that no ride brings to its end.
+ODD = STREAM_HEAD + chunks(b": keep-alive\n\n", STREAM) + last_chunk()
 
 
 @pytest.fixture(autouse=True)
@@ -154,11 +157,17 @@ async def test_a_bug_in_a_hop_costs_its_own_request_alone(
 
 
 @pytest.mark.parametrize(
-    ("where", "stream", "leaves"),
-    [("enter", False, False), ("close", True, False), ("judge", True, False), ("left", False, True)],
+    ("where", "said", "leaves"),
+    [
+        ("enter", WHOLE, False),
+        ("enter", STREAMED, False),
+        ("close", ODD, False),
+        ("judge", ODD, False),
+        ("left", None, True),
+    ],
 )
 async def test_a_bug_in_the_books_keeps_no_seat_and_no_claim(
-    where: str, stream: bool, leaves: bool, monkeypatch: pytest.MonkeyPatch
+    where: str, said: bytes | None, leaves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 42: a key with one request at a time asks again, and is not refused for ever."""
 
@@ -171,8 +180,8 @@ async def test_a_bug_in_the_books_keeps_no_seat_and_no_claim(
         claim = gateway.gateway._parts.accounts._accounts["ann"]
         with monkeypatch.context() as patch, suppress(trio.BrokenResourceError):
             patch.setattr(Bookkeeping, where, broken)
-            neuron.scripts.append(neuron.plan(Hang() if leaves else STREAMED if stream else WHOLE))
-            await client.send(ask(CHAT, body(stream=stream), authorization=key))
+            neuron.scripts.append(neuron.plan(said or Hang()))
+            await client.send(ask(CHAT, body(stream=said in (STREAMED, ODD)), authorization=key))
             await neuron.seen(3)
             if leaves:
                 await trio.aclose_forcefully(client.stream)
@@ -182,9 +191,13 @@ async def test_a_bug_in_the_books_keeps_no_seat_and_no_claim(
         assert await say(await gateway.dial(), authorization=key) == 200
 
 
-@pytest.mark.parametrize(("where", "stream"), [("enter", False), ("close", True)], ids=["a hop", "an errand"])
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("enter", WHOLE), ("enter", STREAMED), ("close", ODD)],
+    ids=["a hop", "a ride", "an errand"],
+)
 async def test_a_bug_in_the_books_costs_not_the_request_that_was_sent_ahead(
-    where: str, stream: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    where: str, said: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Row 42: the link whose owner the bug has ended is nobody else's."""
     book, bugs = getattr(Bookkeeping, where), [ZeroDivisionError("a bug")]
@@ -196,9 +209,9 @@ async def test_a_bug_in_the_books_costs_not_the_request_that_was_sent_ahead(
 
     async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
         client = await warm(gateway)
-        neuron.otherwise = neuron.plan(STREAMED if stream else WHOLE)
+        neuron.otherwise = neuron.plan(said)
         monkeypatch.setattr(Bookkeeping, where, broken)
-        await client.send(ask(CHAT, body(stream=stream)) * 2)
+        await client.send(ask(CHAT, body(stream=said is not WHOLE)) * 2)
         assert [(await client.answer()).status for _ in range(2)] == [200, 200]
         await gateway.knows(lambda ledger: not seats(ledger))
         assert "ZeroDivisionError" in caplog.text and not bugs
