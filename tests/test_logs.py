@@ -8,8 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cortex import logs
+from cortex.logs.lines import MOST_PHRASES
 
 log = logging.getLogger("cortex.tested")
 
@@ -371,7 +373,9 @@ def test_records_below_the_level_are_not_made() -> None:
     assert "loud" in stream.getvalue()
 
 
-SAID = ("load.done model=%s seconds=%.2f bytes=%d ok=%s by=%s:%d", "m x", 1.256, 7, None, "h", 2)
+SAID = "load.done model=%s seconds=%.2f bytes=%d ok=%s by=%s:%d"
+GIVEN = ("m x", logs.OPEN, 7, logs.OPEN, "h", 2)
+LOGGED = (SAID, "m x", 1.256, 7, "-", "h", 2)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -383,19 +387,187 @@ def test_what_is_said_without_a_record_is_the_line_of_one(
     root.handlers[:] = others
 
     def both() -> None:
-        logs.say(log, "r-1", *SAID)
+        logs.say(log, "r-1", SAID, GIVEN, (1.256, "-"))
         with logs.bind_request("r-1"):
-            log.info(*SAID)
+            log.info(*LOGGED)
 
     said, logged = (re.sub(r"\d{4}-\S+Z", "", line) for line in written(form, both).splitlines())
     assert said == logged and "r-1" in said
+
+
+FORMS = {
+    "text": logs.Text(journal=False),
+    "journal": logs.Text(journal=True, more={"worker": "2 %s"}),
+    "json": logs.Json(more={"worker": '"%s'}),
+    "json-journal": logs.Json(journal=True),
+}
+FIGURES = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.sampled_from(["-", -0.0, 10**20, -(10**5000), 10**400, 1e16, 1e-7, "%s", "\0", 0.0005]),
+)
+
+
+def line_of(tell: Callable[[], str]) -> str:
+    """The line without its time; of what cannot be told, why."""
+    try:
+        return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "", tell(), count=1)
+    except (TypeError, ValueError, OverflowError) as error:
+        return repr(error)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(
+    names=st.tuples(st.text(), st.one_of(st.text(), st.integers())),
+    figures=st.tuples(FIGURES, FIGURES, FIGURES),
+    request=st.one_of(st.text(), st.uuids().map(str), st.just("-")),
+)
+@example(names=("-", "a"), figures=(-0.0, 10**20, -0.0), request="a-1f")
+@example(names=("%s %(a)d\0", '"\u2028'), figures=(float("nan"), True, "-"), request='"\0%s\x7f')
+@example(names=("a", "b"), figures=(float("-inf"), 10**5000, float("inf")), request="Ω")
+def test_a_line_put_together_before_is_byte_for_byte_that_of_a_record(
+    form: str, names: tuple[str, str | int], figures: tuple[float | str, ...], request: str
+) -> None:
+    """Whatever is in it, the first time and the next."""
+    text, lines = "request.done model=%s seconds=%.3f by=%s n=%d wait=%s level=x", FORMS[form]
+    one, two, three = figures
+    given = (names[0], logs.OPEN, names[1], logs.OPEN, logs.OPEN)
+    logged = record(text, names[0], one, names[1], two, three, request_id=request)
+    for _ in range(2):
+        said = line_of(lambda: lines.say("cortex.tested", request, text, given, figures))
+        assert said == line_of(lambda: lines.format(logged))
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("load.%s n=%d", (logs.OPEN, 3)),
+        ("load.done at=%s:%d", ("h", logs.OPEN)),
+        ("load.done at='%s'", (logs.OPEN,)),
+        ("load.done n=%5d", (logs.OPEN,)),
+        ("load.done level=%s", (logs.OPEN,)),
+        ("A sentence with %s in it", (logs.OPEN,)),
+        ("load.done n=%s", (logs.OPEN, 3)),
+    ],
+)
+def test_a_figure_that_is_not_all_of_a_keys_value_is_told_all_the_same(
+    text: str, given: tuple[logs.Given, ...]
+) -> None:
+    arguments = tuple(7 if each is logs.OPEN else each for each in given)
+    for lines in FORMS.values():
+        logged = record(text, *arguments, request_id="r-1")
+        for _ in range(2):
+            said = line_of(lambda: lines.say("cortex.tested", "r-1", text, given, (7,)))  # noqa: B023
+            assert said == line_of(lambda: lines.format(logged))  # noqa: B023
+
+
+def test_names_that_come_and_go_do_not_stay() -> None:
+    lines = logs.Json(journal=True)
+    for number in range(3 * MOST_PHRASES):
+        line = lines.say("cortex.x", "r-1", "load.done model=%s n=%d", (f"m{number}", logs.OPEN), (number,))
+        assert f'"model": "m{number}", "n": {number},' in line
+    assert len(lines._phrases) <= MOST_PHRASES
+
+
+def test_what_was_put_together_for_one_form_is_not_said_in_another(root: logging.Logger) -> None:
+    root.handlers[:] = []
+    streams = io.StringIO(), io.StringIO(), io.StringIO()
+    for stream, form, more in zip(streams, ("json", "text", "json"), ({}, {}, {"worker": "1"}), strict=True):
+        outlet = logs.configure("info", form, stream, more)  # type: ignore[arg-type]
+        logs.say(log, "r-1", SAID, GIVEN, (1.0, 2))
+        outlet.close()
+    first, second, third = (stream.getvalue() for stream in streams)
+    assert json.loads(first)["ok"] == 2 and second.endswith("by=h:2 request=r-1\n")
+    assert json.loads(third)["worker"] == "1"
+
+
+class Stuck(io.StringIO):
+    """A stream whose reader takes nothing until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+        self.writes = list[str]()
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        self.begun.set()
+        return self.goes_on.wait(30)
+
+
+def test_lines_gather_while_others_are_written_and_keep_their_order(root: logging.Logger) -> None:
+    """The thread is to take the interpreter from whoever logs once for many of them."""
+    root.handlers[:] = []
+    stream = Stuck()
+    outlet = logs.configure("info", "text", stream)
+    log.info("thing.begun")
+    assert stream.begun.wait(30)
+    for number in range(50):
+        logs.say(log, "r-1", "thing.done n=%d", (logs.OPEN,), (2 * number,))
+        log.info("thing.done n=%d", 2 * number + 1)
+    stream.goes_on.set()
+    outlet.close()
+    assert [write.count("\n") for write in stream.writes] == [1, 100]
+    assert re.findall(r"n=(\d+)", stream.writes[1]) == [str(number) for number in range(100)]
+
+
+def test_a_line_says_what_was_so_when_it_was_logged(root: logging.Logger) -> None:
+    changing = ["before"]
+
+    def both() -> None:
+        log.info("thing.done what=%s", changing)
+        changing[0] = "after"
+
+    assert "before" in written("text", both)
+
+
+def test_a_line_that_comes_alone_is_there_without_another_one() -> None:
+    near, far = os.pipe()
+    with os.fdopen(near, "rb") as reader, os.fdopen(far, "w") as stream:
+        outlet = logs.configure("info", "text", stream)
+        for number in range(3):
+            log.info("thing.done n=%d", number)
+            assert reader.readline().endswith(b" n=%d\n" % number)
+        outlet.close()
+
+
+def test_what_is_logged_after_the_end_counts_as_lost(root: logging.Logger) -> None:
+    stream = io.StringIO()
+    outlet = logs.configure("info", "text", stream)
+    outlet.close()
+    log.info("too late")
+    outlet.say("cortex.x", "r-1", "thing.done", (), ())
+    assert outlet.dropped == 2
+    assert not stream.getvalue()
+
+
+class Mute:
+    """What cannot be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_value_that_cannot_be_told_costs_its_line_alone(root: logging.Logger) -> None:
+    root.handlers[:] = []
+
+    def say() -> None:
+        logs.say(log, "r-1", "thing.done n=%.3f", (logs.OPEN,), (10**400,))
+        log.info("thing.done what=%s", Mute())
+        log.info("thing.done")
+
+    first, second, third = written("text", say).splitlines()
+    assert "logs.unreadable" in first and "OverflowError" in first
+    assert "logs.unreadable" in second and "no words" in second
+    assert third.endswith("thing.done")
 
 
 def test_what_is_said_below_the_level_is_not(root: logging.Logger) -> None:
     root.handlers[:] = []
     stream = io.StringIO()
     outlet = logs.configure("warning", "text", stream)
-    logs.say(log, "r-1", *SAID)
+    logs.say(log, "r-1", SAID, GIVEN, (1.256, "-"))
     outlet.close()
     assert not stream.getvalue()
 
@@ -410,7 +582,7 @@ def test_what_is_said_counts_as_lost_where_nobody_reads(root: logging.Logger) ->
         root.setLevel("INFO")
         began = time.monotonic()
         for _ in range(5_000):
-            logs.say(log, "r-1", "load.done text=%s", "x" * 500)
+            logs.say(log, "r-1", "load.done text=%s", ("x" * 500,), ())
         assert outlet.dropped > 3_000
         assert time.monotonic() - began < 5
     finally:
@@ -426,7 +598,7 @@ def test_what_is_to_stand_in_every_line_does_whatever_way_it_is_said(
     stream = io.StringIO()
     outlet = logs.configure("info", form, stream, {"worker": "2"})
     logging.getLogger("cortex.x").info("thing.done seconds=%d", 3)
-    logs.say(logging.getLogger("cortex.x"), "r-1", "request.done seconds=%d", 4)
+    logs.say(logging.getLogger("cortex.x"), "r-1", "request.done seconds=%d", (logs.OPEN,), (4,))
     outlet.close()
     lines = stream.getvalue().splitlines()
     if form == "text":

@@ -14,6 +14,7 @@ from cortex.events import Usage
 from cortex.gateway.hop import Hop
 from cortex.gateway.journey import Journey, tell
 from cortex.gateway.views import Views
+from cortex.logs import OPEN
 from cortex.metrics import Done, Metrics, Outcome
 
 log = logging.getLogger(__name__)
@@ -65,24 +66,26 @@ class Bookkeeping:
             ttft_s = first_at - hop.began
             series.streamed(ttft_s, now - hop.began, used.completion)
         self._views.accounts.spent(caller, neuron, used)
-        tell(
-            hop.id,
+        route, estimated = hop.ticket.route or "-", usage is None or usage.estimated
+        ending = (
             lane.model,
             neuron,
-            hop.ticket.route or "-",
+            route,
             "ok",
             caller or "-",
-            now - hop.began,
-            used.prompt,
-            used.completion,
-            usage is None or usage.estimated,
-            used.cached,
+            OPEN,
+            OPEN,
+            OPEN,
+            estimated,
+            OPEN,
             label,
             200,
             "-",
-            0.0,
-            "-" if ttft_s is None else round(ttft_s, 3),
+            OPEN,
+            OPEN,
         )
+        first = "-" if ttft_s is None else round(ttft_s, 3)
+        tell(hop.id, ending, (now - hop.began, used.prompt, used.completion, used.cached, 0.0, first))
 
     def judge(self, journey: Journey) -> None:
         """What an answer that was passed on whole says of its neuron."""

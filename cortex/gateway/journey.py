@@ -18,7 +18,7 @@ from cortex.events import Usage
 from cortex.gateway.views import Views
 from cortex.gateway.ways import COUNTS, VECTORS, Way
 from cortex.ledger import Ticket
-from cortex.logs import say
+from cortex.logs import OPEN, Figure, Given, say
 from cortex.metrics import NO_NEURON, Done, Outcome, Phase
 from cortex.router import Route
 from cortex.web.connection import Headers, Request
@@ -159,24 +159,26 @@ class Journey:
 
     def tell(self, done: Done) -> None:
         """The line of the log that it has."""
-        tell(
-            self.request.id,
+        ending = (
             self.model,
             self.seat,
             self.route or "-",
             done.outcome,
             self.request.caller or "-",
-            done.duration_s,
-            done.usage.prompt,
-            done.usage.completion,
+            OPEN,
+            OPEN,
+            OPEN,
             self.meter.estimated,
-            done.usage.cached,
+            OPEN,
             done.dialect,
             self._status(),
             "-" if self.error is None else self.error.code,
-            _figure(done.queue_s),
-            _figure(done.ttft_s),
+            OPEN,
+            OPEN,
         )
+        used, waited, first = done.usage, _figure(done.queue_s), _figure(done.ttft_s)
+        figures = done.duration_s, used.prompt, used.completion, used.cached, waited, first
+        tell(self.request.id, ending, figures)
 
     @property
     def seat(self) -> str:
@@ -199,9 +201,10 @@ class Journey:
         return "caller" if 400 <= self.meter.status < 500 else "engine"
 
 
-def tell(request_id: str, *figures: str | float) -> None:
-    """The one line of the log that every request has. Figures that it never had are "-"."""
-    say(log, request_id, _DONE, *figures)
+def tell(request_id: str, ending: tuple[Given, ...], figures: tuple[Figure, ...]) -> None:
+    """The one line of the log that every request has. `ending` is what it has in common with others, OPEN
+    where it has figures of its own; those that it never had are "-"."""
+    say(log, request_id, _DONE, ending, figures)
 
 
 def _figure(seconds: float | None) -> float | str:

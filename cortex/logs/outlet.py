@@ -1,9 +1,9 @@
 """Lines of the log are written by a thread, and nobody waits for it.
 
-`configure` puts one `Outlet` on the root logger. It hands records to a thread over a bounded queue,
-which forms their lines many at a time; a record whose arguments may change meanwhile, or that tells of an
-exception, becomes a line where it is made. `say` hands over what needs no record. When nobody reads the
-log the queue fills and further records are dropped, counted, and owned up to in a line of their own later.
+`configure` puts one `Outlet` on the root logger. What is logged becomes a line where it is made, and lines
+gather for a thread that writes them many at a time: it takes the interpreter from others a few times in each
+`REST_S`, however many there are. `say` is for what needs no record. When nobody reads the log the lines that
+may gather are too many, and further ones are dropped, counted, and owned up to in a line of their own later.
 """
 
 import logging
@@ -11,21 +11,23 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from select import PIPE_BUF
 from typing import Final, Literal, TextIO, TypeAlias
 
-from cortex.logs.lines import Json, Said, Text, bind_request, request_of, word
+from cortex.logs.calls import word
+from cortex.logs.lines import Figure, Given, Json, Lines, Text, bind_request, filled
 
-_LASTING: Final = (str, int, float, type(None))
 Format: TypeAlias = Literal["text", "json"]
 
 # Ten thousand lines are a burst of seconds and at most a few megabytes.
 BOUND: Final = 10_000
-# Written in one go, and how long after that whoever writes more has its lines wait.
+# Written in one go at most.
 PAGE: Final = 128
+# How long a line waits for others: to be told of each would cost whoever logs more than the line.
 REST_S: Final = 0.01
-# A reader that is alive takes the rest of the queue well within this.
+# A reader that is alive takes what has gathered well within this.
 GRACE_S: Final = 1.0
 # Libraries that say at info what belongs to debug: a line for each request.
 _TALKERS: Final = ("httpx", "httpcore", "hypercorn")
@@ -57,17 +59,23 @@ def configure(level: str, form: Format | None, stream: TextIO, more: Mapping[str
     return outlet
 
 
-def say(logger: logging.Logger, request: str, text: str, *arguments: str | float | None) -> None:
+def say(
+    logger: logging.Logger, request: str, text: str, given: tuple[Given, ...], figures: tuple[Figure, ...]
+) -> None:
     """What `logger.info` says, about the request of that id, without the record: for lines of which there
-    is one a request. Whoever listens beside the outlet, or instead, gets the record all the same."""
+    is one a request. The arguments are `given`, and in the place of each that is `OPEN` the next of
+    `figures`. What was given before with the same text is put together once: of what is given in one place
+    all have the same type, since True is found where 1 is kept. Only the loop says.
+
+    Whoever listens beside the outlet, or instead, gets the record all the same."""
     if not logger.isEnabledFor(logging.INFO):
         return
     outlet = _alone(logger)
     if outlet is None:
         with bind_request(request):
-            logger.info(text, *arguments)
+            logger.info(text, *filled(given, figures))
     else:
-        outlet.take(Said(time.time(), "INFO", logger.name, text, arguments, request))
+        outlet.say(logger.name, request, text, given, figures)
 
 
 def _alone(logger: logging.Logger) -> "Outlet | None":
@@ -80,7 +88,7 @@ def _alone(logger: logging.Logger) -> "Outlet | None":
     outlet = at.handlers[0] if len(at.handlers) == 1 else None
     if not isinstance(outlet, Outlet) or outlet.level > logging.INFO or outlet.filters or logger.filters:
         return None
-    return outlet if isinstance(outlet.formatter, Text | Json) else None
+    return outlet if isinstance(outlet.formatter, Lines) else None
 
 
 def dropped() -> int:
@@ -89,21 +97,25 @@ def dropped() -> int:
 
 
 class Outlet(logging.Handler):
-    """Takes records without waiting; a thread writes them.
+    """Takes lines without waiting; a thread writes them.
 
-    `dropped` counts those lost because the queue was full or the stream gone.
+    `dropped` counts those lost because too many had gathered or the stream is gone.
     """
 
     def __init__(self, stream: TextIO, bound: int = BOUND, *, shared: bool = False) -> None:
         super().__init__()
-        # Each counter has one thread that adds to it, so neither needs a lock.
+        # Each counter has one that adds to it at a time: the handler's lock, the loop, the thread.
         self._crowded = 0
+        self._unsaid = 0
         self._unwritten = 0
         self._owned_up = 0
         self._ended = False
         self._bound = bound
-        # Its writers never wait for its reader, and it is told of a line without a lock of Python's.
-        self._lines: queue.SimpleQueue[logging.LogRecord | Said | str | None] = queue.SimpleQueue()
+        self._lines: deque[str] = deque()
+        # Whether the next line has to ring.
+        self._resting = False
+        # Who rings never waits, and takes no lock of Python's.
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._write = _writer(stream, shared)
         # A daemon: a reader that never comes back must not keep the process alive.
         self._thread = threading.Thread(target=self._drain, name="log-outlet", daemon=True)
@@ -111,70 +123,80 @@ class Outlet(logging.Handler):
 
     @property
     def dropped(self) -> int:
-        return self._crowded + self._unwritten
+        return self._crowded + self._unsaid + self._unwritten
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._lines.qsize() >= self._bound:
+        if len(self._lines) >= self._bound:
             self._crowded += 1
-        elif _lasts(record):
-            record.request_id = request_of(record)
-            self._lines.put(record)
-        else:
-            self._lines.put(self._line(record))
-
-    def take(self, said: Said) -> None:
-        """The same of what has no record."""
-        if self._lines.qsize() >= self._bound:
-            self._crowded += 1
-        else:
-            self._lines.put(said)
-
-    def _line(self, said: logging.LogRecord | Said | str) -> str:
-        if isinstance(said, str):
-            return said
-        level, name = (said.level, said.logger) if isinstance(said, Said) else (said.levelname, said.name)
+            return
         try:
-            return self._form(said) if isinstance(said, Said) else self.format(said)
-        except (TypeError, ValueError, KeyError) as error:
-            return f"{level} logs.unreadable logger={name} cause={word(repr(error))}"
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - what cannot be told is to cost nobody what he does
+            line = _unreadable(record.levelname, record.name, error)
+        self._add(line)
 
-    def _form(self, said: Said) -> str:
-        assert isinstance(self.formatter, Text | Json)  # noqa: S101 - `configure` gave it one
-        return self.formatter.form(said)
+    def say(
+        self, logger: str, request: str, text: str, given: tuple[Given, ...], figures: tuple[Figure, ...]
+    ) -> None:
+        """The same of what has no record."""
+        if len(self._lines) >= self._bound:
+            self._unsaid += 1
+            return
+        assert isinstance(self.formatter, Lines)  # noqa: S101 - the caller looked
+        try:
+            line = self.formatter.say(logger, request, text, given, figures)
+        except Exception as error:  # noqa: BLE001 - as above
+            line = _unreadable("INFO", logger, error)
+        self._add(line)
+
+    def _add(self, line: str) -> None:
+        self._lines.append(line)
+        if self._resting:
+            self._resting = False
+            self._bell.put(None)
 
     def close(self) -> None:
-        """What is queued is written, as far as the reader takes it within `GRACE_S`."""
+        """What has gathered is written, as far as the reader takes it within `GRACE_S`. Lines to come are
+        lost, and count as that."""
         if not self._ended:
-            self._ended = True
-            deadline = time.monotonic() + GRACE_S
-            self._lines.put(None)
-            self._thread.join(max(0.0, deadline - time.monotonic()))
+            self._bound, self._ended = 0, True
+            self._bell.put(None)
+            self._thread.join(GRACE_S)
         super().close()
 
     def _drain(self) -> None:
-        ended = False
-        while not ended:
-            lines, ended = self._waiting()
-            if lines:
-                self._put("\n".join(lines), len(lines))
-                time.sleep(
-                    REST_S if len(lines) < PAGE else 0
-                )  # a thread that is woken for each line costs more than the line
-            if self._crowded > self._owned_up:
-                self._own_up()
+        busy = False
+        while not self._ended:
+            if not busy:
+                self._rest()
+            time.sleep(REST_S)
+            busy = bool(self._lines)
+            self._write_all()
+        self._write_all()
 
-    def _waiting(self) -> tuple[list[str], bool]:
-        """The lines that are there, a page of them at most, at least one; and whether none follow."""
-        lines, said = list[str](), self._lines.get()
-        while said is not None:
-            lines.append(self._line(said))
-            if len(lines) == PAGE or self._lines.empty():
-                return lines, False
-            said = self._lines.get()
-        return lines, True
+    def _rest(self) -> None:
+        """There is a line, or the end has come."""
+        self._resting = True
+        # One that was added a moment before it could know does not ring.
+        if not self._lines:
+            self._bell.get()
+        self._resting = False
+
+    def _write_all(self) -> None:
+        """What is there at the call is written. What comes meanwhile is not waited for, line after line."""
+        lines = self._lines
+        left = len(lines)
+        while left:
+            page = [lines.popleft() for _ in range(min(left, PAGE))]
+            left -= len(page)
+            self._put("\n".join(page), len(page))
+            self._own_up()
+        self._own_up()
 
     def _own_up(self) -> None:
-        seen = self._crowded
+        seen = self._crowded + self._unsaid
+        if seen == self._owned_up:
+            return
         count, self._owned_up = seen - self._owned_up, seen
         record = logging.LogRecord(
             __name__, logging.WARNING, __file__, 0, "logs.dropped count=%d", (count,), None
@@ -189,11 +211,8 @@ class Outlet(logging.Handler):
             self._unwritten += count
 
 
-def _lasts(record: logging.LogRecord) -> bool:
-    """Whether its line will be the same in a moment."""
-    if record.exc_info or record.stack_info or not isinstance(record.args, tuple):
-        return not (record.exc_info or record.stack_info or record.args)
-    return all(isinstance(each, _LASTING) for each in record.args)
+def _unreadable(level: str, logger: str, error: Exception) -> str:
+    return f"{level} logs.unreadable logger={logger} cause={word(repr(error))}"
 
 
 def _writer(stream: TextIO, shared: bool) -> Callable[[str], object]:

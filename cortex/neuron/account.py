@@ -6,13 +6,20 @@ Kept while it runs, entered into the metrics at its end, also when it is cut sho
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from cortex.events import Event, Stopped, StopReason, Text, Thought, ToolCall, Usage
+from cortex.logs import OPEN, request_id, say
 from cortex.metrics import Dialect, Done, Outcome, Phase
 
 log = logging.getLogger(__name__)
+
+_DONE: Final = (
+    "request.done model=%s outcome=%s key=%s seconds=%.3f prompt=%d cached=%d completion=%d "
+    "dialect=%s code=%s stop=%s queue_s=%s ttft_s=%s"
+)
 
 
 @dataclass(slots=True)
@@ -75,22 +82,23 @@ class Account:
 
     def tell(self, done: Done) -> None:
         """The one line of the log that every request has. Figures that it never had are "-"."""
-        log.info(
-            "request.done model=%s outcome=%s key=%s seconds=%.3f prompt=%d cached=%d completion=%d "
-            "dialect=%s code=%s stop=%s queue_s=%s ttft_s=%s",
+        ending = (
             done.model,
             done.outcome,
             self.key or "-",
-            done.duration_s,
-            done.usage.prompt,
-            done.usage.cached,
-            done.usage.completion,
+            OPEN,
+            OPEN,
+            OPEN,
+            OPEN,
             done.dialect,
             self.code,
             self.stop or "-",
-            _figure(done.queue_s),
-            _figure(done.ttft_s),
+            OPEN,
+            OPEN,
         )
+        used, waited, first = done.usage, _figure(done.queue_s), _figure(done.ttft_s)
+        figures = done.duration_s, used.prompt, used.cached, used.completion, waited, first
+        say(log, request_id(), _DONE, ending, figures)
 
 
 def _figure(seconds: float | None) -> float | str:
