@@ -135,7 +135,7 @@ class Dispatch:
         return None if self._nursery is None else self.ledger.sit_at_once(want)
 
     def seat_alone(self, want: Want) -> Ticket | None:
-        """The same where it is a matter of one look: at a model's only replica. None says nothing."""
+        """The same whatever affinity `want` has, where that decides nothing. None says nothing."""
         return None if self._nursery is None else self.ledger.sit_alone(want)
 
     async def bring(

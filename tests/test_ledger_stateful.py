@@ -4,7 +4,9 @@ Two machines: a neuron's ledger, whose loads send victims away, and a gateway's,
 report. After every step lines are settled, as the dispatcher does.
 """
 
+from dataclasses import replace
 from functools import partial
+from itertools import product
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -240,12 +242,13 @@ class Machine(RuleBasedStateMachine):
     def a_free_seat_is_the_one_that_a_look_at_all_finds(self) -> None:
         """Comes before what files those anew that have changed."""
         for model in SIZES:
-            for avoid in (frozenset[str](), frozenset({"p"})):
-                want = Want(model, spec(model), key="x", avoid=avoid)
-                if (free := self.ledger._free_seat(want)) is not None:
-                    ticket = Ticket(want, self.clock(), 10**9)
-                    verdict = self.ledger._seat(ticket, self.ledger._has_line(want))
-                    assert verdict == Serve(*free, "only-replica")
+            for avoid, affinity in product((frozenset[str](), frozenset({"p"})), (None, "", "k")):
+                want = Want(model, spec(model), key="x", avoid=avoid, affinity=affinity or "")
+                if (free := self.ledger._free_seat(want, affinity)) is None:
+                    continue
+                for decides in ("", "k") if affinity is None else (affinity,):
+                    ticket = Ticket(replace(want, affinity=decides), self.clock(), 10**9)
+                    assert self.ledger._seat(ticket, self.ledger._has_line(want)) == Serve(*free)
 
     @invariant()
     def a_model_never_loads_twice_at_once(self) -> None:

@@ -56,7 +56,12 @@ def test_the_order_is_that_of_the_plain_rule_whatever_has_changed(
                 fleet[name] = held(name, facts)
             replicas.touch(name)
         holders = [(at, at.residents["m"]) for name, at in fleet.items() if name not in avoid]
+        first = replicas.first(key)
         assert list(replicas.ranked(key, avoid)) == router.rank(holders, key)
+        ranked = list(replicas.ranked(key))
+        assert first == ((*ranked[0], router.route(ranked, 0, key)) if ranked else None)
+        if (sure := replicas.first(None)) is not None:
+            assert all(sure[:2] == next(replicas.ranked(each)) for each in ("", "k1", "k2"))
 
 
 @given(st.sets(NAMES, max_size=20), st.text(min_size=1, max_size=4))

@@ -107,19 +107,21 @@ class Judging(Waiting):
                 return Serve(place, resident, router.route(best, taken, want.affinity))
         return Wait("slots")
 
-    def _free_seat(self, want: Want) -> router.Ranked | None:
-        """A seat for which nobody has to be ranked or judged, as nearly all are: at the only replica, which
-        nothing speaks against and nobody waits for. None says nothing."""
+    def _free_seat(self, want: Want, affinity: str | None) -> tuple[Place, Resident, router.Route] | None:
+        """A seat for which nobody has to be judged, as nearly all are: at the best replica, which nothing
+        speaks against and nobody waits for. None says nothing; so it does where an `affinity` of None would
+        decide."""
         replicas = self._replicas.get(want.model)
-        if replicas is None or want.model in self._lines or self._claims.closing:
+        if replicas is None or want.model in self._lines or self._claims.closing or not want.weight:
             return None
-        if (only := replicas.only()) is None:
+        if (first := replicas.first(affinity)) is None:
             return None
-        place, resident = only
-        if place.most is not None or place.name in want.avoid or not want.weight:
+        place, resident, route = first
+        # Whom to avoid might have been compared with.
+        if place.most is not None or (want.avoid and (route != "only-replica" or place.name in want.avoid)):
             return None
         full = resident.slots is not None and resident.seats + want.weight > resident.slots
-        return None if full else only
+        return None if full else first
 
     def _kept_out(self, ticket: Ticket, place: Place, resident: Resident, *, behind: bool) -> str:
         """Why a ticket may not sit at a servable replica; "" when it may."""

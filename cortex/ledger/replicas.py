@@ -7,30 +7,42 @@ says so by `touch`; it is filed anew when somebody asks next. The order is that 
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from cortex import router
-from cortex.places import Place
+from cortex.places import Place, Resident
+
+# How busy, and the points on the ring of affinity.
+_Filed: TypeAlias = tuple[int, tuple[int, ...]]
 
 
 @dataclass(slots=True)
 class _Level:
-    """Who is equally busy: by points on the ring of affinity, and by name."""
+    """Who is equally busy: by name, and by points on the ring of affinity."""
 
-    rows: list[tuple[int, str]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    # Made when somebody asks, and kept up from there on: most are gone before anybody does.
+    rows: list[tuple[int, str]] | None = None
 
     def add(self, name: str, points: Iterable[int]) -> None:
         insort(self.names, name)
-        for point in points:
-            insort(self.rows, (point, name))
+        if self.rows is not None:
+            for point in points:
+                insort(self.rows, (point, name))
 
     def remove(self, name: str, points: Iterable[int]) -> None:
         del self.names[bisect_left(self.names, name)]
-        for point in points:
-            del self.rows[bisect_left(self.rows, (point, name))]
+        if self.rows is not None:
+            for point in points:
+                del self.rows[bisect_left(self.rows, (point, name))]
 
-    def nearest(self, affinity: str) -> Iterator[str]:
-        return router.nearest(self.rows, affinity) if affinity and self.names[1:] else iter(self.names)
+    def nearest(self, affinity: str, filed: Mapping[str, "_Filed"]) -> Iterator[str]:
+        """All of them, best first; `filed` has their points."""
+        if not affinity or len(self.names) == 1:
+            return iter(self.names)
+        if self.rows is None:
+            self.rows = sorted((point, name) for name in self.names for point in filed[name][1])
+        return router.nearest(self.rows, affinity)
 
 
 @dataclass(slots=True)
@@ -40,8 +52,7 @@ class Replicas:
     model: str
     _places: Mapping[str, Place]
     _touched: set[str]
-    # As filed: how busy, and the points.
-    _filed: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    _filed: dict[str, "_Filed"] = field(default_factory=dict)
     _levels: dict[int, _Level] = field(default_factory=dict)
     # Those at places that need not prove themselves.
     _proven: set[str] = field(default_factory=set)
@@ -54,10 +65,29 @@ class Replicas:
         """Who serves, best first, but at places to `avoid`. Nothing may change while it is gone through."""
         self._freshen()
         for busy in sorted(self._levels):
-            for name in self._levels[busy].nearest(affinity):
+            for name in self._levels[busy].nearest(affinity, self._filed):
                 if name not in avoid:
                     place = self._places[name]
                     yield place, place.residents[self.model]
+
+    def first(self, affinity: str | None) -> tuple[Place, Resident, router.Route] | None:
+        """Whom `ranked` would tell first, and what decides for him. None where nobody serves, or where
+        affinity decides and is None, since nobody has looked for it yet."""
+        if (only := self.only()) is not None:
+            return *only, "only-replica"
+        self._freshen()
+        if not self._levels:
+            return None
+        level = self._levels[min(self._levels)]
+        if (tied := len(level.names) > 1) and affinity is None:
+            return None
+        route: router.Route = "by-name"
+        if not tied:
+            route = "only-replica" if len(self._filed) == 1 else "least-busy"
+        elif affinity:
+            route = "affinity"
+        place = self._places[next(level.nearest(affinity or "", self._filed))]
+        return place, place.residents[self.model], route
 
     def only(self) -> router.Ranked | None:
         """Who serves, where that is one alone and there is no need to file anybody anew; None says

@@ -41,11 +41,23 @@ def distance(key: str, name: str) -> int:
 def nearest(rows: Sequence[tuple[int, str]], key: str) -> Iterator[str]:
     """Names by their distance from `key`, those equally near by name. `rows` are the sorted points of
     all, each with its name; whoever stops early has looked at few of them."""
-    seen: set[str] = set()
-    for _, name in merge(*(_onwards(rows, probe) for probe in probes(key))):
+    looked_for = probes(key)
+    # Nearly nobody asks for more than the first one, and to merge costs more than to find it.
+    _, first = min(_next(rows, probe) for probe in looked_for) if rows else (0, "")
+    if rows:
+        yield first
+    seen = {first}
+    for _, name in merge(*(_onwards(rows, probe) for probe in looked_for)):
         if name not in seen:
             seen.add(name)
             yield name
+
+
+def _next(rows: Sequence[tuple[int, str]], probe: int) -> tuple[int, str]:
+    """What follows on `probe`, and how far on."""
+    first = bisect_left(rows, (probe, ""))
+    at, name = rows[first if first < len(rows) else 0]
+    return (at - probe) % _RING, name
 
 
 def _onwards(rows: Sequence[tuple[int, str]], probe: int) -> Iterator[tuple[int, str]]:
