@@ -87,10 +87,11 @@ def asked(path: str, *, stream: bool = True, **more: Any) -> bytes:
     return json.dumps(said).encode()
 
 
-def by_task(path: str, body: bytes) -> bytes:
+def by_task(path: str, body: bytes, **more: str) -> bytes:
     """The same request, in a form that callbacks leave alone."""
-    fields = b"host: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
-    return b"POST %b HTTP/1.1\r\n%b%x\r\n%b\r\n0\r\n\r\n" % (path.encode(), fields, len(body), body)
+    own = {"host": "127.0.0.1", **more, "transfer-encoding": "chunked"}
+    fields = "".join(f"{name}: {value}\r\n" for name, value in own.items()).encode()
+    return b"POST %b HTTP/1.1\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (path.encode(), fields, len(body), body)
 
 
 def seats(ledger: Ledger) -> int:
@@ -334,3 +335,17 @@ async def test_what_was_told_in_chat_is_followed_by_what_was_not() -> None:
                 await client.send(ask(path, asked("/v1/messages" if path == chats else path)))
                 assert ENDS.get(path, DONE.strip()) in (await client.answer()).body
             assert len({request.connection for request in neuron.requests}) == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_retold_request_has_the_same_head_by_either_way(path: str) -> None:
+    """That of a request in chat: what the client says of its own dialect is not of it."""
+    own = {"anthropic-version": "2023-06-01", "accept": "x/y", "x-request-id": "one"}
+    async with fake_neuron("a", otherwise=STREAM_HEAD + chunks(WHOLE_CHAT) + last_chunk(USAGE)) as neuron:
+        neuron.dialects = OLD
+        async with open_gateway(neuron) as gateway:
+            for sent in (ask(path, asked(path), **own), by_task(path, asked(path), **own)):
+                await told(neuron, gateway, sent)
+            hopped, passed = (sorted(request.head) for request in neuron.requests)
+    assert hopped == passed and {"content-type: application/json", "x-request-id: one"} < {*hopped}
+    assert not any("anthropic" in line or "x/y" in line for line in hopped)
