@@ -86,6 +86,28 @@ def test_keys_that_are_replaced_by_others_leave_nothing() -> None:
     assert 'cortex_key_tokens_total{key="the last"}' in metrics.render().decode()
 
 
+def test_what_requests_are_counted_by_is_found_again_while_the_keys_are_the_same() -> None:
+    """It is told every few seconds who there is."""
+    metrics = made()
+
+    def row(key: str) -> object:
+        metrics.request_began("model-1")
+        told = done("model-1", key=key)
+        metrics.request_done(told)
+        return metrics.row(told.model, told.neuron, told.dialect, told.outcome, told.key)
+
+    known = {f"key-{number}" for number in range(MOST_KEYS + 1)}
+    for name in known - {"key-0"}:
+        row(name)
+    last, beyond = row("key-1"), row("key-0")
+    metrics.keys_are(known)
+    assert row("key-1") is last and row("key-0") is beyond
+    metrics.keys_are(known - {"key-1"})
+    assert row("key-0") is not beyond
+    page = metrics.render().decode()
+    assert 'cortex_key_requests_total{key="key-0",outcome="caller"} 1.0' in page and '"key-1"' not in page
+
+
 def test_a_neuron_counts_nothing_by_keys_of_which_only_gateways_know() -> None:
     metrics = made("neuron")
     metrics.request_began("model-1")

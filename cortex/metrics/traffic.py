@@ -189,8 +189,10 @@ class Traffic(Page):
     def keys_are(self, names: Container[str]) -> None:
         """There are no other keys: what was counted for one that is gone is not shown any more, and
         others have its room."""
-        self._rows.clear()
-        for name in [name for name in self._keys if name not in names]:
+        gone = [name for name in self._keys if name not in names]
+        if gone:
+            self._rows.clear()  # those of others, too, who may have their room
+        for name in gone:
             for counters in (self._key_requests, self._key_tokens):
                 counters.forget(0, name)
             self._keys.forget(name)
