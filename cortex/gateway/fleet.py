@@ -25,6 +25,7 @@ from cortex.gateway.probation import Probation
 from cortex.gateway.remote import Remote
 from cortex.gateway.ways import Tongues
 from cortex.metrics import Ejection, Metrics
+from cortex.web.lag import watch_lag
 from cortex.web.names import Resolve, resolve
 from cortex.web.pool import Pool
 from cortex.web.reactor import Reactor
@@ -105,6 +106,7 @@ class Fleet:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery, members = nursery, list(self)
+                nursery.start_soon(watch_lag, self._polling.lagged)
                 async with trio.open_nursery() as first:
                     for neuron in members:
                         first.start_soon(nursery.start, self._polling.watch, neuron)

@@ -39,6 +39,12 @@ class Polling:
 
     def __init__(self, judge: Judge, poll: Poll) -> None:
         self._judge, self.poll = judge, poll
+        # How late the loop was, all in all.
+        self._late_s = 0.0
+
+    def lagged(self, seconds: float) -> None:
+        """The loop was so late, once more."""
+        self._late_s += seconds
 
     async def watch(
         self, neuron: Neuron, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -75,12 +81,12 @@ class Polling:
 
     async def look(self, neuron: Neuron) -> None:
         """One round of questions; a failed one is counted. Cancelled, nothing is believed."""
-        neuron.asked_at, remote = trio.current_time(), neuron.remote
+        neuron.asked_at, remote, late_s = trio.current_time(), neuron.remote, self._late_s
         neuron.pool.sweep()
         try:
             await self._ask(neuron, remote)
         except (trio.TooSlowError, TooSlow):
-            if not await self._lagging():
+            if not await self._lagging(late_s):
                 why = f"it did not answer within {self.poll.timeout_s:g} s"
                 self._missed(neuron, remote, why)
         except CortexError as error:
@@ -108,17 +114,17 @@ class Polling:
             self._judge.missed(neuron, why, at_once=at_once)
             _looked(neuron)
 
-    async def _lagging(self) -> bool:
-        """Whether this process is too slow itself to blame a neuron: a fleet must not be lost to
-        a burst of requests here."""
+    async def _lagging(self, before_s: float) -> bool:
+        """Whether this process is too slow itself to blame a neuron, or was since it had been late for
+        `before_s`: a fleet must not be lost to a burst of requests here, nor to a host that stands still."""
         began = trio.current_time()
         for _ in range(2):  # of two rounds of the loop, one at least has everybody's turn in it
             await trio.lowlevel.checkpoint()
-        lag_s = trio.current_time() - began
-        # A look takes some ten rounds.
-        if lag_s * 10 < self.poll.timeout_s:
+        lag_s, stood_s = trio.current_time() - began, self._late_s - before_s
+        # A look takes some ten rounds. Half of the time is what a neuron has at least.
+        if lag_s * 10 < self.poll.timeout_s and stood_s * 2 < self.poll.timeout_s:
             return False
-        log.warning("gateway.lagging seconds=%.3f", lag_s)
+        log.warning("gateway.lagging seconds=%.3f", max(lag_s, stood_s))
         return True
 
 

@@ -14,9 +14,11 @@ from cortex.wire.neuron import DeviceHealth, Discovery, Health, ResidentReport, 
 
 
 class Played:
-    """The control calls to one neuron. `mute`, they are never answered; with an `error`, all fail."""
+    """The control calls to one neuron. `mute`, they are never answered; with an `error`, all fail. Each
+    answer takes it `slow_s`."""
 
     def __init__(self) -> None:
+        self.slow_s = 0.0
         self.mute = False
         self.error: CortexError | None = None
         self.boot, self.residents_boot = "b", "b"
@@ -29,6 +31,7 @@ class Played:
             await trio.sleep_forever()
         if self.error is not None:
             raise self.error
+        await trio.sleep(self.slow_s)
         return Health(boot_id=self.boot, devices=[DeviceHealth(name="cpu", memory_total=9, memory_free=9)])
 
     async def models(self) -> Residents:
@@ -261,4 +264,29 @@ async def test_a_gateway_that_is_slow_itself_loses_no_neuron(mock_clock) -> None
         mock_clock.autojump_threshold = 0
         await trio.sleep(9)
         assert not world.neuron.up
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("still_s", "up"), [(3.0, True), (1.2, True), (0.6, False)])
+async def test_who_answered_while_the_gateway_stood_still_is_not_to_blame(
+    still_s: float, up: bool, mock_clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host that is overcommitted, or a long collection: the answer lies there as the deadline passes. One
+    miss is enough for a neuron where a request has failed, as its own deadline did."""
+    world = World(Poll(interval_s=2.0, timeout_s=2.0, failures=3))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.fleet.run)
+        mock_clock.autojump_threshold = 0
+        await trio.sleep(1)
+        world.remote.slow_s = 5.0 if still_s < 2 else 0.5
+        world.fleet.suspect("n1", UpstreamFailed("The connection broke off."))
+        await trio.sleep(0.1)
+        mock_clock.autojump_threshold = float("inf")
+        mock_clock.jump(still_s)
+        await trio.lowlevel.checkpoint()
+        mock_clock.autojump_threshold = 0
+        world.remote.slow_s = 0.0
+        await trio.sleep(4)
+        assert any("neuron.lost" in told for told in caplog.messages) is not up
+        assert world.neuron.up and world.ledger.place("n1").ready
         nursery.cancel_scope.cancel()
