@@ -12,7 +12,7 @@ from cortex.ledger import Serve, Wait
 from cortex.ledger.replicas import Replicas
 from cortex.places import Place, Resident
 from cortex.router import affinity
-from tests.fake_ledger import Books, books, place, resident
+from tests.fake_ledger import Books, books, place, resident, want
 
 NAMES = st.text("abcxyz", min_size=1, max_size=3)
 STATES = st.fixed_dictionaries(
@@ -69,6 +69,19 @@ def test_the_nearest_names_come_first(names: set[str], key: str) -> None:
     rows = rows_of(names)
     plain = sorted(names, key=lambda name: (affinity.distance(key, name), name))
     assert list(affinity.nearest(rows, key)) == plain
+
+
+def test_the_nearest_name_may_be_beyond_the_end_of_the_ring() -> None:
+    rows = rows_of(("n1", "n2"))
+    found = {key: next(affinity.nearest(rows, key)) for key in map(str, range(500))}
+    assert found == {key: min(("n1", "n2"), key=lambda name: affinity.distance(key, name)) for key in found}
+
+
+def test_who_is_avoided_is_not_compared_with() -> None:
+    made = everywhere(2)
+    ticket = made.ledger.sit_at_once(want("hot", avoid=frozenset({"n001"})))
+    assert ticket is not None and ticket.place is not None
+    assert (ticket.place.name, ticket.route) == ("n000", "only-replica")
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 100])

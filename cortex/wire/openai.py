@@ -174,13 +174,18 @@ def _count(raw: Raw) -> int | None:
 
 
 def rename(body: bytes, old: str, new: str) -> bytes:
-    """`body` with the model `new` instead of `old`; every other byte is as it was.
+    """`body`, in which `peek` has found the model `old`, with `new` instead; every other byte is as it was.
 
     Which of several "model" keys is the outermost is found out by giving each place
-    a mark and decoding once, so no bytes are interpreted here in a second way.
+    a mark and decoding once, so no bytes are interpreted here in a second way. Where there is
+    one alone, it is that.
     """
     if old == new:
         return body
+    if (at := reading.lone(body, b'"model"')) >= 0:
+        spot = _MODEL.match(body, at)
+        if spot is not None and spot[1] == msgspec.json.encode(old):
+            return body[: spot.start(1)] + msgspec.json.encode(new) + body[spot.end(1) :]
     found = list(islice(_MODEL.finditer(body), MOST_CANDIDATES + 1))
     if len(found) > MOST_CANDIDATES:
         raise BadAsk(f"'model' occurs more than {MOST_CANDIDATES} times in the body", param="model")
