@@ -15,9 +15,8 @@ CHUNK_END: Final = b"\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 _TRAILER: Final = b"0\r\n%b: " % USAGE.encode()
 _VALUE: Final = re.compile(rb"[0-9a-z=,]+\r\n\r\n")
-# A line that may be the end of a stream of chat, or tell an error in it. Lines behind a name are events of
-# some other kind.
-_ODD: Final = re.compile(rb'\n(?:data: ?(?:\[DONE\]|\{"error")|event:)')
+# A line that may be the end of a stream of chat, or tell an error in it.
+_ODD: Final = re.compile(rb'\ndata: ?(?:\[DONE\]|\{"error")')
 
 
 def last_chunk(piece: bytes) -> tuple[int, str] | None:

@@ -34,6 +34,9 @@ HEAD = (
 PLAIN = [event for event in CHAT if not event.startswith(b":")]
 ENDS = {"bare": b"0\r\n\r\n", "told": b"0\r\nx-cortex-usage: prompt=7,cached=2,completion=3\r\n\r\n"}
 LIMITS = Limits(first_token_s=30, upstream_stall_s=5)
+HASTY = Limits(first_token_s=30, upstream_stall_s=0.1)
+# Seconds between two pieces.
+PACE = 0.25
 
 
 class Client:
@@ -87,15 +90,16 @@ def counts(used: Usage) -> tuple[int, int, int]:
 class Asked:
     """One stream that was asked for: what the client and the books have of it."""
 
-    def __init__(self, dialect: Dialect = "openai", slow: int = 0) -> None:
+    def __init__(self, dialect: Dialect = "openai", slow: int = 0, limits: Limits = LIMITS) -> None:
         self.dialect: Dialect = dialect
+        self.limits = limits
         self.client, self.kept, self.link = Client(slow), Kept(), Link()
         self.errand: Errand | None = None
         self.used: Usage | None = None
 
     def _made(self) -> Errand:
         framing = Framing(Terms("id", dialect=self.dialect))
-        errand = Errand(self.client, framing, self.link, limits=LIMITS, now=0.0)  # type: ignore[arg-type]
+        errand = Errand(self.client, framing, self.link, limits=self.limits, now=0.0)  # type: ignore[arg-type]
         errand.extra = EXTRA
         framing.tags.update(EXTRA)
         errand.follow(self.kept, streams=True, connect_s=1)  # type: ignore[arg-type]
@@ -106,7 +110,7 @@ class Asked:
         for number, piece in enumerate(pieces, 1):
             if self.kept.end or self.client.stays is not None:
                 break
-            self.client.now = float(number)
+            self.client.now = number * PACE
             self.link.listener.heard(piece)  # type: ignore[attr-defined]
             self.client.drain()
         return self
@@ -138,15 +142,15 @@ class Asked:
 class Slow(Asked):
     """From the first byte on in the hands of an errand."""
 
-    def __init__(self, dialect: Dialect = "openai", slow: int = 0) -> None:
-        super().__init__(dialect, slow)
+    def __init__(self, dialect: Dialect = "openai", slow: int = 0, limits: Limits = LIMITS) -> None:
+        super().__init__(dialect, slow, limits)
         self.client.errand = self._made()
 
     @property
     def figures(self) -> tuple[object, ...]:
         assert self.errand is not None
         meter = self.errand.meter
-        used = counts(meter.usage), meter.estimated
+        used = counts(meter.usage), meter.estimated, meter.complete, meter.failed
         return meter.events, meter.bytes, meter.first_content_at, used, self.reusable
 
     @property
@@ -157,8 +161,10 @@ class Slow(Asked):
 class Rode(Asked):
     """A ride, as far as it goes."""
 
-    def __init__(self, road: Road, dialect: Dialect = "openai", slow: int = 0) -> None:
-        super().__init__(dialect, slow)
+    def __init__(
+        self, road: Road, dialect: Dialect = "openai", slow: int = 0, limits: Limits = LIMITS
+    ) -> None:
+        super().__init__(dialect, slow, limits)
         known = SimpleNamespace(
             terms=lambda request_id: Terms(request_id, dialect=dialect),
             route=SimpleNamespace(dialect=dialect),
@@ -167,7 +173,7 @@ class Rode(Asked):
         quiet = SimpleNamespace(leave=lambda ticket: None, acquit=lambda name: None, end=lambda: None)
         express: Any = SimpleNamespace(
             clock=lambda: 0.0,
-            limits=LIMITS,
+            limits=limits,
             dispatch=quiet,
             fleet=quiet,
             books=self,
@@ -197,7 +203,7 @@ class Rode(Asked):
             return Slow.figures.fget(self)  # type: ignore[attr-defined]
         ride, used = self.ride, self.used
         assert used is not None and self.client.stays
-        return ride._events, ride._size, ride.first_at, (counts(used), used.estimated), True
+        return ride._events, ride._size, ride.first_at, (counts(used), used.estimated, True, False), True
 
     @property
     def reusable(self) -> bool:
@@ -265,7 +271,14 @@ ODD = {
     "the mark twice": [framed(PLAIN), chunk(PLAIN[-1]), ENDS["bare"]],
     "the mark twice in one": [framed(PLAIN + PLAIN[-1:]) + ENDS["bare"]],
     "the mark without a space": [framed(PLAIN[:-1]) + chunk(b"data:[DONE]\n\n") + ENDS["bare"]],
-    "a named mark": [framed(PLAIN[:-1]) + chunk(b"event: x\ndata: [DONE]\n\n") + ENDS["bare"]],
+    "half a mark": [
+        framed(PLAIN[:3]),
+        framed(PLAIN[3:-1]) + chunk(b"event: x\ndata: a\ndata: [DONE]\n\n") + ENDS["bare"],
+    ],
+    "a named mark": [
+        framed(PLAIN[:3]),
+        framed(PLAIN[3:-1]) + chunk(b"event: x\ndata: [DONE]\n\n") + ENDS["bare"],
+    ],
     "the end twice": [framed(PLAIN) + ENDS["bare"] * 2],
     "another answer": [framed(PLAIN) + ENDS["bare"] + HEAD],
     "another trailer": [framed(PLAIN) + b"0\r\nx-other: 1\r\n\r\n"],
@@ -354,11 +367,19 @@ def test_streams_of_other_dialects_do_not_ride() -> None:
     )
 
 
-@pytest.mark.parametrize("heard", range(5))
-def test_a_silence_is_noticed_as_soon(road: Road, heard: int) -> None:
+BEGINNINGS = {
+    "plain": [HEAD, chunk(PLAIN[0])],
+    "all in one": [HEAD + chunk(PLAIN[0])],
+    "a ping": [HEAD, chunk(b"event: ping\ndata: {}\n\n")],
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+@pytest.mark.parametrize("heard", range(6))
+def test_a_silence_is_noticed_as_soon(road: Road, beginning: str, heard: int) -> None:
     """Rows 6 and 8: a stream has deadlines from its first moment on, and signs of life before it begins."""
-    pieces = [HEAD, *map(chunk, PLAIN)][:heard]
-    for times in ([1.0, 2.0, 11.0, 29.0, 30.0], [4.9, 5.0, 8.0, 8.9], [7.9, 8.0], [9.0, 30.1], [31.0]):
+    pieces = [*BEGINNINGS[beginning], *[chunk(PLAIN[1])] * 3][:heard]
+    for times in ([1.0, 2.0, 11.0, 29.0, 30.0], [4.9, 5.0, 5.4, 5.6, 5.9], [6.2, 6.3], [9.0, 30.1], [31.0]):
         other, rode = Slow().hears(pieces), Rode(road).hears(pieces)
         for now in times:
             for asked in (other, rode):
@@ -366,6 +387,14 @@ def test_a_silence_is_noticed_as_soon(road: Road, heard: int) -> None:
                     asked.looked_at(now)
             assert (rode.end, rode.client.sent[1:]) == (other.end, other.client.sent[1:]), now
             assert rode.body == other.body if rode.client.sent else not other.client.sent
+
+
+def test_a_deadline_that_is_nearer_than_the_one_before_is_told(road: Road) -> None:
+    """Nobody looks before."""
+    for pieces in ([HEAD + chunk(PLAIN[0])], [HEAD, framed(PLAIN[:2]), chunk(PLAIN[1])]):
+        both = [asked.hears(pieces) for asked in (Slow(limits=HASTY), Rode(road, limits=HASTY))]
+        first, second = (min(asked.client.looks) for asked in both)
+        assert first == second == pytest.approx(PACE * len(pieces[:2]) + 0.1)
 
 
 _PIECES = st.lists(
