@@ -183,9 +183,9 @@ def rename(body: bytes, old: str, new: str) -> bytes:
     if old == new:
         return body
     if (at := reading.lone(body, b'"model"')) >= 0:
-        spot = _MODEL.match(body, at)
-        if spot is not None and spot[1] == msgspec.json.encode(old):
-            return body[: spot.start(1)] + msgspec.json.encode(new) + body[spot.end(1) :]
+        alone = _MODEL.match(body, at)
+        if alone is not None and alone[1] == msgspec.json.encode(old):
+            return _spliced(body, [alone.span(1)], [new])
     found = list(islice(_MODEL.finditer(body), MOST_CANDIDATES + 1))
     if len(found) > MOST_CANDIDATES:
         raise BadAsk(f"'model' occurs more than {MOST_CANDIDATES} times in the body", param="model")
