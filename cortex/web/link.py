@@ -201,6 +201,11 @@ class Link:
         if found and self.listener is not None:
             self.listener.unreached(OSError(found, os.strerror(found)))
             return
+        try:
+            self._plain.getpeername()
+        except OSError:
+            if not found:
+                return  # it was told of one that had its number, and was closed a moment ago
         self.dialling = False
         if self._unsent:
             self._push_on()

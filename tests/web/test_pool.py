@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from random import Random
 
 import pytest
@@ -16,6 +16,7 @@ from cortex.web.answer import HEAD_LIMIT, Answer
 from cortex.web.link import Link
 from cortex.web.names import Address
 from cortex.web.pool import Pool
+from cortex.web.reactor import GONE, Reactor
 from tests.fake_upstream import (
     STREAM_HEAD,
     Close,
@@ -445,6 +446,25 @@ async def test_a_connection_that_hangs_is_given_up_after_a_second(
             await ask(pool)
         assert trio.current_time() - began == pytest.approx(1.0)
         assert caught.value.not_started
+
+
+async def test_what_was_told_of_a_socket_that_is_closed_connects_no_other_one() -> None:
+    """Of what one look at all sockets found the last may be about one whose number another one has since. A
+    link that counted as connected for it would have no second to connect in, nor be dialled elsewhere."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.socket() as first,
+        socket.socket() as second,
+        closing(Reactor()) as reactor,
+    ):
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        link = Link.dial(Address(socket.AF_INET, full.getsockname()), reactor)
+        link.push(b"GET / HTTP/1.1\r\n\r\n")
+        link.ready(GONE)
+        assert link.dialling and not link.clean
+        link.close()
 
 
 async def test_a_break_before_the_last_request_byte_proves_that_nothing_ran() -> None:
