@@ -424,6 +424,11 @@ def line_of(tell: Callable[[], str]) -> str:
     request=st.one_of(st.text(), st.uuids().map(str), st.just("-")),
 )
 @example(names=("-", "a"), figures=(-0.0, 10**20, -0.0), request="a-1f")
+@example(names=("-", "a"), figures=(100.0, 1, 2.5), request="a-1f")
+@example(names=("-", "a"), figures=(float("nan"), 1, 2.5), request="a-1f")
+@example(names=("-", "a"), figures=(1.0, 1, float("-inf")), request="a-1f")
+@example(names=("-", "a"), figures=(True, False, True), request="a-1f")
+@example(names=("-", "a"), figures=(1234567890123456.789, 1, 1e16), request="a-1f")
 @example(names=("%s %(a)d\0", '"\u2028'), figures=(float("nan"), True, "-"), request='"\0%s\x7f')
 @example(names=("a", "b"), figures=(float("-inf"), 10**5000, float("inf")), request="Ω")
 def test_a_line_put_together_before_is_byte_for_byte_that_of_a_record(

@@ -19,13 +19,16 @@ from typing import Final, TypeAlias
 from cortex.logs.calls import HOLE, NONE, OPEN, Calls, Open, Told, as_json, word
 
 Given: TypeAlias = str | int | Open
-Figure: TypeAlias = str | float
+Figure: TypeAlias = str | int | float
 
 # sd-daemon's marks, by which the journal knows a line's level.
 _MARKS: Final = {"ERROR": "<3>", "CRITICAL": "<2>", "WARNING": "<4>", "INFO": "<6>", "DEBUG": "<7>"}
 # More than a gateway has ways for requests to end at one time, and a megabyte or two.
 MOST_PHRASES: Final = 1024
 _WHOLE: Final = ("%s", "%d")
+# Of a number so told the digits without the last zeros are those that repr has, while a float holds them all.
+_SHORT: Final = ("%.3f", "%.2f", "%.1f")
+_EXACT: Final = 16
 _MILLISECONDS: Final = tuple(f".{number:03d}Z" for number in range(1000))
 # A word that is the same in JSON.
 _SAME: Final = re.compile(r"[A-Za-z0-9_.,:/@+*-]+")
@@ -61,26 +64,30 @@ class _Phrase:
 
     def line(self, request: str, figures: tuple[Figure, ...]) -> str | None:
         """None where something is told otherwise than nearly all."""
+        if request == NONE or not _SAME.fullmatch(request):
+            return None
         texts: list[str] = []
         values: list[str] = []
-        for form, figure in zip(self.forms, figures, strict=True):
-            if isinstance(figure, str):
-                if figure != NONE or form != "%s":
-                    return None
-                text, value = NONE, "null"
-            elif type(figure) is int and form in _WHOLE:
-                text = value = repr(figure)
+        for form, figure in zip(self.forms, figures):  # noqa: B905 - else there is no room below
+            if type(figure) is int and form in _WHOLE:
+                text = value = f"{figure}"
             elif type(figure) is float and form != "%d" and isfinite(figure):
                 text = form % figure
-                value = text if form == "%s" else repr(float(text))
+                if form in _SHORT and len(text) <= _EXACT:
+                    value = text.rstrip("0")
+                    value = f"{value}0" if value[-1] == "." else value
+                else:
+                    value = text if form == "%s" else repr(float(text))
+            elif figure == NONE and form == "%s":
+                text, value = NONE, "null"
             else:
                 return None
             texts.append(text)
             values.append(value)
-        if request == NONE or not _SAME.fullmatch(request):
-            return None
-        parts, when = self.parts.copy(), (_when(time.time()),) if self.timed else ()
-        parts[1::2] = (*when, *values, *texts, f'"{request}"') if self.json else (*when, *texts, request)
+        when = [_when(time.time())] if self.timed else []
+        texts.append(f'"{request}"' if self.json else request)
+        parts = self.parts.copy()
+        parts[1::2] = when + values + texts if self.json else when + texts
         return "".join(parts)
 
 
