@@ -134,9 +134,10 @@ class Dispatch:
         is refused."""
         return None if self._nursery is None else self.ledger.sit_at_once(want)
 
-    def seat_alone(self, want: Want) -> Ticket | None:
-        """The same whatever affinity `want` has, where that decides nothing. None says nothing."""
-        return None if self._nursery is None else self.ledger.sit_alone(want)
+    def seat_alone(self, want: Want, affinity: str | None = None) -> Ticket | None:
+        """The same by `affinity` in place of that of `want`, where it is a matter of one look. Without one:
+        where that decides nothing. None says nothing."""
+        return None if self._nursery is None else self.ledger.sit_alone(want, affinity)
 
     async def bring(
         self, want: Want, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -152,11 +152,11 @@ class Lanes:
         dispatch = self._dispatch
         ticket = dispatch.seat_alone(lane.want)
         if ticket is None:
-            want = lane.want
-            if not lane.affinity and (affinity := seen.affinity):
-                caller, mute = lane.known.caller, lane.mute
-                want = want_of(self._views, lane.model, caller, affinity=affinity, avoid=mute)
-            ticket = dispatch.seat_at_once(want)
+            affinity, caller = lane.affinity or seen.affinity, lane.known.caller
+            ticket = dispatch.seat_alone(lane.want, affinity)
+            if ticket is None:
+                want = want_of(self._views, lane.model, caller, affinity=affinity, avoid=lane.mute)
+                ticket = dispatch.seat_at_once(want)
         if ticket is not None and not lane.kept:
             lane.known.notes[lane.asked], lane.kept = lane, True
         return ticket

@@ -57,8 +57,6 @@ class Seating(Judging):
 
     def sit_at_once(self, want: Want) -> Ticket | None:
         """A seated ticket, where `arrive` would give one without a wait; else nothing has changed."""
-        if (free := self._free_seat(want, want.affinity)) is not None:
-            return self._seated(want, *free)
         ticket = Ticket(want, self.clock(), self._arrivals + 1)
         verdict = self._seat(ticket, self._has_line(want))
         if not isinstance(verdict, Serve):
@@ -67,13 +65,13 @@ class Seating(Judging):
         self._sit_down(ticket, verdict)
         return ticket
 
-    def sit_alone(self, want: Want) -> Ticket | None:
-        """The same, whatever affinity `want` has, where it decides nothing: at the only replica, or at one
-        that is less busy than all others. None says nothing."""
-        free = self._free_seat(want, None)
-        return None if free is None else self._seated(want, *free)
-
-    def _seated(self, want: Want, place: Place, resident: Resident, route: router.Route) -> Ticket:
+    def sit_alone(self, want: Want, affinity: str | None = None) -> Ticket | None:
+        """The same at the best replica, if that is as good as it looks. `want` goes by `affinity` in place of
+        its own; None where that is yet to be found out: whom it would decide for gets no seat. None says
+        nothing."""
+        if (free := self._free_seat(want, affinity)) is None:
+            return None
+        place, resident, route = free
         self._arrivals += 1
         ticket = Ticket(want, self.clock(), self._arrivals)
         self._take(ticket, place, resident, route, ticket.arrived)
