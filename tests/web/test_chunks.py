@@ -40,7 +40,20 @@ def parsed(piece: bytes) -> Heard:
     return heard
 
 
-@pytest.mark.parametrize("events", [[ONE], [NAMED], [ONE] * 3, [NAMED, NAMED], [ONE + ONE, ONE], [NAMED * 5]])
+@pytest.mark.parametrize(
+    "events",
+    [
+        [ONE],
+        [NAMED],
+        [ONE] * 3,
+        [NAMED, NAMED],
+        [ONE + ONE, ONE],
+        [NAMED * 5],
+        [ONE] * 9,
+        [NAMED] * 9,
+        [ONE] * 4 + [ONE * 2],
+    ],
+)
 def test_whole_chunks_of_whole_events_are_told_by_what_they_hold(events: list[bytes]) -> None:
     assert payloads(b"".join(map(chunk, events))) == events
 
@@ -84,11 +97,24 @@ def test_whatever_is_odd_is_left_to_the_parsers(piece: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [b"\r\n", chunk(b": a comment\n\n"), chunk(ONE[:-1]), chunk(b""), b"+" + chunk(ONE)]
+    "odd",
+    [
+        b"\r\n",
+        chunk(b": a comment\n\n"),
+        chunk(ONE[:-1]),
+        chunk(b""),
+        b"+" + chunk(ONE),
+        chunk(b"{}\n\n"),
+        chunk(b"{}\n\ndata: 1\n\n"),
+        chunk(b"data: 1\n") + chunk(b"data: 1\n\n\n"),
+        chunk(b"data: 1") + chunk(b"data: 1\n\n\n\n"),
+        b"data:\r\n\n\n\r\n",
+    ],
 )
 def test_something_odd_among_the_plain_is_found(odd: bytes) -> None:
-    for piece in (chunk(ONE) + odd, odd + chunk(ONE), chunk(ONE) + odd + chunk(ONE)):
-        assert payloads(piece) is None
+    for plain in (chunk(ONE), chunk(ONE) * 5):
+        for piece in (plain + odd, odd + plain, plain + odd + plain):
+            assert payloads(piece) is None
 
 
 _BITS = st.sampled_from(
@@ -109,7 +135,7 @@ _BITS = st.sampled_from(
     ]
 )
 _PAYLOADS = st.lists(_BITS, max_size=6).map(b"".join)
-_PIECES = st.lists(st.one_of(_PAYLOADS.map(chunk), st.just(chunk(ONE)), _BITS), max_size=4).map(b"".join)
+_PIECES = st.lists(st.one_of(_PAYLOADS.map(chunk), st.just(chunk(ONE)), _BITS), max_size=8).map(b"".join)
 
 
 @given(_PIECES)
