@@ -20,6 +20,10 @@ from cortex.events import (
     ToolCall,
     Usage,
 )
+from cortex.translator.dialects import Dialect
+from cortex.translator.speeches import spoken
+from cortex.wire.openai import Reply
+from cortex.wire.sse import Frame as SseFrame
 
 Frame = TypeVar("Frame")
 
@@ -55,6 +59,12 @@ def play(machine: Generator[list[Frame], Event, None], events: Iterable[Event]) 
             lost = list(left) if is_end else [event, *left]
             assert not lost, f"the machine is finished, and {lost} remain"
     return frames
+
+
+def speaking(dialect: Dialect, reply: Reply) -> Generator[list[SseFrame], Event, None]:
+    """The machine of a dialect that has streams."""
+    assert dialect.speech is not None
+    return spoken(dialect.speech(reply))
 
 
 def splits(data: bytes) -> Iterator[list[bytes]]:

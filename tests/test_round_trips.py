@@ -28,7 +28,7 @@ from cortex.wire.sse_reading import EventReader
 from tests import asks, ears
 from tests.asks import SCHEMA
 from tests.losses import ANSWERED, HI, READ, REFUSED, RETOLD, UNSAID, Loss, after, merged
-from tests.play import play
+from tests.play import play, speaking
 
 DOCS: Final = Path(__file__).parent.parent / "docs" / "dialects.md"
 DIALECTS: Final[dict[str, tuple[Dialect, Callable[[Ask], bytes]]]] = {
@@ -159,7 +159,7 @@ def answers(draw: st.DrawFn, *, calls: bool = True) -> tuple[Event, ...]:
 
 def _spoken(dialect: Dialect, events: tuple[Event, ...], *, whole: bool) -> bytes:
     reply = Reply("id_1", "m", 1, include_usage=True, logprobs=20)
-    return dialect.whole(reply, events) if whole else sse.render(*play(dialect.speak(reply), events))
+    return dialect.whole(reply, events) if whole else sse.render(*play(speaking(dialect, reply), events))
 
 
 def _content(events: tuple[Event, ...]) -> tuple[Event, ...]:

@@ -23,7 +23,7 @@ from cortex.wire.openai import Reply
 from cortex.wire.responses_trail import Trail
 from cortex.wire.sse_reading import EventReader
 from tests.losses import merged
-from tests.play import SCRIPT, play, splits
+from tests.play import SCRIPT, play, speaking, splits
 
 ROOT: Final = Path(__file__).parent.parent
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -46,7 +46,7 @@ HELD: Final = {
 
 def _spoken(dialect: Dialect) -> bytes:
     reply = Reply("id_1", "m", 1, include_usage=True)
-    return b": keep-alive\n\n" + sse.render(*play(dialect.speak(reply), SCRIPT))
+    return b": keep-alive\n\n" + sse.render(*play(speaking(dialect, reply), SCRIPT))
 
 
 def _events(pieces: Pieces) -> Any:

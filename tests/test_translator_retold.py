@@ -27,7 +27,7 @@ from cortex.wire import refusals, sse
 from cortex.wire.openai import Reply
 from cortex.wire.sse_reading import EventReader
 from tests.fake_streams import CHAT as SMALL
-from tests.play import SCRIPT, play, splits
+from tests.play import SCRIPT, play, speaking, splits
 
 GOLDEN: Final = Path(__file__).parent / "golden" / "openai" / "chat-stream.sse"
 BEAT: Final = b"<beat>\n\n"
@@ -81,7 +81,7 @@ def slowly(dialect: Dialect, stream: bool, data: bytes, logprobs: int | None = N
         Reply("id_1", "m", 1, logprobs=logprobs, ask=ask),
         hear(Hearing(logprobs=logprobs, new_id=new_id())),
     )
-    speech, said = dialect.speak(frame), list(next(machine))
+    speech, said = speaking(dialect, frame), list(next(machine))
     out = sse.render(*next(speech)) if stream else b""
     fault: CortexError | None = None
     for event in [*_read(data), None]:
@@ -218,7 +218,7 @@ def test_the_short_way_says_what_the_long_way_says(
 
 
 def _recorded() -> dict[str, bytes]:
-    spoken = sse.render(*play(CHAT.speak(Reply("c", "m", 1, include_usage=True)), SCRIPT))
+    spoken = sse.render(*play(speaking(CHAT, Reply("c", "m", 1, include_usage=True)), SCRIPT))
     return {"golden": GOLDEN.read_bytes(), "small": b"".join(SMALL), "cortex": b": beat\n\n" + spoken}
 
 

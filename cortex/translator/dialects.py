@@ -3,7 +3,7 @@
 Both roles make their routes of these. A name is what discovery and metrics call the dialect.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -20,7 +20,6 @@ from cortex.translator import (
 from cortex.translator.speeches import Speech
 from cortex.wire.faults import Dialect as WireDialect
 from cortex.wire.openai import Reply
-from cortex.wire.sse import Frame
 
 Name: TypeAlias = Literal[
     "openai_chat", "openai_text", "openai_responses", "openai_embeddings", "anthropic_messages"
@@ -37,7 +36,6 @@ class Dialect:
     wire: WireDialect
     prefix: str
     read: Callable[[bytes], Ask]
-    speak: Callable[[Reply], Generator[list[Frame], Event, None]]
     whole: Callable[[Reply, Iterable[Event]], bytes]
     speech: Callable[[Reply], Speech] | None = None
 
@@ -48,7 +46,6 @@ CHAT: Final = Dialect(
     "openai",
     "chatcmpl-",
     openai_chat.read,
-    openai_chat.speak,
     openai_chat.whole,
     openai_chat.Speech,
 )
@@ -58,7 +55,6 @@ TEXT: Final = Dialect(
     "openai",
     "cmpl-",
     openai_text.read,
-    openai_text.speak,
     openai_text.whole,
     openai_text.Speech,
 )
@@ -68,7 +64,6 @@ RESPONSES: Final = Dialect(
     "responses",
     "resp_",
     openai_responses.read,
-    responses_speech.speak,
     responses_speech.whole,
     responses_speech.Speech,
 )
@@ -78,7 +73,6 @@ MESSAGES: Final = Dialect(
     "anthropic",
     "msg_",
     anthropic_messages.read,
-    anthropic_messages.speak,
     anthropic_messages.whole,
     anthropic_messages.Speech,
 )
@@ -88,7 +82,6 @@ EMBEDDINGS: Final = Dialect(
     "openai",
     "embd-",
     openai_embeddings.read,
-    openai_embeddings.speak,
     openai_embeddings.whole,
 )
 DIALECTS: Final = (CHAT, TEXT, RESPONSES, EMBEDDINGS, MESSAGES)

@@ -5,7 +5,7 @@ meaning for it. `dimensions` is for whoever serves the model, who knows what its
 Deliberately without effect: user.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import Final, NoReturn, TypeAlias
 
 from msgspec import Raw
@@ -18,7 +18,6 @@ from cortex.wire import reading
 from cortex.wire.openai import Reply
 from cortex.wire.openai_bodies import ABSENT, Forbidden
 from cortex.wire.openai_heard import MOST_TOKENS
-from cortex.wire.sse import Frame
 
 # As many token ids as the longest prompt of a completion may have.
 _MOST_NODES: Final = 1_048_576
@@ -40,11 +39,6 @@ def read(body: bytes) -> Ask:
         model=wanted.model,
         embed=Embed(_inputs(wanted.input), dimensions=wanted.dimensions, base64=form == "base64"),
     )
-
-
-def speak(reply: Reply) -> Generator[list[Frame], Event, None]:
-    """Vectors are never streamed: `read` refuses that."""
-    raise TypeError("embeddings have no stream")
 
 
 def whole(reply: Reply, events: Iterable[Event]) -> bytes:

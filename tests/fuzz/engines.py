@@ -22,6 +22,7 @@ from tests.call_forms import TOOLS
 from tests.fuzz.bodies import mutated
 from tests.fuzz.promises import told
 from tests.fuzz.tape import Tape
+from tests.play import speaking
 
 CHUNKS: Final[list[Any]] = [
     {
@@ -114,7 +115,7 @@ def _heard(machine: Any, pieces: list[bytes]) -> Iterator[Event]:
 def _spoken(dialect: Dialect, events: list[Event]) -> None:
     """The answer in `dialect`, streamed and whole: what is there is JSON."""
     reply = Reply("id_1", "m", 1, include_usage=True, logprobs=2, ask=Ask("m", tools=TOOLS))
-    machine = dialect.speak(reply)
+    machine = speaking(dialect, reply)
     frames = list(next(machine))
     try:
         for event in events:
