@@ -47,7 +47,7 @@ def document(role: str, access: Access = Access(keyed=True)) -> dict:
 
 def real(role: str) -> set[tuple[str, str]]:
     """The routes that there are, by method and path without the names of its parts."""
-    nothing = SimpleNamespace(listing=SimpleNamespace(fleet=None), accounts=None)
+    nothing = SimpleNamespace(listing=SimpleNamespace(fleet=SimpleNamespace(tongues=None)), accounts=None)
     if role == "gateway":
         app = gateway_app.application(nothing, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
         inference = Passage("", nothing, None, None, None).routes()  # type: ignore[arg-type]

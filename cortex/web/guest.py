@@ -287,7 +287,7 @@ class Guest:
         """Whether all of `data` is with the kernel; else `drained` will be told, and nothing more may be
         sent until then. A client that is gone takes everything: `lost` follows."""
         try:
-            count = self._sock.send(data)
+            count = self._hall.reactor.send(self._sock, data)
         except BlockingIOError:
             count = 0
         except OSError:

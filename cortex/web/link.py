@@ -141,8 +141,9 @@ class Link:
         if self.dialling:
             self._unsent = data
             return False
+        assert self._reactor is not None  # noqa: S101 - callbacks have one
         try:
-            count = self._plain.send(data)
+            count = self._reactor.send(self._plain, data)
         except BlockingIOError:
             count = 0
         if count < len(data):

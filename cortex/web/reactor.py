@@ -7,6 +7,8 @@ on one thread, so that a callback, like whatever does not await, is never interr
 """
 
 import select
+import socket
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -24,6 +26,8 @@ _AT_ONCE: Final = 256
 # So many of them may begin something, each in a tenth of a millisecond or two: whoever waits for the next
 # piece of a stream is not to wait for a crowd of requests.
 NEW_AT_ONCE: Final = 16
+# What so many sockets have to transmit waits for one another.
+TOGETHER: Final = 64
 
 
 class Reactor:
@@ -35,6 +39,8 @@ class Reactor:
         # The time of the last go, on trio's clock: as good as now for what a callback does.
         self.now = 0.0
         self._clock = trio.current_time
+        # Whether what is sent is kept back, and where it was.
+        self._keeps, self._kept = False, list[socket.socket]()
 
     def watch(self, fd: int, watcher: Watcher, events: int = READ) -> None:
         """`watcher` is told of `events` from here on, until `leave`."""
@@ -82,6 +88,27 @@ class Reactor:
         """Wait for so long at most until somebody has something to hear, and tell them; how many."""
         events = self._epoll.poll(most_s, _AT_ONCE)
         self.now = self._clock()
+        self._keeps = len(events) > 1
+        try:
+            self._tell(events)
+        finally:
+            self._keeps = False
+            self._transmit()
+        return len(events)
+
+    def send(self, sock: socket.socket, data: bytes) -> int:
+        """As `sock.send`, from a callback: what the kernel has taken it transmits when others have had
+        their say, too. Each transmission wakes whoever reads, most often in another process on another
+        core, which falls asleep again before the next one if they come one by one."""
+        if not self._keeps:
+            return sock.send(data)
+        count = sock.send(data, socket.MSG_MORE)
+        self._kept.append(sock)
+        if len(self._kept) >= TOGETHER:
+            self._transmit()
+        return count
+
+    def _tell(self, events: list[tuple[int, int]]) -> None:
         watchers, room = self._watchers, NEW_AT_ONCE
         for fd, what in events:
             watcher = watchers.get(fd)
@@ -95,7 +122,14 @@ class Reactor:
                 watcher.ready(what)
             except Exception as bug:  # noqa: BLE001 - logged by the watcher, which is closed by it
                 watcher.broke(bug)
-        return len(events)
+
+    def _transmit(self) -> None:
+        """What was kept back goes out: tcp(7) does that when it is told that nothing is to be delayed."""
+        for sock in self._kept:
+            # Where it was closed meanwhile, the kernel has seen to it.
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._kept.clear()
 
     def close(self) -> None:
         """Nothing is watched any more."""

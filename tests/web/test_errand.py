@@ -15,6 +15,7 @@ from cortex.translator.retold import Retold
 from cortex.web.errand import Errand
 from cortex.web.framing import Framing, Terms
 from cortex.web.link import Link
+from cortex.web.reactor import Reactor
 from cortex.web.teller import Teller
 from cortex.wire.openai import Reply
 from tests.fake_neuron import STREAM
@@ -53,7 +54,10 @@ async def link() -> Any:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        yield Link(ours)
+        link, reactor = Link(ours), Reactor()
+        link.watched(reactor)
+        yield link
+        reactor.close()
 
 
 def errands(link: Link, guest: FullGuest) -> Iterator[Errand]:

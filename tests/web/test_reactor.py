@@ -12,7 +12,7 @@ import trio.testing
 
 from cortex.web import reactor
 from cortex.web.hosting import Host
-from cortex.web.reactor import NEW_AT_ONCE, Reactor
+from cortex.web.reactor import NEW_AT_ONCE, TOGETHER, Reactor
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +198,98 @@ async def test_a_crowd_that_begins_something_holds_up_nobody_who_has_begun(loop:
         await done.wait()
     assert turns.index("goes on") <= NEW_AT_ONCE
     assert len(turns) == crowd + 1
+
+
+@contextmanager
+def dialled() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection, which wait for nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with ours, theirs:
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield ours, theirs
+
+
+def has(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(64)
+    except BlockingIOError:
+        return b""
+
+
+class Sends:
+    """`said`, one after another, each in a callback of its own in one go; and what had come of the first
+    by then."""
+
+    def __init__(self, loop: Reactor, callbacks: int) -> None:
+        self.loop, self.callbacks = loop, callbacks
+        self.came: list[bytes] = []
+        self.over = trio.Event()
+
+    async def go(self, ours: socket.socket, theirs: socket.socket) -> None:
+        def send() -> None:
+            self.came.append(has(theirs))
+            assert self.loop.send(ours, b"x") == 1
+            if len(self.came) == self.callbacks:
+                self.over.set()
+
+        with ExitStack() as stack:
+            for _ in range(self.callbacks):
+                wakes, _ = stack.enter_context(watched(self.loop, send))
+                wakes.send(b"x")
+            await self.over.wait()
+
+
+async def test_what_is_sent_in_one_go_is_transmitted_at_its_end(loop: Reactor) -> None:
+    with dialled() as (ours, theirs):
+        sends = Sends(loop, 5)
+        await sends.go(ours, theirs)
+        assert sends.came == [b""] * 5
+        await trio.lowlevel.wait_readable(theirs)
+        assert has(theirs) == b"x" * 5
+
+
+async def test_much_that_is_sent_in_one_go_waits_for_a_part_of_it(loop: Reactor) -> None:
+    with dialled() as (ours, theirs):
+        sends = Sends(loop, TOGETHER + 1)
+        await sends.go(ours, theirs)
+        assert sends.came == [b""] * TOGETHER + [b"x" * TOGETHER]
+
+
+async def test_what_is_sent_alone_or_by_a_task_is_transmitted_at_once(loop: Reactor) -> None:
+    with dialled() as (ours, theirs):
+        assert loop.send(ours, b"y") == 1
+        assert has(theirs) == b"y"
+        sends = Sends(loop, 1)
+        await sends.go(ours, theirs)
+        assert has(theirs) == b"x"
+
+
+async def test_what_was_sent_goes_out_although_the_socket_is_closed_or_a_watcher_has_a_bug(
+    loop: Reactor,
+) -> None:
+    over = trio.Event()
+    with dialled() as (ours, theirs), dialled() as (other, far):
+
+        def send_and_close() -> None:
+            loop.send(ours, b"x")
+            ours.close()
+
+        def send_and_fail() -> None:
+            loop.send(other, b"y")
+            over.set()
+            raise ZeroDivisionError("a bug")
+
+        with watched(loop, send_and_close) as (one, _), watched(loop, send_and_fail) as (two, told):
+            one.send(b"x")
+            two.send(b"x")
+            await over.wait()
+            await trio.lowlevel.wait_readable(theirs)
+            await trio.lowlevel.wait_readable(far)
+            assert (has(theirs), has(far), told.bugs) == (b"x", b"y", 1)
 
 
 async def test_a_bug_in_a_callback_is_its_watchers_alone(loop: Reactor) -> None:
