@@ -18,11 +18,12 @@ MOST_UNLIKE: Final = 8
 class Flow:
     """Of one stream, whose `tail`, `meter` and `framing` know what has passed."""
 
-    __slots__ = ("_framing", "_like", "_meter", "_tail", "_unlike")
+    __slots__ = ("_framing", "_known", "_like", "_meter", "_tail", "_unlike")
 
     def __init__(self, tail: EventTail, meter: Meter, framing: Framing) -> None:
         self._tail, self._meter, self._framing = tail, meter, framing
         self._like: Likeness | None = None
+        self._known = b""
         self._unlike = 0
 
     def passes(self, data: bytes, now: float) -> bool:
@@ -32,6 +33,8 @@ class Flow:
         if found is None:
             return self._looked_through(data, now)
         self._meter.like(*found)
+        # The last of them is like the one that is known: no end of the stream.
+        self._tail.passed(self._known, found[1])
         return True
 
     def _looked_through(self, data: bytes, now: float) -> bool:
@@ -47,5 +50,6 @@ class Flow:
         # The end of a Responses stream repeats what was said, and its events are numbered.
         if self._unlike < MOST_UNLIKE and meter.dialect != "responses" and meter.is_content(last):
             self._unlike += 1
-            self._like = Likeness.of(last) or self._like
+            if (like := Likeness.of(last)) is not None:
+                self._like, self._known = like, last
         return True

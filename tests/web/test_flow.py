@@ -133,6 +133,13 @@ def test_events_that_are_alike_count_as_others_do(dialect: Dialect, together: in
     assert heard.errand._flow._like is not None
 
 
+def test_an_event_behind_the_end_mark_leaves_a_stream_without_end() -> None:
+    """Row 14: also one that is like those before the mark."""
+    text = framed([CHAT[2]])
+    heard = Heard("openai", [HEAD, framed(CHAT[:1]), text, text, framed([b"data: [DONE]\n\n"]), text, b""])
+    assert isinstance(heard.kept.end, CortexError)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_plain_chunks_go_out_as_they_came(dialect: Dialect) -> None:
     events = STREAMS[dialect]
