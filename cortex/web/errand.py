@@ -312,6 +312,8 @@ class Errand:
         self.framing.sent()
         self.link.listener = None
         self._keeper.done()
+        # They hold each other: thousands such pairs keep the collector of garbage busy for a tenth of a second.
+        del self._keeper
 
     # -- time
 

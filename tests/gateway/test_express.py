@@ -1,9 +1,12 @@
 """Plain requests are answered by callbacks, and whatever is not plain, or goes wrong, by tasks."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 
 from cortex.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
@@ -13,7 +16,7 @@ from cortex.config.whole import Whole
 from cortex.gateway.bookkeeping import Bookkeeping
 from cortex.gateway.express import Express
 from cortex.ledger import Ledger
-from cortex.web import errand, guest
+from cortex.web import errand, guest, hall
 from cortex.web.listeners import fleet_credential
 from tests.fake_neuron import (
     ANSWER,
@@ -366,3 +369,38 @@ async def test_half_a_body_is_refused_when_the_gateway_goes() -> None:
         await gateway.gateway._parts.api.drain(0.2)
         answer = await client.answer()
         assert answer.status == 503 and answer.headers["x-cortex-not-started"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"), [(CHAT, False), (CHAT, True), ("/v1/messages", True), ("/v1/responses", True)]
+)
+async def test_an_errand_that_is_over_leaves_nothing_to_the_collector_of_garbage(
+    path: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else that walks through thousands of them at once, while nobody is served."""
+    errands: list[weakref.ref[errand.Errand]] = []
+    follow = errand.Errand.follow
+
+    def follows(self: errand.Errand, *facts: object, **more: object) -> None:
+        errands.append(weakref.ref(self))
+        follow(self, *facts, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(errand.Errand, "follow", follows)
+    # Who would look at it later forgets it when he has many.
+    monkeypatch.setattr(hall.Watch, "wants", lambda *_: None)
+    kind: dict[str, object] = {"input": "hi"} if "responses" in path else {"max_tokens": 9}
+    said = [{"role": "user", "content": "hi"}]
+    async with fake_neuron("a") as neuron, open_gateway(neuron, dialects=("openai_chat",)) as gateway:
+        neuron.otherwise = neuron.plan(STREAMED if stream else WHOLE)
+        client = await gateway.dial()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await client.send(ask(path, body(messages=said, stream=stream, **kind)))
+                assert (await client.answer()).status == 200
+                await gateway.knows(lambda ledger: not seats(ledger))
+            await trio.testing.wait_all_tasks_blocked()
+            assert errands and not any(each() for each in errands)
+        finally:
+            gc.enable()
