@@ -312,7 +312,7 @@ class Errand:
         self.framing.sent()
         self.link.listener = None
         self._keeper.done()
-        # They hold each other: thousands such pairs keep the collector of garbage busy for a tenth of a second.
+        # They hold each other: of thousands such pairs the collector of garbage has work for 100 ms.
         del self._keeper
 
     # -- time
