@@ -186,7 +186,7 @@ class Express:
         """Who answers the request, which is with the neuron, and in the books whatever comes."""
         hop.label = self._metrics.request_began(hop.lane.model)
         try:
-            plain = not hop.link.dialling and hop.retelling is None
+            plain = hop.retelling is None and (hop.streams or not hop.link.dialling)
             begun = hop if plain else self.unfolded(hop)
             if not hop.streams:
                 hop.road.waits.begin(begun)

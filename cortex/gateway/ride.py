@@ -51,6 +51,7 @@ class Ride(Hop):
     def __init__(self, express: "Express", lane: Lane, guest: Guest, seen: Peek, began: float) -> None:
         super().__init__(express, lane, guest, seen, began)
         self._late_at = began + self.limits.first_token_s
+        # As an errand it knows for how long to wait for a connection, too, which is longer than that.
         self.due = min(began + GRACE_S, self._late_at)
         # The neuron's head, once it has come, and in what form; whether the client has its own.
         self._head, self._flows = b"", False

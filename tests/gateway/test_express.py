@@ -148,12 +148,17 @@ async def test_a_bug_in_letting_go_of_a_bug_costs_its_own_connection_alone(
 
 
 @pytest.mark.parametrize(
-    ("said", "later"),
-    [(WHOLE, False), (STREAMED, False), (WHOLE, True), (STREAMED.replace(b"data: [DONE]", b"x"), True)],
-    ids=["whole", "stream", "no stream where one was to come", "an odd piece"],
+    ("said", "stream", "later"),
+    [
+        (WHOLE, False, False),
+        (WHOLE, True, False),
+        (WHOLE, True, True),
+        (STREAMED.replace(b"data: [DONE]", b"x"), True, True),
+    ],
+    ids=["whole", "no stream from a new connection", "no stream where one was to come", "an odd piece"],
 )
 async def test_a_bug_in_beginning_leaves_no_answer_that_nobody_hears(
-    said: bytes, later: bool, monkeypatch: pytest.MonkeyPatch
+    said: bytes, stream: bool, later: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 42: what the neuron answers would give back twice what was held, or end with the same bug, and
     the reactor with it."""
@@ -170,7 +175,7 @@ async def test_a_bug_in_beginning_leaves_no_answer_that_nobody_hears(
         neuron.scripts.append(neuron.plan(said))
         with monkeypatch.context() as patch:
             patch.setattr(Express, "unfolded", broken)
-            await client.send(ask(CHAT, body(stream=True), authorization=key))
+            await client.send(ask(CHAT, body(stream=stream), authorization=key))
             await client.rest()
             await neuron.polled()
         assert gateway.gateway._parts.accounts._accounts["ann"].in_flight == 0
@@ -371,9 +376,7 @@ async def test_half_a_body_is_refused_when_the_gateway_goes() -> None:
         assert answer.status == 503 and answer.headers["x-cortex-not-started"] == "1"
 
 
-@pytest.mark.parametrize(
-    ("path", "stream"), [(CHAT, False), (CHAT, True), ("/v1/messages", True), ("/v1/responses", True)]
-)
+@pytest.mark.parametrize(("path", "stream"), [(CHAT, False), ("/v1/messages", True), ("/v1/responses", True)])
 async def test_an_errand_that_is_over_leaves_nothing_to_the_collector_of_garbage(
     path: str, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

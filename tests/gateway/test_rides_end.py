@@ -123,7 +123,7 @@ async def test_a_ride_without_a_trailer_is_estimated(
         await client.send(ask(CHAT, body(stream=True)))
         assert (await client.answer()).body == STREAM
         page = await gateway.page()
-    assert len(rides) == 1 and 'cortex_completion_tokens_total{model="a",neuron="n1"} 6.0' in page
+    assert len(rides) == 2 and 'cortex_completion_tokens_total{model="a",neuron="n1"} 6.0' in page
     told = [text for record in caplog.records if (text := record.getMessage()).startswith("request.done")]
     assert all("completion=3 estimated=True" in line for line in told) and len(told) == 2
 
@@ -227,6 +227,7 @@ async def test_a_client_that_takes_a_ride_slowly_has_all_of_it(rides: list[hop.H
     word = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 30_000 + b'"}}]}\n\n'
     async with fake_neuron("a") as neuron, open_gateway(neuron) as gateway:
         client = await riding(gateway, neuron, *[chunks(word)] * 400, chunks(DONE) + last_chunk(USAGE))
+        rides.clear()
         (link,) = gateway.gateway._parts.fleet["n1"].pool._active
         while not link._paused:  # noqa: ASYNC110 - until its socket is full: nobody tells
             await trio.sleep(0.01)
