@@ -473,6 +473,17 @@ def test_names_that_come_and_go_do_not_stay() -> None:
         line = lines.say("cortex.x", "r-1", "load.done model=%s n=%d", (f"m{number}", logs.OPEN), (number,))
         assert f'"model": "m{number}", "n": {number},' in line
     assert len(lines._phrases) <= MOST_PHRASES
+    kept = {given[0] for _, _, given in lines._phrases}
+    assert "m0" not in kept and f"m{2 * MOST_PHRASES}" in kept
+
+
+def test_of_too_many_kinds_of_lines_those_that_are_known_stay_so() -> None:
+    """To put each together anew for one line costs more than the line."""
+    lines = logs.Json(journal=True)
+    for number in range(MOST_PHRASES + 10):
+        lines.say("cortex.x", "r-1", "load.done model=%s n=%d", (f"m{number}", logs.OPEN), (number,))
+    kept = {given[0] for _, _, given in lines._phrases}
+    assert kept == {f"m{number}" for number in range(MOST_PHRASES)}
 
 
 def test_what_was_put_together_for_one_form_is_not_said_in_another(root: logging.Logger) -> None:

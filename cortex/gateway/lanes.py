@@ -70,7 +70,7 @@ class Road:
         it. Given up where answers come in pieces, or each in another form, until the neuron is another
         process."""
         self._meet()
-        if self._lessons:
+        if self._lessons and END in data:
             self._lessons -= 1
             if (stencil := stencil_of(lane, self, link, data, limits)) is not None:
                 self.stencil = stencil
@@ -78,7 +78,7 @@ class Road:
     def learn_opening(self, lane: "Lane", link: Link, data: bytes) -> None:
         """The same of a stream that begins with `data`."""
         self._meet()
-        if self._openings:
+        if self._openings and END in data and lane.known.route.dialect == "openai":
             self._openings -= 1
             if (opening := opening_of(lane, self, link, data)) is not None:
                 self.opening = opening
@@ -216,7 +216,7 @@ def opening_of(lane: Lane, road: Road, link: Link, data: bytes) -> Opening | Non
     answer, head = Answer(link, asked_at=0.0, delivered=True), data[: data.find(END) + len(END)]
     try:
         answer.feed(head + LAST_CHUNK)
-        if lane.known.route.dialect != "openai" or not answer.headed:
+        if not answer.headed:
             return None
         answer.check()
     except CortexError:

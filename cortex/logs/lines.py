@@ -23,8 +23,8 @@ Figure: TypeAlias = str | int | float
 
 # sd-daemon's marks, by which the journal knows a line's level.
 _MARKS: Final = {"ERROR": "<3>", "CRITICAL": "<2>", "WARNING": "<4>", "INFO": "<6>", "DEBUG": "<7>"}
-# More than a gateway has ways for requests to end at one time, and a megabyte or two.
-MOST_PHRASES: Final = 1024
+# Ways for requests to end: what keys, models and neurons make of each other. Some megabytes at most.
+MOST_PHRASES: Final = 4096
 _WHOLE: Final = ("%s", "%d")
 # Of a number so told the digits without the last zeros are those that repr has, while a float holds them all.
 _SHORT: Final = ("%.3f", "%.2f", "%.1f")
@@ -105,6 +105,7 @@ class Lines(logging.Formatter):
         self._journal, self._more = journal, more
         self._calls = Calls()
         self._phrases: dict[tuple[str, str, tuple[Given, ...]], _Phrase | None] = {}
+        self._unkept = 0
 
     def say(
         self, logger: str, request: str, text: str, given: tuple[Given, ...], figures: tuple[Figure, ...]
@@ -122,9 +123,14 @@ class Lines(logging.Formatter):
         return line
 
     def _phrase(self, logger: str, text: str, given: tuple[Given, ...]) -> _Phrase | None:
-        """Kept for the next time."""
+        """Kept for the next time. To make one costs several lines: where there are too many to keep, the
+        others are told without, and all are forgotten when those are as many again."""
         if len(self._phrases) >= MOST_PHRASES:
+            self._unkept += 1
+            if self._unkept < MOST_PHRASES:
+                return None
             self._phrases.clear()
+            self._unkept = 0
         phrase = None
         if (forms := self._calls.open(text, given)) is not None:
             line = self._line(HOLE, "INFO", logger, self._calls.told(text, given), HOLE)

@@ -31,6 +31,8 @@ _LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 # go of it with each call to the kernel, has it back when that is done. Between two slices it has it all.
 _SLICE: Final = 128
 _REST_S: Final = 0.0005
+# In all: whoever asks waits, and asks others who have as much to tell.
+_RESTS_S: Final = 0.05
 # Lines that say what a family is.
 _ABOUT: Final = 2
 
@@ -84,10 +86,11 @@ class Page:
     def _fresh(self, rest_s: float) -> bytes:
         now = self._clock()
         if now - self._made_at >= FRESH_S:
-            slices = list[bytes]()
+            slices, rests_s = list[bytes](), _RESTS_S
             for each in _slices(self._registry):
                 slices.append(each)
-                time.sleep(rest_s)
+                time.sleep(rest_s if rests_s > 0 else 0)
+                rests_s -= rest_s
             self._page, self._made_at = b"".join(slices), now
         return self._page
 

@@ -20,6 +20,8 @@ from cortex.metrics.slots import Heap, Slot, Slots
 # Beyond any fleet that one gateway serves, and any list of keys that people keep by hand.
 MOST_NEURONS: Final = 256
 MOST_KEYS: Final = 256
+# Ways for requests to end that are found at one look; of any there are numbers.
+MOST_ROWS: Final = 16_384
 # From a look at a small body to a big one that a thread reads.
 _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
@@ -140,6 +142,8 @@ class Traffic(Page):
             found = self._made(*which)
             # A name that is not shown yet may be later.
             if OTHER not in (self._label(model), self._neuron(neuron)):
+                if len(self._rows) >= MOST_ROWS:
+                    self._rows.clear()
                 self._rows[which] = found
         return found
 

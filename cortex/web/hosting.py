@@ -131,8 +131,10 @@ class Host(trio.abc.Instrument):
             rest_s = self._rests_s()
             if rest_s > 0:
                 called, trio_called = self._wait(rest_s)
-        # A callback may have made a task ready, or a deadline earlier; or the time is up.
-        if timeout > 0 and not trio_called and (called or not self._idlers):
+        # A callback may have made a task ready, or a deadline earlier; or the time is up. Or what trio was
+        # called for is gone since, as a connection that another process has taken: it would wait for more,
+        # and callbacks with it.
+        if timeout > 0 and (called or trio_called or not self._idlers):
             self._nudge()
 
     def _rests_s(self) -> float:

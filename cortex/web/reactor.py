@@ -68,6 +68,8 @@ class Reactor:
         if self._watchers.get(fd) is watcher:
             del self._watchers[fd]
             self._epoll.unregister(fd)
+            # A close over bytes that nobody has read is a reset, and drops what has not gone out.
+            self._transmit()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell until cancelled."""

@@ -52,7 +52,7 @@ DEMANDS = {
 
 def routes() -> Site:
     """The site of a gateway, as far as its inventory goes."""
-    views = SimpleNamespace(listing=None, accounts=None)
+    views = SimpleNamespace(listing=SimpleNamespace(fleet=SimpleNamespace(tongues=None)), accounts=None)
     passage = Passage("", views, None, None, None)  # type: ignore[arg-type]
     return Site(passage.routes(), None, None, scope_of)  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ import trio.testing
 
 from cortex.web import reactor
 from cortex.web.hosting import Host
-from cortex.web.reactor import NEW_AT_ONCE, TOGETHER, Reactor
+from cortex.web.reactor import GONE, NEW_AT_ONCE, TOGETHER, WRITE, Reactor
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ async def test_tasks_have_their_turns_while_callbacks_never_rest(loop: Reactor) 
 
     with watched(loop, again) as (theirs, _):
         theirs.send(b"x")
-        with trio.fail_after(5):
+        with trio.fail_after(1):
             for _ in range(50):
                 before = count
                 await trio.sleep(0.001)
@@ -292,6 +292,49 @@ async def test_what_was_sent_goes_out_although_the_socket_is_closed_or_a_watcher
             assert (has(theirs), has(far), told.bugs) == (b"x", b"y", 1)
 
 
+async def test_what_was_sent_goes_out_before_a_close_over_unread_bytes_resets(loop: Reactor) -> None:
+    """As at a drain, to a client that has sent something ahead."""
+    over = trio.Event()
+    with dialled() as (ours, theirs):
+        mine = Told(ours, int)
+        loop.watch(ours.fileno(), mine, events=WRITE)
+        loop.change(ours.fileno(), mine, events=GONE)  # as good as none: it is not read
+        theirs.send(b"ahead")
+
+        def answer_and_close() -> None:
+            loop.send(ours, b"answer")
+            loop.leave(ours.fileno(), mine)
+            ours.close()
+            over.set()
+
+        with watched(loop, answer_and_close) as (one, _), watched(loop, int) as (two, _):
+            one.send(b"x")
+            two.send(b"x")  # in the same go
+            await over.wait()
+            assert has(theirs) == b"answer"
+
+
+async def test_callbacks_are_told_though_another_process_took_what_trio_was_woken_for(loop: Reactor) -> None:
+    """Several accept from one socket: who is second finds nothing, and is not to wait there for more."""
+    over = trio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        listener.setblocking(False)
+
+        def another_takes() -> None:
+            stack.enter_context(listener.accept()[0])
+            theirs.send(b"y")
+
+        with watched(loop, another_takes) as (wakes, _), watched(loop, over.set) as (theirs, _):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.lowlevel.wait_readable, listener)
+                await trio.testing.wait_all_tasks_blocked()
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                wakes.send(b"x")
+                with trio.fail_after(1):
+                    await over.wait()
+                nursery.cancel_scope.cancel()
+
+
 async def test_a_bug_in_a_callback_is_its_watchers_alone(loop: Reactor) -> None:
     event = trio.Event()
     with watched(loop, lambda: 1 / 0) as (broken, told), watched(loop, event.set) as (theirs, _):
@@ -339,7 +382,7 @@ async def test_who_waits_until_all_is_still_is_not_held_up(loop: Reactor) -> Non
     told = trio.Event()
     with watched(loop, told.set) as (theirs, _):
         theirs.send(b"x")
-        with trio.fail_after(5):
+        with trio.fail_after(1):
             await trio.testing.wait_all_tasks_blocked(0.01)
         assert told.is_set()
 
@@ -375,7 +418,7 @@ async def test_two_reactors_hear_each_their_own(_way: None) -> None:
 
         with watched(one, to_other) as (first, _), watched(other, to_one) as (second, _):
             first.send(b"x")
-            with trio.fail_after(5):
+            with trio.fail_after(1):
                 await heard.wait()
             assert left == 0
         nursery.cancel_scope.cancel()
