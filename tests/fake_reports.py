@@ -11,11 +11,12 @@ Answer = tuple[int, bytes]
 
 class Played:
     """One gateway or neuron: `answers` by "METHOD path"; what is not there is 404. An answer is held
-    back until its event in `waits` is set."""
+    back until its event in `waits` is set; `held` is set when the first one is."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.waits: dict[str, trio.Event] = {}
+        self.held = trio.Event()
         self.heard: list[tuple[str, bytes, dict[str, str]]] = []
 
     def says(self, what: str, body: object, status: int = 200) -> "Played":
@@ -37,6 +38,7 @@ class Played:
             what = first.rpartition(" ")[0]
             self.heard.append((what, body, headers))
             if what in self.waits:
+                self.held.set()
                 await self.waits[what].wait()
             status, answer = self.answers.get(what, (404, b"{}"))
             await stream.send_all(

@@ -7,6 +7,7 @@ import trio
 import typer
 from rich.console import Console, RenderableType
 
+from cortex.cli.interrupting import interruptible
 from cortex.cli.options import Site
 from cortex.errors import Unreachable
 from cortex.status import view
@@ -43,13 +44,14 @@ def show_model(name: str, site: Site, *, as_json: bool) -> None:
 
 
 def ask(site: Site, question: Callable[[Asker], Awaitable[T]], wait_s: float = ANSWER_S) -> T:
-    """The answer to `question`; Unreachable when it does not come within `wait_s`."""
+    """The answer to `question`; Unreachable when it does not come within `wait_s`, Interrupted
+    when a signal does."""
 
     async def run() -> T:
         async with asker(site.endpoint, site.token()) as at:
             return await within(wait_s, at, question)
 
-    return trio.run(run)
+    return interruptible(run, lambda: f"stopped before {site.endpoint} answered")
 
 
 async def within(wait_s: float, at: Asker, question: Callable[[Asker], Awaitable[T]]) -> T:

@@ -7,6 +7,7 @@ The first signal ends the compilers and leaves nothing behind; the second ends t
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cortex.cli.pulling import obey
-from cortex.cli.trouble import Interrupted, Usage
+from cortex.cli.interrupting import interruptible
+from cortex.cli.trouble import Usage
 from cortex.harness.exllamav2 import archs, build, toolchain
 from cortex.harness.exllamav2.compilers import BuildFailed, Watcher
 from cortex.harness.exllamav2.toolchain import Tools
@@ -41,7 +42,8 @@ def build_engine(
         return
     build.prepare(order, tools)
     typer.echo(f"compiling {NAME} for {', '.join(order.archs)}, {order.jobs} at a time", err=True)
-    typer.echo(str(trio.run(_build, order, tools, env)))
+    built = interruptible(partial(_build, order, tools, env), lambda: "stopped; nothing of the build is kept")
+    typer.echo(str(built))
 
 
 def _archs(wanted: str | None, tools: Tools) -> tuple[str, ...]:
@@ -69,18 +71,12 @@ def _jobs() -> int:
 async def _build(order: build.Order, tools: Tools, env: Mapping[str, str]) -> Path:
     console = Console(stderr=True)
     shown = _Bar(console) if console.is_terminal else _Lines()
-    ended: list[int] = []
-    found: list[Path] = []
     async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as work:
-            await nursery.start(obey, ended, work)
-            nursery.start_soon(shown.run)
-            with shown:
-                found.append(await _attempt(order, tools, shown, env))
+        nursery.start_soon(shown.run)
+        with shown:
+            built = await _attempt(order, tools, shown, env)
         nursery.cancel_scope.cancel()
-    if not found:
-        raise Interrupted(ended[0], "stopped; nothing of the build is kept")
-    return found[0]
+    return built
 
 
 async def _attempt(order: build.Order, tools: Tools, shown: Watcher, env: Mapping[str, str]) -> Path:

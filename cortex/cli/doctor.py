@@ -6,16 +6,17 @@ were not there. Ports belong to the command line, everything else to the neuron'
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import trio
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cortex.cli.interrupting import interruptible
 from cortex.cli.ports import CannotListen, cortex_has, ensure_free, who_has
 from cortex.config.files import candidates
 from cortex.config.network import Address
@@ -36,7 +37,8 @@ def run(given: Path | None, env: Mapping[str, str], *, as_json: bool) -> int:
     """The exit code, after every finding has been printed: 1 when something would not work."""
     config, told = _read(given, env)
     harnesses = usual(lambda: cards_of(find(dict(env)), config.devices.use or None))
-    found = [*told, *trio.run(examine, {**_ports(config), **checks(config, harnesses)})]
+    looks = {**_ports(config), **checks(config, harnesses)}
+    found = [*told, *interruptible(partial(examine, looks), lambda: "stopped; nothing was changed")]
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:

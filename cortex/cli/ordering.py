@@ -4,12 +4,14 @@ The answer goes to stdout; a bar goes to stderr, and only to a terminal. An orde
 takes: the other side has the deadlines for it. Ctrl-C ends the waiting, and not the load.
 """
 
+from functools import partial
 from typing import Final
 
 import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from cortex.cli.interrupting import interruptible
 from cortex.cli.options import Site
 from cortex.errors import CortexError
 from cortex.logs import escape
@@ -22,7 +24,9 @@ LOOK_S: Final = 0.5
 
 def load(model: str, site: Site) -> str:
     """The model is resident somewhere; answers where."""
-    return trio.run(_load, model, site)
+    return interruptible(
+        partial(_load, model, site), lambda: "stopped waiting; a load that has begun goes on"
+    )
 
 
 def unload(model: str, site: Site, *, force: bool) -> str:
@@ -33,7 +37,7 @@ def unload(model: str, site: Site, *, force: bool) -> str:
             await at.unload(model, force=force)
 
     with Console(stderr=True).status(escape(f"unloading {model}")):
-        trio.run(run)
+        interruptible(run, lambda: "stopped waiting; `cortex status` shows what came of it")
     return f"{model} is unloaded"
 
 

@@ -5,13 +5,12 @@ the same user, loads from. A signal ends a download at once and keeps what came;
 goes on from there.
 """
 
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import trio
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -24,9 +23,9 @@ from rich.progress import (
 )
 
 from cortex.catalogue import ModelSpec, unknown
+from cortex.cli.interrupting import interruptible
 from cortex.cli.roles import find
-from cortex.cli.running import leave
-from cortex.cli.trouble import Interrupted, Usage
+from cortex.cli.trouble import Usage
 from cortex.config.hub import HubConfig
 from cortex.config.whole import whole_neuron
 from cortex.hub import HF, Format, Hub, Local, Phase, Source, formats_of
@@ -73,39 +72,19 @@ def local(source: Source, formats: Sequence[Format]) -> Local:
 
 def fetch(source: Source, formats: Sequence[Format], config: HubConfig) -> Local:
     """The download, shown. Interrupted when a signal ended it."""
-    return trio.run(_fetch, source, formats, config)
-
-
-async def _fetch(source: Source, formats: Sequence[Format], config: HubConfig) -> Local:
     console = Console(stderr=True)
     told = _Bar(str(source), console) if console.is_terminal else _Lines(str(source))
-    ended: list[int] = []
-    found: list[Local] = []
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as download:
-            await nursery.start(obey, ended, download)
-            with told:
-                found.append(await Hub(config).fetch(source, formats, told.tell))
-        nursery.cancel_scope.cancel()
-    if not found:
-        raise Interrupted(ended[0], f"stopped; {told.kept} are kept: the same command goes on from there")
-    return found[0]
+    return interruptible(
+        partial(_fetch, source, formats, config, told),
+        lambda: f"stopped; {told.kept} are kept: the same command goes on from there",
+    )
 
 
-async def obey(
-    ended: list[int],
-    download: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """The first signal ends the download; the second the process, should a disk or a login hang."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            if ended:
-                leave(128 + number)
-            ended.append(number)
-            download.cancel()
+async def _fetch(
+    source: Source, formats: Sequence[Format], config: HubConfig, told: "_Bar | _Lines"
+) -> Local:
+    with told:
+        return await Hub(config).fetch(source, formats, told.tell)
 
 
 @dataclass(slots=True)

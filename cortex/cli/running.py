@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn, TypeAlias
 
@@ -78,30 +78,25 @@ def settle() -> None:
 
 async def _hold(service: Service, hung_up: Bell | None) -> None:
     stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_obey, stop, hung_up)
-        await service(stop)
-        nursery.cancel_scope.cancel()
-
-
-async def _obey(
-    stop: trio.Event,
-    hung_up: Bell | None,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
+    # Before the first task: KeyboardInterrupt may come while trio starts one, and that one would never run.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP and hung_up is not None:
-                hung_up.ring()
-            elif number == signal.SIGHUP:
-                log.warning("reload.unsupported signal=SIGHUP remedy='restart to read the files again'")
-            elif stop.is_set():
-                leave(128 + number)
-            else:
-                log.info("stop.begun signal=%s", signal.Signals(number).name)
-                stop.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, signals, stop, hung_up)
+            await service(stop)
+            nursery.cancel_scope.cancel()
+
+
+async def _obey(signals: AsyncIterator[int], stop: trio.Event, hung_up: Bell | None) -> None:
+    async for number in signals:
+        if number == signal.SIGHUP and hung_up is not None:
+            hung_up.ring()
+        elif number == signal.SIGHUP:
+            log.warning("reload.unsupported signal=SIGHUP remedy='restart to read the files again'")
+        elif stop.is_set():
+            leave(128 + number)
+        else:
+            log.info("stop.begun signal=%s", signal.Signals(number).name)
+            stop.set()
 
 
 def leave(code: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from cortex.cli import main
 from cortex.config.gateway import GatewayConfig
 from cortex.config.keys import Key
 from cortex.connect import CLIENTS
 from cortex.harness.scripted import Script
 from cortex.keys import digest
 from tests.fake_reports import Played, played_at
+from tests.fake_terminal import ROOT
 from tests.roles import Running, demo_neuron, running_gateway, running_neuron, specs
 
 pytestmark = pytest.mark.slow
@@ -52,22 +53,23 @@ class Said:
 
 
 @pytest.fixture
-def connect(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The command in a thread, where it runs its own trio; with a home of its own."""
+def connect(tmp_path: Path):
+    """The command as a process, with a home of its own."""
     (tmp_path / "home").mkdir()
     elsewhere = ("XDG_CONFIG_HOME", "CODEX_HOME", "CLAUDE_CONFIG_DIR", "CORTEX_API_KEY", "CORTEX_TOKEN_FILE")
+    inherited = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    places = {"HOME": str(tmp_path / "home"), "XDG_STATE_HOME": str(tmp_path / "state")}
 
     async def run(url: str, *words: str, **environment: str) -> Said:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in elsewhere:
-                patch.delenv(name, raising=False)
-            places = {"HOME": str(tmp_path / "home"), "XDG_STATE_HOME": str(tmp_path / "state")}
-            for name, value in {**places, **environment}.items():
-                patch.setenv(name, value)
-            with pytest.raises(SystemExit) as left:
-                await trio.to_thread.run_sync(main, ["connect", *words, "--endpoint", url])
-        said = capsys.readouterr()
-        return Said(left.value.code, said.out, said.err)  # type: ignore[arg-type]
+        done = await trio.run_process(
+            [sys.executable, "-m", "cortex", "connect", *words, "--endpoint", url],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            cwd=ROOT,
+            env={**inherited, **places, **environment},
+        )
+        return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
 

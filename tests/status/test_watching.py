@@ -18,7 +18,8 @@ from cortex.wire.fleet import CatalogueModel, FleetLoad, FleetNeuron, FleetRepor
 from tests.fake_reports import Played, played_at
 from tests.fake_terminal import ROOT, lines_until, running
 
-ENTER, LEAVE, CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+HIDDEN, CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 REPORT = FleetReport(
     status="degraded",
     gateway=GatewayReport(version="0.1.0", boot_id="b"),
@@ -161,12 +162,24 @@ async def test_a_load_shows_on_a_terminal_how_far_it_is() -> None:
         assert await window.process.wait() == 0
 
 
-async def test_whoever_stops_waiting_for_a_load_gets_the_terminal_back() -> None:
+@pytest.mark.parametrize(
+    ("words", "route", "told"),
+    [
+        (["load", "m"], "POST /fleet/models/load", b"stopped waiting; a load that has begun goes on"),
+        (["unload", "m"], "POST /fleet/models/unload", b"stopped waiting; `cortex status` shows"),
+        (["list"], "GET /fleet", b"stopped before http://"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, list) else "",
+)
+async def test_whoever_stops_waiting_is_told_so_and_gets_the_terminal_back(
+    words: list[str], route: str, told: bytes
+) -> None:
     played = Played().says("GET /fleet", FleetReport())
-    played.waits["POST /fleet/models/load"] = trio.Event()
-    async with played_at(played) as url, terminal("models", "load", "m", "--endpoint", url) as window:
-        await window.until(b"loading m")
+    played.waits[route] = trio.Event()
+    async with played_at(played) as url, terminal("models", *words, "--endpoint", url) as window:
+        await played.held.wait()
         os.write(window.master, b"\x03")
-        last = await window.rest()
+        shown = await window.rest()
         assert await window.process.wait() == 130
-    assert CURSOR in last and b"Traceback" not in last
+    assert told in shown and b"Traceback" not in shown
+    assert shown.count(HIDDEN) <= shown.count(CURSOR)
