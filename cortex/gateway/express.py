@@ -167,10 +167,9 @@ class Express:
         errand: Hop | Errand | None = None
         hop.ticket, hop.road, hop.link = ticket, road, link
         try:
-            # As the neuron gets it: in its own words, or told in another dialect.
-            retelling = hop.retelling
-            head, body = (road.head, hop.body) if retelling is None else (road.told, retelling.body)
-            asked = head % (len(body), hop.id.encode()) + body
+            # As the neuron gets it: in the client's words, or told in another dialect.
+            body = hop.body if hop.retelling is None else hop.retelling.body
+            asked = road.head % (len(body), hop.id.encode()) + body
             try:
                 link.push(asked)
             except OSError:

@@ -47,9 +47,8 @@ LESSONS: Final = 64
 @dataclass(slots=True, eq=False)
 class Road:
     """A lane to `neuron`, whose connections are those of `pool`. It `speaks` the client's dialect, or is told
-    the request in another one. `head` begins each request: a text for `%` that wants its length and its id;
-    `told` does, where it is told in another dialect. `stencil` is of the last answer that came in an unknown
-    form, and `opening` of the last stream of chat."""
+    the request in another one. `head` begins each request: a text for `%` that wants its length and its id.
+    `stencil` is of the last answer that came in an unknown form, and `opening` of the last stream of chat."""
 
     neuron: Neuron
     ref: NeuronRef
@@ -58,7 +57,6 @@ class Road:
     waits: Waits
     speaks: bool
     head: bytes = field(repr=False)  # the fleet's token is in it
-    told: bytes = field(repr=False)
     stencil: Stencil | None = None
     opening: Opening | None = None
     _lessons: int = LESSONS
@@ -178,11 +176,12 @@ class Lanes:
     def _built(self, lane: Lane, neuron: Neuron) -> Road:
         head, own = lane.known.head, self.own(lane)
         to = Destination(neuron.pool.authority, neuron.ref.token)
-        taken = relay.forwarded(head.headers, _OWN)
-        text = relay.request_head("POST", head.path, taken, 0, to=to, own=own)
-        told = retold_head(0, to, own)
-        speaks = self._tongues.speaks(neuron.name, lane.way)
-        return Road(neuron, neuron.ref, neuron.pool, neuron.waits, speaks, _form(text), _form(told))
+        if speaks := self._tongues.speaks(neuron.name, lane.way):
+            taken = relay.forwarded(head.headers, _OWN)
+            text = relay.request_head("POST", head.path, taken, 0, to=to, own=own)
+        else:
+            text = retold_head(0, to, own)
+        return Road(neuron, neuron.ref, neuron.pool, neuron.waits, speaks, _form(text))
 
 
 def _form(head: bytes) -> bytes:

@@ -8,6 +8,7 @@ again with other figures, as of each request, is put together once and kept as a
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -94,7 +95,7 @@ class _Phrase:
 _UNMET: Final = _Phrase([], (), json=False, timed=False)
 
 
-class Lines(logging.Formatter):
+class Lines(logging.Formatter, ABC):
     """What both forms of a line have in common. Within the journal they are without the time; `more` is in
     every line."""
 
@@ -139,13 +140,13 @@ class Lines(logging.Formatter):
         self._phrases[logger, text, given] = phrase
         return phrase
 
+    @abstractmethod
     def _line(self, when: str, level: str, logger: str, told: Told, request: str) -> str:
         """`request` as `_word` has it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _word(self, request: str) -> str:
         """The id of a request as the line has it, "" for none."""
-        raise NotImplementedError
 
 
 class Text(Lines):

@@ -51,20 +51,6 @@ async def _hang_guard():
         yield
 
 
-@pytest.fixture
-def hops(monkeypatch: pytest.MonkeyPatch) -> list[hop.Hop]:
-    """Those that came to their end as such."""
-    ended: list[hop.Hop] = []
-    end = hop.Hop._end
-
-    def ends(self: hop.Hop, *facts: object) -> None:
-        ended.append(self)
-        end(self, *facts)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(hop.Hop, "_end", ends)
-    return ended
-
-
 async def say(client: Client, sent: bytes = body(), path: str = CHAT, **headers: str) -> int:
     await client.send(ask(path, sent, **headers))
     return (await client.answer()).status

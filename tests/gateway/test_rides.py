@@ -214,7 +214,7 @@ def new_road() -> Road:
     pool = SimpleNamespace(taken_back=lambda link: None, lost=lambda link: None)
     waits = SimpleNamespace(begin=lambda one: None, end=lambda one: None)
     place = SimpleNamespace(name="n1", boot_id="b")
-    return Road(place, None, pool, waits, True, b"", b"")  # type: ignore[arg-type]
+    return Road(place, None, pool, waits, True, b"")  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,17 @@ async def said(client: Client) -> bytes:
     return taken
 
 
+def sends_slowly(reply: Reply) -> None:
+    slow = reply._line._stream.send_stream
+    passed_on = slow.send_all_hook
+
+    async def slowly() -> None:
+        await trio.sleep(5)
+        await passed_on()
+
+    slow.send_all_hook = slowly
+
+
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -176,15 +187,7 @@ async def test_whoever_takes_the_reply_over_has_it_alone(waited: float, autojump
 async def test_a_keep_alive_under_way_is_let_out_whole_before_the_first_frame(autojump_clock):
     """Two writers at once would mix their chunks."""
     client, reply = pair()
-    slow = reply._line._stream.send_stream
-
-    passed_on = slow.send_all_hook
-
-    async def slowly() -> None:
-        await trio.sleep(5)
-        await passed_on()
-
-    slow.send_all_hook = slowly
+    sends_slowly(reply)
     async with open_stream(reply, "openai") as stream:
         await trio.sleep(2)  # in the middle of the first keep-alive
         await stream.finish(DONE)
@@ -194,14 +197,7 @@ async def test_a_keep_alive_under_way_is_let_out_whole_before_the_first_frame(au
 async def test_a_failure_lets_a_keep_alive_under_way_out_whole(autojump_clock):
     """Torn in its middle, the answer could carry neither what was pushed meanwhile nor the error (S-ERR)."""
     client, reply = pair()
-    slow = reply._line._stream.send_stream
-    passed_on = slow.send_all_hook
-
-    async def slowly() -> None:
-        await trio.sleep(5)
-        await passed_on()
-
-    slow.send_all_hook = slowly
+    sends_slowly(reply)
     with pytest.raises(Loading) as caught:
         async with open_stream(reply, "openai") as stream:
             await trio.sleep(2)  # in the middle of the first keep-alive
