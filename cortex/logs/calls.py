@@ -120,7 +120,7 @@ class _Key:
         else:
             text = self.form % arguments[self.first : self.first + self.count]
         if self.number:
-            return text, number_as_json(float(text))
+            return text, text if isfinite(float(text)) else number_as_json(float(text))
         return words.of(text)
 
     def _plainly(self, mine: object, words: Words) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
 from typing import Final, TypeAlias
@@ -27,9 +26,6 @@ _MARKS: Final = {"ERROR": "<3>", "CRITICAL": "<2>", "WARNING": "<4>", "INFO": "<
 # Ways for requests to end: what keys, models and neurons make of each other. Some megabytes at most.
 MOST_PHRASES: Final = 4096
 _WHOLE: Final = ("%s", "%d")
-# Of a number so told the digits without the last zeros are those that repr has, while a float holds them all.
-_SHORT: Final = ("%.3f", "%.2f", "%.1f")
-_EXACT: Final = 16
 _MILLISECONDS: Final = tuple(f".{number:03d}Z" for number in range(1000))
 # A word that is the same in JSON.
 _SAME: Final = re.compile(r"[A-Za-z0-9_.,:/@+*-]+")
@@ -52,46 +48,65 @@ def request_id() -> str:
     return _REQUEST.get()
 
 
-@dataclass(frozen=True, slots=True)
 class _Phrase:
-    """The line of a call at the level info, but for its time, the figures and the request: every other one
-    of `parts` is empty, and has room for these in this order, in JSON for the figures as members and
-    then as text. Each figure has its own of `forms`."""
+    """The line of a call at the level info, but for its time, the figures and the request. `parts` are what
+    stands between these: they come in this order, in JSON the figures as members and then as text.
+    Each figure has its own of `forms`."""
 
-    parts: list[str]
-    forms: tuple[str, ...]
-    json: bool
-    timed: bool
+    __slots__ = ("_forms", "_json", "_parts", "_templates", "_timed")
+
+    def __init__(self, parts: list[str], forms: tuple[str, ...], *, json: bool, timed: bool) -> None:
+        self._parts, self._forms, self._json, self._timed = parts, forms, json, timed
+        # By the types of the figures.
+        self._templates: dict[tuple[type, ...], _Template | None] = {}
 
     def line(self, request: str, figures: tuple[Figure, ...]) -> str | None:
         """None where something is told otherwise than nearly all."""
-        if request == NONE or not _SAME.fullmatch(request):
+        kinds = tuple(map(type, figures))
+        template = self._templates.get(kinds, _UNMADE)
+        if template is _UNMADE:
+            template = self._templates[kinds] = self._made(kinds)
+        if template is None or request == NONE or not _SAME.fullmatch(request):
             return None
+        text, floats, words = template
+        for at in floats:
+            if not isfinite(figures[at]):  # type: ignore[arg-type]
+                return None
+        for at in words:
+            if figures[at] != NONE:
+                return None
+        if self._json:
+            figures += figures
+        return text % ((_when(time.time()), *figures, request) if self._timed else (*figures, request))
+
+    def _made(self, kinds: tuple[type, ...]) -> "_Template | None":
+        """How figures of these `kinds` are told; None where they are told otherwise than here."""
         texts: list[str] = []
         values: list[str] = []
-        for form, figure in zip(self.forms, figures):  # noqa: B905 - else there is no room below
-            if type(figure) is int and form in _WHOLE:
-                text = value = f"{figure}"
-            elif type(figure) is float and form != "%d" and isfinite(figure):
-                text = form % figure
-                if form in _SHORT and len(text) <= _EXACT:
-                    value = text.rstrip("0")
-                    value = f"{value}0" if value[-1] == "." else value
-                else:
-                    value = text if form == "%s" else repr(float(text))
-            elif figure == NONE and form == "%s":
-                text, value = NONE, "null"
-            else:
+        floats: list[int] = []
+        words: list[int] = []
+        for at, (form, kind) in enumerate(zip(self._forms, kinds, strict=True)):
+            text = value = form
+            if kind is float and form != "%d":
+                floats.append(at)
+            elif kind is str and form == "%s":
+                words.append(at)
+                # Of the argument no letter.
+                text, value = f"{NONE}%.0s", "null%.0s"
+            elif kind is not int or form not in _WHOLE:
                 return None
             texts.append(text)
             values.append(value)
-        when = [_when(time.time())] if self.timed else []
-        texts.append(f'"{request}"' if self.json else request)
-        parts = self.parts.copy()
-        parts[1::2] = when + values + texts if self.json else when + texts
-        return "".join(parts)
+        texts.append('"%s"' if self._json else "%s")
+        holes = [*(["%s"] if self._timed else []), *(values if self._json else []), *texts]
+        begin, *parts = (part.replace("%", "%%") for part in self._parts)
+        line = "".join((begin, *(piece for both in zip(holes, parts, strict=True) for piece in both)))
+        return line, tuple(floats), tuple(words)
 
 
+# The line for `%`; which of the figures have to be finite, and which have to say that there is none.
+_Template: TypeAlias = tuple[str, tuple[int, ...], tuple[int, ...]]
+_UNMADE: Final[_Template] = ("", (), ())
 _UNMET: Final = _Phrase([], (), json=False, timed=False)
 
 
@@ -135,8 +150,7 @@ class Lines(logging.Formatter, ABC):
         phrase = None
         if (forms := self._calls.open(text, given)) is not None:
             line = self._line(HOLE, "INFO", logger, self._calls.told(text, given), HOLE)
-            parts = [part for piece in line.split(HOLE) for part in (piece, "")][:-1]
-            phrase = _Phrase(parts, forms, json=self.json, timed=not self._journal)
+            phrase = _Phrase(line.split(HOLE), forms, json=self.json, timed=not self._journal)
         self._phrases[logger, text, given] = phrase
         return phrase
 

@@ -88,7 +88,7 @@ def _alone(logger: logging.Logger) -> "Outlet | None":
     outlet = at.handlers[0] if len(at.handlers) == 1 else None
     if not isinstance(outlet, Outlet) or outlet.level > logging.INFO or outlet.filters or logger.filters:
         return None
-    return outlet if isinstance(outlet.formatter, Lines) else None
+    return None if outlet.form is None else outlet
 
 
 def dropped() -> int:
@@ -111,6 +111,8 @@ class Outlet(logging.Handler):
         self._owned_up = 0
         self._ended = False
         self._bound = bound
+        # The formatter, where it tells what has no record.
+        self.form: Lines | None = None
         self._lines: deque[str] = deque()
         # Whether the next line has to ring.
         self._resting = False
@@ -124,6 +126,10 @@ class Outlet(logging.Handler):
     @property
     def dropped(self) -> int:
         return self._crowded + self._unsaid + self._unwritten
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        super().setFormatter(fmt)
+        self.form = fmt if isinstance(fmt, Lines) else None
 
     def emit(self, record: logging.LogRecord) -> None:
         if len(self._lines) >= self._bound:
@@ -142,9 +148,9 @@ class Outlet(logging.Handler):
         if len(self._lines) >= self._bound:
             self._unsaid += 1
             return
-        assert isinstance(self.formatter, Lines)  # noqa: S101 - the caller looked
+        assert self.form is not None  # noqa: S101 - the caller looked
         try:
-            line = self.formatter.say(logger, request, text, given, figures)
+            line = self.form.say(logger, request, text, given, figures)
         except Exception as error:  # noqa: BLE001 - as above
             line = _unreadable("INFO", logger, error)
         self._add(line)
