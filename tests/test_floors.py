@@ -49,6 +49,7 @@ HOMES: dict[str, set[str] | None] = {
     "numpy": {"harness/exllamav2"},
     "xllamacpp": {"harness/llamacpp"},
     "msgspec": {
+        "events",
         "config",
         "wire",
         "translator",

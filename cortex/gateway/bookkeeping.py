@@ -54,10 +54,10 @@ class Bookkeeping:
         self._settle(done, journey)
         journey.tell(done)
 
-    def enter(self, hop: Hop, usage: Usage | None, over_at: float, now: float) -> None:
-        """The same of a request that went as it should, and whose answer was there at a time: it had a seat
-        as soon as it came."""
-        lane, neuron = hop.lane, hop.road.neuron.name
+    def enter(self, hop: Hop, neuron: str, usage: Usage | None, over_at: float, now: float) -> None:
+        """The same of a request that went as it should at `neuron`, and whose answer was there at a time: it
+        had a seat as soon as it came."""
+        lane = hop.lane
         caller, label, used = lane.known.caller, lane.label, usage or _NOTHING
         row = self._metrics.row(hop.label, neuron, label, "ok", caller)
         series = row.add(now - hop.began, 0.0, now - over_at, used)

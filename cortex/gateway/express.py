@@ -118,7 +118,7 @@ class Express:
         if self.fleet.stopping or self.nursery is None:
             return None
         try:
-            began, seen = self.clock(), peek(body)
+            began, seen = guest.now, peek(body)
             lane = self._lanes.of(way, known, seen.model)
             if sight.doubtful(way, body) and not self._views.listing.sees(lane.model):
                 return None

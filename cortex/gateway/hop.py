@@ -50,6 +50,8 @@ class Hop:
 
     # It is looked after when it has become an errand: as long as its neuron lives, it may wait.
     due: float = inf
+    # Whether a stream was asked for, which has deadlines of its own.
+    streams = False
     # When its first content came, of a stream.
     first_at: float | None = None
     body: bytes
@@ -66,15 +68,10 @@ class Hop:
         # How it is told to a neuron that does not speak its dialect.
         self.retelling: Retelling | None = None
 
-    @property
-    def streams(self) -> bool:
-        """Whether a stream was asked for, which has deadlines of its own."""
-        return self.seen.stream and self.lane.streams
-
     # -- what is expected
 
     def heard(self, data: bytes) -> None:
-        over_at, at = self._express.clock(), self._body_at(data)
+        over_at, at = self.guest.now, self._body_at(data)
         try:
             usage = usage_of(data[at:]) if at >= 0 else None
         except UpstreamFailed:
@@ -103,13 +100,14 @@ class Hop:
     def _end(self, usage: Usage | None, over_at: float) -> None:
         """The client has the whole answer."""
         road, express = self.road, self._express
+        name = road.neuron.name
         road.waits.end(self)
         try:
             # Before anything is written down, as `Express.give_back` has it.
             express.dispatch.leave(self.ticket)
             self.claim.end()
-            express.fleet.acquit(road.neuron.name)
-            express.books.enter(self, usage, over_at, express.clock())
+            express.fleet.acquit(name)
+            express.books.enter(self, name, usage, over_at, express.clock())
             road.pool.taken_back(self.link)
         except Exception:
             road.pool.lost(self.link)  # it is closed for the bug, whoever may use it then

@@ -46,6 +46,7 @@ class Ride(Hop):
         "first_at",
     )
 
+    streams = True
     due: float
     first_at: float | None
 
@@ -115,7 +116,7 @@ class Ride(Hop):
 
     def _ended(self, head: bytes, data: bytes) -> bool:
         """The same of the end, and of what may come before it in one piece."""
-        over_at, closing = self._express.clock(), last_chunk(data)
+        over_at, closing = self.guest.now, last_chunk(data)
         if closing is None:
             return False
         at, told = closing

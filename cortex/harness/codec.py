@@ -79,9 +79,16 @@ _KINDS: Final[tuple[type, ...]] = (
     events.Usage,
     events.Failed,
 )
+
+
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    if issubclass(kind, msgspec.Struct):
+        return kind.__struct_fields__
+    return tuple(field.name for field in fields(kind))
+
+
 _FIELDS: Final[Mapping[type, tuple[int, tuple[str, ...]]]] = {
-    kind: (number, tuple(field.name for field in fields(kind)))
-    for number, kind in enumerate(_KINDS, _RECORDS)
+    kind: (number, _names(kind)) for number, kind in enumerate(_KINDS, _RECORDS)
 }
 # Of two builds the same bytes may be two messages: each end is to know that the other one has its own.
 BUILD: Final = blake2b(

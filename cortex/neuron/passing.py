@@ -8,6 +8,8 @@ with every engine, and a chat's events pass as they come.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from cortex.ask import Ask, Sampling
 from cortex.errors import EngineFailed, Unsupported
 from cortex.events import EngineEvent, Event, Failed, Stopped, Tokens
@@ -78,7 +80,7 @@ class Matched(Projection):
     def _counted(self, end: Stopped) -> Stopped:
         if end.usage.prompt:
             return end
-        return replace(end, usage=replace(end.usage, prompt=self._tokens, estimated=True))
+        return replace(end, usage=structs.replace(end.usage, prompt=self._tokens, estimated=True))
 
 
 @dataclass(slots=True)

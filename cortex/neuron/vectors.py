@@ -9,6 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from msgspec import structs
+
 from cortex.ask import Ask, Embed, Sampling
 from cortex.errors import BadAsk, CortexError, PromptTooLong, Unsupported
 from cortex.events import Embedded, EngineEvent, Event, Failed, Stopped, Usage
@@ -94,7 +96,7 @@ class Vectors:
                 return [replace(heard, choice=number)]
             case Stopped(usage=usage):
                 prompt, estimated = self.usage.prompt + usage.prompt, self.usage.estimated or usage.estimated
-                self.usage = replace(self.usage, prompt=prompt, estimated=estimated)
+                self.usage = structs.replace(self.usage, prompt=prompt, estimated=estimated)
                 return [replace(heard, choice=number)]
             case Failed(error):
                 raise error if self.facts.chats else _placed(error, number, len(self._jobs))

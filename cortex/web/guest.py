@@ -175,7 +175,7 @@ class Guest:
         if self.listed is not None:
             hall.watch.leaves(self)
         if not self.first:
-            self.since = trio.current_time()
+            self.since = hall.reactor.now
         if not hall.draining:
             found = None if self._last is None else self._last.recognise(buffer, hall.site)
             if found is None:
@@ -251,6 +251,7 @@ class Guest:
         self.due = trio.current_time() + KEEP_ALIVE_S
         self._hall.watch.rests(self)
         if self._buffer:
+            self._hall.reactor.look_at_clock()
             self._begin()
 
     # -- what an errand asks

@@ -130,9 +130,15 @@ class Meter:
 def usage_of(body: bytes) -> Usage | None:
     """What a whole body tells of its tokens; None where it tells nothing that is known here, and they are
     to be estimated. UpstreamFailed when it is no JSON object."""
-    with suppress(msgspec.DecodeError, RecursionError):
+    try:
         counts = _USUAL.decode(body).usage
-        return None if counts is None else _usage(counts)
+    except (msgspec.DecodeError, RecursionError):
+        return _unusual(body)
+    return None if counts is None else _usage(counts)
+
+
+def _unusual(body: bytes) -> Usage | None:
+    """The same where what is known of the counts does not fit."""
     try:
         said = _BODY.decode(body).usage
     except (msgspec.DecodeError, RecursionError) as error:

@@ -71,6 +71,10 @@ class Reactor:
             # A close over bytes that nobody has read is a reset, and drops what has not gone out.
             self._transmit()
 
+    def look_at_clock(self) -> None:
+        """It is now, for callbacks that a task calls."""
+        self.now = self._clock()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell until cancelled."""
         self._clock = trio.lowlevel.current_clock().current_time

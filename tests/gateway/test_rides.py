@@ -187,7 +187,7 @@ class Rode(Asked):
         self.link.listener = self.ride
         self.client.errand = self.ride
 
-    def enter(self, hop: Ride, usage: Usage, over_at: float, now: float) -> None:
+    def enter(self, hop: Ride, neuron: str, usage: Usage, over_at: float, now: float) -> None:
         """In the books."""
         self.used = usage
         self.kept.end = "done"

@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn
 
+from msgspec import structs
+
 from cortex.ask import Ask
 from cortex.errors import BadAsk, CortexError, EngineFailed, Unsupported, UpstreamFailed
 from cortex.events import EngineEvent, Event, Failed, Stopped, Text, Thought, Tokens, ToolCall, Usage
@@ -261,7 +263,7 @@ def _in_kind(call: _Call, event: Event) -> Iterator[EngineEvent]:
             call.said += 1
             yield event
         case Stopped(_, usage) if mute:
-            call.end = Stopped("length", replace(usage, completion=0, reasoning=0))
+            call.end = Stopped("length", structs.replace(usage, completion=0, reasoning=0))
         case Stopped(_, usage):
             if plain and usage.completion > call.said:
                 yield Tokens(b"", usage.completion - call.said)
