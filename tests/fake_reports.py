@@ -11,17 +11,22 @@ Answer = tuple[int, bytes]
 
 class Played:
     """One gateway or neuron: `answers` by "METHOD path"; what is not there is 404. An answer is held
-    back until its event in `waits` is set; `held` is set when the first one is."""
+    back until its event in `waits` is set."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.waits: dict[str, trio.Event] = {}
-        self.held = trio.Event()
         self.heard: list[tuple[str, bytes, dict[str, str]]] = []
+        self._news = trio.Event()
 
     def says(self, what: str, body: object, status: int = 200) -> "Played":
         self.answers[what] = (status, body if isinstance(body, bytes) else msgspec.json.encode(body))
         return self
+
+    async def asked(self, what: str, times: int = 1) -> None:
+        """`what` has come so often."""
+        while sum(one == what for one, _, _ in self.heard) < times:
+            await self._news.wait()
 
     async def serve(self, stream: trio.SocketStream) -> None:
         async with stream:
@@ -37,8 +42,9 @@ class Played:
                 body += await stream.receive_some()
             what = first.rpartition(" ")[0]
             self.heard.append((what, body, headers))
+            self._news.set()
+            self._news = trio.Event()
             if what in self.waits:
-                self.held.set()
                 await self.waits[what].wait()
             status, answer = self.answers.get(what, (404, b"{}"))
             await stream.send_all(

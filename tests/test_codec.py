@@ -1,12 +1,14 @@
 """What stands in `orders` comes out of the codec as it went in."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cortex import errors
@@ -65,6 +67,8 @@ def same(one: object, other: object) -> bool:
         return vars(one) == vars(other) and one.args == other.args
     if is_dataclass(one):
         return all(same(getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
+    if isinstance(one, msgspec.Struct):
+        return all(same(getattr(one, name), getattr(other, name)) for name in one.__struct_fields__)
     if isinstance(one, tuple | list):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other
@@ -96,7 +100,16 @@ def test_a_turn_of_words_takes_few_bytes_beside_them() -> None:
 
 
 @given(st.binary(max_size=64))
+@example(b"\x93\x0a\x00\x00")
 def test_bytes_that_are_no_message_are_garbled_and_nothing_else(data: bytes) -> None:
+    """A few bytes may be one by chance."""
+    for read, kinds in ((codec.order_of, orders.Order), (codec.word_of, orders.Word)):
+        with suppress(codec.Garbled):
+            assert isinstance(read(data), kinds)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\xcc\xff", b"\xa3abc", b"\x00"])
+def test_what_is_no_message_is_garbled(data: bytes) -> None:
     for read in (codec.order_of, codec.word_of):
         with pytest.raises(codec.Garbled):
             read(data)

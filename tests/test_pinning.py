@@ -59,7 +59,7 @@ def told(file: Path, monkeypatch: pytest.MonkeyPatch):
     """Sets what the gateway answers."""
 
     def says(answer: FleetReport) -> None:
-        monkeypatch.setattr("cortex.cli.asking.ask", lambda site, *asked: answer)
+        monkeypatch.setattr("cortex.cli.asking.ask", lambda site, *asked, **more: answer)
 
     says(report(file, "n1", "n2"))
     return says

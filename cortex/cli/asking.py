@@ -43,15 +43,20 @@ def show_model(name: str, site: Site, *, as_json: bool) -> None:
         draw(view.one(model, pinned_at))
 
 
-def ask(site: Site, question: Callable[[Asker], Awaitable[T]], wait_s: float = ANSWER_S) -> T:
+def ask(
+    site: Site,
+    question: Callable[[Asker], Awaitable[T]],
+    wait_s: float = ANSWER_S,
+    left: str = "nothing was changed",
+) -> T:
     """The answer to `question`; Unreachable when it does not come within `wait_s`, Interrupted
-    when a signal does."""
+    when a signal does, with what is `left` then."""
 
     async def run() -> T:
         async with asker(site.endpoint, site.token()) as at:
             return await within(wait_s, at, question)
 
-    return interruptible(run, lambda: f"stopped before {site.endpoint} answered")
+    return interruptible(run, lambda: f"stopped before {site.endpoint} answered; {left}")
 
 
 async def within(wait_s: float, at: Asker, question: Callable[[Asker], Awaitable[T]]) -> T:

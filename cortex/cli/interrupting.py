@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 def interruptible(work: Callable[[], Awaitable[T]], left: Callable[[], str]) -> T:
     """What `work` answers. SIGINT or SIGTERM cancel it: Interrupted, with what `left` then says of what
-    was done. The second signal leaves the process, should a disk or a login hang."""
+    was done; also where the last step could not be cancelled, since nothing is to follow. The second signal
+    leaves the process, should a disk or a login hang."""
     return trio.run(_run, work, left)
 
 
@@ -38,7 +39,7 @@ async def _run(work: Callable[[], Awaitable[T]], left: Callable[[], str]) -> T:
             nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
-    if not answers:
+    if heard:
         raise Interrupted(heard[0], left())
     return answers[0]
 

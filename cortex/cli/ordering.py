@@ -1,7 +1,7 @@
 """Orders to a running cortex: load and unload a model, and how far a load has come meanwhile.
 
 The answer goes to stdout; a bar goes to stderr, and only to a terminal. An order takes what it
-takes: the other side has the deadlines for it. Ctrl-C ends the waiting, and not the load.
+takes: the other side has the deadlines for it. Ctrl-C ends the waiting, and calls nothing off.
 """
 
 from functools import partial
@@ -20,13 +20,12 @@ from cortex.status.fetch import Asker, asker, named_in
 
 # Between two looks at a load.
 LOOK_S: Final = 0.5
+STOPPED: Final = "stopped waiting; `cortex status` shows what becomes of it"
 
 
 def load(model: str, site: Site) -> str:
     """The model is resident somewhere; answers where."""
-    return interruptible(
-        partial(_load, model, site), lambda: "stopped waiting; a load that has begun goes on"
-    )
+    return interruptible(partial(_load, model, site), lambda: STOPPED)
 
 
 def unload(model: str, site: Site, *, force: bool) -> str:
@@ -37,7 +36,7 @@ def unload(model: str, site: Site, *, force: bool) -> str:
             await at.unload(model, force=force)
 
     with Console(stderr=True).status(escape(f"unloading {model}")):
-        interruptible(run, lambda: "stopped waiting; `cortex status` shows what came of it")
+        interruptible(run, lambda: STOPPED)
     return f"{model} is unloaded"
 
 

@@ -34,7 +34,12 @@ def put(model: str, neuron: str | None, site: Site, *, pins: bool, save: bool) -
     if save and pins:
         return 0
     # What the file lets go of may be pinned by an order as well.
-    report = asking.ask(site, lambda at: at.pin(model, pinned=pins, neuron=neuron), OBEYED_S)
+    report = asking.ask(
+        site,
+        lambda at: at.pin(model, pinned=pins, neuron=neuron),
+        OBEYED_S,
+        left="`cortex status` shows what is pinned",
+    )
     for line in _told(report):
         typer.echo(line)
     for name, why in report.failed.items():
@@ -58,8 +63,9 @@ def write(model: str, neuron: str | None, site: Site, *, pins: bool) -> str:
         return f"{path} says so already: {KEY} of {name} is {_shown(had)}"
     after = pinned(text, name, has).encode()
     replace_file(path, before, after)
-    taken = asking.ask(site, partial(_taken_over, digest=digest_of(after)), 2 * TAKEN_OVER_S)
-    return f"{path}: {KEY} of {name} is {_shown(has)}, and was {_shown(had)}. " + (
+    done = f"{path}: {KEY} of {name} is {_shown(has)}, and was {_shown(had)}"
+    taken = asking.ask(site, partial(_taken_over, digest=digest_of(after)), 2 * TAKEN_OVER_S, left=done)
+    return f"{done}. " + (
         "The gateway has taken it over"
         if taken
         else "The gateway has not taken it over yet; `cortex status` shows what is against it"

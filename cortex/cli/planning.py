@@ -8,7 +8,7 @@ import typer
 
 from cortex.cli.asking import ask, draw
 from cortex.cli.options import Site
-from cortex.cli.trouble import tell
+from cortex.cli.trouble import Interrupted, tell
 from cortex.cli.watching import UNREACHABLE
 from cortex.errors import UnknownModel
 from cortex.status import view
@@ -20,6 +20,8 @@ def look(model: str, site: Site, *, as_json: bool) -> int:
         report = ask(site, lambda at: at.plan(model))
     except UnknownModel as error:
         return tell(error)
+    except Interrupted:
+        raise
     except Exception as error:  # noqa: BLE001 - `tell` raises again what is a bug
         tell(error)
         return UNREACHABLE

@@ -19,7 +19,7 @@ from rich.live import Live
 
 from cortex.cli.asking import ANSWER_S, ask, draw, within
 from cortex.cli.options import Site
-from cortex.cli.trouble import tell
+from cortex.cli.trouble import Interrupted, tell
 from cortex.errors import CortexError
 from cortex.logs import escape
 from cortex.status import view
@@ -36,6 +36,8 @@ def look(site: Site, *, watch: bool, as_json: bool) -> int:
     """The exit code. 1 is kept for a fleet that is not well: what was not seen at all is 2."""
     try:
         return (keep_watching if watch else once)(site, as_json=as_json)
+    except Interrupted:
+        raise
     except Exception as error:  # noqa: BLE001 - `tell` raises again what is a bug
         tell(error)
         return UNREACHABLE

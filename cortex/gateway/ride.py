@@ -17,7 +17,6 @@ from cortex.web.flow import MOST_UNLIKE
 from cortex.web.framing import http_date
 from cortex.web.guest import Guest
 from cortex.web.meter import chat_events
-from cortex.web.pool import CONNECT_S
 from cortex.web.stencil import Opening
 from cortex.web.streaming import GRACE_S
 from cortex.wire.neuron import parse_usage
@@ -53,8 +52,8 @@ class Ride(Hop):
     def __init__(self, express: "Express", lane: Lane, guest: Guest, seen: Peek, began: float) -> None:
         super().__init__(express, lane, guest, seen, began)
         self._late_at = began + self.limits.first_token_s
-        # No later than whatever the errand has to look at: a connection, too, is waited for.
-        self.due = min(began + GRACE_S, began + CONNECT_S, self._late_at)
+        # So long a connection is waited for, too, of which the errand knows.
+        self.due = min(began + GRACE_S, self._late_at)
         # The neuron's head, once it has come, and in what form; whether the client has its own.
         self._head, self._flows = b"", False
         self._opening: Opening | None = None

@@ -103,7 +103,7 @@ class Door:
         try:
             async with trio.open_nursery() as always, trio.open_nursery() as nursery:
                 await always.start(hall.reactor.run)
-                await always.start(hall.watch.run)
+                await always.start(hall.watch.run, hall.reactor)
                 hall.visits = partial(self._visit, nursery)
                 with listener, self._accepting:
                     bound = listener.getsockname()

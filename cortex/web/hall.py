@@ -109,14 +109,17 @@ class Watch:
         if due < self._due:
             self._due = self._alarm.deadline = due
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after them until cancelled."""
+    async def run(
+        self, reactor: Reactor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Look after them until cancelled. What they do then is called by no go of the reactor."""
         task_status.started()
         while True:
             with trio.CancelScope(deadline=self._due) as self._alarm:
                 await trio.sleep_forever()
             self._due = inf
-            self.by(self._look(trio.current_time()))
+            reactor.look_at_clock()
+            self.by(self._look(reactor.now))
 
     def _look(self, now: float) -> float:
         for resting in (self._fresh, self._kept, self._gathering):

@@ -10,6 +10,8 @@ import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import trio
@@ -165,21 +167,42 @@ async def test_a_load_shows_on_a_terminal_how_far_it_is() -> None:
 @pytest.mark.parametrize(
     ("words", "route", "told"),
     [
-        (["load", "m"], "POST /fleet/models/load", b"stopped waiting; a load that has begun goes on"),
-        (["unload", "m"], "POST /fleet/models/unload", b"stopped waiting; `cortex status` shows"),
-        (["list"], "GET /fleet", b"stopped before http://"),
+        (["models", "load", "m"], "POST /fleet/models/load", b"stopped waiting; `cortex status` shows"),
+        (["models", "unload", "m"], "POST /fleet/models/unload", b"stopped waiting; `cortex status` shows"),
+        (["models", "list"], "GET /fleet", b"nothing was changed"),
+        (["models", "pin", "m"], "POST /fleet/models/pin", b"`cortex status` shows what is pinned"),
+        (["status"], "GET /fleet", b"nothing was changed"),
+        (["plan", "m"], "GET /fleet/plan?model=m", b"nothing was changed"),
     ],
-    ids=lambda each: each[0] if isinstance(each, list) else "",
+    ids=lambda each: " ".join(each[:2]) if isinstance(each, list) else "",
 )
 async def test_whoever_stops_waiting_is_told_so_and_gets_the_terminal_back(
     words: list[str], route: str, told: bytes
 ) -> None:
     played = Played().says("GET /fleet", FleetReport())
     played.waits[route] = trio.Event()
-    async with played_at(played) as url, terminal("models", *words, "--endpoint", url) as window:
-        await played.held.wait()
+    async with played_at(played) as url, terminal(*words, "--endpoint", url) as window:
+        await played.asked(route)
         os.write(window.master, b"\x03")
         shown = await window.rest()
         assert await window.process.wait() == 130
     assert told in shown and b"Traceback" not in shown
     assert shown.count(HIDDEN) <= shown.count(CURSOR)
+
+
+async def test_whoever_saves_a_pin_and_stops_waiting_is_told_what_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[[models]]\nid = "m"\nsource = "hf:org/m"\n')
+    digest = sha256(file.read_bytes()).hexdigest()
+    gateway = GatewayReport(version="0.1.0", boot_id="b", models_file=str(file), models_sha256=digest)
+    report = FleetReport(gateway=gateway, models=[CatalogueModel(id="m")], neurons=[FleetNeuron(name="n1")])
+    # The file is never taken over: the command asks again and again whether it is.
+    played = Played().says("GET /fleet", report)
+    words = ("models", "pin", "m", "--neuron", "n1", "--save")
+    async with played_at(played) as url, terminal(*words, "--endpoint", url) as window:
+        await played.asked("GET /fleet", 3)
+        os.write(window.master, b"\x03")
+        shown = await window.rest()
+        assert await window.process.wait() == 130
+    assert 'pinned_on = ["n1"]' in file.read_text()
+    assert b"models.toml: pinned_on of m is" in shown.replace(b"\r\n", b"")

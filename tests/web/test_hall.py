@@ -1,12 +1,15 @@
 """Who is due is looked after in time, and who is done is not kept until then."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from math import inf
 
 import pytest
 import trio
+import trio.testing
 
 from cortex.web.hall import Watch
+from cortex.web.reactor import Reactor
 
 
 @dataclass(eq=False)
@@ -25,10 +28,11 @@ class Played:
 
 
 @pytest.fixture
-async def watch(nursery: trio.Nursery) -> Watch:
-    made = Watch()
-    await nursery.start(made.run)
-    return made
+async def watch(nursery: trio.Nursery) -> AsyncIterator[Watch]:
+    made, reactor = Watch(), Reactor()
+    await nursery.start(made.run, reactor)
+    yield made
+    reactor.close()
 
 
 def kept(watch: Watch) -> int:
@@ -92,3 +96,23 @@ async def test_one_who_asks_for_an_earlier_time_has_it(watch: Watch, autojump_cl
     await trio.sleep(4.0)
     assert errand.looked == [pytest.approx(began + 3.0)]
     watch.done(errand)
+
+
+async def test_whoever_is_looked_after_finds_the_reactor_at_the_time_that_it_is(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """No go has told it for a minute: who begins something now would take it for a minute ago."""
+    watch, reactor = Watch(), Reactor()
+    seen: list[float] = []
+
+    class Beginner(Played):
+        def look(self, now: float) -> None:
+            seen.append(reactor.now)
+            super().look(now)
+
+    await nursery.start(watch.run, reactor)
+    due = trio.current_time() + 60
+    watch.serves(Beginner(due))
+    await trio.sleep(61)
+    assert seen == [pytest.approx(due)]
+    reactor.close()
