@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final, Generic, TypeVar
 
+from msgspec import structs
+
 from cortex.ask import Ask, Image, Message, Sampling, Shape, Tool, ToolChoice, ToolUse
 from cortex.events import Event, Stopped, Text, Thought, TokenLogprob, ToolCall, Usage
 from tests.asks import EFFORTS, SCHEMA
@@ -213,7 +215,7 @@ def _of_end(change: Callable[[Stopped], Stopped]) -> Callable[[Events], Events]:
 
 
 def _of_usage(**fields: Any) -> Callable[[Events], Events]:
-    return _of_end(lambda end: replace(end, usage=replace(end.usage, **fields)))
+    return _of_end(lambda end: replace(end, usage=structs.replace(end.usage, **fields)))
 
 
 def _unscored(events: Events) -> Events:
