@@ -167,7 +167,10 @@ def _tried(wish: Wish, site: Site, model: str) -> connect.Trial:
     began = time.monotonic()
     with Console(stderr=True).status(escape(f"asking {model}; one that is not loaded is loaded first")):
         status, body = ask(
-            site, lambda at: at.exchange(put.path, put.body, dict(put.headers)), wait_s=TRIAL_S
+            site,
+            lambda at: at.exchange(put.path, put.body, dict(put.headers)),
+            TRIAL_S,
+            left="nothing was written",  # but the model may be loaded
         )
     fault = connect.verdict(dialect, put.path, status, body)
     return connect.Trial(put.path, time.monotonic() - began, fault)
